@@ -1,0 +1,45 @@
+# Works from a fresh clone with Python >= 3.11 (with venv and pip) and nothing else.
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
+	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.made-from-pyproject
+
+.PHONY: help venv fetch demo test test-all lint format
+.DEFAULT_GOAL := help
+
+help:  ## what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+venv: $(STAMP)  ## make .venv with all that is needed (5-6 GB, mostly torch)
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 found; install one, or run: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on -e '.[dev]'
+	@touch $@
+
+fetch: $(STAMP)  ## get the pretrained networks into ~/.cache/ldm (150 MB)
+	$(BIN)/python -m ldm.pretrained
+
+demo: $(STAMP)  ## pictures from the shipped model, then both stages trained briefly: outputs/demo/index.html
+	$(BIN)/python -m ldm.pretrained
+	$(BIN)/python scripts/demo.py --out outputs/demo
+
+test: $(STAMP)  ## all quick tests, on the CPU and offline
+	$(BIN)/python -m ldm.pretrained
+	LDM_OFFLINE=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: $(STAMP)  ## the slow tests and those for a GPU too
+	$(BIN)/python -m ldm.pretrained
+	LDM_OFFLINE=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+lint: $(STAMP)  ## style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

@@ -1,0 +1,36 @@
+"""The way in and out of every script: arguments in, one clear line and exit code 2 for a user's mistake."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from ldm.core.errors import UserError
+
+
+def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
+    """Calls main with the command line and exits: 0 done, 2 the user's mistake, 130 interrupted.
+
+    Anything that is neither is our own bug and keeps its traceback.
+    """
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        _refuse(str(error))
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            _refuse(f"disk full while writing {error.filename or 'a file'}: what was saved before is intact. Free some space and run the same command again.")
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            _refuse(f"not allowed to write {error.filename}: choose another folder or mend its permissions.")
+        raise
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _refuse(text: str) -> NoReturn:
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,169 @@
+"""`scripts/train_ldm.py`: stage two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ldm.app.training_run import finish, load_config, open_run, parse, use_deterministic_kernels
+from ldm.checkpoints.folder import load_strictly
+from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults, load_first_stage, load_latent_diffusion
+from ldm.conditioning.conditioner import ConditionerConfig
+from ldm.core.errors import UserError
+from ldm.core.random import digest
+from ldm.data.config import DataConfig
+from ldm.data.latent_cache import LatentCache
+from ldm.data.open import PictureSet, open_dataset
+from ldm.diffusion.objective import Objective
+from ldm.diffusion.prediction import Prediction
+from ldm.diffusion.process import NoiseProcess
+from ldm.diffusion.weighting import Weighting
+from ldm.first_stage.config import FirstStageConfig
+from ldm.first_stage.identity import IdentityConfig
+from ldm.first_stage.latent_space import LatentSpace
+from ldm.first_stage.stage import FirstStage
+from ldm.networks.config import DenoiserNetworkConfig
+from ldm.training.config import TrainConfig
+from ldm.training.diffusion_task import DiffusionTask
+from ldm.training.distributed import World
+
+EXAMPLES = """examples:
+  python scripts/train_ldm.py
+      the built-in pictures, text conditioning, on the shipped first stage, into runs/emoji-text; the same command again resumes
+  python scripts/train_ldm.py data.train=DIR data.val=null first_stage.checkpoint=runs/mine/checkpoint --run-dir runs/mine-ldm
+      your own pictures on your own first stage
+  torchrun --nproc_per_node 4 scripts/train_ldm.py --config configs/ldm/emoji.yaml
+"""
+
+ENCODE_BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstStageSource:
+    """Where the frozen first stage comes from: a checkpoint, or none at all (`kind: identity`, pixel space)."""
+
+    kind: Literal["checkpoint", "identity"] = "checkpoint"
+    checkpoint: str | None = "checkpoints/emoji"
+
+    def open(self, channels: int) -> tuple[FirstStage, FirstStageConfig, LatentSpace, dict[str, Tensor]]:
+        """The first stage, what rebuilds it, its latent contract, and its weights as stored."""
+        if self.kind == "identity":
+            config = IdentityConfig(image_channels=channels)
+            first_stage = config.build().eval()
+            return first_stage, config, first_stage.space, {}
+        if self.checkpoint is None:
+            raise UserError("first_stage.checkpoint is null: name a checkpoint folder, or set first_stage.kind=identity for pixel space")
+        first_stage, spec, weights = load_first_stage(self.checkpoint, torch.device("cpu"))
+        return first_stage, spec.first_stage, spec.space, weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainLDM:
+    """The config of a stage-two run."""
+
+    name: str
+    seed: int = 0
+    data: DataConfig
+    first_stage: FirstStageSource = field(default_factory=FirstStageSource)
+    denoiser: DenoiserNetworkConfig
+    process: NoiseProcess
+    prediction: Prediction
+    weighting: Weighting
+    loss: Literal["l2", "l1"] = "l2"
+    conditioning: dict[str, ConditionerConfig] = field(default_factory=dict)
+    drop_all: float = 0.1  # share of training rows that are told nothing at all, besides each conditioner's own share
+    sampling: SamplingDefaults
+    prompts: tuple[str, ...] = ()  # of the sample grids; empty = held-out captions
+    train: TrainConfig
+    init_from: str | None = None  # a checkpoint whose denoiser and conditioners to start from
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop_all <= 1:
+            raise UserError(f"drop_all must be a share from 0 to 1, got {self.drop_all}")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Trains a latent diffusion model."""
+    options = parse(arguments, "Train stage two: a conditional latent diffusion model.", "configs/ldm/emoji-text.yaml", EXAMPLES)
+    config = load_config(options, TrainLDM)
+    use_deterministic_kernels()
+    world = World.join()
+    first_stage, first_stage_config, space, weights = config.first_stage.open(config.data.channels)
+    if config.data.channels != first_stage_config.image_channels:
+        raise UserError(f"data.channels is {config.data.channels}, but the first stage takes {first_stage_config.image_channels}")
+    if config.data.size % first_stage_config.ratio:
+        raise UserError(f"data.size ({config.data.size}) must be a multiple of the first stage's ratio ({first_stage_config.ratio})")
+    objective = Objective(process=config.process, prediction=config.prediction, weighting=config.weighting, loss=config.loss)
+    train_set = open_dataset(config.data, "train", config.seed)
+    held_out = open_dataset(config.data, "val", config.seed) if config.data.val else None
+    conditioning = {
+        name: part.fitted(label_names=train_set.label_names, map_names=train_set.map_names, has=_told_by(train_set))
+        for name, part in config.conditioning.items()
+    }
+    run = open_run(options.run_dir or Path("runs") / config.name, config, world)
+
+    torch.manual_seed(digest(config.seed, "weights"))
+    spec = LatentDiffusionSpec(
+        name=config.name,
+        size=config.data.size,
+        first_stage=first_stage_config,
+        space=space,
+        denoiser=config.denoiser,
+        process=config.process,
+        prediction=config.prediction,
+        conditioning=conditioning,
+        sampling=config.sampling,
+    )
+    conditioners = spec.build_conditioners()
+    spec = spec.with_frozen(conditioners.frozen_digests())
+    network = spec.build_network(conditioners)
+    if config.init_from:
+        start = load_latent_diffusion(config.init_from, torch.device("cpu"))
+        if start.spec.space.digest != space.digest:
+            raise UserError(
+                f"init_from={config.init_from} was trained on another first stage ({start.spec.space.digest[:12]}) than "
+                f"first_stage.checkpoint={config.first_stage.checkpoint} ({space.digest[:12]}); its denoiser cannot read these latents"
+            )
+        load_strictly(network, start.network.state_dict(), f"init_from={config.init_from}")
+        load_strictly(conditioners, start.conditioners.state_dict(), f"init_from={config.init_from}")
+
+    first_stage.to(world.device)
+    cache = _cache(run.path / "latents", train_set, first_stage, space, config, world)
+    task = DiffusionTask(
+        spec, first_stage, weights, network, conditioners, objective, train_set, held_out, cache,
+        config.train, config.drop_all, config.prompts, config.seed, world,
+    )  # fmt: skip
+    finish(task, config.train, run, config, config.seed, world)
+
+
+def _told_by(data: PictureSet) -> frozenset[str]:
+    """Which conditions the data can teach."""
+    found = {"captions": data.has_captions, "labels": bool(data.label_names), "masks": True, "maps": data.has_maps}
+    return frozenset(name for name, there in found.items() if there)
+
+
+def _cache(
+    folder: Path, train_set: PictureSet, first_stage: FirstStage, space: LatentSpace, config: TrainLDM, world: World
+) -> LatentCache | None:
+    """The moments of the training set's latents; made by the first process, read by all."""
+    if not config.data.cache_latents:
+        return None
+
+    @torch.no_grad()
+    def encode(images: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = first_stage.moments(images.to(world.device))
+        return mean.cpu(), std.cpu()
+
+    def open_cache(progress: bool) -> LatentCache:
+        return LatentCache.open_or_build(
+            folder, train_set, encode, first_stage_digest=space.digest, views=config.data.cache_views, batch_size=ENCODE_BATCH, progress=progress
+        )
+
+    cache = open_cache(True) if world.is_first else None
+    world.wait()
+    return cache or open_cache(False)

@@ -1,0 +1,78 @@
+"""`scripts/train_vae.py`: stage one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ldm.app.training_run import finish, load_config, open_run, parse, use_deterministic_kernels
+from ldm.checkpoints.folder import load_strictly
+from ldm.checkpoints.model import AutoencoderSpec, load_first_stage
+from ldm.core.errors import UserError
+from ldm.core.random import digest
+from ldm.data.config import DataConfig
+from ldm.data.open import open_dataset
+from ldm.first_stage.config import FirstStageConfig
+from ldm.first_stage.latent_space import LatentSpace
+from ldm.losses.autoencoder_loss import AutoencoderLossConfig
+from ldm.training.autoencoder_task import AutoencoderTask
+from ldm.training.config import TrainConfig
+from ldm.training.distributed import World
+
+EXAMPLES = """examples:
+  python scripts/train_vae.py
+      the built-in pictures, configs/vae/emoji-f4.yaml, into runs/emoji-f4; the same command again resumes
+  python scripts/train_vae.py --run-dir runs/mine data.train=DIR data.val=null init_from=checkpoints/emoji
+      fine-tune the shipped first stage on the pictures in DIR
+  torchrun --nproc_per_node 4 scripts/train_vae.py --config configs/vae/emoji-f4.yaml
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainVAE:
+    """The config of a stage-one run."""
+
+    name: str
+    seed: int = 0
+    data: DataConfig
+    first_stage: FirstStageConfig
+    loss: AutoencoderLossConfig
+    train: TrainConfig
+    init_from: str | None = None  # a checkpoint whose first stage to start from
+
+    def __post_init__(self) -> None:
+        if self.first_stage.ratio == 1:
+            raise UserError("first_stage kind 'identity' has nothing to train; use it in stage two as first_stage.kind=identity")
+        if self.data.channels != self.first_stage.image_channels:
+            raise UserError(f"data.channels is {self.data.channels} but first_stage.image_channels is {self.first_stage.image_channels}; make them equal")
+        if self.data.size % self.first_stage.ratio:
+            raise UserError(f"data.size ({self.data.size}) must be a multiple of the first stage's ratio ({self.first_stage.ratio})")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Trains a first stage."""
+    options = parse(arguments, "Train stage one: a KL autoencoder on your pictures.", "configs/vae/emoji-f4.yaml", EXAMPLES)
+    config = load_config(options, TrainVAE)
+    use_deterministic_kernels()
+    world = World.join()
+    run = open_run(options.run_dir or Path("runs") / config.name, config, world)
+    train_set = open_dataset(config.data, "train", config.seed)
+    held_out = open_dataset(config.data, "val", config.seed) if config.data.val else None
+
+    torch.manual_seed(digest(config.seed, "weights"))
+    first_stage = config.first_stage.build()
+    if config.init_from:
+        _, _, weights = load_first_stage(config.init_from, torch.device("cpu"))
+        load_strictly(first_stage, weights, f"init_from={config.init_from}")
+    spec = AutoencoderSpec(
+        name=config.name,
+        size=config.data.size,
+        first_stage=config.first_stage,
+        space=LatentSpace(channels=config.first_stage.latent_channels, ratio=config.first_stage.ratio),
+    )
+    loss = config.loss.build(config.data.channels)
+    task = AutoencoderTask(spec, first_stage, loss, train_set, held_out, config.train, config.seed, world)
+    finish(task, config.train, run, config, config.seed, world)

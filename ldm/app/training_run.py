@@ -1,0 +1,85 @@
+"""What both training scripts share: arguments, the run folder, resume, the last line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import yaml
+
+from ldm.config.loader import dump, load, to_yaml
+from ldm.core.errors import UserError
+from ldm.training.config import TrainConfig
+from ldm.training.distributed import World
+from ldm.training.engine import Task, fit
+from ldm.training.run_folder import RunFolder
+
+T = TypeVar("T")
+
+# What may change between two sittings of one run.
+FREE_KEYS = ("train.steps", "train.checkpoint_every", "train.sample_every", "train.checkpoint_file_mib", "data.workers")
+
+
+def parse(arguments: Sequence[str], description: str, default_config: str, examples: str) -> argparse.Namespace:
+    """The command line of a training script: `--config`, `--run-dir` and trailing `key=value`."""
+    parser = argparse.ArgumentParser(description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=Path(default_config), help=f"YAML file of the run (default: {default_config})")
+    parser.add_argument("--run-dir", type=Path, help="folder of the run (default: runs/NAME, NAME from the config); one that is there is resumed")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config, e.g. train.steps=20000 data.size=128")
+    return parser.parse_intermixed_args(arguments)
+
+
+def load_config(options: argparse.Namespace, schema: type[T]) -> T:
+    """The config of the command line."""
+    return load(options.config, schema, options.overrides)
+
+
+def open_run(run_dir: Path, config: Any, world: World) -> RunFolder:
+    """The run's folder, checked against the config of the run that is in it.
+
+    Raises:
+        UserError: the folder holds a run of another config, or something else.
+    """
+    run = RunFolder(run_dir, world.is_first)
+    before = run_dir / "config.yaml"
+    if before.is_file() and run.state_path.is_dir():
+        changed = [key for key in _differences(yaml.safe_load(before.read_text()), dump(config)) if not key.startswith(FREE_KEYS)]
+        if changed:
+            raise UserError(
+                f"{run_dir} holds a run of another config (differs in {', '.join(changed[:5])}). Give --run-dir another folder, "
+                f"or the same config to resume; only {', '.join(FREE_KEYS)} may change."
+            )
+    if world.is_first:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    world.wait()
+    return run
+
+
+def finish(task: Task, train: TrainConfig, run: RunFolder, config: Any, seed: int, world: World) -> None:
+    """Trains and says where the results are."""
+    try:
+        if world.is_first:
+            print(to_yaml(config), flush=True)
+        done = fit(task, train, run, to_yaml(config), seed, world)
+        if world.is_first:
+            print(f"{'done' if done else 'stopped'}: checkpoint in {run.checkpoint_path}, curves and samples in {run.path}", flush=True)
+    finally:
+        world.leave()
+
+
+def use_deterministic_kernels() -> None:
+    """The same run twice gives the same bits."""
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in sorted(old.keys() | new.keys()):
+            found += _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+        return found
+    return [] if old == new else [path]

@@ -1,0 +1,126 @@
+"""The checkpoint folder: `config.yaml`, `*.safetensors`, `manifest.json`, `README.md`.
+
+A part larger than the size limit is split as `PART-00001-of-00003.safetensors`. The folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import ldm
+from ldm.core.errors import UserError, unknown
+from ldm.core.files import new_folder, sha256_of, sync, write_file
+
+_PART = re.compile(r"(.+?)(?:-\d{5}-of-\d{5})?\.safetensors")
+
+
+def write_checkpoint(folder: Path, config_yaml: str, parts: dict[str, dict[str, Tensor]], card: str, max_file_bytes: int = 4 << 30) -> None:
+    """Writes or replaces a checkpoint; on an error the one that was there stays."""
+    with new_folder(folder) as new:
+        write_file(new / "config.yaml", config_yaml)
+        write_file(new / "README.md", card)
+        for part, tensors in parts.items():
+            pieces = _split(tensors, max_file_bytes)
+            for number, piece in enumerate(pieces, 1):
+                name = f"{part}.safetensors" if len(pieces) == 1 else f"{part}-{number:05d}-of-{len(pieces):05d}.safetensors"
+                save_file({key: tensor.detach().cpu().contiguous() for key, tensor in piece.items()}, new / name)
+                sync(new / name)
+        files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in sorted(new.iterdir())}
+        write_file(new / "manifest.json", json.dumps({"tool": f"ldm {ldm.__version__}", "files": files}, indent=1) + "\n")
+
+
+def _split(tensors: dict[str, Tensor], max_file_bytes: int) -> list[dict[str, Tensor]]:
+    pieces: list[dict[str, Tensor]] = [{}]
+    filled = 0
+    margin = 64 << 10  # the header that names the tensors
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        if pieces[-1] and filled + size > max_file_bytes - margin:
+            pieces.append({})
+            filled = 0
+        pieces[-1][name] = tensor
+        filled += size
+    return pieces
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened, verified checkpoint folder."""
+
+    folder: Path
+    config: dict[str, Any]
+    files: tuple[str, ...]
+
+    @staticmethod
+    def open(folder: Path | str) -> Checkpoint:
+        """Verifies size and sha256 of every file.
+
+        Raises:
+            UserError: no such folder, not a checkpoint, a file missing, truncated or altered.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise UserError(f"checkpoint {folder}: no such folder. A training run writes one to its RUN_DIR/checkpoint.")
+        try:
+            files = json.loads((folder / "manifest.json").read_text())["files"]
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"checkpoint {folder}: no readable manifest.json, so this is not a checkpoint folder of this tool") from error
+        for name, wanted in files.items():
+            path = folder / name
+            if not path.is_file():
+                raise UserError(f"checkpoint {folder}: {name} is missing; copy the whole folder again")
+            if path.stat().st_size != wanted["bytes"]:
+                raise UserError(f"checkpoint {folder}: {name} is truncated ({path.stat().st_size} of {wanted['bytes']} bytes); copy it again")
+            if sha256_of(path) != wanted["sha256"]:
+                raise UserError(f"checkpoint {folder}: {name} was altered (sha256 differs from manifest.json); copy it again")
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        return Checkpoint(folder, config, tuple(files))
+
+    def has(self, part: str) -> bool:
+        return bool(self._files_of(part))
+
+    def tensors(self, part: str) -> dict[str, Tensor]:
+        """All tensors of a part, on the CPU, in the precision they were saved in.
+
+        Raises:
+            UserError: the checkpoint has no such part.
+        """
+        names = self._files_of(part)
+        if not names:
+            parts = {match[1] for name in self.files if (match := _PART.fullmatch(name))}
+            raise unknown(f"part of checkpoint {self.folder}:", part, parts)
+        tensors: dict[str, Tensor] = {}
+        for name in names:
+            try:
+                tensors |= load_file(self.folder / name)
+            except SafetensorError as error:
+                raise UserError(f"checkpoint {self.folder}: {name} cannot be read ({error})") from error
+        return tensors
+
+    def _files_of(self, part: str) -> list[str]:
+        return sorted(name for name in self.files if (match := _PART.fullmatch(name)) and match[1] == part)
+
+
+def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], what: str) -> None:
+    """Loads weights with no missing, unexpected or misshapen tensor.
+
+    Raises:
+        UserError: names the first tensor that differs.
+    """
+    wanted = module.state_dict()
+    for name in wanted.keys() ^ tensors.keys():
+        raise UserError(f"{what}: tensor {name!r} is {'missing' if name in wanted else 'unexpected'}; weights and config do not belong together")
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise UserError(f"{what}: tensor {name!r} has shape {tuple(tensor.shape)}, the config wants {tuple(wanted[name].shape)}")
+    module.load_state_dict(tensors)

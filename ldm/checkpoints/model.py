@@ -1,0 +1,171 @@
+"""What rebuilds a model: the `config.yaml` of a checkpoint, typed, and the parts made from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ldm.checkpoints.folder import Checkpoint, load_strictly, write_checkpoint
+from ldm.conditioning.conditioner import ConditionerConfig, Conditioners, build_conditioners
+from ldm.config.loader import build, to_yaml
+from ldm.core.errors import UserError
+from ldm.diffusion.prediction import Prediction
+from ldm.diffusion.process import NoiseProcess
+from ldm.first_stage.config import FirstStageConfig
+from ldm.first_stage.latent_space import LatentSpace, weights_digest
+from ldm.first_stage.stage import FirstStage
+from ldm.networks.config import DenoiserNetworkConfig
+from ldm.samplers.sampler import Sampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderSpec:
+    """A first stage by itself.
+
+    Attributes:
+        name: of the run.
+        size: pictures' side in training, in pixels.
+        space: the latent contract; its digest is of the stored weights.
+    """
+
+    name: str
+    size: int
+    first_stage: FirstStageConfig
+    space: LatentSpace
+
+    def with_space(self, space: LatentSpace) -> AutoencoderSpec:
+        return dataclasses.replace(self, space=space)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingDefaults:
+    """How the model is sampled when the caller does not say."""
+
+    sampler: Sampler
+    steps: int = 20
+    guidance: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UserError(f"steps must be at least 1, got {self.steps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentDiffusionSpec:
+    """Both stages.
+
+    Attributes:
+        space: its digest is of the first stage's weights, the only ones that stage two can be used with.
+        frozen: sha256 of each frozen pretrained encoder that is used but not stored.
+    """
+
+    name: str
+    size: int
+    first_stage: FirstStageConfig
+    space: LatentSpace
+    denoiser: DenoiserNetworkConfig
+    process: NoiseProcess
+    prediction: Prediction
+    conditioning: dict[str, ConditionerConfig]
+    sampling: SamplingDefaults
+    frozen: dict[str, str] = field(default_factory=dict)
+
+    def with_frozen(self, digests: dict[str, str]) -> LatentDiffusionSpec:
+        return dataclasses.replace(self, frozen=digests)
+
+    def build_conditioners(self) -> Conditioners:
+        channels = self.first_stage.latent_channels
+        return build_conditioners(self.conditioning, context_width=self.denoiser.context_width, latent_channels=channels)
+
+    def build_network(self, conditioners: Conditioners) -> nn.Module:
+        """The denoiser with fresh weights.
+
+        Raises:
+            UserError: the conditioners give a vector of another width than the network takes.
+        """
+        if conditioners.vector_width != self.denoiser.vector_width:
+            raise UserError(f"denoiser.vector_width must be {conditioners.vector_width or 'null'}, the width of what the conditioners give")
+        channels = self.first_stage.latent_channels
+        return self.denoiser.build(channels + conditioners.concat_channels, channels)
+
+
+def write_autoencoder(folder: Path, spec: AutoencoderSpec, weights: dict[str, Tensor], card: str, max_file_bytes: int) -> None:
+    """Writes a first stage's checkpoint folder. `spec.space.digest` must be of `weights`."""
+    assert spec.space.digest == weights_digest(weights)
+    write_checkpoint(folder, to_yaml(spec), {"first_stage": weights}, card, max_file_bytes)
+
+
+def write_latent_diffusion(
+    folder: Path,
+    spec: LatentDiffusionSpec,
+    first_stage: dict[str, Tensor],
+    denoiser: dict[str, Tensor],
+    conditioner: dict[str, Tensor],
+    card: str,
+    max_file_bytes: int,
+) -> None:
+    """Writes both stages' checkpoint folder; parts without a tensor (identity first stage, no conditioner) have no file."""
+    parts = {"first_stage": first_stage, "denoiser": denoiser, "conditioner": conditioner}
+    write_checkpoint(folder, to_yaml(spec), {name: part for name, part in parts.items() if part}, card, max_file_bytes)
+
+
+def load_first_stage(folder: Path | str, device: torch.device) -> tuple[FirstStage, AutoencoderSpec, dict[str, Tensor]]:
+    """The frozen first stage of a stage-one or stage-two checkpoint, its spec, and its weights as stored.
+
+    Raises:
+        UserError: not a checkpoint; altered; weights that are not those the latent contract was measured with.
+    """
+    opened = Checkpoint.open(folder)
+    keys = {f.name for f in dataclasses.fields(AutoencoderSpec)}
+    spec = build({key: value for key, value in opened.config.items() if key in keys}, AutoencoderSpec)
+    weights = opened.tensors("first_stage") if opened.has("first_stage") else {}
+    return _first_stage(spec.first_stage, spec.space, weights, device, str(folder)), spec, weights
+
+
+def _first_stage(config: FirstStageConfig, space: LatentSpace, weights: dict[str, Tensor], device: torch.device, where: str) -> FirstStage:
+    if weights and weights_digest(weights) != space.digest:
+        raise UserError(f"checkpoint {where}: the first stage's weights are not those its latent shift and scale were measured with; use the one it was trained with")
+    first_stage = config.build()
+    load_strictly(first_stage, weights, f"first stage of {where}")
+    first_stage.space = space
+    return first_stage.to(device).eval().requires_grad_(False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedParts:
+    """All of a stage-two checkpoint, frozen and in eval mode."""
+
+    spec: LatentDiffusionSpec
+    first_stage: FirstStage
+    network: nn.Module
+    conditioners: Conditioners
+
+
+def load_latent_diffusion(folder: Path | str, device: torch.device) -> LoadedParts:
+    """Both stages from a checkpoint folder.
+
+    Raises:
+        UserError: not a checkpoint; altered; of a first stage only; weights and config that do not belong together.
+    """
+    opened = Checkpoint.open(folder)
+    if "denoiser" not in opened.config:
+        raise UserError(f"checkpoint {folder} holds a first stage only; train the second with scripts/train_ldm.py first_stage.checkpoint={folder}")
+    spec = build(opened.config, LatentDiffusionSpec)
+    first_stage = _first_stage(spec.first_stage, spec.space, opened.tensors("first_stage") if opened.has("first_stage") else {}, device, str(folder))
+    conditioners = spec.build_conditioners()
+    load_strictly(conditioners, opened.tensors("conditioner") if opened.has("conditioner") else {}, f"conditioner of {folder}")
+    for name, digest in conditioners.frozen_digests().items():
+        if spec.frozen.get(name) != digest:
+            raise UserError(f"checkpoint {folder}: conditioner {name!r} was trained with another pretrained encoder (sha256 {spec.frozen.get(name)}) than the one at hand ({digest})")
+    network = spec.build_network(conditioners)
+    load_strictly(network, opened.tensors("denoiser"), f"denoiser of {folder}")
+    return LoadedParts(
+        spec=spec,
+        first_stage=first_stage,
+        network=network.to(device).eval().requires_grad_(False),
+        conditioners=conditioners.to(device).eval().requires_grad_(False),
+    )

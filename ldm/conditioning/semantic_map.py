@@ -1,0 +1,73 @@
+"""A map of classes, brought to the latent's size and concatenated to the noisy latent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.conditioning.conditioner import Conditioner, ConditionerConfig
+from ldm.conditioning.inputs import ConditionInputs
+from ldm.core.condition import Condition
+from ldm.core.errors import UserError
+from ldm.core.family import kind
+
+
+@kind("semantic_map")
+@dataclass(frozen=True, kw_only=True)
+class SemanticMapConfig(ConditionerConfig):
+    """
+    Attributes:
+        num_classes: indices are 0 to num_classes - 1; num_classes itself means "unknown".
+        names: the classes' names, if they have any.
+        channels: None = one channel a class; a number = a learned mix of the classes into so many (LDM: 3).
+    """
+
+    num_classes: int
+    names: tuple[str, ...] = ()
+    channels: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_classes < 1 or (self.channels is not None and self.channels < 1):
+            raise UserError(f"num_classes and channels must be at least 1, got {self.num_classes}, {self.channels}")
+        if self.names and len(self.names) != self.num_classes:
+            raise UserError(f"{len(self.names)} class names for {self.num_classes} classes")
+
+    def build(self, *, context_width: int | None, latent_channels: int) -> SemanticMap:
+        """See `ConditionerConfig.build`."""
+        return SemanticMap(self)
+
+
+class SemanticMap(Conditioner):
+    """One-hot classes of the pixel nearest to each latent cell's centre. "Unknown" is zero in every channel and needs none of its own."""
+
+    def __init__(self, config: SemanticMapConfig) -> None:
+        super().__init__(config.drop)
+        self.config = config
+        self.concat_channels = config.channels or config.num_classes
+        self.mix = nn.Identity() if config.channels is None else nn.Conv2d(config.num_classes, config.channels, 1, bias=False)
+
+    def forward(self, inputs: ConditionInputs, latent_size: tuple[int, int]) -> Condition:
+        """Channels (B, K, h, w).
+
+        Raises:
+            UserError: a class outside 0 to num_classes.
+        """
+        maps = self.blank(inputs, torch.zeros(inputs.count, dtype=torch.bool)).maps
+        assert maps is not None
+        num_classes = self.config.num_classes
+        wrong = maps[(maps < 0) | (maps > num_classes)]
+        if len(wrong):
+            raise UserError(f"the map has class {int(wrong[0])}; this model knows 0 to {num_classes - 1} ({num_classes} = unknown)")
+        cells = F.interpolate(maps[:, None].float(), size=latent_size, mode="nearest-exact")[:, 0].long()  # (B, h, w)
+        one_hot = F.one_hot(cells.to(self.device), num_classes + 1)[..., :num_classes].movedim(-1, 1).float()
+        return Condition(concat=self.mix(one_hot))
+
+    def blank(self, inputs: ConditionInputs, rows: Tensor) -> ConditionInputs:
+        """Class "unknown" everywhere."""
+        unknown = self.config.num_classes
+        maps = torch.full((inputs.count, 1, 1), unknown) if inputs.maps is None else inputs.maps
+        return replace(inputs, maps=maps.masked_fill(rows.to(maps.device)[:, None, None], unknown))

@@ -1,0 +1,177 @@
+"""YAML -> frozen dataclasses. The one place where a string chooses a class.
+
+OmegaConf reads, interpolates and merges `key=value` overrides; then every key, kind and type is checked against the dataclass schema.
+A field typed by a `Family` is chosen by its `kind:`; nothing in a config can name anything else that gets imported.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ldm.core.errors import UserError, unknown
+from ldm.core.family import Family
+
+T = TypeVar("T")
+
+
+def load(path: Path | str, schema: type[T], overrides: Sequence[str] = ()) -> T:
+    """A config file with `key=value` overrides, as `schema`.
+
+    Raises:
+        UserError: file missing or not YAML; unknown key, kind or type; a value that the dataclass refuses.
+    """
+    return build(read(path, overrides), schema)
+
+
+def read(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The merged, interpolated file, not yet checked."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"config {path}: no such file. Configs that ship are under configs/.")
+    for override in overrides:
+        if "=" not in override:
+            raise UserError(f"override {override!r}: must read key=value, e.g. train.steps=1000")
+    try:
+        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        content = OmegaConf.to_container(merged, resolve=True)
+    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"config {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"config {path}: must be a mapping of keys, found {type(content).__name__}")
+    return content
+
+
+def build(content: Any, schema: type[T], path: str = "") -> T:
+    """Checks plain data against a dataclass or family and makes it.
+
+    Raises:
+        UserError: see `load`.
+    """
+    return _value(content, schema, path)
+
+
+def dump(config: Any) -> Any:
+    """The plain data that `build` reads back: dicts with `kind`, lists, numbers, strings."""
+    if is_dataclass(config) and not isinstance(config, type):
+        kind = {"kind": config.kind} if isinstance(config, Family) else {}
+        return kind | {f.name: dump(getattr(config, f.name)) for f in fields(config) if f.init}
+    if isinstance(config, (tuple, list)):
+        return [dump(item) for item in config]
+    if isinstance(config, dict):
+        return {key: dump(value) for key, value in config.items()}
+    return config
+
+
+def to_yaml(config: Any) -> str:
+    """`dump` as YAML text, keys in the order of the schema."""
+    return yaml.safe_dump(dump(config), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _at(path: str) -> str:
+    return f"config key {path!r}" if path else "config"
+
+
+def _value(content: Any, wanted: Any, path: str) -> Any:
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin in (Union, types.UnionType):
+        return _union(content, arguments, path)
+    if origin is Literal:
+        if content not in arguments or type(content) not in {type(a) for a in arguments}:
+            raise UserError(f"{_at(path)}: {content!r} is not allowed; allowed: {', '.join(map(str, arguments))}")
+        return content
+    if origin is tuple:
+        return _tuple(content, arguments, path)
+    if origin is dict:
+        if not isinstance(content, dict):
+            raise _mismatch(content, "a mapping", path)
+        return {str(key): _value(item, arguments[1], f"{path}.{key}") for key, item in content.items()}
+    if isinstance(wanted, type) and issubclass(wanted, Family):
+        return _family(content, wanted, path)
+    if is_dataclass(wanted):
+        return _dataclass(content, wanted, path)
+    return _plain(content, wanted, path)
+
+
+def _plain(content: Any, wanted: Any, path: str) -> Any:
+    if wanted is float and isinstance(content, int) and not isinstance(content, bool):
+        return float(content)
+    if wanted is float and isinstance(content, str):  # YAML 1.1 reads 1e-6 as a string
+        try:
+            return float(content)
+        except ValueError:
+            raise _mismatch(content, "a number", path) from None
+    if type(content) is not wanted:
+        raise _mismatch(content, {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[wanted], path)
+    return content
+
+
+def _mismatch(content: Any, wanted: str, path: str) -> UserError:
+    return UserError(f"{_at(path)}: must be {wanted}, got {content!r}")
+
+
+def _union(content: Any, arguments: tuple[Any, ...], path: str) -> Any:
+    if content is None and type(None) in arguments:
+        return None
+    options = [a for a in arguments if a is not type(None)]
+    error: UserError | None = None
+    for option in options:
+        try:
+            return _value(content, option, path)
+        except UserError as refused:
+            error = refused
+    assert error is not None
+    raise error
+
+
+def _tuple(content: Any, arguments: tuple[Any, ...], path: str) -> tuple[Any, ...]:
+    if not isinstance(content, (list, tuple)):
+        raise _mismatch(content, "a list", path)
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        return tuple(_value(item, arguments[0], f"{path}[{i}]") for i, item in enumerate(content))
+    if len(content) != len(arguments):
+        raise UserError(f"{_at(path)}: must be a list of {len(arguments)}, got {len(content)}")
+    return tuple(_value(item, a, f"{path}[{i}]") for i, (item, a) in enumerate(zip(content, arguments, strict=True)))
+
+
+def _family(content: Any, family: type[Family], path: str) -> Family:
+    if isinstance(content, str):  # `sampler: ddim` is short for `sampler: {kind: ddim}`
+        content = {"kind": content}
+    if not isinstance(content, dict):
+        raise _mismatch(content, "a mapping with `kind:`", path)
+    content = dict(content)
+    name = content.pop("kind", None)
+    if name is None:
+        raise UserError(f"{_at(path)}: needs `kind:`; allowed: {', '.join(family.kinds())}")
+    if name not in family.kinds():
+        raise unknown(f"kind at {_at(path)}:", name, family.kinds())
+    return _dataclass(content, family.of_kind(name), path)
+
+
+def _dataclass(content: Any, schema: Any, path: str) -> Any:
+    if not isinstance(content, dict):
+        raise _mismatch(content, "a mapping", path)
+    known = {f.name: f for f in fields(schema) if f.init}
+    hints = typing.get_type_hints(schema)
+    prefix = f"{path}." if path else ""
+    for key in content:
+        if key not in known:
+            raise unknown("config key", f"{prefix}{key}", [f"{prefix}{name}" for name in known])
+    for name, field in known.items():
+        if name not in content and field.default is MISSING and field.default_factory is MISSING:
+            raise UserError(f"config key {prefix + name!r} is missing: {schema.__name__} needs it")
+    values = {key: _value(item, hints[key], f"{prefix}{key}") for key, item in content.items()}
+    try:
+        return schema(**values)
+    except UserError as error:
+        raise UserError(f"{_at(path)}: {error}") from error
+    except ValueError as error:
+        raise UserError(f"{_at(path)}: {error}") from error

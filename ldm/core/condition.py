@@ -1,0 +1,76 @@
+"""What a denoising network is told: the one record that conditioners make and networks read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """Any of three channels; None = nothing is told by that channel.
+
+    Attributes:
+        vector: (B, E), added to the time embedding.
+        tokens: (B, L, D), for cross-attention.
+        token_mask: (B, L) bool, True = attend; None = all. At least one True a row.
+        concat: (B, K, H, W), concatenated to the network's input channels.
+    """
+
+    vector: Tensor | None = None
+    tokens: Tensor | None = None
+    token_mask: Tensor | None = None
+    concat: Tensor | None = None
+
+    def beside(self, other: Condition) -> Condition:
+        """Both told together: vectors add, tokens and concatenated channels stand side by side."""
+        tokens, mask = self.tokens, self.token_mask
+        if other.tokens is not None:
+            if tokens is None:
+                tokens, mask = other.tokens, other.token_mask
+            else:
+                if mask is not None or other.token_mask is not None:
+                    mask = torch.cat([_mask_of(self), _mask_of(other)], dim=1)
+                tokens = torch.cat([tokens, other.tokens], dim=1)
+        return Condition(
+            vector=_either(self.vector, other.vector, lambda a, b: a + b),
+            tokens=tokens,
+            token_mask=mask,
+            concat=_either(self.concat, other.concat, lambda a, b: torch.cat([a, b], dim=1)),
+        )
+
+    def repeated(self, count: int) -> Condition:
+        """The condition of one picture, (1, ...), for `count` of them, without copying."""
+        told = {name: getattr(self, name) for name in ("vector", "tokens", "token_mask", "concat")}
+        return Condition(**{name: None if value is None else value.expand(count, *value.shape[1:]) for name, value in told.items()})
+
+    @staticmethod
+    def stack(conditions: Sequence[Condition]) -> Condition:
+        """One batch after the other. All must use the same channels, with the same number of tokens."""
+
+        def joined(name: str) -> Tensor | None:
+            parts = [getattr(c, name) for c in conditions]
+            if any(p is None for p in parts):
+                assert all(p is None for p in parts), f"some conditions have {name}, some have not"
+                return None
+            return torch.cat(parts)
+
+        if any(c.token_mask is not None for c in conditions):
+            mask: Tensor | None = torch.cat([_mask_of(c) for c in conditions])
+        else:
+            mask = None
+        return Condition(vector=joined("vector"), tokens=joined("tokens"), token_mask=mask, concat=joined("concat"))
+
+
+def _mask_of(condition: Condition) -> Tensor:
+    if condition.token_mask is not None:
+        return condition.token_mask
+    assert condition.tokens is not None
+    return torch.ones(condition.tokens.shape[:2], dtype=torch.bool, device=condition.tokens.device)
+
+
+def _either(a: Tensor | None, b: Tensor | None, both) -> Tensor | None:  # noqa: ANN001
+    return both(a, b) if a is not None and b is not None else (b if a is None else a)

@@ -1,0 +1,18 @@
+"""The user's mistakes: one clear line, exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend. Its text is one line: what was wrong, what is allowed, what to do."""
+
+
+def unknown(what: str, name: object, allowed: Iterable[str]) -> UserError:
+    """The error for a name that is not in a list: names the list and the nearest match."""
+    known = sorted(allowed)
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UserError(f"unknown {what} {str(name)!r}; allowed: {', '.join(known) or '(none)'}.{hint}")

@@ -1,0 +1,91 @@
+"""One undecoded picture with all that belongs to it: what sources give and what shards hold."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from ldm.core.errors import UserError
+
+IMAGE_SUFFIXES = ("webp", "png", "jpg", "jpeg", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "npy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Bytes as they lie on the disk.
+
+    Attributes:
+        key: unique in its data set; in shards [A-Za-z0-9_-] only.
+        suffix: of the image, one of IMAGE_SUFFIXES.
+        image: an image file's bytes (npy: an array (H, W, C), never pickled).
+        captions: all known; empty = none.
+        label: a name or a number; None = none.
+        mask: an image file's bytes, object = bright; None = none.
+        map: an image file's bytes, grey or palette, pixel = class index; None = none.
+    """
+
+    key: str
+    suffix: str
+    image: bytes
+    captions: tuple[str, ...] = ()
+    label: str | int | None = None
+    mask: bytes | None = None
+    map: bytes | None = None
+
+    def members(self) -> dict[str, bytes]:
+        """What a shard holds of it: suffix -> bytes."""
+        meta: dict[str, object] = {"caption": self.captions[0] if self.captions else "", "captions": list(self.captions)}
+        if self.label is not None:
+            meta["label"] = self.label
+        parts = {self.suffix: self.image, "json": json.dumps(meta, ensure_ascii=False).encode()}
+        if self.mask is not None:
+            parts["mask.png"] = self.mask
+        if self.map is not None:
+            parts["map.png"] = self.map
+        return parts
+
+    @staticmethod
+    def of(key: str, members: dict[str, bytes]) -> Record:
+        """The inverse of `members`; also reads foreign shards: `.txt` captions, `.cls` labels.
+
+        Raises:
+            UserError: no image, or its JSON is not an object of the known form.
+        """
+        lowered = {suffix.lower(): content for suffix, content in members.items()}
+        suffix = next((s for s in IMAGE_SUFFIXES if s in lowered), None)
+        if suffix is None:
+            raise UserError(f"record {key!r} holds no picture (members: {', '.join(sorted(members)) or 'none'})")
+        try:
+            meta = json.loads(lowered["json"]) if "json" in lowered else {}
+            captions, label = _meta(meta)
+            if not captions and "txt" in lowered:
+                captions = _only_text([lowered["txt"].decode()])
+            if label is None and "cls" in lowered:
+                label = int(lowered["cls"])
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"record {key!r}: its text cannot be read: {error}") from None
+        return Record(
+            key=key,
+            suffix=suffix,
+            image=lowered[suffix],
+            captions=captions,
+            label=label,
+            mask=lowered.get("mask.png"),
+            map=lowered.get("map.png"),
+        )
+
+
+def _meta(meta: object) -> tuple[tuple[str, ...], str | int | None]:
+    if not isinstance(meta, dict):
+        raise ValueError("the JSON is not an object")
+    captions = meta.get("captions") or [meta.get("caption") or meta.get("text") or ""]
+    label = meta.get("label")
+    if not isinstance(captions, list) or not all(isinstance(c, str) for c in captions):
+        raise ValueError("captions must be a list of texts")
+    if isinstance(label, bool) or not isinstance(label, str | int | None):
+        raise ValueError("label must be a text or an integer")
+    return _only_text(captions), label
+
+
+def _only_text(captions: list[str]) -> tuple[str, ...]:
+    return tuple(c.strip() for c in captions if c.strip())

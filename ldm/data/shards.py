@@ -1,0 +1,183 @@
+"""Shards on disk: tar files in the webdataset form, beside one index.json.
+
+The index has, for every split, the shards with their bytes and sha256, and for every record the offsets of its members, so that a record
+is read by one slice of a memory-map; the names of labels and map classes stand there too.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from webdataset.writer import TarWriter
+
+from ldm.core.errors import UserError
+from ldm.core.files import sha256_of, write_file
+from ldm.data.record import Record
+
+INDEX_NAME = "index.json"
+Member = tuple[str, int, int]  # suffix, offset, size
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInfo:
+    """One shard: records maps a key to its members, in the order of the file."""
+
+    name: str
+    bytes: int
+    sha256: str
+    count: int
+    records: dict[str, tuple[Member, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """All of index.json. splits: "train" and, where there is one, "val"."""
+
+    splits: dict[str, tuple[ShardInfo, ...]]
+    label_names: tuple[str, ...] = ()
+    map_names: tuple[str, ...] = ()
+    about: dict[str, object] = field(default_factory=dict)  # source, licence, palette: for people
+
+    def write(self, folder: Path) -> None:
+        """Writes folder/index.json, one record a line."""
+        plain = asdict(self)
+        plain["version"] = 1
+        text = json.dumps(plain, ensure_ascii=False, indent=1)
+        text = re.sub(r"\[\s+(\"[^\"]*\"),\s+(\d+),\s+(\d+)\s+\]", r"[\1, \2, \3]", text)
+        write_file(folder / INDEX_NAME, text + "\n")
+
+    @staticmethod
+    def read(folder: Path) -> Index:
+        """The index of a folder.
+
+        Raises:
+            UserError: not there, or not of this form.
+        """
+        path = folder / INDEX_NAME
+        try:
+            plain = json.loads(path.read_text(encoding="utf-8"))
+            splits = {
+                split: tuple(ShardInfo(**{**shard, "records": _records(shard["records"])}) for shard in shards)
+                for split, shards in plain["splits"].items()
+            }
+            for shard in (shard for shards in splits.values() for shard in shards):
+                if Path(shard.name).name != shard.name or shard.name in ("", ".", ".."):
+                    raise ValueError(f"shard name {shard.name!r} is not a plain file name")
+            return Index(
+                splits=splits,
+                label_names=tuple(map(str, plain.get("label_names", ()))),
+                map_names=tuple(map(str, plain.get("map_names", ()))),
+                about=dict(plain.get("about", {})),
+            )
+        except FileNotFoundError:
+            raise UserError(f"no {INDEX_NAME} in {folder}; make one with scripts/prepare_data.py") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); make it anew with scripts/prepare_data.py") from None
+
+
+def _records(plain: dict[str, list[list]]) -> dict[str, tuple[Member, ...]]:
+    records = {str(key): tuple((str(s), int(offset), int(size)) for s, offset, size in members) for key, members in plain.items()}
+    if any(offset < 0 or size < 0 for members in records.values() for _, offset, size in members):
+        raise ValueError("negative offset or size")
+    return records
+
+
+def split_name(member: str) -> tuple[str, str]:
+    """(key, suffix) of a member's name as webdataset splits it: at the first dot of the last path component."""
+    folder, _, name = member.rpartition("/")
+    stem, _, suffix = name.partition(".")
+    return (f"{folder}/{stem}" if folder else stem), suffix
+
+
+def plain_key(name: str) -> str:
+    """A key that any tar tool and file system takes: [A-Za-z0-9_-], at most 80 characters."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[-80:] or "_"
+
+
+def scan_shard(path: Path) -> tuple[dict[str, tuple[Member, ...]], str | None]:
+    """Members of a tar by key, and what is wrong with it (None = nothing); what can be read before the fault is kept.
+
+    Only regular files count: links, devices and folders in a tar are passed over, and nothing is ever extracted to a path.
+    """
+    records: dict[str, list[Member]] = {}
+    fault = None
+    size = path.stat().st_size
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                key, suffix = split_name(member.name)
+                if not member.isreg() or member.issparse() or not suffix:
+                    continue
+                if member.offset_data + member.size > size:
+                    fault = "truncated"
+                    break
+                records.setdefault(key, []).append((suffix, member.offset_data, member.size))
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
+        fault = str(error) or type(error).__name__
+    if fault is None and not _has_end(path, size):
+        fault = "truncated: no end mark"
+    return {key: tuple(members) for key, members in records.items()}, fault
+
+
+def _has_end(path: Path, size: int) -> bool:
+    with open(path, "rb") as file:
+        file.seek(max(0, size - 1024))
+        return size >= 1024 and not any(file.read())
+
+
+class ShardWriter:
+    """Writes the records of one split into `<prefix>-000000.tar`, ... of at most max_bytes each; see `shard_writer`."""
+
+    def __init__(self, folder: Path, prefix: str, max_bytes: int) -> None:
+        self.folder, self.prefix, self.max_bytes = folder, prefix, max_bytes
+        self.shards: list[ShardInfo] = []
+        self._buffer, self._count = io.BytesIO(), 0
+        self._tar = self._new()
+
+    def _new(self) -> TarWriter:
+        self._buffer, self._count = io.BytesIO(), 0
+        return TarWriter(self._buffer, encoder=False, mtime=0, user="ldm", group="ldm")
+
+    def add(self, record: Record) -> None:
+        """One record more; its key must be plain (see `plain_key`) and new."""
+        members = record.members()
+        needed = sum(512 + -(-len(content) // 512) * 512 for content in members.values())
+        if self._count and self._buffer.tell() + needed + 10240 > self.max_bytes:
+            self.flush()
+        self._tar.write({"__key__": record.key, **members})
+        self._count += 1
+
+    def flush(self) -> None:
+        """Ends the shard in hand."""
+        self._tar.close()
+        if self._count:
+            path = self.folder / f"{self.prefix}-{len(self.shards):06d}.tar"
+            write_file(path, self._buffer.getvalue())
+            records, fault = scan_shard(path)
+            assert fault is None, fault
+            size = path.stat().st_size
+            self.shards.append(ShardInfo(name=path.name, bytes=size, sha256=sha256_of(path), count=len(records), records=records))
+        self._tar = self._new()
+
+
+@contextmanager
+def shard_writer(folder: Path, prefix: str, max_bytes: int) -> Iterator[ShardWriter]:
+    """A writer whose last shard is ended on leaving."""
+    writer = ShardWriter(folder, prefix, max_bytes)
+    yield writer
+    writer.flush()
+
+
+def write_shards(folder: Path, prefix: str, records: Iterable[Record], max_bytes: int = 15 * 2**20) -> tuple[ShardInfo, ...]:
+    """All records into shards of a split."""
+    with shard_writer(folder, prefix, max_bytes) as writer:
+        for record in records:
+            writer.add(record)
+    return tuple(writer.shards)

@@ -1,0 +1,88 @@
+"""What a network's output means: F = a x0 + b eps.
+
+With x_t = alpha x0 + sigma eps this is a 2x2 system of determinant alpha b - sigma a, so one pair (a, b) gives the training target, the
+reading of an output, and how much an error of the output weighs in x0. A kind is ill-posed where the determinant is 0.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ldm.core.errors import UserError
+from ldm.core.family import Family, kind
+from ldm.diffusion.estimate import Estimate
+from ldm.diffusion.process import NoiseProcess
+
+
+class Prediction(Family, abc.ABC):
+    """A meaning of the output. alpha and sigma are shaped to multiply a sample, or anything that broadcasts."""
+
+    __slots__ = ()
+
+    @abc.abstractmethod
+    def mix(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """(a, b) of F = a x0 + b eps."""
+
+    def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The output of a network that knows x0 and eps."""
+        a, b = self.mix(alpha, sigma)
+        return a * x0 + b * eps
+
+    def read(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Estimate:
+        """Both ends of x_t by an output."""
+        a, b = self.mix(alpha, sigma)
+        det = self.determinant(alpha, sigma)
+        return Estimate(x0=(b * x_t - sigma * output) / det, eps=(alpha * output - a * x_t) / det)
+
+    def x0_gain(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """|error of x0| per |error of the output|."""
+        return (sigma / self.determinant(alpha, sigma)).abs()
+
+    def determinant(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """alpha b - sigma a; 0 where the output says nothing of one end."""
+        a, b = self.mix(alpha, sigma)
+        return alpha * b - sigma * a
+
+    def check(self, process: NoiseProcess) -> None:
+        """Refuses a process at whose noisiest time this output says nothing of x0.
+
+        Raises:
+            UserError: so it is; names the way out.
+        """
+        t = torch.tensor(process.t_last, dtype=torch.float64)
+        if self.determinant(process.alpha(t), process.sigma(t)) == 0:
+            raise UserError(
+                f"prediction {self.kind!r} says nothing of the picture where no signal is left (zero_terminal_snr): take 'v' or 'x0', "
+                f"or a process that keeps some signal"
+            )
+
+
+@kind("eps")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpsPrediction(Prediction):
+    """The noise. Ho et al. 2020, eq. 14. x0 is lost where alpha = 0."""
+
+    def mix(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(alpha), torch.ones_like(sigma)
+
+
+@kind("x0")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class X0Prediction(Prediction):
+    """The clean sample. eps is lost where sigma = 0."""
+
+    def mix(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(alpha), torch.zeros_like(sigma)
+
+
+@kind("v")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VPrediction(Prediction):
+    """v = alpha eps - sigma x0 (Salimans & Ho 2022, appendix D): dx/dphi for alpha = cos phi, sigma = sin phi. Never ill-posed."""
+
+    def mix(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return -sigma, alpha

@@ -1,0 +1,83 @@
+"""The forward process: x_t = alpha(t) x0 + sigma(t) eps.
+
+t is the process clock: 0 = data, 1 = the noisiest, growing with noise. alpha and sigma are standard deviations, never squared;
+log_snr = log(alpha^2 / sigma^2), which is twice what DPM-Solver calls lambda.
+
+Times may be of any shape, dtype and device; coefficients come back in float64 on the times' device, so that a grid kept on the CPU
+never makes an accelerator wait. `scales` puts them where a sample is.
+"""
+
+from __future__ import annotations
+
+import abc
+
+from torch import Tensor
+
+from ldm.core.family import Family
+from ldm.core.shapes import over
+from ldm.diffusion.estimate import Estimate
+
+
+class NoiseProcess(Family, abc.ABC):
+    """A Gaussian forward process on t in [0, 1].
+
+    Attributes:
+        num_steps: steps of its chain; a network's clock counts in them.
+    """
+
+    __slots__ = ()
+    num_steps: int
+
+    @abc.abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """Scale of the signal, float64, of t's shape."""
+
+    @abc.abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """Scale of the noise, float64, of t's shape."""
+
+    @abc.abstractmethod
+    def log_snr(self, t: Tensor) -> Tensor:
+        """log(alpha^2 / sigma^2), float64, falling in t; +inf at t = 0, -inf where no signal is left."""
+
+    @abc.abstractmethod
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        """The inverse of `log_snr`, float64; beyond the process's range, the nearer end."""
+
+    @property
+    def t_first(self) -> float:
+        """The least noisy time that training shows a network."""
+        return 1.0 / self.num_steps
+
+    @property
+    def t_last(self) -> float:
+        """The noisiest time; sampling starts here."""
+        return 1.0
+
+    def scales(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma at t, () or (B,), in x's dtype and on its device, shaped to multiply x of (B, ...)."""
+        return over(self.alpha(t).to(x.dtype), x), over(self.sigma(t).to(x.dtype), x)
+
+    def blend(self, estimate: Estimate, s: Tensor) -> Tensor:
+        """alpha(s) x0 + sigma(s) eps: the forward process when eps is drawn, a DDIM step when it is estimated."""
+        alpha, sigma = self.scales(s, estimate.x0)
+        return alpha * estimate.x0 + sigma * estimate.eps
+
+    def noise_share(self, t: Tensor) -> Tensor:
+        """sigma / (alpha + sigma): in the frame x / (alpha + sigma) every process is a rectified flow with this clock."""
+        alpha, sigma = self.alpha(t), self.sigma(t)
+        return sigma / (alpha + sigma)
+
+    def step_variance(self, s: Tensor, t: Tensor) -> Tensor:
+        """Variance of q(x_t | x_s), s < t: sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2. For adjacent steps it is Ho et al.'s beta_t."""
+        return self.sigma(t) ** 2 - (self.alpha(t) / self.alpha(s) * self.sigma(s)) ** 2
+
+    def posterior_variance(self, s: Tensor, t: Tensor) -> Tensor:
+        """Variance of q(x_s | x_t, x0), s < t: Ho et al.'s beta tilde for any two times."""
+        return self.step_variance(s, t) * (self.sigma(s) / self.sigma(t)) ** 2
+
+    def posterior_mean(self, x0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        """Mean of q(x_s | x_t, x0), s < t: Ho et al. 2020, eq. 7, for any two times (Kingma et al. 2021, appendix A)."""
+        of_x_t = self.alpha(t) / self.alpha(s) * (self.sigma(s) / self.sigma(t)) ** 2
+        of_x0 = self.alpha(s) * self.step_variance(s, t) / self.sigma(t) ** 2
+        return over(of_x_t.to(x_t.dtype), x_t) * x_t + over(of_x0.to(x_t.dtype), x_t) * x0

@@ -1,0 +1,114 @@
+"""The latent contract: how an encoder's raw latents become the numbers of about mean 0 and std 1 that stage two sees.
+
+    latent = (raw - shift) * scale
+
+Shift and scale are measured over the training set, for the distribution that is really drawn from: posterior samples, whose variance is
+Var(mean) + E[std^2]. The contract carries the digest of the weights it was measured with; with others it means nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ldm.core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSpace:
+    """A frozen record; can be read and written as a config.
+
+    Attributes:
+        channels: of the latent.
+        ratio: pixels per latent position, along one side.
+        shift: raw mean; one number for all channels, or one a channel.
+        scale: 1 / raw std; as many numbers as shift. (Stable Diffusion's 0.18215 is such a scale, with shift 0.)
+        digest: `weights_digest` of the first stage that it was measured with; "" = not measured.
+    """
+
+    channels: int
+    ratio: int
+    shift: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        for name, values in (("shift", self.shift), ("scale", self.scale)):
+            if len(values) not in (1, self.channels):
+                raise UserError(f"latent {name} has {len(values)} numbers; needs 1 or {self.channels} (one a latent channel)")
+            if not all(map(math.isfinite, values)):
+                raise UserError(f"latent {name} must be finite numbers, got {values}")
+        if not all(s > 0 for s in self.scale):
+            raise UserError(f"latent scale must be positive, got {self.scale}")
+
+    def normalise(self, raw_latent: Tensor) -> Tensor:
+        """Raw (B, C, h, w) to about mean 0 and std 1."""
+        shift, scale = self._over(raw_latent)
+        return (raw_latent - shift) * scale
+
+    def denormalise(self, latent: Tensor) -> Tensor:
+        """The way back: (B, C, h, w) as stage two sees it to what the decoder reads."""
+        shift, scale = self._over(latent)
+        return latent / scale + shift
+
+    def _over(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if x.shape[1] != self.channels:
+            raise UserError(f"this first stage has {self.channels} latent channels, got a latent with {x.shape[1]}")
+        shift, scale = (torch.tensor(v, dtype=x.dtype, device=x.device).reshape(1, -1, 1, 1) for v in (self.shift, self.scale))
+        return shift, scale
+
+
+def measure(moments: Iterable[tuple[Tensor, Tensor]], *, per_channel: bool, ratio: int, digest: str) -> LatentSpace:
+    """The contract of raw moments over a training set, in one pass and float64.
+
+    Args:
+        moments: pairs of mean and std, each (B, C, h, w); B and, for pictures of several sizes, h and w may change between pairs.
+        per_channel: one shift and scale a channel, or one for all.
+        ratio: pixels per latent position.
+        digest: of the weights that made the moments.
+
+    Raises:
+        UserError: no moments; a number that is not finite; a channel that never changes.
+    """
+    count, centre, spread, noise = 0, torch.zeros(0), torch.zeros(0), torch.zeros(0)  # positions; (C,) mean, sum of squares, sum of std^2
+    for mean, std in moments:
+        values = mean.detach().double().transpose(0, 1).flatten(1)  # (C, B h w)
+        new_count, new_centre = values.shape[1], values.mean(1)
+        new_spread = (values - new_centre[:, None]).square().sum(1)
+        new_noise = std.detach().double().square().transpose(0, 1).flatten(1).sum(1)
+        if count == 0:
+            count, centre, spread, noise = new_count, new_centre, new_spread, new_noise
+            continue
+        # Chan et al. 1979: two parts' means and centred sums of squares joined without cancellation.
+        step = new_centre - centre
+        spread = spread + new_spread + step.square() * (count * new_count / (count + new_count))
+        centre = centre + step * (new_count / (count + new_count))
+        noise, count = noise + new_noise, count + new_count
+    if count == 0:
+        raise UserError("cannot measure the latent scale: no pictures")
+
+    variance = (spread + noise) / count
+    channels = len(centre)
+    if not per_channel:
+        whole = centre.mean()
+        variance, centre = (variance + (centre - whole).square()).mean().reshape(1), whole.reshape(1)
+    for channel, value in enumerate(variance.tolist()):
+        if not (math.isfinite(value) and value > 0):
+            raise UserError(f"cannot scale latent channel {channel}: its variance over the training set is {value:g}")
+    scale = variance.rsqrt()
+    return LatentSpace(channels=channels, ratio=ratio, shift=tuple(centre.tolist()), scale=tuple(scale.tolist()), digest=digest)
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """Hex sha256 of a state dict: names in order, dtype, shape and every byte. One bit changed gives another digest."""
+    total = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        total.update(f"{len(name)}:{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()

@@ -1,0 +1,141 @@
+"""What every first stage can do: pictures to normalised latents and back."""
+
+from __future__ import annotations
+
+import abc
+
+import torch
+from torch import Tensor, nn
+
+from ldm.core.errors import UserError
+from ldm.first_stage.latent_space import LatentSpace
+from ldm.first_stage.posterior import DiagonalGaussian
+from ldm.first_stage.tiling import in_tiles
+
+
+class FirstStage(nn.Module, abc.ABC):
+    """Pictures (B, C, H, W) in [-1, 1], H and W multiples of ratio, to latents (B, Z, H / ratio, W / ratio).
+
+    `space` is the latent contract, set after training (`LatentSpace`, frozen; its default neither shifts nor scales). Where pictures are
+    larger than memory: `tile` (side of a tile in pixels; neighbours overlap by the share `overlap` and are blended) and `slice_batch`
+    (one picture at a time, the same result).
+    """
+
+    def __init__(self, *, image_channels: int, latent_channels: int, ratio: int) -> None:
+        super().__init__()
+        self.image_channels = image_channels
+        self.latent_channels = latent_channels
+        self.ratio = ratio
+        self.space = LatentSpace(channels=latent_channels, ratio=ratio)
+
+    @abc.abstractmethod
+    def _encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and std of the raw latent, of checked images."""
+
+    @abc.abstractmethod
+    def _decode(self, raw_latent: Tensor) -> Tensor:
+        """Images of a checked raw latent."""
+
+    @abc.abstractmethod
+    def reconstruct(self, images: Tensor, noise: Tensor) -> tuple[Tensor, DiagonalGaussian]:
+        """Training's pass: the images again, by a latent drawn with noise (B, Z, h, w), and the distribution that it was drawn from."""
+
+    @property
+    @abc.abstractmethod
+    def last_layer(self) -> Tensor:
+        """The weight that the adaptive adversarial weight compares gradients at."""
+
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, DiagonalGaussian]:
+        """`reconstruct`, where a wrapper (DDP, compile) wants the module called."""
+        return self.reconstruct(images, noise)
+
+    def normalise(self, raw_latent: Tensor) -> Tensor:
+        """Raw latent (B, Z, h, w) to about mean 0 and std 1, by the latent contract."""
+        return self.space.normalise(raw_latent)
+
+    def moments(
+        self, images: Tensor, *, tile: int | None = None, overlap: float = 0.25, slice_batch: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and std of the raw latents, each (B, Z, H / ratio, W / ratio) float32.
+
+        Raises:
+            UserError: wrong number of channels; a side that the ratio does not divide; a bad tile.
+        """
+        self.check_images(images)
+        if slice_batch and len(images) > 1:
+            parts = [self.moments(image[None], tile=tile, overlap=overlap) for image in images]
+            means, stds = zip(*parts, strict=True)
+            return torch.cat(means), torch.cat(stds)
+        if tile is None or max(images.shape[2:]) <= tile:
+            return self._encode(images)
+        size, shared = self._tile(tile, overlap)
+        both = in_tiles(images, lambda x: torch.cat(self._encode(x), dim=1), tile=size, overlap=shared, before=self.ratio, after=1)
+        mean, std = both.chunk(2, dim=1)
+        return mean, std
+
+    def encode(
+        self, images: Tensor, noise: Tensor | None = None, *, tile: int | None = None, overlap: float = 0.25, slice_batch: bool = False
+    ) -> Tensor:
+        """Normalised latents of images.
+
+        Args:
+            images: (B, C, H, W) in [-1, 1].
+            noise: (B, Z, H / ratio, W / ratio) of N(0, 1) to draw from the posterior with; None = its mean.
+            tile, overlap, slice_batch: see the class.
+
+        Returns:
+            (B, Z, H / ratio, W / ratio), about mean 0 and std 1.
+
+        Raises:
+            UserError: as `moments`.
+        """
+        mean, std = self.moments(images, tile=tile, overlap=overlap, slice_batch=slice_batch)
+        return self.normalise(mean if noise is None else mean + std * noise.to(mean))
+
+    def decode(self, latent: Tensor, *, tile: int | None = None, overlap: float = 0.25, slice_batch: bool = False) -> Tensor:
+        """Images of normalised latents.
+
+        Args:
+            latent: (B, Z, h, w), about mean 0 and std 1, as the second stage sees it.
+            tile, overlap, slice_batch: see the class.
+
+        Returns:
+            (B, C, ratio h, ratio w), in [-1, 1], not clipped.
+
+        Raises:
+            UserError: wrong number of channels; a bad tile.
+
+        Source: Rombach et al. 2022, sec. 3.1; the shift and scale are ours (see latent_space.py).
+        """
+        if slice_batch and len(latent) > 1:
+            return torch.cat([self.decode(one[None], tile=tile, overlap=overlap) for one in latent])
+        raw = self.space.denormalise(latent)
+        if tile is None or self.ratio * max(latent.shape[2:]) <= tile:
+            return self._decode(raw)
+        size, shared = self._tile(tile, overlap)
+        return in_tiles(raw, self._decode, tile=size, overlap=shared, before=1, after=self.ratio)
+
+    def latent_shape(self, images: Tensor) -> tuple[int, int, int]:
+        """(Z, h, w): one picture's latent, for images (B, C, H, W)."""
+        return self.latent_channels, images.shape[2] // self.ratio, images.shape[3] // self.ratio
+
+    def check_images(self, images: Tensor) -> None:
+        """Refuses what this first stage cannot encode.
+
+        Raises:
+            UserError: wrong number of channels; a side that the ratio does not divide.
+        """
+        channels, height, width = images.shape[1:]
+        if channels != self.image_channels:
+            raise UserError(f"this first stage expects pictures of {self.image_channels} channels, got {channels}")
+        if height % self.ratio or width % self.ratio or not height * width:
+            raise UserError(f"picture sides must be multiples of {self.ratio} (the first stage's ratio), got {height} x {width}")
+
+    def _tile(self, tile: int, overlap: float) -> tuple[int, int]:
+        """Side and overlap of a tile in latent positions."""
+        if tile < self.ratio or tile % self.ratio:
+            raise UserError(f"tile must be a positive multiple of {self.ratio} pixels (the first stage's ratio), got {tile}")
+        if not 0 <= overlap < 1:
+            raise UserError(f"tile overlap must be a share in [0, 1), got {overlap}")
+        size = tile // self.ratio
+        return size, min(size - 1, round(overlap * size))

@@ -1,0 +1,1 @@
+"""What an autoencoder is trained by, measured by, and told about itself."""

@@ -1,0 +1,220 @@
+"""Stage one's loss, term by term; the engine averages, takes gradients and steps.
+
+    total = nll + kl_weight * KL + weight * adversarial
+    nll = sum of (pixel error + perceptual_weight * LPIPS) / exp(log_variance) + log_variance
+    weight = disc_factor * disc_weight * [step >= disc_start] * |d nll / d last layer| / |d adversarial / d last layer|
+
+NLL and KL are sums over a sample, and LPIPS, one number a picture, is added to every pixel's error before the sum: the scale at which
+published values such as kl_weight = 1e-6 mean what they say. Everything is returned per sample, in float32.
+
+Source: Rombach et al. 2022, appendix G; Esser et al. 2021, sec. 3.1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ldm.core.errors import UserError, unknown
+from ldm.core.shapes import over
+from ldm.losses.adversarial import ADAPTIVE_CLAMP, KINDS, AdversarialKind, adaptive_weight, discriminator_error, generator_error
+from ldm.losses.perceptual import Perceptual
+from ldm.losses.reconstruction import PixelError, negative_log_likelihood, pixel_error
+from ldm.networks.patchgan import PatchGAN
+
+
+class Posterior(Protocol):
+    """What the loss asks of an encoder's distribution."""
+
+    def kl(self) -> Tensor:
+        """(B,) nats, summed over a sample."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderTerms:
+    """Per sample, all (B,).
+
+    Attributes:
+        nll: negative log-likelihood, a sum over the sample; what is lowered.
+        kl: nats, a sum over the sample; what is lowered.
+        pixel: mean pixel error, for the log.
+        perceptual: LPIPS, for the log; 0 without it.
+    """
+
+    nll: Tensor
+    kl: Tensor
+    pixel: Tensor
+    perceptual: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorTerms:
+    """Per sample, all (B,).
+
+    Attributes:
+        loss: mean over the patches; what the discriminator lowers.
+        real_logit: mean logit of the picture.
+        fake_logit: mean logit of its reconstruction.
+        accuracy: share of patches, real and fake, whose logit has the right sign.
+    """
+
+    loss: Tensor
+    real_logit: Tensor
+    fake_logit: Tensor
+    accuracy: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AutoencoderLossConfig:
+    """Defaults are the published ones (CompVis kl-f4 ... f32), but for the discriminator's norm, which was batch.
+
+    Attributes:
+        pixel: l1 or l2.
+        kl_weight: of the KL, a sum over the latent.
+        perceptual_weight: of LPIPS; 0 = LPIPS is not loaded.
+        disc_weight: of the adversarial term, times the adaptive weight; 0 = no discriminator.
+        disc_start: optimizer step from which the adversarial term counts for the autoencoder. The discriminator may train before.
+        disc_factor: switch and overall factor of the adversarial term; 0 = no discriminator.
+        disc_loss: hinge, vanilla or non_saturating (see adversarial.py).
+        disc_layers: of the PatchGAN, 1 to 5.
+        disc_channels: of the PatchGAN's first layer.
+        disc_norm: group, none or batch; with batch the result depends on how a batch is spread over processes.
+        learn_logvar: whether log_variance is trained (with the autoencoder's optimizer).
+        logvar_init: log_variance at the start.
+        adaptive: whether the last layer's gradients set the adversarial weight; else it is disc_weight.
+    """
+
+    pixel: PixelError = "l1"
+    kl_weight: float = 1e-6
+    perceptual_weight: float = 1.0
+    disc_weight: float = 0.5
+    disc_start: int = 50_001
+    disc_factor: float = 1.0
+    disc_loss: AdversarialKind = "hinge"
+    disc_layers: int = 3
+    disc_channels: int = 64
+    disc_norm: Literal["group", "none", "batch"] = "group"
+    learn_logvar: bool = False
+    logvar_init: float = 0.0
+    adaptive: bool = True
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("pixel", ("l1", "l2")), ("disc_loss", KINDS), ("disc_norm", ("group", "none", "batch"))):
+            if getattr(self, name) not in allowed:
+                raise unknown(f"loss.{name}", getattr(self, name), allowed)
+        for name in ("kl_weight", "perceptual_weight", "disc_weight", "disc_start", "disc_factor"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"loss.{name} must not be negative, got {getattr(self, name)}")
+        if not 1 <= self.disc_layers <= 5:
+            raise UserError(f"loss.disc_layers must be 1 to 5, got {self.disc_layers}")
+        if self.disc_channels < 1:
+            raise UserError(f"loss.disc_channels must be at least 1, got {self.disc_channels}")
+
+    @property
+    def has_discriminator(self) -> bool:
+        return self.disc_weight > 0 and self.disc_factor > 0
+
+    def build(self, image_channels: int, lpips: nn.Module | None = None) -> AutoencoderLoss:
+        """The loss for pictures of so many channels.
+
+        Args:
+            image_channels: of the pictures.
+            lpips: an `lpips.LPIPS` to use; None = the pretrained VGG16 one, if perceptual_weight asks for any.
+        """
+        if self.perceptual_weight > 0 and lpips is None:
+            from ldm.pretrained import vgg_lpips  # 60 MB of weights: only where they are wanted
+
+            lpips = vgg_lpips()
+        return AutoencoderLoss(self, image_channels, lpips if self.perceptual_weight > 0 else None)
+
+
+class AutoencoderLoss(nn.Module):
+    """See the module's text. Parameters: `log_variance` (), and the discriminator's; LPIPS is frozen and none of them."""
+
+    def __init__(self, config: AutoencoderLossConfig, image_channels: int, lpips: nn.Module | None) -> None:
+        super().__init__()
+        self.config = config
+        self.log_variance = nn.Parameter(torch.tensor(float(config.logvar_init)), requires_grad=config.learn_logvar)
+        self.perceptual = None if lpips is None else Perceptual(lpips)
+        self.discriminator: nn.Module | None = None
+        if config.has_discriminator:
+            self.discriminator = PatchGAN(image_channels, config.disc_channels, config.disc_layers, config.disc_norm)
+
+    def autoencoder_parameters(self) -> list[nn.Parameter]:
+        """What the autoencoder's optimizer trains besides the autoencoder: log_variance, if it is learned."""
+        return [self.log_variance] if self.config.learn_logvar else []
+
+    def discriminator_parameters(self) -> list[nn.Parameter]:
+        """What the discriminator's optimizer trains; empty without one."""
+        return [] if self.discriminator is None else list(self.discriminator.parameters())
+
+    def terms(self, images: Tensor, reconstruction: Tensor, posterior: Posterior) -> AutoencoderTerms:
+        """Everything but the adversarial term; images and reconstruction (B, C, H, W) in [-1, 1]."""
+        error = pixel_error(images, reconstruction, self.config.pixel)
+        pixel = error.flatten(1).mean(1)
+        if self.perceptual is None:
+            perceptual = torch.zeros_like(pixel)
+        else:
+            perceptual = self.perceptual(images, reconstruction)
+            error = error + self.config.perceptual_weight * over(perceptual, error)
+        return AutoencoderTerms(
+            nll=negative_log_likelihood(error, self.log_variance), kl=posterior.kl(), pixel=pixel, perceptual=perceptual
+        )
+
+    def generator_loss(self, reconstruction: Tensor) -> Tensor:
+        """(B,): the adversarial term, mean over the patches. Gradient goes to the reconstruction, not to the discriminator's weights."""
+        discriminator = self._discriminator()
+        held = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
+        fake = functional_call(discriminator, held, (reconstruction,))
+        return generator_error(fake, self.config.disc_loss).flatten(1).mean(1)
+
+    def discriminator_loss(self, images: Tensor, reconstruction: Tensor) -> DiscriminatorTerms:
+        """The discriminator's own loss. No gradient leaves the discriminator."""
+        discriminator = self._discriminator()
+        real, fake = (discriminator(x.detach()).float().flatten(1) for x in (images, reconstruction))
+        accuracy = 0.5 * ((real > 0).float().mean(1) + (fake < 0).float().mean(1))
+        return DiscriminatorTerms(
+            loss=discriminator_error(real, fake, self.config.disc_loss).mean(1),
+            real_logit=real.detach().mean(1),
+            fake_logit=fake.detach().mean(1),
+            accuracy=accuracy,
+        )
+
+    def is_adversarial(self, step: int) -> bool:
+        """Whether the adversarial term counts at this optimizer step."""
+        return self.discriminator is not None and step >= self.config.disc_start
+
+    def adversarial_weight(self, step: int, grad_nll: Tensor, grad_adversarial: Tensor) -> Tensor:
+        """(): what multiplies the adversarial term; 0 before disc_start.
+
+        Args:
+            step: optimizer step.
+            grad_nll: of the batch's mean nll at the last layer, summed over micro-batches and processes. Unused unless adaptive.
+            grad_adversarial: likewise of the mean generator_loss.
+        """
+        if not self.is_adversarial(step):
+            return torch.zeros((), device=self.log_variance.device)
+        factor = self.config.disc_factor * self.config.disc_weight
+        if not self.config.adaptive:
+            return torch.full((), factor, device=self.log_variance.device)
+        return factor * adaptive_weight(grad_nll, grad_adversarial)
+
+    @property
+    def largest_weight(self) -> float:
+        """What `adversarial_weight` is at its clamp; infinite unless adaptive (the doctor compares with it)."""
+        return self.config.disc_factor * self.config.disc_weight * ADAPTIVE_CLAMP if self.config.adaptive else math.inf
+
+    def total(self, terms: AutoencoderTerms, adversarial: Tensor | None = None, weight: Tensor | float = 0.0) -> Tensor:
+        """(B,): what the autoencoder lowers; `adversarial` (B,) is generator_loss, None = left out."""
+        without = terms.nll + self.config.kl_weight * terms.kl
+        return without if adversarial is None else without + weight * adversarial
+
+    def _discriminator(self) -> nn.Module:
+        assert self.discriminator is not None, "disc_weight or disc_factor is 0: there is no discriminator"
+        return self.discriminator

@@ -1,0 +1,169 @@
+"""What looks wrong in an autoencoder's training, one plain line each, with the config key to turn. Pure functions of measured numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ldm.losses.statistics import AutoencoderStatistics
+
+# Thresholds, each with its reason.
+COLLAPSED_KL = 0.05  # nats a dimension: less than a tenth of a bit
+LARGEST_NOISE_SHARE = 0.5  # of a latent's variance: beyond it the decoder reads more noise than picture
+LARGEST_KL = 40.0  # nats a dimension: e.g. a latent of std 8 told to 3e-4, a hundred times finer than an 8-bit picture
+LARGEST_KURTOSIS = 10.0  # in excess of a Gaussian (Laplace: 3): beyond it a few outliers set the scale
+STD_RANGE = (0.8, 1.25)  # after shift and scale: stage two's noise levels are chosen for 1
+LARGEST_MEAN = 0.25  # after shift and scale: a quarter of a std; the noisiest step starts from mean 0
+RAW_STD_RANGE = (0.1, 20.0)  # before them: what strays further loses digits in half precision
+CHANNEL_SPREAD = 3.0  # largest over smallest channel std: with one scale for all, the small ones drown in noise first
+POOR_PSNR = 22.0  # dB: visibly blurred, and a bound on whatever stage two makes
+STRONG_ACCURACY = 0.95  # the discriminator is hardly ever wrong, so its gradient says little ...
+STRONG_GAP = 4.0  # ... if its logits are also twice as far apart as the hinge asks (from -1 to 1)
+WEAK_ACCURACY = 0.55  # nearly coin tosses
+PINNED = 0.99  # of the adaptive weight's clamp
+TINY_WEIGHT = 1e-4  # the adversarial term then moves nothing
+SHOWN_CHANNELS = 16  # beyond it, KL by channel is more than a reader or a log wants
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversaryState:
+    """Of the adversarial game, latest or averaged over the last steps.
+
+    Attributes:
+        weight: what multiplied the adversarial term; None = it does not count yet (before disc_start).
+        largest_weight: what `weight` is at the adaptive clamp.
+        real_logit: mean.
+        fake_logit: mean.
+        accuracy: share of patches, real and fake, told right.
+    """
+
+    weight: float | None
+    largest_weight: float
+    real_logit: float
+    fake_logit: float
+    accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """One evaluation.
+
+    Attributes:
+        numbers: for the log, by name.
+        summary: the same for the screen: one line each for pictures, latents, and the discriminator if there is one.
+        findings: what looks wrong and which key to turn, one line each, worst first; empty = nothing.
+    """
+
+    numbers: dict[str, float]
+    summary: tuple[str, ...]
+    findings: tuple[str, ...]
+
+
+def diagnose(statistics: AutoencoderStatistics, adversary: AdversaryState | None = None) -> Diagnosis:
+    """All that is to be said of an evaluation; `adversary` None = there is no discriminator, or it has not begun."""
+    return Diagnosis(
+        numbers=_numbers(statistics, adversary), summary=_summary(statistics, adversary), findings=_findings(statistics, adversary)
+    )
+
+
+def _numbers(s: AutoencoderStatistics, a: AdversaryState | None) -> dict[str, float]:
+    numbers = {"l1": s.l1, "psnr": s.psnr}
+    if s.perceptual is not None:
+        numbers["lpips"] = s.perceptual
+    numbers["kl_per_dimension"] = s.kl
+    numbers |= {f"kl_channel_{i}": kl for i, kl in enumerate(s.kl_per_channel)} if len(s.kl_per_channel) <= SHOWN_CHANNELS else {}
+    numbers |= {
+        "active_channels": float(s.active_channels),
+        "latent_mean": s.latent_mean,
+        "latent_std": s.latent_std,
+        "latent_kurtosis": s.latent_kurtosis,
+        "latent_noise_share": s.noise_share,
+    }
+    if a is not None:
+        numbers |= {"disc_real_logit": a.real_logit, "disc_fake_logit": a.fake_logit, "disc_accuracy": a.accuracy}
+        numbers |= {} if a.weight is None else {"adversarial_weight": a.weight}
+    return numbers
+
+
+def _summary(s: AutoencoderStatistics, a: AdversaryState | None) -> tuple[str, ...]:
+    lpips = "" if s.perceptual is None else f", LPIPS {s.perceptual:.4f}"
+    shown = " ".join(f"{kl:.2f}" for kl in s.kl_per_channel[:SHOWN_CHANNELS])
+    shown += " ..." * (len(s.kl_per_channel) > SHOWN_CHANNELS)
+    lines = [
+        f"reconstruction ({s.count} pictures): L1 {s.l1:.4f}, PSNR {s.psnr:.2f} dB{lpips}",
+        f"{'normalised' if s.is_normalised else 'raw'} latent: mean {s.latent_mean:.3f}, std {s.latent_std:.3f}, excess kurtosis "
+        f"{s.latent_kurtosis:.2f}; KL {s.kl:.2f} nats a dimension (by channel: {shown}); "
+        f"{s.active_channels} of {len(s.kl_per_channel)} channels active",
+    ]
+    if a is not None:
+        weight = "not counted yet" if a.weight is None else f"weight {a.weight:.3g}"
+        accuracy = f"accuracy {100 * a.accuracy:.0f}%"
+        lines.append(f"discriminator: {weight}, real logit {a.real_logit:.2f}, fake logit {a.fake_logit:.2f}, {accuracy}")
+    return tuple(lines)
+
+
+def _findings(s: AutoencoderStatistics, a: AdversaryState | None) -> tuple[str, ...]:
+    if not all(map(math.isfinite, (s.l1, s.psnr, s.kl, s.latent_mean, s.latent_std))):
+        return ("the autoencoder gives numbers that are not finite: go back to an earlier state and lower train.optimizer.learning_rate",)
+    return (*_latent(s), *_scale(s), *_pictures(s), *(() if a is None else _adversary(a)))
+
+
+def _latent(s: AutoencoderStatistics) -> list[str]:
+    channels = len(s.kl_per_channel)
+    if s.active_channels == 0 or s.kl < COLLAPSED_KL:
+        return [f"posterior collapse: the latent carries nothing (KL {s.kl:.3g} nats a dimension): lower loss.kl_weight by 10 or more"]
+    lines = []
+    if s.active_channels < channels:
+        idle = channels - s.active_channels
+        lines.append(f"{idle} of {channels} latent channels carry nothing: lower loss.kl_weight or first_stage.latent_channels")
+    if s.noise_share > LARGEST_NOISE_SHARE:
+        lines.append(f"KL weight too high: {100 * s.noise_share:.0f}% of the latent's variance is noise: lower loss.kl_weight")
+    if s.kl > LARGEST_KL:
+        lines.append(f"KL weight too low: {s.kl:.0f} nats a dimension, more than stage two can use: raise loss.kl_weight")
+    if s.latent_kurtosis > LARGEST_KURTOSIS:
+        lines.append(f"the latent has heavy tails (excess kurtosis {s.latent_kurtosis:.0f}): raise loss.kl_weight")
+    return lines
+
+
+def _scale(s: AutoencoderStatistics) -> list[str]:
+    lines = []
+    low, high = STD_RANGE if s.is_normalised else RAW_STD_RANGE
+    if s.is_normalised and (not low <= s.latent_std <= high or abs(s.latent_mean) > LARGEST_MEAN):
+        lines.append(
+            f"scale far from 1: the normalised latent has mean {s.latent_mean:.2f} and std {s.latent_std:.2f}: the latent contract "
+            "does not fit this data; measure it again on data.train (train_vae does at its end)"
+        )
+    if not s.is_normalised and s.active_channels and not low <= s.latent_std <= high:
+        turn = "raise" if s.latent_std > high else "lower"
+        lines.append(f"scale far from 1: the raw latent has std {s.latent_std:.3g}: {turn} loss.kl_weight")
+    if min(s.std_per_channel) * CHANNEL_SPREAD < max(s.std_per_channel):
+        lines.append(
+            f"latent channels differ in scale (std {min(s.std_per_channel):.2g} to {max(s.std_per_channel):.2g}): "
+            "set first_stage.scale_per_channel=true"
+        )
+    return lines
+
+
+def _pictures(s: AutoencoderStatistics) -> list[str]:
+    if s.psnr >= POOR_PSNR:
+        return []
+    return [f"reconstructions are poor (PSNR {s.psnr:.1f} dB): raise train.steps, or first_stage.latent_channels or first_stage.channels"]
+
+
+def _adversary(a: AdversaryState) -> list[str]:
+    gap = a.real_logit - a.fake_logit
+    if not (math.isfinite(gap) and math.isfinite(a.weight or 0.0)):
+        return ["the discriminator's numbers are not finite: go back to an earlier state and lower loss.disc_weight"]
+    lines = []
+    if a.accuracy > STRONG_ACCURACY and gap > STRONG_GAP:
+        lines.append(
+            f"discriminator too strong (accuracy {100 * a.accuracy:.0f}%, logits {gap:.1f} apart): raise loss.disc_start, or lower "
+            "loss.disc_channels or loss.disc_layers"
+        )
+    elif a.accuracy < WEAK_ACCURACY:
+        lines.append(f"discriminator too weak (accuracy {100 * a.accuracy:.0f}%): raise loss.disc_channels or loss.disc_layers")
+    if a.weight is not None and a.weight >= PINNED * a.largest_weight:
+        lines.append(f"adaptive weight at its clamp ({a.weight:.3g}): the adversarial gradient has vanished; raise loss.disc_start")
+    if a.weight is not None and a.weight < TINY_WEIGHT:
+        lines.append(f"the adversarial term counts for nothing (weight {a.weight:.2g}): raise loss.disc_weight, or set it to 0")
+    return lines

@@ -1,0 +1,69 @@
+"""LPIPS (Zhang et al. 2018) as a loss: distances of a frozen network's features, with gradient to the reconstruction.
+
+The features may be computed in half precision (autocast); their comparison is always float32. Same numbers as `lpips.LPIPS.forward`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from einops import rearrange, reduce, repeat
+from torch import Tensor, nn
+
+from ldm.core.errors import UserError
+
+SMALLEST_SIDE = 16  # four poolings of VGG16 leave one position
+
+
+class Perceptual(nn.Module):
+    """Wraps an `lpips.LPIPS`, which is frozen, always in eval mode, and no part of this module's parameters or state dict.
+
+    Pictures that are not RGB: one channel is shown as grey (repeated three times); of any other number each is
+    shown by itself, as grey, and the distances are averaged.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._held = (network.eval().requires_grad_(False),)  # in a tuple: not a submodule, but moved with this one (see _apply)
+
+    @property
+    def network(self) -> Any:
+        """The frozen lpips.LPIPS."""
+        return self._held[0]
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> Perceptual:
+        self.network._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def forward(self, images: Tensor, reconstruction: Tensor) -> Tensor:
+        """(B,) distances of two (B, C, H, W) in [-1, 1]. No gradient goes to `images`.
+
+        Raises:
+            UserError: a side below 16 pixels.
+        """
+        if min(images.shape[2:]) < SMALLEST_SIDE:
+            raise UserError(
+                f"LPIPS needs pictures of at least {SMALLEST_SIDE} pixels a side, got {images.shape[2]} x {images.shape[3]}; "
+                "set loss.perceptual_weight=0 or a larger data.size"
+            )
+        network = self.network
+        with torch.no_grad():
+            wanted = network.net(network.scaling_layer(_shown(images)))
+        given = network.net(network.scaling_layer(_shown(reconstruction)))
+        with torch.autocast(images.device.type, enabled=False):
+            layers = zip(network.lins, wanted, given, strict=True)
+            distance = sum(layer((_unit(a) - _unit(b)).square()).mean((1, 2, 3)) for layer, a, b in layers)
+        return reduce(distance, "(b k) -> b", "mean", b=len(images))
+
+
+def _shown(x: Tensor) -> Tensor:
+    """(B, C, H, W) as RGB pictures, (B K, 3, H, W): K = 1 for grey and RGB, else C."""
+    return x if x.shape[1] == 3 else repeat(rearrange(x, "b c h w -> (b c) 1 h w"), "k 1 h w -> k c h w", c=3)
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Features scaled to length 1 along the channels. Where all are zero (after a ReLU) the root's infinite slope meets the ReLU's zero."""
+    features = features.float()
+    return features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)  # lpips' own floor

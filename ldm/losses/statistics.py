@@ -1,0 +1,142 @@
+"""An autoencoder over a held-out set, in numbers: streamed, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ldm.core.errors import UserError
+
+# Burda et al. 2016, sec. 5.2: a latent whose posterior mean varies less than this over the data carries nothing.
+ACTIVE_VARIANCE = 0.01
+
+
+class Posterior(Protocol):
+    """What is asked of an encoder's distribution: (B, C, h, w) each."""
+
+    @property
+    def mean(self) -> Tensor: ...
+
+    @property
+    def std(self) -> Tensor: ...
+
+    def kl_per_dimension(self) -> Tensor: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderStatistics:
+    """Of a first stage over a held-out set. A latent's distribution is that of posterior draws, unless "of the means" is said.
+
+    Attributes:
+        count: pictures.
+        l1: mean absolute error, of values in [-1, 1].
+        psnr: dB for the range 2, of reconstructions clipped to [-1, 1]; mean over pictures.
+        perceptual: mean LPIPS; None = not measured.
+        kl: nats per latent dimension, of raw latents.
+        kl_per_channel: the same, of each channel.
+        active_channels: how many channels' raw means vary over the data (variance above ACTIVE_VARIANCE).
+        latent_mean: over all channels; after shift and scale if is_normalised.
+        latent_std: likewise.
+        latent_kurtosis: of the means, in excess of a Gaussian's, averaged over channels that vary at all.
+        std_per_channel: likewise.
+        noise_share: share of the variance that is the posterior's own noise.
+        is_normalised: whether shift and scale were applied.
+    """
+
+    count: int
+    l1: float
+    psnr: float
+    perceptual: float | None
+    kl: float
+    kl_per_channel: tuple[float, ...]
+    active_channels: int
+    latent_mean: float
+    latent_std: float
+    latent_kurtosis: float
+    std_per_channel: tuple[float, ...]
+    noise_share: float
+    is_normalised: bool
+
+
+class StatisticsCollector:
+    """`add` batches, then `result`.
+
+    Args:
+        shift: the latent contract's, if the latents are to be judged after it; None = raw latents.
+        scale: likewise. (latent = (raw - shift) * scale; one number, or one a channel.)
+    """
+
+    def __init__(self, shift: Sequence[float] | None = None, scale: Sequence[float] | None = None) -> None:
+        self._is_normalised = shift is not None or scale is not None
+        self._shift = torch.tensor(tuple(shift or (0.0,)), dtype=torch.float64)
+        self._scale = torch.tensor(tuple(scale or (1.0,)), dtype=torch.float64)
+        self._pictures = self._positions = 0
+        self._origin: Tensor | None = None  # (C, 1): powers are summed around the first batch's mean, where they do not cancel
+        self._powers = self._noise = self._kl = torch.zeros(0, dtype=torch.float64)
+        self._sums = torch.zeros(3, dtype=torch.float64)  # over pictures: L1, PSNR, LPIPS
+        self._has_perceptual = True
+
+    def add(self, images: Tensor, reconstruction: Tensor, posterior: Posterior, perceptual: Tensor | None = None) -> None:
+        """A batch: pictures (B, C, H, W) in [-1, 1], the raw latents' distribution, LPIPS (B,) if measured."""
+        images, reconstruction = images.detach().double().cpu(), reconstruction.detach().double().cpu()
+        l1 = (images - reconstruction).abs().flatten(1).mean(1)
+        square = (images - reconstruction.clamp(-1, 1)).square().flatten(1).mean(1)
+        psnr = 10 * torch.log10(4 / square.clamp_min(1e-12))  # identical pictures count as 126 dB
+        self._has_perceptual &= perceptual is not None
+        lpips = torch.zeros_like(l1) if perceptual is None else perceptual.detach().double().cpu()
+        self._sums = self._sums + torch.stack([l1, psnr, lpips]).sum(1)
+
+        mean, std, kl = (_by_channel(x) for x in (posterior.mean, posterior.std, posterior.kl_per_dimension()))
+        if self._origin is None:
+            self._origin = mean.mean(1, keepdim=True)
+            self._powers = torch.zeros(4, len(mean), dtype=torch.float64)
+            self._noise = self._kl = torch.zeros(len(mean), dtype=torch.float64)
+        away = mean - self._origin
+        self._powers = self._powers + torch.stack([away.pow(n).sum(1) for n in (1, 2, 3, 4)])
+        self._noise = self._noise + std.square().sum(1)
+        self._kl = self._kl + kl.sum(1)
+        self._pictures, self._positions = self._pictures + len(images), self._positions + mean.shape[1]
+
+    def result(self) -> AutoencoderStatistics:
+        """The numbers of all that was added.
+
+        Raises:
+            UserError: nothing was added.
+        """
+        if self._origin is None:
+            raise UserError("the held-out set is empty: nothing to evaluate the autoencoder on (see data.val)")
+        l1, psnr, lpips = (self._sums / self._pictures).tolist()
+        first, second, third, fourth = self._powers / self._positions
+        variance = (second - first**2).clamp_min(0)  # (C,) of the means
+        about_mean = fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4
+        varies = variance > 0
+        kurtosis = (about_mean[varies] / variance[varies] ** 2 - 3).mean().item() if varies.any() else 0.0
+
+        noise = self._noise / self._positions
+        centre = (self._origin[:, 0] + first - self._shift) * self._scale
+        spread = (variance + noise) * self._scale**2
+        kl = self._kl / self._positions
+        return AutoencoderStatistics(
+            count=self._pictures,
+            l1=l1,
+            psnr=psnr,
+            perceptual=lpips if self._has_perceptual else None,
+            kl=kl.mean().item(),
+            kl_per_channel=tuple(kl.tolist()),
+            active_channels=int((variance > ACTIVE_VARIANCE).sum()),
+            latent_mean=centre.mean().item(),
+            latent_std=(spread + (centre - centre.mean()).square()).mean().sqrt().item(),
+            latent_kurtosis=kurtosis,
+            std_per_channel=tuple(spread.sqrt().tolist()),
+            noise_share=(noise.sum() / (variance + noise).sum().clamp_min(1e-300)).item(),
+            is_normalised=self._is_normalised,
+        )
+
+
+def _by_channel(x: Tensor) -> Tensor:
+    """(B, C, h, w) to (C, B h w) float64, on the CPU."""
+    return x.detach().double().cpu().transpose(0, 1).flatten(1)

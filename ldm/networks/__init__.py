@@ -1,0 +1,1 @@
+"""Networks: pictures and features in, features out; they know nothing of noise."""

@@ -1,0 +1,1 @@
+"""Attention: one signature (attend.py), several ways to compute it."""

@@ -1,0 +1,65 @@
+"""Self-attention among the pixels of a feature map. B batch, C channels, H W size, N heads, D width of a head."""
+
+from __future__ import annotations
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from ldm.networks.attention.attend import attend
+from ldm.networks.blocks.norm import group_norm
+from ldm.networks.blocks.zero import zeroed
+
+
+class SpatialSelfAttention(nn.Module):
+    """One head over all channels, added to its input: (B, C, H, W) -> same. The published autoencoders' block.
+
+    Args:
+        channels: of input and output; also the width of the head.
+        groups: largest number of groups of the norm.
+        eps: of the norm.
+        backend: see `attend`.
+
+    Source: Esser et al. 2021 (VQGAN), whose weights have this layout.
+    """
+
+    def __init__(self, channels: int, *, groups: int = 32, eps: float = 1e-6, backend: str = "auto") -> None:
+        super().__init__()
+        self.backend = backend
+        self.norm = group_norm(channels, groups=groups, eps=eps)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        q, k, v = (rearrange(part(h), "b d h w -> b 1 (h w) d") for part in (self.q, self.k, self.v))
+        mixed = attend(q, k, v, backend=self.backend)
+        return x + self.proj_out(rearrange(mixed, "b 1 (h w) d -> b d h w", h=x.shape[2]))
+
+
+class MultiHeadSpatialAttention(nn.Module):
+    """Several heads, added to the input: (B, C, H, W) -> same. The published UNets' block where there are no tokens to attend to.
+
+    Args:
+        channels: of input and output.
+        heads: must divide the channels.
+        groups: largest number of groups of the norm.
+        eps: of the norm.
+        backend: see `attend`.
+
+    Source: Dhariwal & Nichol 2021. The rows of `qkv` are ordered (head, q k v, width), as in the published weights.
+    """
+
+    def __init__(self, channels: int, heads: int, *, groups: int = 32, eps: float = 1e-5, backend: str = "auto") -> None:
+        super().__init__()
+        assert channels % heads == 0, f"{heads} heads do not divide {channels} channels"
+        self.heads, self.backend = heads, backend
+        self.norm = group_norm(channels, groups=groups, eps=eps)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.proj_out = zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = rearrange(self.qkv(self.norm(x)), "b (n three d) h w -> three b n (h w) d", three=3, n=self.heads).unbind()
+        mixed = attend(q, k, v, backend=self.backend)
+        return x + self.proj_out(rearrange(mixed, "b n (h w) d -> b (n d) h w", h=x.shape[2]))

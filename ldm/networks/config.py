@@ -1,0 +1,34 @@
+"""The family of denoising networks, as a config names them."""
+
+from __future__ import annotations
+
+import abc
+
+from torch import nn
+
+from ldm.core.family import Family
+
+
+class DenoiserNetworkConfig(Family, abc.ABC):
+    """A network F(x, clock, condition) that an objective trains and a sampler calls.
+
+    Attributes:
+        context_width: width of the condition's tokens; None = takes none.
+        vector_width: width of the condition's vector; None = takes none.
+    """
+
+    __slots__ = ()
+    context_width: int | None
+    vector_width: int | None
+
+    @abc.abstractmethod
+    def build(self, in_channels: int, out_channels: int) -> nn.Module:
+        """A network with fresh weights.
+
+        Args:
+            in_channels: of the noisy latent and the condition's `concat` together.
+            out_channels: of the output.
+
+        Returns:
+            A module whose forward takes x (B, C, H, W), clock (B,) and a Condition, and gives (B, out_channels, H, W).
+        """

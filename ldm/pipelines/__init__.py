@@ -1,0 +1,1 @@
+"""Trained parts put to use: no training, no files but pictures."""

@@ -1,0 +1,9 @@
+"""Pretrained networks, with or without a hub: one table (`table.py`), one verified cache (`cache.py`), the modules made of them."""
+
+from __future__ import annotations
+
+from ldm.pretrained.cache import fetch
+from ldm.pretrained.perceptual import vgg_lpips
+from ldm.pretrained.text import bert_tokenizer, minilm
+
+__all__ = ["bert_tokenizer", "fetch", "minilm", "vgg_lpips"]

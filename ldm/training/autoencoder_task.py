@@ -1,0 +1,202 @@
+"""Stage one: reconstruction, KL, LPIPS and an adversary, balanced by the gradients of the decoder's last layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm.checkpoints.model import AutoencoderSpec, write_autoencoder
+from ldm.core.random import Streams
+from ldm.data.batch import Batch
+from ldm.data.loader import batches
+from ldm.data.open import PictureSet
+from ldm.data.order import GlobalOrder
+from ldm.first_stage.latent_space import LatentSpace, measure, weights_digest
+from ldm.losses.autoencoder_loss import AutoencoderLoss
+from ldm.losses.doctor import AutoencoderReport
+from ldm.training.config import DTYPES, TrainConfig
+from ldm.training.distributed import World
+from ldm.training.ema import Ema
+from ldm.training.engine import Evaluation, Pass
+from ldm.training.pictures import grid_of
+
+QUICK_MEASURE = 1024  # pictures that the latent space is measured on at checkpoints before the last
+SHOWN = 8  # held-out pictures in the sample grid
+
+
+@dataclass(frozen=True)
+class _Forward:
+    """One micro-batch, from pictures to losses (each a sum over samples / global batch); `plain` is all but the adversarial term."""
+
+    images: Tensor
+    reconstruction: Tensor
+    nll: Tensor
+    plain: Tensor
+    adversarial: Tensor | None
+    numbers: dict[str, Tensor]
+
+
+class AutoencoderTask:
+    """Trains a first stage; see `ldm.training.engine.Task`."""
+
+    def __init__(
+        self,
+        spec: AutoencoderSpec,
+        first_stage: Any,
+        loss: AutoencoderLoss,
+        train_set: PictureSet,
+        held_out: PictureSet | None,
+        config: TrainConfig,
+        seed: int,
+        world: World,
+    ) -> None:
+        self.spec, self.config, self.seed, self.world = spec, config, seed, world
+        memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.first_stage = first_stage.to(world.device, memory_format=memory_format)
+        self.loss = loss.to(world.device, memory_format=memory_format)
+        self.memory_format = memory_format
+        self.train_set, self.held_out = train_set, held_out
+        self.trained: dict[str, nn.Module] = {"first_stage": self.first_stage, "loss": self.loss}
+        self.averaged = {"first_stage": Ema(self.first_stage, config.ema_decay)}
+        self.groups = {"autoencoder": [*self.first_stage.parameters(), *loss.autoencoder_parameters()]}
+        if loss.config.has_discriminator:
+            self.groups["discriminator"] = loss.discriminator_parameters()
+        self._reconstruct = torch.compile(self.first_stage.reconstruct) if config.compile else self.first_stage.reconstruct
+        self._latest: dict[str, Tensor] = {}  # the adversary's numbers, for the doctor
+
+    def describe(self) -> dict[str, int]:
+        lpips = self.loss.perceptual and self.loss.perceptual.network
+        parts = {"first_stage": self.first_stage, "discriminator": self.loss.discriminator, "lpips": lpips}
+        return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items() if part is not None}
+
+    def batches(self, first_step: int) -> Iterator[tuple[Batch, tuple[int, ...]]]:
+        order = GlobalOrder(len(self.train_set), self.config.batch_size, self.seed)
+        return batches(self.train_set, order, first_step, self.world.rank, self.world.size)
+
+    def keys(self, batch: tuple[Batch, tuple[int, ...]]) -> tuple[str, ...]:
+        return batch[0].keys
+
+    def accumulate(self, batch: tuple[Batch, tuple[int, ...]], now: Pass) -> dict[str, Tensor]:
+        pictures, positions = batch
+        images = pictures.images.to(self.world.device, memory_format=self.memory_format)
+        streams = Streams.of(self.seed, "train", now.step, samples=positions)
+        count = min(self.config.accumulate, len(images)) or 1
+        bounds = [len(images) * i // count for i in range(count + 1)]
+        pieces = [(images[a:b], streams.part(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
+
+        with_adversary = self.loss.is_adversarial(now.step)
+        kept: _Forward | None = None
+        weight = torch.zeros((), device=self.world.device)
+        if with_adversary:
+            weight, kept = self._adversarial_weight(pieces, now)
+
+        numbers: dict[str, Tensor] = {}
+        for piece, piece_streams in pieces:
+            done = kept or self._forward(piece, piece_streams, now, with_adversary)
+            total = done.plain if done.adversarial is None else done.plain + weight * done.adversarial
+            now.backward(total)
+            found = {"loss": total, **done.numbers}
+            if with_adversary:
+                found |= self._discriminator_gradients(done, now)
+            for name, value in found.items():
+                numbers[name] = numbers.get(name, torch.zeros((), device=self.world.device)) + value.detach()
+        if with_adversary:
+            numbers["adversarial_weight"] = weight / self.world.size
+        self._latest = {name: value for name, value in numbers.items() if name.startswith(("adversarial", "disc"))}
+        return numbers
+
+    def _forward(self, images: Tensor, streams: Streams, now: Pass, with_adversary: bool) -> _Forward:
+        noise = streams.normal("posterior", self.first_stage.latent_shape(images)).to(images)
+        with now.autocast():
+            reconstruction, posterior = self._reconstruct(images, noise)
+            terms = self.loss.terms(images, reconstruction, posterior)
+            adversarial = self.loss.generator_loss(reconstruction).sum() / now.batch_size if with_adversary else None
+        nll, kl, pixel, lpips = (term.sum() / now.batch_size for term in (terms.nll, terms.kl, terms.pixel, terms.perceptual))
+        numbers = {"nll": nll, "kl": kl, "pixel": pixel, "lpips": lpips}
+        if adversarial is not None:
+            numbers["adversarial"] = adversarial
+        return _Forward(images, reconstruction, nll, nll + self.loss.config.kl_weight * kl, adversarial, numbers)
+
+    def _adversarial_weight(self, pieces: list[tuple[Tensor, Streams]], now: Pass) -> tuple[Tensor, _Forward | None]:
+        """Weight from last-layer gradients of the whole global batch; and the forward pass, if one was enough and can be used again."""
+        last = self.first_stage.last_layer
+        of_nll, of_adversarial = torch.zeros_like(last), torch.zeros_like(last)
+        done: _Forward | None = None
+        for piece, streams in pieces if self.loss.config.adaptive else ():
+            done = self._forward(piece, streams, now, True)
+            assert done.adversarial is not None
+            of_nll += torch.autograd.grad(done.nll, last, retain_graph=True)[0]
+            of_adversarial += torch.autograd.grad(done.adversarial, last, retain_graph=len(pieces) == 1)[0]
+        self.world.sum_([of_nll, of_adversarial])
+        return self.loss.adversarial_weight(now.step, of_nll, of_adversarial), done if len(pieces) == 1 else None
+
+    def _discriminator_gradients(self, done: _Forward, now: Pass) -> dict[str, Tensor]:
+        with now.autocast():
+            found = self.loss.discriminator_loss(done.images, done.reconstruction)
+        now.backward(found.loss.sum() * self.loss.config.disc_factor / now.batch_size)
+        values = {"disc_loss": found.loss, "disc_real_logit": found.real_logit, "disc_fake_logit": found.fake_logit, "disc_accuracy": found.accuracy}
+        return {name: value.sum() / now.batch_size for name, value in values.items()}
+
+    def _pictures(self, dataset: PictureSet, limit: int | None = None) -> Iterator[tuple[Tensor, range]]:
+        """Unaugmented-order batches of a set, with the numbers of their pictures."""
+        count = min(len(dataset), limit or len(dataset))
+        for start in range(0, count, self.config.batch_size):
+            rows = range(start, min(start + self.config.batch_size, count))
+            images = torch.stack([dataset.sample(i, 0).image for i in rows])
+            yield images.to(self.world.device, memory_format=self.memory_format), rows
+
+    def evaluate(self, autocast: AbstractContextManager[Any]) -> Evaluation:
+        average = self.averaged["first_stage"].module
+        report = AutoencoderReport(self.spec.first_stage.latent_channels)
+        with autocast:
+            for images, rows in self._pictures(self.held_out or self.train_set, limit=512):
+                noise = Streams.of(self.seed, "evaluate", samples=rows).normal("posterior", average.latent_shape(images)).to(images)
+                reconstruction, posterior = average.reconstruct(images, noise)
+                perceptual = self.loss.perceptual(images, reconstruction)
+                report.add(images, reconstruction.float(), posterior, perceptual)
+        found = report.close(self.loss.config, self._adversary)
+        metrics = {f"val/{name}": value for name, value in found.numbers.items()}
+        return Evaluation(metrics=metrics, lines=(found.summary, *found.findings))
+
+    def picture(self, autocast: AbstractContextManager[Any]) -> Tensor:
+        """Held-out pictures above their reconstructions."""
+        average = self.averaged["first_stage"].module
+        images, _ = next(self._pictures(self.held_out or self.train_set, limit=SHOWN))
+        images = images[:SHOWN]
+        with autocast:
+            mean, _ = average.moments(images)
+            reconstruction = average.decode(average.normalise(mean))
+        return grid_of(torch.cat([images, reconstruction.float()]), columns=len(images))
+
+    @torch.no_grad()
+    def save(self, folder: Path, step: int, steps: int) -> None:
+        """The averaged weights in the checkpoint's precision, with the latent space measured over the training set with those very weights."""
+        dtype = DTYPES[self.config.checkpoint_dtype]
+        weights = {name: tensor.to(dtype) for name, tensor in self.averaged["first_stage"].module.state_dict().items()}
+        rounded = self.spec.first_stage.build().to(self.world.device, memory_format=self.memory_format).eval()
+        rounded.load_state_dict(weights)
+        limit = None if step == steps else QUICK_MEASURE
+
+        def moments() -> Iterator[tuple[Tensor, Tensor]]:
+            for images, _ in self._pictures(self.train_set, limit):
+                yield rounded.moments(images)
+
+        space = measure(moments(), per_channel=self.spec.first_stage.scale_per_channel, ratio=self.spec.first_stage.ratio, digest=weights_digest(weights))
+        write_autoencoder(folder, self.spec.with_space(space), weights, self._card(step, space), self.config.checkpoint_file_mib << 20)
+
+    def _card(self, step: int, space: LatentSpace) -> str:
+        return (
+            f"# First stage: {self.spec.name}\n\n"
+            f"KL autoencoder, {sum(p.numel() for p in self.first_stage.parameters()):,} parameters, ratio {space.ratio}, "
+            f"{space.channels} latent channels, averaged weights in {self.config.checkpoint_dtype}.\n\n"
+            f"- Data: {self.train_set.name}, {len(self.train_set)} pictures at {self.spec.size}x{self.spec.size}.\n"
+            f"- Trained {step} steps of batch {self.config.batch_size}, seed {self.seed}, {self.config.precision}.\n"
+            f"- Latent space: shift {space.shift}, scale {space.scale}, measured over the training set.\n"
+        )
+

@@ -1,0 +1,75 @@
+"""How a run trains: the part of the config that both stages share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from ldm.core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov & Hutter 2019), fused, with linear warm-up and a decay to `final_rate` of the peak."""
+
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    clip_norm: float | None = 1.0  # of the whole gradient; None = no clipping
+    warmup_steps: int = 0
+    decay: Literal["constant", "cosine", "linear"] = "constant"
+    final_rate: float = 0.0  # the last step's rate, as a share of the peak
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0 or self.warmup_steps < 0 or not 0 <= self.final_rate <= 1 or self.weight_decay < 0:
+            raise UserError("need learning_rate > 0, warmup_steps >= 0, weight_decay >= 0 and final_rate in [0, 1]")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise UserError(f"clip_norm must be positive or null, got {self.clip_norm}")
+
+    def build(self, parameters: list[torch.nn.Parameter]) -> torch.optim.AdamW:
+        return torch.optim.AdamW(parameters, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay, fused=True)
+
+    def rate_at(self, step: int, steps: int) -> float:
+        """Learning rate of optimizer step `step`, counted from 1, in a run of `steps`."""
+        if step <= self.warmup_steps:
+            return self.learning_rate * step / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, steps - self.warmup_steps)
+        fall = {"constant": 0.0, "linear": done, "cosine": 0.5 - 0.5 * math.cos(math.pi * min(done, 1.0))}[self.decay]
+        return self.learning_rate * (1 - (1 - self.final_rate) * fall)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run. Counts are optimizer steps; a batch is the *global* batch, over all processes and micro-batches."""
+
+    steps: int
+    batch_size: int
+    accumulate: int = 1  # micro-batches a step and process
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    ema_decay: float = 0.999
+    checkpoint_every: int = 1000
+    sample_every: int = 1000  # sample grids and evaluation
+    checkpoint_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    checkpoint_file_mib: int = 4096  # larger parts are split over several files
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "sample_every", "checkpoint_file_mib"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        if self.accumulate > self.batch_size:
+            raise UserError(f"accumulate ({self.accumulate}) must not exceed batch_size ({self.batch_size})")
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+
+
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -1,0 +1,293 @@
+"""Stage two: a conditional denoiser on the frozen first stage's latents."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm.checkpoints.model import LatentDiffusionSpec, write_latent_diffusion
+from ldm.conditioning.class_label import ClassLabel
+from ldm.conditioning.conditioner import Conditioners
+from ldm.conditioning.inpaint_mask import InpaintMask
+from ldm.conditioning.inputs import ConditionInputs
+from ldm.conditioning.semantic_map import SemanticMap
+from ldm.core.random import Streams
+from ldm.data.batch import Batch
+from ldm.data.latent_cache import LatentCache
+from ldm.data.loader import batches
+from ldm.data.open import PictureSet
+from ldm.data.order import GlobalOrder
+from ldm.data.random_masks import random_mask
+from ldm.diffusion.objective import Objective
+from ldm.first_stage.stage import FirstStage
+from ldm.pipelines.latent_diffusion import LatentDiffusion, Sampling, grey_latent
+from ldm.training.config import DTYPES, TrainConfig
+from ldm.training.distributed import World
+from ldm.training.ema import Ema
+from ldm.training.engine import Evaluation, Pass
+from ldm.training.pictures import grid_of
+
+EVALUATED = 256  # held-out pictures whose loss is measured, at always the same times and noises
+SHOWN = 8  # pictures a row of the sample grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentBatch:
+    """This process's share of a global batch; positions are its samples' numbers in it."""
+
+    pictures: Batch
+    positions: tuple[int, ...]
+    moments: tuple[Tensor, Tensor] | None  # raw mean and std, if cached
+
+    def part(self, start: int, stop: int) -> LatentBatch:
+        moments = self.moments and (self.moments[0][start:stop], self.moments[1][start:stop])
+        return LatentBatch(pictures=self.pictures.part(start, stop), positions=self.positions[start:stop], moments=moments)
+
+
+class DiffusionTask:
+    """Trains a denoiser and its conditioners; see `ldm.training.engine.Task`."""
+
+    def __init__(
+        self,
+        spec: LatentDiffusionSpec,
+        first_stage: FirstStage,
+        first_stage_weights: dict[str, Tensor],
+        network: nn.Module,
+        conditioners: Conditioners,
+        objective: Objective,
+        train_set: PictureSet,
+        held_out: PictureSet | None,
+        cache: LatentCache | None,
+        config: TrainConfig,
+        drop_all: float,
+        prompts: tuple[str, ...],
+        seed: int,
+        world: World,
+    ) -> None:
+        self.spec, self.config, self.objective, self.seed, self.world = spec, config, objective, seed, world
+        self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.first_stage, self.first_stage_weights = first_stage.to(world.device), first_stage_weights
+        self.network = network.to(world.device, memory_format=self.memory_format)
+        self.conditioners = conditioners.to(world.device)
+        self.train_set, self.held_out, self.cache = train_set, held_out, cache
+        self.drop_all, self.prompts = drop_all, prompts
+        self.trained: dict[str, nn.Module] = {"denoiser": self.network, "conditioner": self.conditioners}
+        self.averaged = {name: Ema(module, config.ema_decay) for name, module in self.trained.items()}
+        self.groups = {"denoiser": [p for module in self.trained.values() for p in module.parameters() if p.requires_grad]}
+        self._call = torch.compile(self.network) if config.compile else self.network
+        self._paints = any(isinstance(part, InpaintMask) for part in conditioners)
+        self._grey = grey_latent(self.first_stage, spec.size, world.device) if self._paints else None
+        self._latent_size = (spec.size // self.first_stage.ratio,) * 2
+        self._held_out: LatentBatch | None = None
+
+    def describe(self) -> dict[str, int]:
+        parts = {"denoiser": self.network, "conditioner": self.conditioners, "first_stage": self.first_stage}
+        counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        return counts | {"frozen_encoder": self.conditioners.num_frozen}
+
+    def batches(self, first_step: int) -> Iterator[LatentBatch]:
+        order = GlobalOrder(len(self.train_set), self.config.batch_size, self.seed)
+        if self.cache is None:
+            for pictures, positions in batches(self.train_set, order, first_step, self.world.rank, self.world.size):
+                yield LatentBatch(pictures=pictures, positions=positions, moments=None)
+            return
+        start, stop = self.world.part(self.config.batch_size)
+        step = first_step
+        while True:
+            items = [self.cache.item(index, epoch) for index, epoch in order.indices(step)[start:stop]]
+            samples, means, stds = zip(*items, strict=True)
+            yield LatentBatch(
+                pictures=Batch.of(samples), positions=tuple(range(start, stop)), moments=(torch.stack(means), torch.stack(stds))
+            )
+            step += 1
+
+    def keys(self, batch: LatentBatch) -> tuple[str, ...]:
+        return batch.pictures.keys
+
+    def accumulate(self, batch: LatentBatch, now: Pass) -> dict[str, Tensor]:
+        streams = Streams.of(self.seed, "train", now.step, samples=batch.positions)
+        count = max(1, min(self.config.accumulate, len(batch.positions)))
+        bounds = [len(batch.positions) * i // count for i in range(count + 1)]
+        total = torch.zeros((), device=self.world.device)
+        for start, stop in zip(bounds, bounds[1:], strict=False):
+            loss = self._loss(batch.part(start, stop), streams.part(start, stop), now.autocast()).sum() / now.batch_size
+            now.backward(loss)
+            total += loss.detach()
+        return {"loss": total}
+
+    def _loss(self, batch: LatentBatch, streams: Streams, autocast: AbstractContextManager[Any]) -> Tensor:
+        """Per sample, (B,)."""
+        latents = self._latents(batch, streams)
+        inputs = self._told(batch.pictures, self._drops(streams), streams)
+        with autocast:
+            condition = self.conditioners(inputs, self._latent_size)
+            return self.objective(self._call, latents, condition, streams)
+
+    @torch.no_grad()
+    def _latents(self, batch: LatentBatch, streams: Streams) -> Tensor:
+        """Normalised latents, drawn anew from the posterior each time."""
+        mean, std = batch.moments or self.first_stage.moments(batch.pictures.images.to(self.world.device))
+        mean, std = mean.to(self.world.device), std.to(self.world.device)
+        noise = streams.normal("posterior", mean.shape[1:]).to(mean)
+        return self.first_stage.normalise(mean + std * noise).contiguous(memory_format=self.memory_format)
+
+    def _drops(self, streams: Streams) -> dict[str, Tensor]:
+        """Which rows, (B,) bool, are told nothing by each conditioner: by its own share, and with all the others by `drop_all`."""
+        together = streams.uniform("drop") < self.drop_all
+        return {name: together | rows for name, rows in self.conditioners.draw_drops(streams).items()}
+
+    @torch.no_grad()
+    def _told(self, pictures: Batch, drops: dict[str, Tensor], streams: Streams) -> ConditionInputs:
+        """What the network is told of each picture, "nothing" where dropped."""
+        masks = masked = None
+        for name, part in self.conditioners.parts.items():
+            if isinstance(part, InpaintMask):
+                masks, masked = self._holes(pictures, ~drops[name], streams)
+        inputs = ConditionInputs(
+            count=len(pictures.keys),
+            captions=pictures.captions,
+            labels=pictures.labels,
+            maps=pictures.maps,
+            masks=masks,
+            masked_latents=masked,
+            grey_latent=self._grey,
+        )
+        for name, rows in drops.items():
+            inputs = self.conditioners.blank(inputs, (name,), rows)
+        return inputs
+
+    def _holes(self, pictures: Batch, kept: Tensor, streams: Streams) -> tuple[Tensor, Tensor]:
+        """Masks and masked latents; only rows that keep theirs are drawn and encoded."""
+        assert self._grey is not None
+        count, _, height, width = pictures.images.shape
+        masks = torch.ones(count, 1, height, width)
+        latents = self._grey.repeat(count, 1, 1, 1)
+        rows = kept.nonzero()[:, 0].tolist()
+        if rows:
+            generators = streams.generators("mask")
+            for row in rows:
+                masks[row] = random_mask(height, None if pictures.masks is None else pictures.masks[row], generators[row])
+            masked = pictures.images[rows] * (1 - masks[rows])
+            latents[rows] = self.first_stage.encode(masked.to(self.world.device))
+        return masks, latents
+
+    def _held_out_batch(self) -> LatentBatch:
+        """The first pictures of the held-out set (of the training set if there is none), encoded once."""
+        if self._held_out is None:
+            source = self.held_out or self.train_set
+            pictures = Batch.of([source.sample(i, 0) for i in range(min(EVALUATED, len(source)))])
+            moments = [self.first_stage.moments(images.to(self.world.device)) for images in pictures.images.split(32)]
+            means, stds = zip(*moments, strict=True)
+            self._held_out = LatentBatch(
+                pictures=pictures, positions=tuple(range(len(pictures.keys))), moments=(torch.cat(means), torch.cat(stds))
+            )
+        return self._held_out
+
+    def evaluate(self, autocast: AbstractContextManager[Any]) -> Evaluation:
+        """Loss of the averaged weights, all conditions told, at times and noises that are the same at every evaluation."""
+        batch = self._held_out_batch()
+        streams = Streams.of(self.seed, "evaluate", samples=batch.positions)
+        network, conditioners = self.averaged["denoiser"].module, self.averaged["conditioner"].module
+        nothing_dropped = {name: torch.zeros(len(batch.positions), dtype=torch.bool) for name in self.conditioners.names}
+        losses = []
+        for start in range(0, len(batch.positions), 32):
+            stop = min(start + 32, len(batch.positions))
+            part, part_streams = batch.part(start, stop), streams.part(start, stop)
+            drops = {name: rows[start:stop] for name, rows in nothing_dropped.items()}
+            with autocast:
+                condition = conditioners(self._told(part.pictures, drops, part_streams), self._latent_size)
+                losses.append(self.objective(network, self._latents(part, part_streams), condition, part_streams))
+        loss = torch.cat(losses).mean().item()
+        return Evaluation(metrics={"val/loss": loss}, lines=(f"held-out loss {loss:.4f} (averaged weights)",))
+
+    def picture(self, autocast: AbstractContextManager[Any]) -> Tensor:
+        """One row per way of asking that the model was trained for: the configured prompts, labels, maps, holes; fixed seeds."""
+        model = LatentDiffusion(
+            spec=self.spec,
+            first_stage=self.first_stage,
+            network=self.averaged["denoiser"].module,
+            conditioners=self.averaged["conditioner"].module,
+            device=self.world.device,
+            precision=self.config.precision,
+        )
+        default = self.spec.sampling
+        how = Sampling(sampler=default.sampler, steps=default.steps, guidance=default.guidance, seed=self.seed)
+        pictures = self._held_out_batch().pictures
+        untold = model.tell(model.untold())
+        rows = []
+        for inputs, keeps in self._asked(pictures):
+            told = [model.tell(one) for one in inputs]
+            away = [model.tell(one) for one in keeps] if keeps else [untold] * len(told)
+            rows.append(model.render(told, away, how))
+        if self._paints:
+            rows.append((pictures.images * (1 - _centre_box(pictures.images)))[: len(rows[0])])
+        return grid_of(torch.cat(rows), columns=len(rows[0]))
+
+    def _asked(self, pictures: Batch) -> Iterator[tuple[list[ConditionInputs], list[ConditionInputs]]]:
+        """Rows of the sample grid: what is told, and what guidance leads away from (empty = nothing)."""
+        shown = range(min(SHOWN, len(pictures.keys)))
+        base = ConditionInputs(count=1, grey_latent=self._grey)
+        asked = False
+        if any(part.reads_text for part in self.conditioners):
+            prompts = self.prompts or tuple(pictures.captions[i] for i in shown)
+            yield [dataclasses.replace(base, captions=(prompts[i % len(prompts)],)) for i in shown], []
+            asked = True
+        for part in self.conditioners:
+            if isinstance(part, ClassLabel):
+                yield [dataclasses.replace(base, labels=torch.tensor([i % part.config.num_classes])) for i in shown], []
+                asked = True
+            if isinstance(part, SemanticMap) and pictures.maps is not None:
+                yield [dataclasses.replace(base, maps=pictures.maps[i : i + 1]) for i in shown], []
+                asked = True
+        if self._paints:
+            holes = _centre_box(pictures.images)
+            latents = self.first_stage.encode((pictures.images * (1 - holes))[list(shown)].to(self.world.device))
+            told = [dataclasses.replace(base, masks=holes[i : i + 1], masked_latents=latents[i : i + 1]) for i in shown]
+            yield told, told
+            asked = True
+        if not asked:
+            yield [base] * len(shown), []
+
+    @torch.no_grad()
+    def save(self, folder: Path, step: int, steps: int) -> None:
+        """The averaged weights in the checkpoint's precision, with the first stage exactly as it was given."""
+        dtype = DTYPES[self.config.checkpoint_dtype]
+
+        def rounded(name: str) -> dict[str, Tensor]:
+            return {key: tensor.to(dtype) for key, tensor in self.averaged[name].module.state_dict().items()}
+
+        write_latent_diffusion(
+            folder,
+            self.spec,
+            self.first_stage_weights,
+            rounded("denoiser"),
+            rounded("conditioner"),
+            self._card(step),
+            self.config.checkpoint_file_mib << 20,
+        )
+
+    def _card(self, step: int) -> str:
+        parts = ", ".join(f"{name} {count:,}" for name, count in self.describe().items() if count)
+        return (
+            f"# {self.spec.name}\n\n"
+            f"Latent diffusion model, {self.spec.size}x{self.spec.size}; conditioned on {', '.join(self.conditioners.names) or 'nothing'}.\n\n"
+            f"- Parameters: {parts}; averaged weights in {self.config.checkpoint_dtype}.\n"
+            f"- Data: {self.train_set.name}, {len(self.train_set)} pictures.\n"
+            f"- Trained {step} steps of batch {self.config.batch_size}, seed {self.seed}, {self.config.precision}.\n"
+            f"- First stage: digest {self.spec.space.digest or '(identity)'}.\n"
+        )
+
+
+def _centre_box(images: Tensor) -> Tensor:
+    """(B, 1, H, W): the middle half of each side is to be painted."""
+    count, _, height, width = images.shape
+    holes = torch.zeros(count, 1, height, width)
+    holes[:, :, height // 4 : height - height // 4, width // 4 : width - width // 4] = 1
+    return holes

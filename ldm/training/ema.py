@@ -1,0 +1,27 @@
+"""Exponential moving average of weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class Ema:
+    """An averaged copy of a module, kept in float32 beside it.
+
+    The decay starts low, min(decay, (1 + step) / (10 + step)), so that a short run does not average its random start.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, live: nn.Module, step: int) -> None:
+        """Moves the copy towards the live weights after optimizer step `step`, counted from 1."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.module.parameters()), list(live.parameters()), 1 - decay)
+        for mean, now in zip(self.module.buffers(), live.buffers(), strict=True):
+            mean.copy_(now)

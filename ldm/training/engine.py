@@ -1,0 +1,280 @@
+"""How a run goes: steps, logs, samples, states, resume. What the loss is, a task says."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ldm.core.errors import UserError
+from ldm.core.random import digest
+from ldm.training.config import TrainConfig
+from ldm.training.distributed import World
+from ldm.training.ema import Ema
+from ldm.training.run_folder import RunFolder
+from ldm.training.state import load_state, save_state
+
+SPEED_STEPS = 10  # steps after which the preflight tells the measured speed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Numbers for the log, and what is to be said of them in plain lines."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """What a task needs to make the gradients of one step."""
+
+    step: int
+    world: World
+    autocast_dtype: torch.dtype | None
+    scaler: torch.amp.GradScaler
+    batch_size: int  # global; losses are sums over samples divided by it
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return _autocast(self.world.device, self.autocast_dtype)
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the loss's gradients, scaled where fp16 needs it."""
+        self.scaler.scale(loss).backward()
+
+
+def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+class Task(Protocol):
+    """A stage of training: its modules, its data, its loss."""
+
+    trained: dict[str, nn.Module]  # saved in the training state
+    averaged: dict[str, Ema]  # averages of some of them, by the same names
+    groups: dict[str, list[nn.Parameter]]  # one optimizer each
+
+    def describe(self) -> dict[str, int]:
+        """Parameters per part."""
+
+    def batches(self, first_step: int) -> Iterator[Any]:
+        """This process's share of the global batch of step first_step, first_step + 1, ..."""
+
+    def keys(self, batch: Any) -> tuple[str, ...]:
+        """Names of the samples in a batch."""
+
+    def accumulate(self, batch: Any, now: Pass) -> dict[str, Tensor]:
+        """Adds this process's share of the step's gradients; returns its share of the numbers to log, `loss` among them."""
+
+    def evaluate(self, autocast: AbstractContextManager[Any]) -> Evaluation: ...
+
+    def picture(self, autocast: AbstractContextManager[Any]) -> Tensor:
+        """(3, H, W) in [0, 1]: the fixed-seed sample grid."""
+
+    def save(self, folder: Path, step: int, steps: int) -> None:
+        """Writes the loadable checkpoint."""
+
+
+class _Stop:
+    """SIGTERM and SIGINT ask for a stop after the step; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def fit(task: Task, config: TrainConfig, run: RunFolder, config_yaml: str, seed: int, world: World) -> bool:
+    """Trains from the run folder's newest state, or from the start, to `config.steps`.
+
+    Returns:
+        True if the run is finished, False if a signal stopped it after a saved state.
+
+    Raises:
+        UserError: a loss or gradient is not finite; nothing of that step has reached weights or average.
+    """
+    engine = _Engine(task, config, run, seed, world)
+    first_step = engine.restore() + 1
+    if world.is_first:
+        print(_preflight(task, config, first_step), flush=True)
+    if first_step > config.steps:
+        return True
+    run.open(config_yaml, first_step - 1)
+    stop = _Stop()
+    try:
+        with stop.listening():
+            return engine.run_steps(first_step, stop)
+    finally:
+        run.close()
+
+
+class _Engine:
+    def __init__(self, task: Task, config: TrainConfig, run: RunFolder, seed: int, world: World) -> None:
+        self.task, self.config, self.run, self.seed, self.world = task, config, run, seed, world
+        self.optimizers = {name: config.optimizer.build(group) for name, group in task.groups.items()}
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
+
+    def restore(self) -> int:
+        """Loads the newest state; returns its step, 0 if there is none."""
+        found = load_state(self.run.state_path, self.world.device)
+        if found is None:
+            return 0
+        step, content = found
+        for name, module in self.task.trained.items():
+            module.load_state_dict(content["trained"][name])
+        for name, average in self.task.averaged.items():
+            average.module.load_state_dict(content["averaged"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(content["optimizers"][name])
+        self.scaler.load_state_dict(content["scaler"])
+        return step
+
+    def save(self, step: int) -> None:
+        """State first, then the loadable checkpoint made from it."""
+        if self.world.is_first:
+            content = {
+                "trained": {name: module.state_dict() for name, module in self.task.trained.items()},
+                "averaged": {name: average.module.state_dict() for name, average in self.task.averaged.items()},
+                "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+                "scaler": self.scaler.state_dict(),
+            }
+            save_state(self.run.state_path, step, content)
+            self.task.save(self.run.checkpoint_path, step, self.config.steps)
+            self.run.draw_curves()
+        self.world.wait()
+
+    def run_steps(self, first_step: int, stop: _Stop) -> bool:
+        config = self.config
+        bar = tqdm(
+            total=config.steps, initial=first_step - 1, unit="step", disable=not self.world.is_first, dynamic_ncols=True, file=sys.stderr
+        )
+        batches = self.task.batches(first_step)
+        started = time.perf_counter()
+        with bar:
+            for step in range(first_step, config.steps + 1):
+                step_started = time.perf_counter()
+                metrics = self.step(step, next(batches))
+                metrics["samples_per_second"] = config.batch_size / (time.perf_counter() - step_started)
+                bar.update()
+                bar.set_postfix_str(f"loss {metrics['loss']:.4g}, {metrics['samples_per_second']:.1f} samples/s")
+                if step - first_step + 1 == SPEED_STEPS and self.world.is_first:
+                    bar.write(_speed(config, step, time.perf_counter() - started), file=sys.stdout)
+
+                stopping = self.world.any(stop.asked)
+                last = step == config.steps
+                if last or (step % config.sample_every == 0 and not stopping):
+                    metrics |= self.evaluate(step, bar)
+                self.run.log(step, metrics)
+                if last or stopping or step % config.checkpoint_every == 0:
+                    self.save(step)
+                if stopping and not last:
+                    bar.write(f"stopped after step {step}, state saved; the same command goes on from here", file=sys.stdout)
+                    return False
+        return True
+
+    def step(self, step: int, batch: Any) -> dict[str, float]:
+        """One optimizer step; returns the numbers of the global batch."""
+        torch.manual_seed(digest(self.seed, "step", step, self.world.rank))  # dropout
+        now = Pass(
+            step=step,
+            world=self.world,
+            autocast_dtype=self.config.autocast_dtype,
+            scaler=self.scaler,
+            batch_size=self.config.batch_size,
+        )
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        shares = self.task.accumulate(batch, now)
+        packed = torch.stack([value.detach().float() for value in shares.values()])
+        self.world.sum_([packed])
+        metrics = dict(zip(shares, packed.tolist(), strict=True))
+        self._refuse_non_finite(step, metrics, batch)
+
+        rate = self.config.optimizer.rate_at(step, self.config.steps)
+        norms = {}
+        for name, optimizer in self.optimizers.items():
+            parameters = [p for p in self.task.groups[name] if p.grad is not None]
+            if not parameters:  # the discriminator before its start
+                continue
+            self.world.sum_([p.grad for p in parameters if p.grad is not None])
+            self.scaler.unscale_(optimizer)
+            norm = nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip_norm or math.inf)
+            norms[f"gradient_norm/{name}"] = norm
+        measured = {name: float(norm) for name, norm in norms.items()}
+        if not self.scaler.is_enabled():  # in fp16 an overflow is the scaler's to handle
+            self._refuse_non_finite(step, measured, batch)
+        for name, optimizer in self.optimizers.items():
+            if f"gradient_norm/{name}" in norms:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                self.scaler.step(optimizer)
+        if norms:
+            self.scaler.update()
+        for name, average in self.task.averaged.items():
+            average.update(self.task.trained[name], step)
+        return metrics | measured | {"learning_rate": rate}
+
+    def _refuse_non_finite(self, step: int, metrics: dict[str, float], batch: Any) -> None:
+        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if bad:
+            keys = ", ".join(self.task.keys(batch)[:16])
+            raise UserError(
+                f"step {step}: {', '.join(bad)} is not a finite number; weights and average are as before the step. Batch: {keys}. "
+                "Look at those pictures, lower train.optimizer.learning_rate, or train in fp32; the same command resumes from the last saved state."
+            )
+
+    def evaluate(self, step: int, bar: tqdm) -> dict[str, float]:
+        """Numbers and sample grid, on the first process; the others wait."""
+        metrics: dict[str, float] = {}
+        if self.world.is_first:
+            bar.set_postfix_str("evaluating")
+            with torch.no_grad():
+                found = self.task.evaluate(_autocast(self.world.device, self.config.autocast_dtype))
+                self.run.save_picture(step, self.task.picture(_autocast(self.world.device, self.config.autocast_dtype)))
+            for line in found.lines:
+                bar.write(f"step {step}: {line}", file=sys.stdout)
+                self.run.note(f"step {step}: {line}")
+            metrics = found.metrics
+        self.world.wait()
+        return metrics
+
+
+def _preflight(task: Task, config: TrainConfig, first_step: int) -> str:
+    parts = task.describe()
+    trained = sum(p.numel() for group in task.groups.values() for p in group)
+    frozen = max(0, sum(parts.values()) - trained)
+    # float32 weights, gradients, two Adam moments and the average; frozen weights once
+    memory = (trained * 20 + frozen * 4) / 2**30
+    listed = ", ".join(f"{name} {count / 1e6:.2f}M" for name, count in parts.items())
+    begins = f"step {first_step} of {config.steps}" if first_step <= config.steps else f"finished at step {config.steps}"
+    return f"parameters: {listed}; weights and optimizer {memory:.2f} GiB (activations come on top); batch {config.batch_size}; {begins}"
+
+
+def _speed(config: TrainConfig, step: int, seconds: float) -> str:
+    per_step = seconds / SPEED_STEPS
+    left = (config.steps - step) * per_step
+    finish = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + left))
+    return f"speed: {config.batch_size / per_step:.1f} samples/s; about {left / 60:.0f} minutes left, finished near {finish}"

@@ -1,0 +1,59 @@
+"""Training state on disk: all that makes the next step what it would have been.
+
+A state is a folder `step-NNNNNNNN` that appears under its name only when it is complete (temporary folder, fsync, sha256, rename), and only
+then is the one before it removed. So a kill or a full disk at any instant leaves a state that loads.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ldm.core.errors import UserError
+from ldm.core.files import new_folder, recover_folder, sha256_of, write_file
+
+_NAME = re.compile(r"step-(\d{8})")
+
+
+def save_state(folder: Path, step: int, content: dict[str, Any]) -> None:
+    """Writes the state of a step, then removes older ones."""
+    with new_folder(folder / f"step-{step:08d}") as new:
+        torch.save(content, new / "state.pt")
+        write_file(new / "manifest.json", json.dumps({"step": step, "sha256": sha256_of(new / "state.pt")}))
+    for other_step, other in _states(folder):
+        if other_step != step:
+            shutil.rmtree(other)
+
+
+def load_state(folder: Path, device: torch.device) -> tuple[int, dict[str, Any]] | None:
+    """The newest state, or None if there is none.
+
+    Raises:
+        UserError: the state was truncated or altered.
+    """
+    for leftover in folder.glob(".step-*"):
+        recover_folder(folder / leftover.name.split(".")[1])
+    states = _states(folder)
+    if not states:
+        return None
+    step, path = states[-1]
+    advice = f"restore that folder, or delete {folder} to start the run again"
+    try:
+        wanted = json.loads((path / "manifest.json").read_text())["sha256"]
+        if sha256_of(path / "state.pt") != wanted:
+            raise UserError(f"training state {path} was truncated or altered (sha256 differs): {advice}")
+        return step, torch.load(path / "state.pt", map_location=device, weights_only=True)
+    except (OSError, KeyError, json.JSONDecodeError, pickle.UnpicklingError, RuntimeError) as error:
+        raise UserError(f"training state {path} cannot be read ({error}): {advice}") from error
+
+
+def _states(folder: Path) -> list[tuple[int, Path]]:
+    if not folder.is_dir():
+        return []
+    return sorted((int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)))

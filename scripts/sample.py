@@ -1,0 +1,8 @@
+#!/usr/bin/env python
+"""Pictures of a class, of a map, or of nothing in particular. `--help` has examples."""
+
+from ldm.app.door import run
+from ldm.app.sample import main
+
+if __name__ == "__main__":
+    run(main)

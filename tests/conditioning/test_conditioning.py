@@ -1,0 +1,346 @@
+"""Every conditioner alone and all together: what is told, what "nothing" is, and what trains."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ldm.conditioning.bert_pretrained import BertPretrainedConfig
+from ldm.conditioning.bert_scratch import BertScratchConfig
+from ldm.conditioning.captions import check_prompt
+from ldm.conditioning.class_label import ClassLabelConfig
+from ldm.conditioning.conditioner import ConditionerConfig, Conditioners, build_conditioners
+from ldm.conditioning.inpaint_mask import InpaintMaskConfig, latent_mask
+from ldm.conditioning.inputs import ConditionInputs
+from ldm.conditioning.semantic_map import SemanticMapConfig
+from ldm.core.condition import Condition
+from ldm.core.errors import UserError
+from ldm.core.random import Streams
+from ldm.pretrained.table import TABLE
+
+CONFIGS = {
+    "bert_pretrained": BertPretrainedConfig(max_tokens=12),
+    "bert_scratch": BertScratchConfig(width=24, depth=2, heads=2, head_width=8, max_tokens=10),
+    "class_label": ClassLabelConfig(num_classes=3, names=("face", "animal", "food"), width=16),
+    "inpaint_mask": InpaintMaskConfig(),
+    "semantic_map": SemanticMapConfig(num_classes=5),
+}
+every_kind = pytest.mark.parametrize("name", sorted(ConditionerConfig.kinds()))
+
+
+def build(*names, **others) -> Conditioners:
+    torch.manual_seed(0)
+    configs = {name: CONFIGS[name] for name in names} | others
+    return build_conditioners(configs, context_width=20, latent_channels=4)
+
+
+def told(count: int = 4) -> ConditionInputs:
+    g = torch.Generator().manual_seed(1)
+    return ConditionInputs(
+        count=count,
+        captions=("a red heart", "a puppy", "a smiling yellow face with sunglasses", "tea")[:count],
+        labels=torch.tensor([0, 1, 2, 0])[:count],
+        masks=(torch.rand(count, 1, 16, 16, generator=g) > 0.97).float(),
+        masked_latents=torch.randn(count, 4, 4, 4, generator=g),
+        grey_latent=torch.full((4, 4, 4), 0.25),
+        maps=torch.randint(0, 6, (count, 16, 16), generator=g),
+    )
+
+
+def assert_same(a, b, **tolerance) -> None:
+    for channel in ("vector", "tokens", "token_mask", "concat"):
+        x, y = getattr(a, channel), getattr(b, channel)
+        assert (x is None) == (y is None), channel
+        if x is not None:
+            torch.testing.assert_close(x, y, **tolerance)
+
+
+def row(condition, i):
+    channels = {name: getattr(condition, name) for name in ("vector", "tokens", "token_mask", "concat")}
+    return replace(condition, **{name: None if x is None else x[i : i + 1] for name, x in channels.items()})
+
+
+@every_kind
+def test_a_row_is_told_the_same_alone_and_in_a_batch(name):
+    conditioners, inputs = build(name).eval(), told()
+    together = conditioners(inputs, (4, 4))
+    for i in range(4):
+        assert_same(row(together, i), conditioners(inputs.part(i, i + 1), (4, 4)), rtol=1e-5, atol=1e-6)
+
+
+@every_kind
+def test_nothing_is_the_same_however_it_is_said(name):
+    """Blanked rows, an input that is not given, and the value written out are one condition; other rows keep theirs."""
+    conditioners, inputs = build(name).eval(), told()
+    rows = torch.tensor([True, False, True, False])
+    some = conditioners(conditioners.blank(inputs, (name,), rows), (4, 4))
+    unsaid = ConditionInputs(count=4, grey_latent=inputs.grey_latent)
+    written = ConditionInputs(
+        count=4,
+        captions=("", " ", "", ""),
+        labels=torch.full((4,), -1),
+        masks=torch.ones(4, 1, 16, 16),
+        masked_latents=torch.full((4, 4, 4, 4), 0.25),
+        maps=torch.full((4, 16, 16), 5),
+    )
+    nothing = conditioners(conditioners.blank(inputs), (4, 4))
+    assert_same(nothing, conditioners(unsaid, (4, 4)))
+    assert_same(nothing, conditioners(written, (4, 4)))
+    everything = conditioners(inputs, (4, 4))
+    for i, is_blank in enumerate(rows):
+        assert_same(row(some, i), row(nothing if is_blank else everything, i))
+        with pytest.raises(AssertionError):
+            assert_same(row(nothing, i), row(everything, i))
+
+
+@every_kind
+def test_told_differently_is_different(name):
+    """All rows differ from each other: no conditioner ignores its input."""
+    condition = build(name).eval()(told(3), (4, 4))
+    for i, j in ((0, 1), (1, 2), (0, 2)):
+        with pytest.raises(AssertionError):
+            assert_same(row(condition, i), row(condition, j))
+
+
+@every_kind
+def test_what_is_reported_is_what_is_given(name):
+    """The sizes that a network is built with are those that arrive."""
+    conditioners = build(name).eval()
+    condition = conditioners(told(), (4, 4))
+    reworded = conditioners(replace(told(), captions=("tea", "a red heart", "a puppy", "a dog")), (4, 4))
+    heard = any(x is not None and not torch.equal(x, getattr(reworded, channel)) for channel, x in vars(condition).items())
+    assert all(part.reads_text == heard for part in conditioners)
+    assert conditioners.uses_tokens == (condition.tokens is not None)
+    assert conditioners.concat_channels == (0 if condition.concat is None else condition.concat.shape[1])
+    assert conditioners.vector_width == (None if condition.vector is None else condition.vector.shape[1])
+
+
+def test_all_together_stand_side_by_side():
+    attended = ClassLabelConfig(num_classes=3, how="attend")
+    both = build(*CONFIGS, attended=attended).eval()
+    inputs = told()
+    merged = both(inputs, (4, 4))
+    assert merged.tokens.shape == (4, 12 + 10 + 1, 20)
+    # "a red heart" is [CLS] a red heart [SEP]: 5 of 12 and of 10; the label is one token more.
+    assert merged.token_mask.sum(1).tolist() == [5 + 5 + 1, 4 + 4 + 1, 8 + 8 + 1, 3 + 3 + 1]
+    assert both.concat_channels == 1 + 4 + 5 == merged.concat.shape[1]
+    assert both.vector_width == 16
+
+    mask_part, map_part = both.parts["inpaint_mask"](inputs, (4, 4)), both.parts["semantic_map"](inputs, (4, 4))
+    torch.testing.assert_close(merged.concat, torch.cat([mask_part.concat, map_part.concat], dim=1))
+    label = both.parts["class_label"](inputs, (4, 4)).vector
+    torch.testing.assert_close(merged.vector, label)
+
+
+def test_no_conditioner_tells_nothing():
+    assert_same(build()(told(), (4, 4)), Condition())
+
+
+def test_drops_are_each_conditioners_own_and_keyed_by_sample():
+    often, never = BertScratchConfig(width=8, depth=1, drop=0.7), ClassLabelConfig(num_classes=3, drop=0.0)
+    other = SemanticMapConfig(num_classes=5, drop=0.7)
+    conditioners = build(text=often, label=never, map=other)
+    count = 1000
+    inputs = ConditionInputs(count=count, captions=("tea",) * count, labels=torch.zeros(count).long(), maps=torch.zeros(count, 1, 1).long())
+    streams = Streams.of(0, "train", 7, samples=range(count))
+    dropped = inputs
+    for name, rows in conditioners.draw_drops(streams).items():
+        dropped = conditioners.blank(dropped, (name,), rows)
+    texts = torch.tensor([caption == "" for caption in dropped.captions])
+    maps = dropped.maps[:, 0, 0] == 5
+    assert abs(texts.float().mean() - 0.7) < 0.05 and abs(maps.float().mean() - 0.7) < 0.05
+    assert abs((texts & maps).float().mean() - 0.49) < 0.05  # independent of each other
+    assert (dropped.labels == 0).all()
+
+    part = conditioners.draw_drops(streams.part(300, 400))
+    assert torch.equal(part["text"], texts[300:400])
+    assert torch.equal(part["map"], maps[300:400])
+
+
+def test_the_frozen_encoder_is_named_not_stored_and_not_trained():
+    conditioners = build("bert_pretrained", "class_label")
+    width = 384
+    assert {name: tuple(tensor.shape) for name, tensor in conditioners.trained_state_dict().items()} == {
+        "parts.bert_pretrained.norm.weight": (width,),
+        "parts.bert_pretrained.norm.bias": (width,),
+        "parts.bert_pretrained.projection.weight": (20, width),
+        "parts.bert_pretrained.projection.bias": (20,),
+        "parts.class_label.table.weight": (4, 16),
+    }
+    assert sum(p.numel() for p in conditioners.parameters()) == 2 * width + 20 * width + 20 + 4 * 16
+    assert conditioners.num_frozen == 22_565_376
+    assert conditioners.frozen_digests() == {"minilm-l6": TABLE["minilm-l6"].sha256}
+
+    conditioners(told(), (4, 4)).tokens.square().sum().backward()
+    part = conditioners.parts["bert_pretrained"]
+    assert part.projection.weight.grad.abs().max() > 0
+    assert all(p.grad is None and not p.requires_grad for p in part.frozen.encoder.parameters())
+
+
+def test_a_copy_shares_the_frozen_encoder():
+    part = build("bert_pretrained").parts["bert_pretrained"]
+    copied = copy.deepcopy(part)
+    assert copied.frozen is part.frozen
+    assert copied.projection.weight.data_ptr() != part.projection.weight.data_ptr()
+
+
+def test_lower_precision_leaves_the_frozen_encoder_alone():
+    part = build("bert_pretrained").parts["bert_pretrained"].bfloat16()
+    assert part.projection.weight.dtype == torch.bfloat16
+    assert {p.dtype for p in part.frozen.encoder.parameters()} == {torch.float32}
+
+
+def test_features_are_the_same_bits_computed_kept_and_under_autocast():
+    frozen = build("bert_pretrained").parts["bert_pretrained"].frozen
+    texts = ("a red heart", "a smiling yellow face with sunglasses", "")
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        first = frozen.features(texts)
+    assert not any(x.is_inference() or x.requires_grad for x in first)  # training may use what sampling computed
+    assert frozen.features(texts)[1] is first[1]
+    frozen._known.clear()
+    again = [frozen.features((text,))[0] for text in reversed(texts)][::-1]
+    for a, b in zip(first, again, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_the_memory_of_features_is_bounded_and_forgets_the_longest_unused():
+    part = build(text=BertPretrainedConfig(cached_captions=2)).parts["text"]
+    kept = part.frozen.features(("one",))[0]
+    part.frozen.features(("two", "one", "three"))
+    assert part.frozen.features(("one",))[0] is kept
+    assert list(part.frozen._known) == ["three", "one"]
+
+
+def test_a_long_caption_is_cut_at_the_end():
+    conditioners = build("bert_pretrained", "bert_scratch").eval()
+    words = "one two three four five six seven eight nine ten eleven twelve"
+    long = ConditionInputs(count=2, captions=(words, words + " thirteen"))
+    condition = conditioners(long, (4, 4))
+    assert condition.token_mask.all()
+    assert_same(row(condition, 0), row(condition, 1), rtol=1e-5, atol=1e-6)
+
+
+def test_any_bert_of_a_folder_is_named_by_what_it_holds(tmp_path):
+    from transformers import BertConfig, BertModel
+
+    from ldm.pretrained import bert_tokenizer
+
+    small = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        BertModel(small).save_pretrained(tmp_path / str(seed))
+        bert_tokenizer().save_pretrained(tmp_path / str(seed))
+    digests = []
+    for folder in ("0", "0", "1"):
+        conditioners = build(text=BertPretrainedConfig(model=str(tmp_path / folder)))
+        (digest,) = conditioners.frozen_digests().values()
+        digests.append(digest)
+        assert conditioners(told(), (4, 4)).tokens.shape == (4, 32, 20)
+    assert digests[0] == digests[1] != digests[2]
+    with pytest.raises(UserError, match="cannot load the text encoder .*absent"):
+        build(text=BertPretrainedConfig(model=str(tmp_path / "absent")))
+
+
+@pytest.mark.parametrize("width, published", [(1280, 581_994_042), (640, 186_154_682)])
+def test_bert_scratch_has_the_published_size(width, published):
+    """CompVis' text encoders of 32 layers, without the output layer to 30,522 words that they carry and never use."""
+    with torch.device("meta"):
+        encoder = BertScratchConfig(width=width, depth=32).build(context_width=width, latent_channels=4)
+    unused = width * 30522 + 30522
+    assert sum(p.numel() for p in encoder.parameters()) == published - unused
+
+
+def test_bert_scratch_trains_down_to_its_words_and_ignores_padding():
+    encoder = build("bert_scratch").parts["bert_scratch"]
+    one = ConditionInputs(count=1, captions=("a puppy",))
+    before = encoder(one, (4, 4))
+    before.tokens.square().mul(before.token_mask[..., None]).sum().backward()
+    trained = encoder.encoder.token_embedding.weight.grad.abs().sum(1).nonzero().flatten().tolist()
+    assert trained == [101, 102, 1037, 17022]  # [CLS], [SEP], a, puppy; not [PAD]
+    with torch.no_grad():
+        encoder.encoder.token_embedding.weight[0] += 1
+    torch.testing.assert_close(encoder(one, (4, 4)).tokens[:, :4], before.tokens[:, :4])
+
+    unmasked = build(text=replace(CONFIGS["bert_scratch"], is_masked=False)).parts["text"]
+    assert unmasked(one, (4, 4)).token_mask is None
+
+
+def test_bert_scratch_is_its_equations():
+    """x + attention(norm x), x + narrow(gelu(widen(norm x))), last norm: written out for one head."""
+    part = build(text=BertScratchConfig(width=12, depth=1, heads=1, head_width=5, max_tokens=6)).parts["text"].double()
+    encoder, layer = part.encoder, part.encoder.layers[0]
+    pieces = torch.tensor([[101, 1037, 2417, 102]])
+    x = encoder.token_embedding.weight[pieces[0]] + encoder.position_embedding.weight[:4]
+    h = torch.nn.functional.layer_norm(x, (12,))
+    q, k, v = h @ layer.to_q.weight.T, h @ layer.to_k.weight.T, h @ layer.to_v.weight.T
+    x = x + (q @ k.T / 5**0.5).softmax(-1) @ v @ layer.to_out.weight.T + layer.to_out.bias
+    h = torch.nn.functional.layer_norm(x, (12,)) @ layer.widen.weight.T + layer.widen.bias
+    h = h * 0.5 * (1 + torch.erf(h / 2**0.5))
+    x = torch.nn.functional.layer_norm(x + h @ layer.narrow.weight.T + layer.narrow.bias, (12,))
+    torch.testing.assert_close(encoder(pieces, None)[0], x)
+
+
+def test_a_touched_latent_cell_is_painted():
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[0, 0, 4, 11] = 1  # one pixel, in cell (1, 2) of 4 x 4
+    expected = torch.zeros(1, 1, 4, 4)
+    expected[0, 0, 1, 2] = 1
+    torch.testing.assert_close(latent_mask(mask, (4, 4)), expected)
+
+
+def test_unknown_on_the_map_is_zero_in_every_channel():
+    maps = torch.full((1, 8, 8), 5)
+    maps[0, :4, :4] = 2
+    for config in (SemanticMapConfig(num_classes=5), SemanticMapConfig(num_classes=5, channels=3)):
+        part = build(map=config).parts["map"]
+        concat = part(ConditionInputs(count=1, maps=maps), (2, 2)).concat
+        assert concat[0, :, 0, 0].abs().max() > 0
+        assert concat.abs().sum() == concat[0, :, 0, 0].abs().sum()
+    assert SemanticMapConfig(num_classes=5).build(context_width=None, latent_channels=4)(
+        ConditionInputs(count=1, maps=maps), (2, 2)
+    ).concat[0, :, 0, 0].tolist() == [0, 0, 1, 0, 0]
+
+
+def test_labels_are_found_by_name_or_number():
+    part = build("class_label").parts["class_label"]
+    assert [part.index_of(label) for label in ("animal", "2", 0)] == [1, 2, 0]
+    with pytest.raises(UserError, match="animal, face, food.*Did you mean 'animal'"):
+        part.index_of("animals")
+    with pytest.raises(UserError, match="3 is outside 0 to 2"):
+        part.index_of(3)
+    with pytest.raises(UserError, match="no names, give a number"):
+        build(label=ClassLabelConfig(num_classes=3)).parts["label"].index_of("animal")
+
+
+def test_mistakes_get_one_line():
+    inputs = told()
+    with pytest.raises(UserError, match="label 3 is outside 0 to 2"):
+        build("class_label")(replace(inputs, labels=torch.tensor([0, 1, 3, 2])), (4, 4))
+    with pytest.raises(UserError, match="class 6; this model knows 0 to 4"):
+        build("semantic_map")(replace(inputs, maps=inputs.maps + 1), (4, 4))
+    with pytest.raises(UserError, match="prompt is empty"):
+        check_prompt("  \n")
+    with pytest.raises(UserError, match="no cross-attention"):
+        build_conditioners({"text": CONFIGS["bert_scratch"]}, context_width=None, latent_channels=4)
+    with pytest.raises(UserError, match="agree on one width"):
+        build("class_label", other=ClassLabelConfig(num_classes=2, width=8))
+    with pytest.raises(UserError, match="from 0 to 1, got 1.5"):
+        InpaintMaskConfig(drop=1.5)
+    with pytest.raises(UserError, match="2 label names for 3 classes"):
+        ClassLabelConfig(num_classes=3, names=("a", "b"))
+
+
+@pytest.mark.gpu
+@every_kind
+def test_it_follows_to_the_device(name):
+    conditioners, inputs = build(name).eval(), told()
+    here = conditioners(inputs, (4, 4))
+    there = conditioners.to("cuda")(inputs, (4, 4))
+    for channel in ("vector", "tokens", "concat"):
+        x, y = getattr(here, channel), getattr(there, channel)
+        if x is not None:
+            assert y.device.type == "cuda"
+            torch.testing.assert_close(x, y.cpu(), rtol=1e-2, atol=1e-2)

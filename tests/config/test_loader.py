@@ -1,0 +1,63 @@
+"""What a config may say, and how it is told what it may not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ldm.app.train_vae import TrainVAE
+from ldm.checkpoints.model import SamplingDefaults
+from ldm.config.loader import build, dump, load, to_yaml
+from ldm.core.errors import UserError
+from ldm.training.config import TrainConfig
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "configs" / "vae" / "emoji-f4.yaml"
+
+
+def test_what_is_dumped_is_what_is_loaded(tmp_path: Path) -> None:
+    config = load(CONFIG, TrainVAE)
+    again = tmp_path / "again.yaml"
+    again.write_text(to_yaml(config))
+    assert load(again, TrainVAE) == config
+
+
+def test_overrides_reach_nested_keys_and_interpolations(tmp_path: Path) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_text("steps: 10\nbatch_size: 4\nsample_every: ${steps}\n")
+    config = load(file, TrainConfig, ["steps=30", "optimizer.learning_rate=1e-5"])
+    assert (config.sample_every, config.optimizer.learning_rate) == (30, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("train.stepz=3", r"unknown config key 'train\.stepz'.*Did you mean 'train\.steps'"),
+        ("first_stage.kind=kll", r"first_stage.*'kll'; allowed: identity, kl\. Did you mean 'kl'"),
+        ("train.steps=few", r"'train\.steps': must be a whole number, got 'few'"),
+        ("train.steps=-1", r"'train'.*steps must be at least 1, got -1"),
+        ("train.precision=fp8", r"'train\.precision': 'fp8' is not allowed; allowed: fp32, bf16, fp16"),
+        ("train.compile=1", r"'train\.compile': must be true or false"),
+        ("first_stage.multipliers=[1,a]", r"'first_stage\.multipliers\[1\]': must be a whole number"),
+        ("steps", r"'steps': must read key=value"),
+        ("data.size=66", r"data\.size \(66\) must be a multiple"),
+    ],
+)
+def test_a_mistake_is_named_with_what_is_allowed(override: str, told: str) -> None:
+    with pytest.raises(UserError, match=told) as caught:
+        load(CONFIG, TrainVAE, [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_key_and_a_missing_file_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'batch_size' is missing"):
+        build({"steps": 3}, TrainConfig)
+    with pytest.raises(UserError, match="no such file"):
+        load(tmp_path / "none.yaml", TrainConfig)
+
+
+def test_a_kind_may_be_a_bare_name_and_never_a_python_path() -> None:
+    assert dump(build({"sampler": "ddim"}, SamplingDefaults))["sampler"]["kind"] == "ddim"
+    with pytest.raises(UserError, match="allowed: ddim, ddpm, dpmpp_2m"):
+        build({"sampler": "os.system"}, SamplingDefaults)

@@ -1,0 +1,171 @@
+"""Statistics against numpy over the whole set; each finding on a case made for it, and silence on a healthy one."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from ldm.core.errors import UserError
+from ldm.first_stage.autoencoder import KLAutoencoderConfig
+from ldm.first_stage.posterior import DiagonalGaussian
+from ldm.losses import doctor
+from ldm.losses.autoencoder_loss import AutoencoderLossConfig
+from ldm.losses.doctor import AdversaryState, diagnose
+from ldm.losses.statistics import AutoencoderStatistics, StatisticsCollector
+
+HEALTHY = AutoencoderStatistics(
+    count=100,
+    l1=0.03,
+    psnr=31.0,
+    perceptual=0.04,
+    kl=9.0,
+    kl_per_channel=(8.0, 10.0),
+    active_channels=2,
+    latent_mean=0.1,
+    latent_std=3.0,
+    latent_kurtosis=0.5,
+    std_per_channel=(2.5, 3.5),
+    noise_share=0.01,
+    is_normalised=False,
+)
+NORMALISED = dataclasses.replace(HEALTHY, latent_std=1.0, std_per_channel=(0.9, 1.1), is_normalised=True)
+GAME = AdversaryState(weight=0.4, largest_weight=5e3, real_logit=0.4, fake_logit=-0.5, accuracy=0.7)
+
+
+def batches() -> list[tuple[torch.Tensor, torch.Tensor, DiagonalGaussian, torch.Tensor]]:
+    """Uneven batches; channel 0 varies, skewed and far from 0, channel 1 is silent."""
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for count in (4, 1, 2):
+        images = torch.rand(count, 3, 8, 8, generator=generator) * 2 - 1
+        reconstruction = images + 0.4 * torch.randn(images.shape, generator=generator)
+        mean = torch.randn(count, 2, 4, 4, generator=generator)
+        mean = torch.stack([20 + count + mean[:, 0] ** 3, 0.05 * mean[:, 1]], dim=1)
+        log_variance = torch.randn(count, 2, 4, 4, generator=generator) - 1
+        parts.append((images, reconstruction, DiagonalGaussian(mean, log_variance), torch.rand(count, generator=generator)))
+    return parts
+
+
+def measured(collector: StatisticsCollector) -> AutoencoderStatistics:
+    for batch in batches():
+        collector.add(*batch)
+    return collector.result()
+
+
+def test_streamed_statistics_are_numpys_over_the_whole_set():
+    found, parts = measured(StatisticsCollector()), batches()
+    images, reconstruction = (np.concatenate([p[i].double().numpy() for p in parts]) for i in (0, 1))
+    mean, log_variance = (np.concatenate([getattr(p[2], name).double().numpy() for p in parts]) for name in ("mean", "log_variance"))
+    mean, variance = (np.moveaxis(x, 1, 0).reshape(2, -1) for x in (mean, np.exp(log_variance)))
+
+    square = ((images - reconstruction.clip(-1, 1)) ** 2).mean((1, 2, 3))
+    kl = 0.5 * (mean**2 + variance - 1 - np.log(variance)).mean(1)
+    kurtosis = [((x - x.mean()) ** 4).mean() / x.var() ** 2 - 3 for x in mean]
+    expected = {
+        "count": 7,
+        "l1": np.abs(images - reconstruction).mean(),
+        "psnr": np.mean(10 * np.log10(2**2 / square)),
+        "perceptual": np.mean(np.concatenate([p[3].numpy() for p in parts])),
+        "kl": kl.mean(),
+        "kl_per_channel": kl,
+        "active_channels": 1,
+        "latent_mean": mean.mean(),
+        "latent_std": np.sqrt(mean.var() + variance.mean()),
+        "latent_kurtosis": np.mean(kurtosis),
+        "std_per_channel": np.sqrt(mean.var(1) + variance.mean(1)),
+        "noise_share": variance.mean(1).sum() / (mean.var(1) + variance.mean(1)).sum(),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(found, name), value, rtol=1e-5, err_msg=name)
+
+
+def test_statistics_after_the_latent_contract():
+    raw = measured(StatisticsCollector())
+    found = measured(StatisticsCollector(shift=(20.0, 0.0), scale=(0.5, 2.0)))
+    raw_means = torch.cat([posterior.mean for _, _, posterior, _ in batches()]).double().mean((0, 2, 3)).tolist()
+    assert found.is_normalised and not raw.is_normalised
+    np.testing.assert_allclose(found.latent_mean, 0.5 * (raw_means[0] - 20) / 2 + 2.0 * raw_means[1] / 2, rtol=1e-5)
+    np.testing.assert_allclose(found.std_per_channel, np.array(raw.std_per_channel) * [0.5, 2.0], rtol=1e-9)
+    assert (found.kl_per_channel, found.latent_kurtosis) == (raw.kl_per_channel, raw.latent_kurtosis)
+
+
+def test_lpips_may_be_left_out_and_an_empty_set_is_refused():
+    collector = StatisticsCollector()
+    images, reconstruction, posterior, _ = batches()[0]
+    collector.add(images, reconstruction, posterior)
+    assert collector.result().perceptual is None
+    assert "lpips" not in diagnose(collector.result()).numbers
+    with pytest.raises(UserError, match="empty"):
+        StatisticsCollector().result()
+
+
+@pytest.mark.parametrize("statistics", [HEALTHY, NORMALISED])
+@pytest.mark.parametrize("adversary", [None, GAME, dataclasses.replace(GAME, weight=None)])
+def test_nothing_is_said_of_health(statistics, adversary):
+    assert diagnose(statistics, adversary).findings == ()
+
+
+@pytest.mark.parametrize(
+    "base, changes, says, key",
+    [
+        (HEALTHY, {"active_channels": 0}, "posterior collapse", "lower loss.kl_weight"),
+        (HEALTHY, {"kl": 0.01}, "posterior collapse", "lower loss.kl_weight"),
+        (HEALTHY, {"active_channels": 1}, "1 of 2 latent channels carry nothing", "first_stage.latent_channels"),
+        (HEALTHY, {"noise_share": 0.7}, "KL weight too high", "lower loss.kl_weight"),
+        (HEALTHY, {"kl": 55.0}, "KL weight too low", "raise loss.kl_weight"),
+        (HEALTHY, {"latent_kurtosis": 40.0}, "heavy tails", "raise loss.kl_weight"),
+        (HEALTHY, {"latent_std": 90.0}, "scale far from 1", "raise loss.kl_weight"),
+        (HEALTHY, {"latent_std": 0.02}, "scale far from 1", "lower loss.kl_weight"),
+        (NORMALISED, {"latent_std": 1.6}, "scale far from 1", "data.train"),
+        (NORMALISED, {"latent_mean": -0.7}, "scale far from 1", "data.train"),
+        (HEALTHY, {"std_per_channel": (0.5, 4.0)}, "differ in scale", "first_stage.scale_per_channel=true"),
+        (HEALTHY, {"psnr": 17.0}, "reconstructions are poor", "first_stage.latent_channels"),
+        (HEALTHY, {"l1": math.nan}, "not finite", "train.optimizer.learning_rate"),
+    ],
+)
+def test_each_finding_about_the_latent_fires_alone(base, changes, says, key):
+    (line,) = diagnose(dataclasses.replace(base, **changes), GAME).findings
+    assert says in line and key in line and "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "changes, says, key",
+    [
+        ({"accuracy": 0.99, "real_logit": 5.0, "fake_logit": -4.0}, "discriminator too strong", "raise loss.disc_start"),
+        ({"accuracy": 0.5}, "discriminator too weak", "raise loss.disc_channels"),
+        ({"weight": 5e3}, "at its clamp", "loss.disc_start"),
+        ({"weight": 1e-6}, "counts for nothing", "raise loss.disc_weight"),
+        ({"real_logit": math.inf}, "not finite", "loss.disc_weight"),
+    ],
+)
+def test_each_finding_about_the_discriminator_fires_alone(changes, says, key):
+    (line,) = diagnose(HEALTHY, dataclasses.replace(GAME, **changes)).findings
+    assert says in line and key in line and "\n" not in line
+
+
+def test_a_fixed_weight_is_never_called_clamped():
+    assert diagnose(HEALTHY, dataclasses.replace(GAME, weight=0.5, largest_weight=math.inf)).findings == ()
+
+
+def test_all_numbers_are_told_and_logged():
+    found = diagnose(HEALTHY, GAME)
+    text = "\n".join(found.summary)
+    for shown in ("31.00 dB", "LPIPS 0.0400", "8.00 10.00", "2 of 2 channels", "excess kurtosis 0.50", "weight 0.4", "accuracy 70%"):
+        assert shown in text
+    assert found.numbers["kl_channel_1"] == 10.0
+    assert found.numbers["adversarial_weight"] == 0.4
+    assert {"l1", "psnr", "lpips", "latent_std", "latent_kurtosis", "active_channels", "disc_accuracy"} <= set(found.numbers)
+
+
+def test_every_key_that_the_doctor_names_exists():
+    """A finding that names a key that no config has would send its reader in circles."""
+    configs = {"loss": AutoencoderLossConfig, "first_stage": KLAutoencoderConfig}
+    named = set(re.findall(r"\b(loss|first_stage)\.(\w+)", inspect.getsource(doctor)))
+    assert len(named) > 6
+    assert [key for room, key in named if key not in {f.name for f in dataclasses.fields(configs[room])}] == []

@@ -1,0 +1,80 @@
+"""Imports go down only, never sideways: DESIGN's floors. What a room does not import cannot break it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLOORS = (
+    ("core",),
+    ("pretrained", "config", "diffusion", "networks", "data"),
+    ("metrics", "samplers", "guidance", "conditioning", "first_stage", "losses"),
+    ("checkpoints",),
+    ("pipelines",),
+    ("training",),
+    ("app",),
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def imported_rooms(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    """(line, room) of every import of ldm, wherever it stands in the file."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module)))
+            names = [f"{module}.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "ldm" and len(parts) > 1:
+                yield node.lineno, parts[1]
+
+
+def faults(path: str, source: str) -> list[str]:
+    """`path:line: what is wrong` for each import that does not go down."""
+    package = tuple(Path(path).parts[:-1])
+    room = package[1]
+    found = []
+    for line, other in imported_rooms(ast.parse(source), package):
+        if other == room or (other in FLOOR_OF and FLOOR_OF[other] < FLOOR_OF[room]):
+            continue
+        where = f"floor {FLOOR_OF[other]}" if other in FLOOR_OF else "no room"
+        found.append(f"{path}:{line}: {room} (floor {FLOOR_OF[room]}) imports {other} ({where})")
+    return found
+
+
+def test_every_room_has_a_floor():
+    rooms = {path.parent.name for path in (ROOT / "ldm").glob("*/__init__.py")}
+    assert rooms <= set(FLOOR_OF), f"give these a floor in {Path(__file__).name}: {sorted(rooms - set(FLOOR_OF))}"
+
+
+def test_imports_go_down_only():
+    found = []
+    for path in sorted((ROOT / "ldm").glob("*/**/*.py")):
+        found += faults(str(path.relative_to(ROOT)), path.read_text())
+    assert not found, "\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "path, source, found",
+    [
+        ("ldm/networks/unet.py", "import torch\nfrom ldm.core.condition import Condition", []),
+        ("ldm/networks/blocks/norm.py", "from ldm.networks.embed import x\nfrom ..embed import x\nfrom . import y", []),
+        ("ldm/networks/unet.py", "import torch\nimport ldm.samplers.ddim", [2]),
+        ("ldm/samplers/ddim.py", "def f():\n    from ldm import guidance", [2]),
+        ("ldm/samplers/ddim.py", "from ..guidance import known_region", [1]),
+        ("ldm/networks/blocks/norm.py", "from ...diffusion import process", [1]),
+        ("ldm/core/files.py", "from ldm.nowhere import x", [1]),
+        ("ldm/app/train.py", "from ldm.training.engine import fit", []),
+    ],
+)
+def test_the_check_itself(path, source, found):
+    """Seen from a file of that path, the lines that must be reported."""
+    assert [int(fault.split(":")[1]) for fault in faults(path, source)] == found

@@ -1,0 +1,181 @@
+"""The engine, with a toy task: resume, distribution, refusal of NaN, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ldm.core.errors import UserError
+from ldm.core.random import Streams
+from ldm.training.config import OptimizerConfig, TrainConfig
+from ldm.training.distributed import World
+from ldm.training.ema import Ema
+from ldm.training.engine import Evaluation, Pass, fit
+from ldm.training.run_folder import RunFolder
+from ldm.training.state import load_state
+
+WORLD = World(0, 1, torch.device("cpu"))
+
+
+class Regression:
+    """A network with dropout learns a line, on data drawn by (step, position)."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        torch.manual_seed(0)
+        self.config = config
+        self.net = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.Linear(8, 1))
+        self.trained: dict[str, nn.Module] = {"net": self.net}
+        self.averaged = {"net": Ema(self.net, config.ema_decay)}
+        self.groups = {"net": list(self.net.parameters())}
+        self.poison_at = self.stop_at = 0
+
+    def describe(self) -> dict[str, int]:
+        return {"net": sum(p.numel() for p in self.net.parameters())}
+
+    def batches(self, first_step: int) -> Iterator[tuple[int, Tensor]]:
+        step = first_step
+        while True:
+            if step == self.stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield step, Streams.of("data", step, samples=range(self.config.batch_size)).normal("x", (3,))
+            step += 1
+
+    def keys(self, batch: tuple[int, Tensor]) -> tuple[str, ...]:
+        return tuple(f"sample-{i}" for i in range(len(batch[1])))
+
+    def accumulate(self, batch: tuple[int, Tensor], now: Pass) -> dict[str, Tensor]:
+        step, x = batch
+        total = torch.zeros(())
+        for piece in x.chunk(self.config.accumulate):
+            loss = (self.net(piece)[:, 0] - piece.sum(1)).square().sum() / now.batch_size
+            if step == self.poison_at:
+                loss = loss * float("nan")
+            now.backward(loss)
+            total += loss.detach()
+        return {"loss": total}
+
+    def evaluate(self, autocast) -> Evaluation:  # noqa: ANN001
+        return Evaluation(metrics={"val/loss": 1.0}, lines=("fine",))
+
+    def picture(self, autocast) -> Tensor:  # noqa: ANN001
+        return torch.zeros(3, 4, 4)
+
+    def save(self, folder: Path, step: int, steps: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "step").write_text(str(step))
+
+
+def config(**changes) -> TrainConfig:  # noqa: ANN003
+    values = {"steps": 12, "batch_size": 4, "checkpoint_every": 5, "sample_every": 100, "optimizer": OptimizerConfig(learning_rate=0.01)}
+    return TrainConfig(**{**values, **changes})
+
+
+def weights(task: Regression) -> Tensor:
+    return torch.cat([p.detach().flatten() for module in (task.net, task.averaged["net"].module) for p in module.parameters()])
+
+
+def trained(folder: Path, train: TrainConfig) -> Regression:
+    task = Regression(train)
+    assert fit(task, train, RunFolder(folder, True), "a: 1\n", 0, WORLD)
+    return task
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Tensor:
+    return weights(trained(tmp_path / "whole", config()))
+
+
+def test_resume_is_bitwise_equal_to_the_uninterrupted_run(tmp_path: Path, whole: Tensor) -> None:
+    """Stopped by SIGTERM after step 7; dropout, Adam moments, average and data order all go on as if nothing had happened."""
+    task = Regression(config())
+    task.stop_at = 7
+    assert not fit(task, config(), RunFolder(tmp_path / "cut", True), "a: 1\n", 0, WORLD)
+    resumed = trained(tmp_path / "cut", config())
+    assert torch.equal(weights(resumed), whole)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 13))
+
+
+def test_metrics_past_the_restored_step_are_cut(tmp_path: Path, whole: Tensor) -> None:
+    """A kill leaves lines, one of them half written, that the restored state knows nothing of."""
+    trained(tmp_path / "run", config(steps=5))
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 6, "loss": 1.0}\n{"step": 7, "lo')
+    resumed = trained(tmp_path / "run", config())
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 13))
+    assert torch.equal(weights(resumed), whole)
+
+
+def test_micro_batches_make_the_same_gradient(tmp_path: Path) -> None:
+    def first_step(accumulate: int) -> Tensor:
+        task = Regression(config(steps=1, accumulate=accumulate, ema_decay=0.0))
+        task.net[1].p = 0.0
+        fit(task, task.config, RunFolder(tmp_path / str(accumulate), True), "", 0, WORLD)
+        return torch.cat([p.grad.flatten() for p in task.net.parameters() if p.grad is not None])
+
+    torch.testing.assert_close(first_step(3), first_step(1))
+
+
+def test_a_nan_loss_reaches_neither_weights_nor_average(tmp_path: Path) -> None:
+    before = weights(trained(tmp_path / "short", config(steps=5)))
+    task = Regression(config())
+    task.poison_at = 6
+    with pytest.raises(UserError, match=r"step 6: loss is not a finite number.*sample-0, sample-1"):
+        fit(task, config(), RunFolder(tmp_path / "long", True), "", 0, WORLD)
+    assert torch.equal(weights(task), before)
+    found = load_state(tmp_path / "long" / "state", torch.device("cpu"))
+    assert found and found[0] == 5
+
+
+def test_an_altered_state_is_refused_in_one_line(tmp_path: Path) -> None:
+    trained(tmp_path / "run", config(steps=5))
+    state = tmp_path / "run" / "state" / "step-00000005" / "state.pt"
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    with pytest.raises(UserError, match="truncated or altered"):
+        trained(tmp_path / "run", config())
+
+
+def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Tensor) -> None:
+    save = torch.save
+
+    def full(content: object, path: Path) -> None:
+        if "step-00000010" in str(path):
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device", str(path))
+        save(content, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        trained(tmp_path / "run", config())
+    monkeypatch.undo()
+    assert [p.name for p in (tmp_path / "run" / "state").iterdir()] == ["step-00000005"]
+    assert torch.equal(weights(trained(tmp_path / "run", config())), whole)
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    optimizer = OptimizerConfig(learning_rate=2.0, warmup_steps=4, decay="cosine", final_rate=0.1)
+    rates = [optimizer.rate_at(step, 24) for step in (1, 4, 14, 24)]
+    assert rates == pytest.approx([0.5, 2.0, 1.1, 0.2])
+
+
+def test_average_follows_the_published_rule() -> None:
+    """shadow <- d shadow + (1 - d) live, with d = min(decay, (1 + step) / (10 + step))."""
+    live = nn.Linear(2, 2)
+    average = Ema(live, decay=0.5)
+    start = live.weight.detach().clone()
+    with torch.no_grad():
+        live.weight += 1
+    average.update(live, step=1)
+    torch.testing.assert_close(average.module.weight, start + (1 - 2 / 11))
+    average.update(live, step=1000)
+    torch.testing.assert_close(average.module.weight, start + 1 - 0.5 * 2 / 11)
