@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.conditioning.captions import blank_captions, captions_of, padded, word_pieces
-from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, context_of
+from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, context_of, needs
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
@@ -45,6 +45,11 @@ class BertPretrainedConfig(ConditionerConfig):
             raise UserError(f"max_tokens must be from 2 to 512, got {self.max_tokens}")
         if self.cached_captions < 0:
             raise UserError(f"cached_captions must not be negative, got {self.cached_captions}")
+
+    def fitted(self, *, label_names: tuple[str, ...], map_names: tuple[str, ...], has: frozenset[str]) -> ConditionerConfig:
+        """See `ConditionerConfig.fitted`."""
+        needs("bert_pretrained", "captions", has)
+        return self
 
     def build(self, *, context_width: int | None, latent_channels: int) -> BertPretrained:
         """See `ConditionerConfig.build`. On the meta device nothing is fetched, and the conditioner can only be counted."""
@@ -88,7 +93,7 @@ class FrozenBert:
         device = self.encoder.device
         pieces = word_pieces(self.tokenizer, caption, self.config.max_tokens).to(device)
         # inference_mode(False): a caption first met while sampling may be needed by training's backward pass.
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
             return self.encoder(input_ids=pieces[None]).last_hidden_state[0].float().cpu()
 
 

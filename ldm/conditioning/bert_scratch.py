@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ldm.conditioning.captions import blank_captions, captions_of, padded, word_pieces
-from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, context_of
+from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, context_of, needs
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
@@ -51,6 +51,11 @@ class BertScratchConfig(ConditionerConfig):
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.max_tokens < 2:
             raise UserError(f"max_tokens must be at least 2, got {self.max_tokens}")
+
+    def fitted(self, *, label_names: tuple[str, ...], map_names: tuple[str, ...], has: frozenset[str]) -> ConditionerConfig:
+        """See `ConditionerConfig.fitted`."""
+        needs("bert_scratch", "captions", has)
+        return self
 
     def build(self, *, context_width: int | None, latent_channels: int) -> BertScratch:
         """See `ConditionerConfig.build`."""

@@ -27,9 +27,8 @@ def check_prompt(text: str) -> str:
 
 
 def captions_of(inputs: ConditionInputs) -> tuple[str, ...]:
-    """B captions, blank ones as ""."""
-    captions = ("",) * inputs.count if inputs.captions is None else inputs.captions
-    return tuple(caption.strip() for caption in captions)
+    """B captions; "" where none are given."""
+    return ("",) * inputs.count if inputs.captions is None else inputs.captions
 
 
 def blank_captions(inputs: ConditionInputs, rows: Tensor) -> ConditionInputs:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, context_of
+from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, context_of, needs
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError, unknown
@@ -20,23 +20,39 @@ from ldm.core.family import kind
 class ClassLabelConfig(ConditionerConfig):
     """
     Attributes:
-        num_classes: labels are 0 to num_classes - 1.
+        num_classes: labels are 0 to num_classes - 1; None = as many as the training data has.
         names: their names, if they have any.
         how: "embed" = a vector added to the time embedding; "attend" = one token for cross-attention.
         width: of the vector, for "embed".
     """
 
-    num_classes: int
+    num_classes: int | None = None
     names: tuple[str, ...] = ()
     how: Literal["embed", "attend"] = "embed"
     width: int = 256
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_classes < 1 or self.width < 1:
+        if (self.num_classes is not None and self.num_classes < 1) or self.width < 1:
             raise UserError(f"num_classes and width must be at least 1, got {self.num_classes}, {self.width}")
         if self.names and len(self.names) != self.num_classes:
             raise UserError(f"{len(self.names)} label names for {self.num_classes} classes")
+
+    @property
+    def classes(self) -> int:
+        """num_classes, once it is known.
+
+        Raises:
+            UserError: it was left open, and there was no training data to take it from.
+        """
+        if self.num_classes is None:
+            raise UserError("class_label needs num_classes: only training can leave it open, where the data says it")
+        return self.num_classes
+
+    def fitted(self, *, label_names: tuple[str, ...], map_names: tuple[str, ...], has: frozenset[str]) -> ConditionerConfig:
+        """See `ConditionerConfig.fitted`."""
+        needs("class_label", "labels", has)
+        return self if self.num_classes is not None else replace(self, num_classes=len(label_names), names=label_names)
 
     def build(self, *, context_width: int | None, latent_channels: int) -> ClassLabel:
         """See `ConditionerConfig.build`."""
@@ -51,7 +67,7 @@ class ClassLabel(Conditioner):
         self.config = config
         self.uses_tokens = config.how == "attend"
         self.vector_width = None if self.uses_tokens else width
-        self.table = nn.Embedding(config.num_classes + 1, width)  # the last row: nothing
+        self.table = nn.Embedding(config.classes + 1, width)  # the last row: nothing
         nn.init.normal_(self.table.weight, std=1.0 if self.uses_tokens else 0.02)
 
     def forward(self, inputs: ConditionInputs, latent_size: tuple[int, int]) -> Condition:
@@ -62,10 +78,10 @@ class ClassLabel(Conditioner):
         """
         labels = self.blank(inputs, torch.zeros(inputs.count, dtype=torch.bool)).labels
         assert labels is not None
-        wrong = labels[(labels < -1) | (labels >= self.config.num_classes)]
+        wrong = labels[(labels < -1) | (labels >= self.config.classes)]
         if len(wrong):
-            raise UserError(f"label {int(wrong[0])} is outside 0 to {self.config.num_classes - 1} (-1 = none)")
-        rows = self.table(labels.to(self.device) % (self.config.num_classes + 1))  # -1: the last
+            raise UserError(f"label {int(wrong[0])} is outside 0 to {self.config.classes - 1} (-1 = none)")
+        rows = self.table(labels.to(self.device) % (self.config.classes + 1))  # -1: the last
         return Condition(tokens=rows[:, None]) if self.uses_tokens else Condition(vector=rows)
 
     def blank(self, inputs: ConditionInputs, rows: Tensor) -> ConditionInputs:
@@ -83,9 +99,9 @@ class ClassLabel(Conditioner):
         if text in names:
             return names.index(text)
         if text.lstrip("-").isdigit():
-            if 0 <= int(text) < self.config.num_classes:
+            if 0 <= int(text) < self.config.classes:
                 return int(text)
-            raise UserError(f"label {text} is outside 0 to {self.config.num_classes - 1}")
+            raise UserError(f"label {text} is outside 0 to {self.config.classes - 1}")
         if names:
             raise unknown("label", text, names)
-        raise UserError(f"unknown label {text!r}: this model's labels have no names, give a number from 0 to {self.config.num_classes - 1}")
+        raise UserError(f"unknown label {text!r}: this model's labels have no names, give a number from 0 to {self.config.classes - 1}")

@@ -81,6 +81,18 @@ class ConditionerConfig(Family, abc.ABC):
         if not 0 <= self.drop <= 1:
             raise UserError(f"drop must be a share from 0 to 1, got {self.drop}")
 
+    def fitted(self, *, label_names: tuple[str, ...], map_names: tuple[str, ...], has: frozenset[str]) -> ConditionerConfig:
+        """The same, with what it leaves open taken from the training data.
+
+        Args:
+            label_names, map_names: of the data, in the order of their indices.
+            has: what the data can tell: "captions", "labels", "masks", "maps".
+
+        Raises:
+            UserError: the data cannot tell what this conditioner reads.
+        """
+        return self
+
     @abc.abstractmethod
     def build(self, *, context_width: int | None, latent_channels: int) -> Conditioner:
         """A new conditioner.
@@ -92,6 +104,17 @@ class ConditionerConfig(Family, abc.ABC):
         Raises:
             UserError: it gives tokens and the network attends to none; a pretrained part cannot be had.
         """
+
+
+def needs(kind: str, what: str, has: frozenset[str]) -> None:
+    """Refuses data that cannot teach a conditioner.
+
+    Raises:
+        UserError: `what` is not among what the data can tell.
+    """
+    if what not in has:
+        found = ", ".join(sorted(has)) or "pictures only"
+        raise UserError(f"conditioner {kind} needs {what}, and the training data has none (it has {found})")
 
 
 def context_of(kind: str, context_width: int | None) -> int:

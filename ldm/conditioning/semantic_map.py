@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.conditioning.conditioner import Conditioner, ConditionerConfig
+from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, needs
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
@@ -20,21 +20,37 @@ from ldm.core.family import kind
 class SemanticMapConfig(ConditionerConfig):
     """
     Attributes:
-        num_classes: indices are 0 to num_classes - 1; num_classes itself means "unknown".
+        num_classes: indices are 0 to num_classes - 1; num_classes itself means "unknown"; None = as many as the training data has.
         names: the classes' names, if they have any.
         channels: None = one channel a class; a number = a learned mix of the classes into so many (LDM: 3).
     """
 
-    num_classes: int
+    num_classes: int | None = None
     names: tuple[str, ...] = ()
     channels: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_classes < 1 or (self.channels is not None and self.channels < 1):
+        if (self.num_classes is not None and self.num_classes < 1) or (self.channels is not None and self.channels < 1):
             raise UserError(f"num_classes and channels must be at least 1, got {self.num_classes}, {self.channels}")
         if self.names and len(self.names) != self.num_classes:
             raise UserError(f"{len(self.names)} class names for {self.num_classes} classes")
+
+    @property
+    def classes(self) -> int:
+        """num_classes, once it is known.
+
+        Raises:
+            UserError: it was left open, and there was no training data to take it from.
+        """
+        if self.num_classes is None:
+            raise UserError("semantic_map needs num_classes: only training can leave it open, where the data says it")
+        return self.num_classes
+
+    def fitted(self, *, label_names: tuple[str, ...], map_names: tuple[str, ...], has: frozenset[str]) -> ConditionerConfig:
+        """See `ConditionerConfig.fitted`."""
+        needs("semantic_map", "maps", has)
+        return self if self.num_classes is not None else replace(self, num_classes=len(map_names), names=map_names)
 
     def build(self, *, context_width: int | None, latent_channels: int) -> SemanticMap:
         """See `ConditionerConfig.build`."""
@@ -47,8 +63,8 @@ class SemanticMap(Conditioner):
     def __init__(self, config: SemanticMapConfig) -> None:
         super().__init__(config.drop)
         self.config = config
-        self.concat_channels = config.channels or config.num_classes
-        self.mix = nn.Identity() if config.channels is None else nn.Conv2d(config.num_classes, config.channels, 1, bias=False)
+        self.concat_channels = config.channels or config.classes
+        self.mix = nn.Identity() if config.channels is None else nn.Conv2d(config.classes, config.channels, 1, bias=False)
 
     def forward(self, inputs: ConditionInputs, latent_size: tuple[int, int]) -> Condition:
         """Channels (B, K, h, w).
@@ -58,7 +74,7 @@ class SemanticMap(Conditioner):
         """
         maps = self.blank(inputs, torch.zeros(inputs.count, dtype=torch.bool)).maps
         assert maps is not None
-        num_classes = self.config.num_classes
+        num_classes = self.config.classes
         wrong = maps[(maps < 0) | (maps > num_classes)]
         if len(wrong):
             raise UserError(f"the map has class {int(wrong[0])}; this model knows 0 to {num_classes - 1} ({num_classes} = unknown)")
@@ -68,6 +84,6 @@ class SemanticMap(Conditioner):
 
     def blank(self, inputs: ConditionInputs, rows: Tensor) -> ConditionInputs:
         """Class "unknown" everywhere."""
-        unknown = self.config.num_classes
+        unknown = self.config.classes
         maps = torch.full((inputs.count, 1, 1), unknown) if inputs.maps is None else inputs.maps
         return replace(inputs, maps=maps.masked_fill(rows.to(maps.device)[:, None, None], unknown))

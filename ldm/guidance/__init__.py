@@ -1,0 +1,1 @@
+"""Guidance: a denoiser in, a denoiser out."""

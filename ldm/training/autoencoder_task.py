@@ -19,7 +19,8 @@ from ldm.data.open import PictureSet
 from ldm.data.order import GlobalOrder
 from ldm.first_stage.latent_space import LatentSpace, measure, weights_digest
 from ldm.losses.autoencoder_loss import AutoencoderLoss
-from ldm.losses.doctor import AutoencoderReport
+from ldm.losses.doctor import AdversaryState, diagnose
+from ldm.losses.statistics import StatisticsCollector
 from ldm.training.config import DTYPES, TrainConfig
 from ldm.training.distributed import World
 from ldm.training.ema import Ema
@@ -27,6 +28,7 @@ from ldm.training.engine import Evaluation, Pass
 from ldm.training.pictures import grid_of
 
 QUICK_MEASURE = 1024  # pictures that the latent space is measured on at checkpoints before the last
+EVALUATED = 512  # held-out pictures at most
 SHOWN = 8  # held-out pictures in the sample grid
 
 
@@ -153,16 +155,29 @@ class AutoencoderTask:
 
     def evaluate(self, autocast: AbstractContextManager[Any]) -> Evaluation:
         average = self.averaged["first_stage"].module
-        report = AutoencoderReport(self.spec.first_stage.latent_channels)
+        collector = StatisticsCollector()
         with autocast:
-            for images, rows in self._pictures(self.held_out or self.train_set, limit=512):
+            for images, rows in self._pictures(self.held_out or self.train_set, limit=EVALUATED):
                 noise = Streams.of(self.seed, "evaluate", samples=rows).normal("posterior", average.latent_shape(images)).to(images)
                 reconstruction, posterior = average.reconstruct(images, noise)
-                perceptual = self.loss.perceptual(images, reconstruction)
-                report.add(images, reconstruction.float(), posterior, perceptual)
-        found = report.close(self.loss.config, self._adversary)
+                perceptual = None if self.loss.perceptual is None else self.loss.perceptual(images, reconstruction)
+                collector.add(images, reconstruction, posterior, perceptual)
+        found = diagnose(collector.result(), self._adversary())
         metrics = {f"val/{name}": value for name, value in found.numbers.items()}
-        return Evaluation(metrics=metrics, lines=(found.summary, *found.findings))
+        return Evaluation(metrics=metrics, lines=(*found.summary, *found.findings))
+
+    def _adversary(self) -> AdversaryState | None:
+        """The discriminator in the latest step; None before its start."""
+        if "adversarial_weight" not in self._latest:
+            return None
+        weight, real, fake, accuracy = (self._latest[n].item() for n in ("adversarial_weight", "disc_real_logit", "disc_fake_logit", "disc_accuracy"))
+        return AdversaryState(
+            weight=weight if self.loss.config.adaptive else None,
+            largest_weight=self.loss.largest_weight,
+            real_logit=real,
+            fake_logit=fake,
+            accuracy=accuracy,
+        )
 
     def picture(self, autocast: AbstractContextManager[Any]) -> Tensor:
         """Held-out pictures above their reconstructions."""

@@ -241,7 +241,7 @@ class DiffusionTask:
             asked = True
         for part in self.conditioners:
             if isinstance(part, ClassLabel):
-                yield [dataclasses.replace(base, labels=torch.tensor([i % part.config.num_classes])) for i in shown], []
+                yield [dataclasses.replace(base, labels=torch.tensor([i % part.config.classes])) for i in shown], []
                 asked = True
             if isinstance(part, SemanticMap) and pictures.maps is not None:
                 yield [dataclasses.replace(base, maps=pictures.maps[i : i + 1]) for i in shown], []

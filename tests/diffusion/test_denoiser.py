@@ -55,6 +55,21 @@ def test_clock_is_the_tables_index_as_a_float() -> None:
     assert_close(clock, torch.tensor([11.5, 0.0]))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_the_network_sees_float32_and_the_sampler_its_own(dtype: torch.dtype) -> None:
+    seen: list[torch.dtype] = []
+
+    def watch(x_t: Tensor, clock: Tensor, condition: Condition) -> Tensor:
+        seen.extend((x_t.dtype, clock.dtype))
+        return x_t
+
+    got = Denoiser(network=watch, process=PROCESS, prediction=EpsPrediction()).bind(Condition())(
+        picture().to(dtype), torch.tensor([0.5] * 3)
+    )
+    assert seen == [torch.float32, torch.float32]
+    assert got.x0.dtype == got.eps.dtype == dtype
+
+
 def test_toward_is_a_line() -> None:
     a, b = (Estimate(torch.tensor(x), torch.tensor(e)) for x, e in ((1.0, -1.0), (3.0, 0.0)))
     assert a.toward(b, 0) == a

@@ -115,11 +115,13 @@ def test_a_sample_has_the_same_loss_alone_and_in_a_batch() -> None:
 
 
 def test_output_in_half_precision_is_compared_in_full() -> None:
-    x0 = pictures(3)
-    objective = Objective(process=DiscreteVP(), prediction=EpsPrediction())
-    got = objective(lambda x, clock, c: torch.zeros_like(x, dtype=torch.bfloat16), x0.bfloat16(), NOTHING, streams(3))
+    x0 = pictures(3).bfloat16()
+    objective = Objective(process=DiscreteVP(), prediction=X0Prediction())
+    got = objective(lambda x, clock, c: (x > 0).bfloat16(), x0, NOTHING, streams(3))
     assert got.dtype == torch.float32
-    assert_close(got, objective(silent, x0, NOTHING, streams(3)))
+    assert_close(got, objective(lambda x, clock, c: (x > 0).float(), x0.float(), NOTHING, streams(3)))
+    got = objective(lambda x, clock, c: x.tanh(), x0, NOTHING, streams(3))
+    assert_close(got, objective(lambda x, clock, c: x.tanh(), x0.float(), NOTHING, streams(3)))
 
 
 def weight(weighting: Weighting, prediction: Prediction, process: NoiseProcess) -> tuple[Tensor, Tensor]:
@@ -174,7 +176,10 @@ def test_l1_and_l2_weigh_the_same_error() -> None:
     constant, capped = (Objective(**ones, weighting=w, loss="l1") for w in (Constant(), MinSNR()))
     squared, capped_squared = (Objective(**ones, weighting=w) for w in (Constant(), MinSNR()))
     ratio = capped(silent, x0, NOTHING, streams(4)) / constant(silent, x0, NOTHING, streams(4))
-    assert_close(ratio**2, capped_squared(silent, x0, NOTHING, streams(4)) / squared(silent, x0, NOTHING, streams(4)))
+    snr = DiscreteVP().log_snr(torch.tensor(0.05)).exp().float()
+    ratio_squared = capped_squared(silent, x0, NOTHING, streams(4)) / squared(silent, x0, NOTHING, streams(4))
+    assert_close(ratio_squared, (5 / (snr + 1)).expand(4))
+    assert_close(ratio**2, ratio_squared)
     assert ratio.max() < 0.9
 
 

