@@ -54,8 +54,8 @@ class FirstStageSource:
         """The first stage, what rebuilds it, its latent contract, and its weights as stored."""
         if self.kind == "identity":
             config = IdentityConfig(image_channels=channels)
-            first_stage = config.build().eval()
-            return first_stage, config, first_stage.space, {}
+            identity = config.build().eval()
+            return identity, config, identity.space, {}
         if self.checkpoint is None:
             raise UserError("first_stage.checkpoint is null: name a checkpoint folder, or set first_stage.kind=identity for pixel space")
         first_stage, spec, weights = load_first_stage(self.checkpoint, torch.device("cpu"))
@@ -161,7 +161,13 @@ def _cache(
 
     def open_cache(progress: bool) -> LatentCache:
         return LatentCache.open_or_build(
-            folder, train_set, encode, first_stage_digest=space.digest, views=config.data.cache_views, batch_size=ENCODE_BATCH, progress=progress
+            folder,
+            train_set,
+            encode,
+            first_stage_digest=space.digest,
+            views=config.data.cache_views,
+            batch_size=ENCODE_BATCH,
+            progress=progress,
         )
 
     cache = open_cache(True) if world.is_first else None

@@ -47,7 +47,9 @@ class TrainVAE:
         if self.first_stage.ratio == 1:
             raise UserError("first_stage kind 'identity' has nothing to train; use it in stage two as first_stage.kind=identity")
         if self.data.channels != self.first_stage.image_channels:
-            raise UserError(f"data.channels is {self.data.channels} but first_stage.image_channels is {self.first_stage.image_channels}; make them equal")
+            raise UserError(
+                f"data.channels ({self.data.channels}) and first_stage.image_channels ({self.first_stage.image_channels}) must be equal"
+            )
         if self.data.size % self.first_stage.ratio:
             raise UserError(f"data.size ({self.data.size}) must be a multiple of the first stage's ratio ({self.first_stage.ratio})")
 

@@ -47,7 +47,7 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise UserError(f"config {path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"config {path}: must be a mapping of keys, found {type(content).__name__}")
-    return content
+    return {str(key): value for key, value in content.items()}
 
 
 def build(content: Any, schema: type[T], path: str = "") -> T:

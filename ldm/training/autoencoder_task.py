@@ -18,6 +18,7 @@ from ldm.data.loader import batches
 from ldm.data.open import PictureSet
 from ldm.data.order import GlobalOrder
 from ldm.first_stage.latent_space import LatentSpace, measure, weights_digest
+from ldm.first_stage.stage import FirstStage
 from ldm.losses.autoencoder_loss import AutoencoderLoss
 from ldm.losses.doctor import AdversaryState, diagnose
 from ldm.losses.statistics import StatisticsCollector
@@ -50,7 +51,7 @@ class AutoencoderTask:
     def __init__(
         self,
         spec: AutoencoderSpec,
-        first_stage: Any,
+        first_stage: FirstStage,
         loss: AutoencoderLoss,
         train_set: PictureSet,
         held_out: PictureSet | None,
@@ -60,12 +61,13 @@ class AutoencoderTask:
     ) -> None:
         self.spec, self.config, self.seed, self.world = spec, config, seed, world
         memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.first_stage = first_stage.to(world.device, memory_format=memory_format)
-        self.loss = loss.to(world.device, memory_format=memory_format)
+        self.first_stage = first_stage.to(world.device).to(memory_format=memory_format)
+        self.loss = loss.to(world.device).to(memory_format=memory_format)
         self.memory_format = memory_format
         self.train_set, self.held_out = train_set, held_out
         self.trained: dict[str, nn.Module] = {"first_stage": self.first_stage, "loss": self.loss}
-        self.averaged = {"first_stage": Ema(self.first_stage, config.ema_decay)}
+        self.average = Ema(self.first_stage, config.ema_decay)
+        self.averaged: dict[str, Ema] = {"first_stage": self.average}
         self.groups = {"autoencoder": [*self.first_stage.parameters(), *loss.autoencoder_parameters()]}
         if loss.config.has_discriminator:
             self.groups["discriminator"] = loss.discriminator_parameters()
@@ -142,7 +144,12 @@ class AutoencoderTask:
         with now.autocast():
             found = self.loss.discriminator_loss(done.images, done.reconstruction)
         now.backward(found.loss.sum() * self.loss.config.disc_factor / now.batch_size)
-        values = {"disc_loss": found.loss, "disc_real_logit": found.real_logit, "disc_fake_logit": found.fake_logit, "disc_accuracy": found.accuracy}
+        values = {
+            "disc_loss": found.loss,
+            "disc_real_logit": found.real_logit,
+            "disc_fake_logit": found.fake_logit,
+            "disc_accuracy": found.accuracy,
+        }
         return {name: value.sum() / now.batch_size for name, value in values.items()}
 
     def _pictures(self, dataset: PictureSet, limit: int | None = None) -> Iterator[tuple[Tensor, range]]:
@@ -154,7 +161,7 @@ class AutoencoderTask:
             yield images.to(self.world.device, memory_format=self.memory_format), rows
 
     def evaluate(self, autocast: AbstractContextManager[Any]) -> Evaluation:
-        average = self.averaged["first_stage"].module
+        average = self.average.module
         collector = StatisticsCollector()
         with autocast:
             for images, rows in self._pictures(self.held_out or self.train_set, limit=EVALUATED):
@@ -170,7 +177,8 @@ class AutoencoderTask:
         """The discriminator in the latest step; None before its start."""
         if "adversarial_weight" not in self._latest:
             return None
-        weight, real, fake, accuracy = (self._latest[n].item() for n in ("adversarial_weight", "disc_real_logit", "disc_fake_logit", "disc_accuracy"))
+        names = ("adversarial_weight", "disc_real_logit", "disc_fake_logit", "disc_accuracy")
+        weight, real, fake, accuracy = (self._latest[name].item() * self.world.size for name in names)  # this process's share of each
         return AdversaryState(
             weight=weight if self.loss.config.adaptive else None,
             largest_weight=self.loss.largest_weight,
@@ -181,7 +189,7 @@ class AutoencoderTask:
 
     def picture(self, autocast: AbstractContextManager[Any]) -> Tensor:
         """Held-out pictures above their reconstructions."""
-        average = self.averaged["first_stage"].module
+        average = self.average.module
         images, _ = next(self._pictures(self.held_out or self.train_set, limit=SHOWN))
         images = images[:SHOWN]
         with autocast:
@@ -191,10 +199,10 @@ class AutoencoderTask:
 
     @torch.no_grad()
     def save(self, folder: Path, step: int, steps: int) -> None:
-        """The averaged weights in the checkpoint's precision, with the latent space measured over the training set with those very weights."""
+        """The averaged weights as stored, with the latent space measured over the training set with those very weights."""
         dtype = DTYPES[self.config.checkpoint_dtype]
-        weights = {name: tensor.to(dtype) for name, tensor in self.averaged["first_stage"].module.state_dict().items()}
-        rounded = self.spec.first_stage.build().to(self.world.device, memory_format=self.memory_format).eval()
+        weights = {name: tensor.to(dtype) for name, tensor in self.average.module.state_dict().items()}
+        rounded = self.spec.first_stage.build().to(self.world.device).to(memory_format=self.memory_format).eval()
         rounded.load_state_dict(weights)
         limit = None if step == steps else QUICK_MEASURE
 
@@ -202,7 +210,12 @@ class AutoencoderTask:
             for images, _ in self._pictures(self.train_set, limit):
                 yield rounded.moments(images)
 
-        space = measure(moments(), per_channel=self.spec.first_stage.scale_per_channel, ratio=self.spec.first_stage.ratio, digest=weights_digest(weights))
+        space = measure(
+            moments(),
+            per_channel=self.spec.first_stage.scale_per_channel,
+            ratio=self.spec.first_stage.ratio,
+            digest=weights_digest(weights),
+        )
         write_autoencoder(folder, self.spec.with_space(space), weights, self._card(step, space), self.config.checkpoint_file_mib << 20)
 
     def _card(self, step: int, space: LatentSpace) -> str:
@@ -214,4 +227,3 @@ class AutoencoderTask:
             f"- Trained {step} steps of batch {self.config.batch_size}, seed {self.seed}, {self.config.precision}.\n"
             f"- Latent space: shift {space.shift}, scale {space.scale}, measured over the training set.\n"
         )
-

@@ -74,12 +74,13 @@ class DiffusionTask:
         self.spec, self.config, self.objective, self.seed, self.world = spec, config, objective, seed, world
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.first_stage, self.first_stage_weights = first_stage.to(world.device), first_stage_weights
-        self.network = network.to(world.device, memory_format=self.memory_format)
+        self.network = network.to(world.device).to(memory_format=self.memory_format)
         self.conditioners = conditioners.to(world.device)
         self.train_set, self.held_out, self.cache = train_set, held_out, cache
         self.drop_all, self.prompts = drop_all, prompts
         self.trained: dict[str, nn.Module] = {"denoiser": self.network, "conditioner": self.conditioners}
-        self.averaged = {name: Ema(module, config.ema_decay) for name, module in self.trained.items()}
+        self.mean_network, self.mean_conditioners = Ema(self.network, config.ema_decay), Ema(self.conditioners, config.ema_decay)
+        self.averaged: dict[str, Ema] = {"denoiser": self.mean_network, "conditioner": self.mean_conditioners}
         self.groups = {"denoiser": [p for module in self.trained.values() for p in module.parameters() if p.requires_grad]}
         self._call = torch.compile(self.network) if config.compile else self.network
         self._paints = any(isinstance(part, InpaintMask) for part in conditioners)
@@ -194,7 +195,7 @@ class DiffusionTask:
         """Loss of the averaged weights, all conditions told, at times and noises that are the same at every evaluation."""
         batch = self._held_out_batch()
         streams = Streams.of(self.seed, "evaluate", samples=batch.positions)
-        network, conditioners = self.averaged["denoiser"].module, self.averaged["conditioner"].module
+        network, conditioners = self.mean_network.module, self.mean_conditioners.module
         nothing_dropped = {name: torch.zeros(len(batch.positions), dtype=torch.bool) for name in self.conditioners.names}
         losses = []
         for start in range(0, len(batch.positions), 32):
@@ -212,8 +213,8 @@ class DiffusionTask:
         model = LatentDiffusion(
             spec=self.spec,
             first_stage=self.first_stage,
-            network=self.averaged["denoiser"].module,
-            conditioners=self.averaged["conditioner"].module,
+            network=self.mean_network.module,
+            conditioners=self.mean_conditioners.module,
             device=self.world.device,
             precision=self.config.precision,
         )
@@ -260,15 +261,15 @@ class DiffusionTask:
         """The averaged weights in the checkpoint's precision, with the first stage exactly as it was given."""
         dtype = DTYPES[self.config.checkpoint_dtype]
 
-        def rounded(name: str) -> dict[str, Tensor]:
-            return {key: tensor.to(dtype) for key, tensor in self.averaged[name].module.state_dict().items()}
+        def rounded(average: Ema) -> dict[str, Tensor]:
+            return {key: tensor.to(dtype) for key, tensor in average.module.state_dict().items()}
 
         write_latent_diffusion(
             folder,
             self.spec,
             self.first_stage_weights,
-            rounded("denoiser"),
-            rounded("conditioner"),
+            rounded(self.mean_network),
+            rounded(self.mean_conditioners),
             self._card(step),
             self.config.checkpoint_file_mib << 20,
         )
@@ -277,7 +278,7 @@ class DiffusionTask:
         parts = ", ".join(f"{name} {count:,}" for name, count in self.describe().items() if count)
         return (
             f"# {self.spec.name}\n\n"
-            f"Latent diffusion model, {self.spec.size}x{self.spec.size}; conditioned on {', '.join(self.conditioners.names) or 'nothing'}.\n\n"
+            f"Latent diffusion model, {self.spec.size}x{self.spec.size}; told {', '.join(self.conditioners.names) or 'nothing'}.\n\n"
             f"- Parameters: {parts}; averaged weights in {self.config.checkpoint_dtype}.\n"
             f"- Data: {self.train_set.name}, {len(self.train_set)} pictures.\n"
             f"- Trained {step} steps of batch {self.config.batch_size}, seed {self.seed}, {self.config.precision}.\n"

@@ -242,8 +242,8 @@ class _Engine:
         if bad:
             keys = ", ".join(self.task.keys(batch)[:16])
             raise UserError(
-                f"step {step}: {', '.join(bad)} is not a finite number; weights and average are as before the step. Batch: {keys}. "
-                "Look at those pictures, lower train.optimizer.learning_rate, or train in fp32; the same command resumes from the last saved state."
+                f"step {step}: {', '.join(bad)} is not a finite number; weights and average are as before it. Batch: {keys}. "
+                "Look at those pictures, lower train.optimizer.learning_rate, or train in fp32; the same command resumes."
             )
 
     def evaluate(self, step: int, bar: tqdm) -> dict[str, float]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from ldm.core.files import write_file
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class RunFolder:
@@ -19,8 +23,8 @@ class RunFolder:
     def __init__(self, path: Path, is_writer: bool) -> None:
         self.path = path
         self.is_writer = is_writer
-        self._metrics = None
-        self._board = None
+        self._metrics: TextIO | None = None
+        self._board: SummaryWriter | None = None
 
     @property
     def state_path(self) -> Path:
