@@ -132,7 +132,9 @@ def picture(path: Path) -> Image.Image:
 
 def drawing(path: Path, alpha: np.ndarray) -> np.ndarray | None:
     """(4 SIZE, 4 SIZE, 4) uint8 of the flat drawing on the 3D picture's bounding box; None where the silhouettes differ."""
-    flat = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=512, height=512, skip_system_fonts=True)))).convert("RGBA")
+    flat = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=512, height=512, skip_system_fonts=True)))).convert(
+        "RGBA"
+    )
     flat = flat.crop(box(np.asarray(flat)[..., 3] > 127))
     left, top, right, bottom = box(alpha)
     canvas = Image.new("RGBA", (4 * SIZE, 4 * SIZE))
@@ -304,7 +306,8 @@ README = """# emoji-128
 
 {count} pictures of Microsoft's Fluent 3D emoji (MIT, see LICENSE), 128x128 RGBA WebP, {val} of them held out (every 10th by code point).
 Each has captions (its name first, then other wordings), one of 8 group labels, a silhouette mask, and {maps} have a layout map: the
-Fluent Flat drawing laid over the picture, in named colours. `index.json` has the names and offsets; `scripts/make_emoji.py` makes this folder.
+Fluent Flat drawing laid over the picture, in named colours. `index.json` has the names and offsets.
+`scripts/make_emoji.py` makes this folder.
 """
 
 

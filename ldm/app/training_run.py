@@ -27,7 +27,9 @@ def parse(arguments: Sequence[str], description: str, default_config: str, examp
     """The command line of a training script: `--config`, `--run-dir` and trailing `key=value`."""
     parser = argparse.ArgumentParser(description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path(default_config), help=f"YAML file of the run (default: {default_config})")
-    parser.add_argument("--run-dir", type=Path, help="folder of the run (default: runs/NAME, NAME from the config); one that is there is resumed")
+    parser.add_argument(
+        "--run-dir", type=Path, help="folder of the run (default: runs/NAME, NAME from the config); one that is there is resumed"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config, e.g. train.steps=20000 data.size=128")
     return parser.parse_intermixed_args(arguments)
 

@@ -6,6 +6,7 @@ A part larger than the size limit is split as `PART-00001-of-00003.safetensors`.
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,22 @@ from torch import Tensor
 
 import ldm
 from ldm.core.errors import UserError, unknown
-from ldm.core.files import new_folder, sha256_of, sync, write_file
+from ldm.core.files import new_folder, recover_folder, sha256_of, write_file
+
+HEADER_BYTES = 160  # at most so many name a tensor in a file's header, its name aside; and as many stand around them
 
 _PART = re.compile(r"(.+?)(?:-\d{5}-of-\d{5})?\.safetensors")
 
 
 def write_checkpoint(folder: Path, config_yaml: str, parts: dict[str, dict[str, Tensor]], card: str, max_file_bytes: int = 4 << 30) -> None:
-    """Writes or replaces a checkpoint; on an error the one that was there stays."""
+    """Writes or replaces a checkpoint; on an error the one that was there stays.
+
+    A part larger than max_file_bytes is split between tensors; a single tensor larger than that still is one file.
+
+    Raises:
+        OSError: the disk is full, or the folder may not be written.
+    """
+    recover_folder(folder)
     with new_folder(folder) as new:
         write_file(new / "config.yaml", config_yaml)
         write_file(new / "README.md", card)
@@ -33,19 +43,27 @@ def write_checkpoint(folder: Path, config_yaml: str, parts: dict[str, dict[str, 
             pieces = _split(tensors, max_file_bytes)
             for number, piece in enumerate(pieces, 1):
                 name = f"{part}.safetensors" if len(pieces) == 1 else f"{part}-{number:05d}-of-{len(pieces):05d}.safetensors"
-                save_file({key: tensor.detach().cpu().contiguous() for key, tensor in piece.items()}, new / name)
-                sync(new / name)
+                _save(new / name, {key: tensor.detach().cpu().contiguous() for key, tensor in piece.items()})
         files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in sorted(new.iterdir())}
         write_file(new / "manifest.json", json.dumps({"tool": f"ldm {ldm.__version__}", "files": files}, indent=1) + "\n")
+
+
+def _save(path: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # how safetensors reports what the disk said
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
 def _split(tensors: dict[str, Tensor], max_file_bytes: int) -> list[dict[str, Tensor]]:
     pieces: list[dict[str, Tensor]] = [{}]
     filled = 0
-    margin = 64 << 10  # the header that names the tensors
     for name, tensor in tensors.items():
-        size = tensor.numel() * tensor.element_size()
-        if pieces[-1] and filled + size > max_file_bytes - margin:
+        size = tensor.numel() * tensor.element_size() + len(name.encode()) + HEADER_BYTES
+        if pieces[-1] and filled + size > max_file_bytes - HEADER_BYTES:
             pieces.append({})
             filled = 0
         pieces[-1][name] = tensor
@@ -71,19 +89,25 @@ class Checkpoint:
         folder = Path(folder)
         if not folder.is_dir():
             raise UserError(f"checkpoint {folder}: no such folder. A training run writes one to its RUN_DIR/checkpoint.")
-        try:
-            files = json.loads((folder / "manifest.json").read_text())["files"]
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"checkpoint {folder}: no readable manifest.json, so this is not a checkpoint folder of this tool") from error
-        for name, wanted in files.items():
+        if not (folder / "manifest.json").is_file():
+            inside = folder / "checkpoint"
+            hint = f"; did you mean {inside}?" if (inside / "manifest.json").is_file() else ""
+            raise UserError(f"checkpoint {folder}: it has no manifest.json, so it is not a checkpoint folder of this tool{hint}")
+        files = _manifest(folder)
+        for name, (size, sha256) in files.items():
             path = folder / name
             if not path.is_file():
                 raise UserError(f"checkpoint {folder}: {name} is missing; copy the whole folder again")
-            if path.stat().st_size != wanted["bytes"]:
-                raise UserError(f"checkpoint {folder}: {name} is truncated ({path.stat().st_size} of {wanted['bytes']} bytes); copy it again")
-            if sha256_of(path) != wanted["sha256"]:
-                raise UserError(f"checkpoint {folder}: {name} was altered (sha256 differs from manifest.json); copy it again")
-        config = yaml.safe_load((folder / "config.yaml").read_text())
+            if path.stat().st_size != size:
+                raise UserError(f"checkpoint {folder}: {name} has {path.stat().st_size} bytes instead of {size}; copy it again")
+            if sha256_of(path) != sha256:
+                raise UserError(f"checkpoint {folder}: {name} was altered (its sha256 is not manifest.json's); copy it again")
+        try:
+            config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"checkpoint {folder}: config.yaml cannot be read ({' '.join(str(error).split())})") from error
+        if not isinstance(config, dict):
+            raise UserError(f"checkpoint {folder}: config.yaml must be a mapping of keys, found {type(config).__name__}")
         return Checkpoint(folder, config, tuple(files))
 
     def has(self, part: str) -> bool:
@@ -111,6 +135,19 @@ class Checkpoint:
         return sorted(name for name in self.files if (match := _PART.fullmatch(name)) and match[1] == part)
 
 
+def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
+    """Size and sha256 of each file."""
+    try:
+        content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        files = {name: (int(file["bytes"]), str(file["sha256"])) for name, file in content["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"checkpoint {folder}: manifest.json is damaged; copy the whole folder again") from error
+    for name in files:
+        if Path(name).name != name:
+            raise UserError(f"checkpoint {folder}: manifest.json names {name!r}, which is not a file of this folder")
+    return files
+
+
 def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], what: str) -> None:
     """Loads weights with no missing, unexpected or misshapen tensor.
 
@@ -118,7 +155,7 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], what: str
         UserError: names the first tensor that differs.
     """
     wanted = module.state_dict()
-    for name in wanted.keys() ^ tensors.keys():
+    for name in sorted(wanted.keys() ^ tensors.keys()):
         raise UserError(f"{what}: tensor {name!r} is {'missing' if name in wanted else 'unexpected'}; weights and config do not belong together")
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from ldm.first_stage.latent_space import LatentSpace, weights_digest
 from ldm.first_stage.stage import FirstStage
 from ldm.networks.config import DenoiserNetworkConfig
 from ldm.samplers.sampler import Sampler
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +111,11 @@ def write_latent_diffusion(
     card: str,
     max_file_bytes: int,
 ) -> None:
-    """Writes both stages' checkpoint folder; parts without a tensor (identity first stage, no conditioner) have no file."""
+    """Writes both stages' checkpoint folder; parts without a tensor (identity first stage, no conditioner) have no file.
+
+    `spec.space.digest` must be of `first_stage`.
+    """
+    assert not first_stage or spec.space.digest == weights_digest(first_stage)
     parts = {"first_stage": first_stage, "denoiser": denoiser, "conditioner": conditioner}
     write_checkpoint(folder, to_yaml(spec), {name: part for name, part in parts.items() if part}, card, max_file_bytes)
 
@@ -120,17 +127,40 @@ def load_first_stage(folder: Path | str, device: torch.device) -> tuple[FirstSta
         UserError: not a checkpoint; altered; weights that are not those the latent contract was measured with.
     """
     opened = Checkpoint.open(folder)
-    keys = {f.name for f in dataclasses.fields(AutoencoderSpec)}
-    spec = build({key: value for key, value in opened.config.items() if key in keys}, AutoencoderSpec)
-    weights = opened.tensors("first_stage") if opened.has("first_stage") else {}
-    return _first_stage(spec.first_stage, spec.space, weights, device, str(folder)), spec, weights
+    if "denoiser" in opened.config:  # stage two's: it has all of stage one's keys
+        whole = _spec(opened, LatentDiffusionSpec)
+        spec = AutoencoderSpec(name=whole.name, size=whole.size, first_stage=whole.first_stage, space=whole.space)
+    else:
+        spec = _spec(opened, AutoencoderSpec)
+    weights = _weights(opened, "first_stage")
+    return _first_stage(spec.first_stage, spec.space, weights, device, opened.folder), spec, weights
 
 
-def _first_stage(config: FirstStageConfig, space: LatentSpace, weights: dict[str, Tensor], device: torch.device, where: str) -> FirstStage:
+def _spec(opened: Checkpoint, schema: type[T]) -> T:
+    try:
+        return build(opened.config, schema)
+    except UserError as error:
+        raise UserError(f"checkpoint {opened.folder}: {error}") from error
+
+
+def _weights(opened: Checkpoint, part: str) -> dict[str, Tensor]:
+    """A part's tensors; none if it has no file, as where there is nothing to store."""
+    return opened.tensors(part) if opened.has(part) else {}
+
+
+def _first_stage(config: FirstStageConfig, space: LatentSpace, weights: dict[str, Tensor], device: torch.device, where: Path) -> FirstStage:
     if weights and weights_digest(weights) != space.digest:
-        raise UserError(f"checkpoint {where}: the first stage's weights are not those its latent shift and scale were measured with; use the one it was trained with")
+        raise UserError(
+            f"checkpoint {where}: the first stage's weights are not those that its latent contract was measured with "
+            f"(digest {weights_digest(weights)[:12]} instead of {space.digest[:12] or 'none'}); use the first stage it was trained with"
+        )
+    if (space.channels, space.ratio) != (config.latent_channels, config.ratio):
+        raise UserError(
+            f"checkpoint {where}: its latent contract is of {space.channels} channels at ratio {space.ratio}, "
+            f"its first stage has {config.latent_channels} at ratio {config.ratio}"
+        )
     first_stage = config.build()
-    load_strictly(first_stage, weights, f"first stage of {where}")
+    load_strictly(first_stage, weights, f"checkpoint {where}: first stage")
     first_stage.space = space
     return first_stage.to(device).eval().requires_grad_(False)
 
@@ -153,16 +183,21 @@ def load_latent_diffusion(folder: Path | str, device: torch.device) -> LoadedPar
     """
     opened = Checkpoint.open(folder)
     if "denoiser" not in opened.config:
-        raise UserError(f"checkpoint {folder} holds a first stage only; train the second with scripts/train_ldm.py first_stage.checkpoint={folder}")
-    spec = build(opened.config, LatentDiffusionSpec)
-    first_stage = _first_stage(spec.first_stage, spec.space, opened.tensors("first_stage") if opened.has("first_stage") else {}, device, str(folder))
+        raise UserError(
+            f"checkpoint {folder} holds a first stage only; train the second with scripts/train_ldm.py first_stage.checkpoint={folder}"
+        )
+    spec = _spec(opened, LatentDiffusionSpec)
+    first_stage = _first_stage(spec.first_stage, spec.space, _weights(opened, "first_stage"), device, opened.folder)
     conditioners = spec.build_conditioners()
-    load_strictly(conditioners, opened.tensors("conditioner") if opened.has("conditioner") else {}, f"conditioner of {folder}")
     for name, digest in conditioners.frozen_digests().items():
         if spec.frozen.get(name) != digest:
-            raise UserError(f"checkpoint {folder}: conditioner {name!r} was trained with another pretrained encoder (sha256 {spec.frozen.get(name)}) than the one at hand ({digest})")
+            raise UserError(
+                f"checkpoint {folder}: it was trained with another pretrained encoder {name!r} (sha256 {spec.frozen.get(name, 'none')[:12]}) "
+                f"than the one at hand ({digest[:12]})"
+            )
+    load_strictly(conditioners, _weights(opened, "conditioner"), f"checkpoint {folder}: conditioner")
     network = spec.build_network(conditioners)
-    load_strictly(network, opened.tensors("denoiser"), f"denoiser of {folder}")
+    load_strictly(network, opened.tensors("denoiser"), f"checkpoint {folder}: denoiser")
     return LoadedParts(
         spec=spec,
         first_stage=first_stage,

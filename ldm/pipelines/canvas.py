@@ -1,4 +1,4 @@
-"""Between a user's picture of any size and the square that the model paints."""
+"""Between a user's picture of any size and the square that the model paints. S is the square's side in the picture's pixels."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import gaussian_blur, pil_to_tensor, resize, to_pil_image
+from torchvision.transforms.v2.functional import gaussian_blur, resize, to_pil_image
+
+from ldm.data.images import picture_tensor
 
 CONTEXT = 2.0  # side of the square in units of the hole's longer side, where the picture is large enough
 SEAM = 0.03  # width of the seam's blending, in units of the square's side
+BLEND_SIDE = 256  # the seam's correction is smooth, so a larger square's is computed at this size
+FILL_WIDTH = 1 / 8  # how far the hole's filling looks, in units of the square's side
+WHITE = (255, 255, 255)
+ICC_SPACES = {"L": b"GRAY", "LA": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB "}  # bytes 16 to 19 of a profile for this mode
 
 
 def as_pictures(images: Tensor) -> list[Image.Image]:
@@ -22,8 +28,26 @@ def as_pictures(images: Tensor) -> list[Image.Image]:
 
 
 def as_tensor(picture: Image.Image, channels: int) -> Tensor:
-    """A picture as (1, C, H, W) float32 in [-1, 1]: RGB, or grey for one channel."""
-    return pil_to_tensor(picture.convert("L" if channels == 1 else "RGB"))[None].float() / 127.5 - 1
+    """A picture as (1, C, H, W) float32 in [-1, 1]: grey or RGB, as it looks on white.
+
+    Raises:
+        UserError: channels is neither 1 nor 3.
+    """
+    return picture_tensor(picture, channels, WHITE, "the picture")[None]
+
+
+def ordinary(picture: Image.Image) -> Image.Image:
+    """The picture in mode L, LA, RGB or RGBA; itself if it is in one of these."""
+    if picture.mode in ICC_SPACES and "transparency" not in picture.info:
+        return picture
+    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+
+
+def hole_of(mask: Image.Image) -> np.ndarray:
+    """(H, W) bool: where a mask is bright (128 and above). What is transparent is not painted."""
+    ground = Image.new("RGBA", mask.size, (0, 0, 0, 255))
+    shown = Image.alpha_composite(ground, mask.convert("RGBA")) if mask.has_transparency_data else mask
+    return np.array(shown.convert("L")) >= 128
 
 
 @dataclass(frozen=True)
@@ -35,33 +59,24 @@ class Square:
     side: int
 
     @staticmethod
-    def around(hole: Tensor, smallest: int) -> Square:
+    def around(hole: np.ndarray, smallest: int) -> Square:
         """The square to paint for a hole, (H, W) bool with at least one pixel: centred on it, with context, within the picture if it fits.
 
         A picture that the square covers on one side but not on the other is reached over on the shorter side.
         """
         height, width = hole.shape
-        rows, columns = hole.any(1).nonzero()[:, 0], hole.any(0).nonzero()[:, 0]
+        rows, columns = hole.any(1).nonzero()[0], hole.any(0).nonzero()[0]
         top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
         wanted = max(round(CONTEXT * max(bottom - top, right - left)), smallest)
         side = min(wanted, max(height, width))
         return Square(_placed((top + bottom) // 2, side, height), _placed((left + right) // 2, side, width), side)
 
-    def cut(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, side, side); beyond the picture its edge pixels are repeated."""
-        height, width = image.shape[2:]
-        rows = torch.arange(self.top, self.top + self.side).clamp(0, height - 1)
-        columns = torch.arange(self.left, self.left + self.side).clamp(0, width - 1)
-        return image[:, :, rows][:, :, :, columns]
-
-    def put(self, image: Tensor, patch: Tensor) -> Tensor:
-        """The picture with (B, C, side, side) in the square's place, as far as it lies within."""
-        height, width = image.shape[2:]
-        top, left = max(self.top, 0), max(self.left, 0)
-        bottom, right = min(self.top + self.side, height), min(self.left + self.side, width)
-        whole = image.clone()
-        whole[:, :, top:bottom, left:right] = patch[:, :, top - self.top : bottom - self.top, left - self.left : right - self.left]
-        return whole
+    def cut(self, pixels: np.ndarray) -> np.ndarray:
+        """(H, W, ...) -> (S, S, ...); beyond the picture its edge pixels are repeated."""
+        height, width = pixels.shape[:2]
+        rows = np.arange(self.top, self.top + self.side).clip(0, height - 1)
+        columns = np.arange(self.left, self.left + self.side).clip(0, width - 1)
+        return pixels[rows[:, None], columns]
 
 
 def _placed(centre: int, side: int, length: int) -> int:
@@ -83,6 +98,29 @@ def resized_mask(mask: Tensor, side: int) -> Tensor:
     return F.adaptive_max_pool2d(mask, side)
 
 
+def known_at(known: Tensor, hole: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """A square at the model's size, without what lies in its hole: that must not show in the result.
+
+    Known pixels are means of known pixels only; the hole is filled smoothly from its surroundings, or with grey if there are none.
+
+    Args:
+        known: (1, C, S, S) in [-1, 1]; anything in the hole.
+        hole: (1, 1, S, S) of {0, 1}, 1 = to be painted.
+
+    Returns:
+        The square (1, C, side, side) and its hole (1, 1, side, side).
+    """
+    share = resized(1 - hole, side)
+    small = resized(known * (1 - hole), side) / share.clamp_min(1e-6)
+    small_hole = resized_mask(hole, side)
+    outside = 1 - small_hole
+    width = FILL_WIDTH * side
+    # The mean of all that is known steps in where the blur sees nothing.
+    mean = (small * outside).sum((2, 3), keepdim=True) / outside.sum().clamp_min(1)
+    filling = (_blurred(small * outside, width) + 1e-3 * mean) / (_blurred(outside, width) + 1e-3)
+    return torch.where(small_hole > 0, filling, small), small_hole
+
+
 def blended(known: Tensor, painted: Tensor, hole: Tensor) -> Tensor:
     """The painted square, fitted to its surroundings along the seam.
 
@@ -91,24 +129,38 @@ def blended(known: Tensor, painted: Tensor, hole: Tensor) -> Tensor:
     Args:
         known: (1, C, S, S), the picture, in [-1, 1].
         painted: (1, C, S, S), the model's, both over the whole square.
-        hole: (1, 1, S, S), 1 = painted.
+        hole: (1, 1, S, S) of {0, 1}, 1 = painted.
     """
-    if not (hole < 1).any():
-        return painted
-    width = max(1.0, SEAM * hole.shape[-1])
-    kernel = 2 * int(3 * width) + 1
-    if kernel // 2 >= hole.shape[-1]:  # the blur's mirrored border must fit
-        return torch.where(hole > 0, painted, known)
+    side = hole.shape[-1]
+    small = min(side, BLEND_SIDE)
+    width = max(1.0, SEAM * small)
     outside = 1 - hole
-    share = gaussian_blur(outside, [kernel, kernel], [width, width])
-    difference = gaussian_blur((known - painted) * outside, [kernel, kernel], [width, width]) / share.clamp_min(1e-4)
-    return torch.where(hole > 0, painted + (2 * share).clamp(max=1) * difference, known)
+    share = _blurred(resized(outside, small), width)
+    difference = _blurred(resized((known - painted) * outside, small), width) / share.clamp_min(1e-4)
+    correction = resized((2 * share).clamp(max=1) * difference, side)
+    return torch.where(hole > 0, painted + correction, known)
 
 
-def pasted(picture: Image.Image, painting: Tensor, hole: np.ndarray) -> Image.Image:
-    """The user's picture with (C, H, W) in [-1, 1] where hole, (H, W) bool, is True; every other pixel keeps its bytes and alpha."""
-    mode = picture.mode if picture.mode in ("L", "RGB", "LA", "RGBA") else "RGB"
-    pixels = np.array(picture.convert(mode))
-    levels = np.array(as_pictures(painting[None])[0].convert(mode))
-    pixels[hole] = levels[hole]
-    return Image.fromarray(pixels, mode)
+def _blurred(image: Tensor, width: float) -> Tensor:
+    """Gaussian blur of (B, C, H, W) by a standard deviation in pixels, one side after the other; cut off where the picture is too small."""
+    reach = min(int(3 * width), min(image.shape[2:]) - 1)  # the mirrored border must fit
+    kernel, sigma = 2 * reach + 1, [width, width]
+    return gaussian_blur(gaussian_blur(image, [kernel, 1], sigma), [1, kernel], sigma)
+
+
+def pasted(picture: Image.Image, painting: Tensor, square: Square, hole: np.ndarray) -> Image.Image:
+    """The user's picture with a painting of the square, (C, S, S) in [-1, 1], where hole, (H, W) bool, is True.
+
+    Every other pixel keeps its bytes and alpha; what is painted is opaque. The picture is `ordinary`.
+    """
+    pixels = np.array(picture)
+    top, left = max(square.top, 0), max(square.left, 0)
+    levels = np.array(as_pictures(painting[None])[0].convert(picture.mode))[top - square.top :, left - square.left :]
+    region = pixels[top : square.top + square.side, left : square.left + square.side]  # a view, cut at the picture's edges
+    inside = hole[top : top + region.shape[0], left : left + region.shape[1]]
+    region[inside] = levels[: region.shape[0], : region.shape[1]][inside]
+    result = Image.fromarray(pixels)
+    profile = picture.info.get("icc_profile")
+    if profile and profile[16:20] == ICC_SPACES[picture.mode]:
+        result.info["icc_profile"] = profile
+    return result

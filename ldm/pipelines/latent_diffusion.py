@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from PIL import Image
@@ -19,49 +20,18 @@ from ldm.conditioning.inpaint_mask import InpaintMask
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.conditioning.semantic_map import SemanticMap
 from ldm.core.condition import Condition
-from ldm.core.errors import UserError
+from ldm.core.errors import UserError, unknown
 from ldm.core.random import Streams
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.estimate import Denoise, Estimate
-from ldm.diffusion.grid import Grid, Trailing
 from ldm.first_stage.stage import FirstStage
 from ldm.guidance.classifier_free import classifier_free
 from ldm.pipelines.canvas import as_pictures
+from ldm.pipelines.sampling import OnStep, Sampling
 from ldm.samplers.sampler import Sampler, step_noise
 
-OnStep = Callable[[int, int], None]
+Precision = Literal["fp32", "bf16", "fp16"]
 AT_ONCE = 16  # pictures a batch; the result does not depend on it
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How one call samples.
-
-    Attributes:
-        sampler: the solver.
-        steps: solver steps from pure noise; a start from a noised picture takes its share of them.
-        guidance: classifier-free scale; 1 = plain conditional.
-        num_images: pictures.
-        seed: picture i depends on (seed, i) only.
-        grid: where the solver stops on the way.
-        on_step: told (steps done, steps in all).
-    """
-
-    sampler: Sampler
-    steps: int
-    guidance: float
-    num_images: int = 1
-    seed: int = 0
-    grid: Grid = Trailing()
-    on_step: OnStep | None = None
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"steps must be at least 1, got {self.steps}")
-        if self.num_images < 1:
-            raise UserError(f"the number of images must be at least 1, got {self.num_images}")
-        if not self.guidance >= 0:
-            raise UserError(f"guidance must be 0 or more (1 = no guidance, 4 = usual), got {self.guidance}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +43,17 @@ class LatentDiffusion:
     network: nn.Module
     conditioners: Conditioners
     device: torch.device
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
 
     @staticmethod
-    def from_pretrained(
-        folder: Path | str, device: str | torch.device | None = None, precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    ) -> LatentDiffusion:
+    def from_pretrained(folder: Path | str, device: str | torch.device | None = None, precision: Precision = "fp32") -> LatentDiffusion:
         """A model from a checkpoint folder, on the GPU if there is one.
 
         Raises:
-            UserError: not a checkpoint of both stages, or altered; see `ldm.checkpoints.model`.
+            UserError: not a checkpoint of both stages, or altered; see `ldm.checkpoints.model`. Unknown precision.
         """
+        if precision not in get_args(Precision):
+            raise unknown("precision", precision, get_args(Precision))
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         parts = load_latent_diffusion(folder, chosen)
         return LatentDiffusion(
@@ -108,12 +78,12 @@ class LatentDiffusion:
         """How to sample; what is None is as the model's checkpoint says.
 
         Raises:
-            UserError: unknown sampler; a number out of range.
+            UserError: unknown sampler; a number out of range; more steps than the process has.
         """
         default = self.spec.sampling
         solver = Sampler.of_kind(sampler)() if isinstance(sampler, str) else sampler or default.sampler
         assert isinstance(solver, Sampler)
-        return Sampling(
+        how = Sampling(
             sampler=solver,
             steps=default.steps if steps is None else steps,
             guidance=default.guidance if guidance is None else guidance,
@@ -121,6 +91,8 @@ class LatentDiffusion:
             seed=seed,
             on_step=on_step,
         )
+        how.grid.times(self.spec.process, how.steps)  # refuses what no start could take
+        return how
 
     def text_to_image(
         self,
@@ -160,13 +132,7 @@ class LatentDiffusion:
             UserError: unknown label; a model that was not trained with labels or maps; see `sampling`.
         """
         how = self.sampling(sampler=sampler, steps=steps, guidance=guidance, num_images=num_images, seed=seed, on_step=on_step)
-        told = ConditionInputs(
-            count=1,
-            labels=None if label is None else torch.tensor([self.part(ClassLabel, "class labels").index_of(label)]),
-            maps=None if layout is None else self.part(SemanticMap, "semantic maps") and layout[None],
-            grey_latent=self.grey_latent(),
-        )
-        return as_pictures(self.generate(told, how))
+        return as_pictures(self.generate(self.class_inputs(label, layout), how))
 
     def text_inputs(self, prompt: str) -> ConditionInputs:
         """What a prompt tells.
@@ -176,20 +142,27 @@ class LatentDiffusion:
         """
         if not prompt.strip():
             raise UserError("the prompt is empty: say what to draw, or use scripts/sample.py for pictures of nothing in particular")
-        self.check_text()
-        return ConditionInputs(count=1, captions=(prompt,), grey_latent=self.grey_latent())
+        if not any(part.reads_text for part in self.conditioners):
+            raise UserError(f"this model was not trained with text; it takes {', '.join(self.conditioners.names) or 'no condition'}")
+        return replace(self.untold(), captions=(prompt,))
+
+    def class_inputs(self, label: str | int | None = None, layout: Tensor | None = None) -> ConditionInputs:
+        """What a class and a map, (H, W) class indices, tell; without either: nothing.
+
+        Raises:
+            UserError: unknown label; a model that was not trained with labels or maps.
+        """
+        told = self.untold()
+        if label is not None:
+            told = replace(told, labels=torch.tensor([self.part(ClassLabel, "class labels").index_of(label)]))
+        if layout is not None:
+            self.part(SemanticMap, "semantic maps")
+            told = replace(told, maps=layout[None])
+        return told
 
     def untold(self, negative_prompt: str = "") -> ConditionInputs:
         """What guidance leads away from: nothing, or a negative prompt."""
-        if not negative_prompt:
-            return ConditionInputs(count=1, grey_latent=self.grey_latent())
-        self.check_text()
-        return ConditionInputs(count=1, captions=(negative_prompt,), grey_latent=self.grey_latent())
-
-    def check_text(self) -> None:
-        """Refuses a model that reads no text."""
-        if not any(part.reads_text for part in self.conditioners):
-            raise UserError(f"this model was not trained with text; it takes {', '.join(self.conditioners.names) or 'no condition'}")
+        return self.text_inputs(negative_prompt) if negative_prompt else ConditionInputs(count=1, grey_latent=self.grey_latent)
 
     def part(self, wanted: type[Conditioner], what: str) -> Any:
         """The model's conditioner of a class.
@@ -212,9 +185,9 @@ class LatentDiffusion:
         side = self.spec.size // self.first_stage.ratio
         return side, side
 
-    @torch.no_grad()
+    @cached_property
     def grey_latent(self) -> Tensor | None:
-        """The normalised latent (C, h, w) of a grey picture, which is what `inpaint_mask` is told as "nothing"."""
+        """The normalised latent (C, h, w) of a grey picture, which is what `inpaint_mask` is told as "nothing"; None where that is not read."""
         return grey_latent(self.first_stage, self.spec.size, self.device) if self.paints_masks else None
 
     @torch.no_grad()
@@ -240,10 +213,14 @@ class LatentDiffusion:
             told: of one picture; all are told the same.
             how: see Sampling.
             untold: of one picture, what guidance leads away from; None = nothing told.
-            start: noise level to begin at; below 1 with `start_latent` (1, C, h, w).
+            start: noise level in (0, 1] to begin at; this share of the steps is taken, at least one.
+            start_latent: (1, C, h, w), what is noised to begin with; None = pure noise.
             known: wraps the guided denoiser, e.g. training-free inpainting; gets the pictures' random streams.
         """
-        wanted, unwanted = self.tell(told), self.tell(untold or self.untold())
+        wanted = self.tell(told)
+        unwanted = wanted if how.guidance == 1 else self.tell(untold or self.untold())
+        if _same(wanted, unwanted):  # nothing to lead away from: half the work
+            how = replace(how, guidance=1.0)
         return self.render([wanted] * how.num_images, [unwanted] * how.num_images, how, start=start, start_latent=start_latent, known=known)
 
     @torch.no_grad()
@@ -259,8 +236,8 @@ class LatentDiffusion:
     ) -> Tensor:
         """`generate` for encoded conditions, one a picture; picture i draws from stream (how.seed, i)."""
         process = self.spec.process
-        steps = max(1, round(how.steps * start))
-        times = how.grid.times(process, steps, start)
+        start = max(start, process.t_first)
+        times = how.grid.times(process, max(1, round(how.steps * start)), start)
         shape = (self.first_stage.latent_channels, *self.latent_size)
         pictures = []
         starts = range(0, len(told), AT_ONCE)
@@ -268,9 +245,7 @@ class LatentDiffusion:
             rows = range(first, min(first + AT_ONCE, len(told)))
             streams = Streams.of(how.seed, "image", samples=rows)
             noise = streams.normal("start", shape).to(self.device)
-            x = process.blend(Estimate(x0=torch.zeros_like(noise) if start_latent is None else start_latent.expand_as(noise), eps=noise), times[0])
-            if start_latent is None:
-                x = noise
+            x = noise if start_latent is None else process.blend(Estimate(x0=start_latent.expand_as(noise), eps=noise), times[0])
             denoise = classifier_free(self.denoiser, _joined(told, rows), _joined(untold, rows), how.guidance)
             if known is not None:
                 denoise = known(denoise, streams)
@@ -278,6 +253,8 @@ class LatentDiffusion:
             latent = how.sampler.sample(denoise, x, times, process, step_noise(streams, x), on_step)
             with self._autocast():
                 pictures.append(self.first_stage.decode(latent).float().cpu())
+            if not pictures[-1].isfinite().all():
+                raise UserError(f"the pictures came out as NaN or infinity in {self.precision}: use precision bf16 or fp32, or train longer")
         return torch.cat(pictures)
 
     @property
@@ -294,6 +271,7 @@ class LatentDiffusion:
         return torch.autocast(self.device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision])
 
 
+@torch.no_grad()
 def grey_latent(first_stage: FirstStage, size: int, device: torch.device) -> Tensor:
     """(C, h, w): the normalised latent of a grey picture of size x size."""
     return first_stage.encode(torch.zeros(1, first_stage.image_channels, size, size, device=device))[0]
@@ -304,6 +282,12 @@ def _joined(conditions: Sequence[Condition], rows: range) -> Condition:
     if all(c is chosen[0] for c in chosen):
         return chosen[0].repeated(len(chosen))
     return Condition.stack(chosen)
+
+
+def _same(one: Condition, other: Condition) -> bool:
+    """Whether two conditions, made by the same conditioners, tell the same."""
+    pairs = ((getattr(one, field.name), getattr(other, field.name)) for field in fields(Condition))
+    return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
 
 
 def _shifted(on_step: OnStep | None, number: int, count: int) -> OnStep | None:

@@ -81,7 +81,7 @@ class AutoencoderTask:
 
     def batches(self, first_step: int) -> Iterator[tuple[Batch, tuple[int, ...]]]:
         order = GlobalOrder(len(self.train_set), self.config.batch_size, self.seed)
-        return batches(self.train_set, order, first_step, self.world.rank, self.world.size)
+        return batches(self.train_set, order, first_step, self.world.part(self.config.batch_size))
 
     def keys(self, batch: tuple[Batch, tuple[int, ...]]) -> tuple[str, ...]:
         return batch[0].keys

@@ -96,7 +96,7 @@ class DiffusionTask:
     def batches(self, first_step: int) -> Iterator[LatentBatch]:
         order = GlobalOrder(len(self.train_set), self.config.batch_size, self.seed)
         if self.cache is None:
-            for pictures, positions in batches(self.train_set, order, first_step, self.world.rank, self.world.size):
+            for pictures, positions in batches(self.train_set, order, first_step, self.world.part(self.config.batch_size)):
                 yield LatentBatch(pictures=pictures, positions=positions, moments=None)
             return
         start, stop = self.world.part(self.config.batch_size)

@@ -169,7 +169,13 @@ class _Engine:
     def run_steps(self, first_step: int, stop: _Stop) -> bool:
         config = self.config
         bar = tqdm(
-            total=config.steps, initial=first_step - 1, unit="step", disable=not self.world.is_first, dynamic_ncols=True, file=sys.stderr
+            total=config.steps,
+            initial=first_step - 1,
+            unit="step",
+            disable=not self.world.is_first,
+            dynamic_ncols=True,
+            file=sys.stderr,
+            mininterval=0.2 if sys.stderr.isatty() else 10,  # a log file gets a line now and then
         )
         batches = self.task.batches(first_step)
         started = time.perf_counter()
@@ -179,7 +185,7 @@ class _Engine:
                 metrics = self.step(step, next(batches))
                 metrics["samples_per_second"] = config.batch_size / (time.perf_counter() - step_started)
                 bar.update()
-                bar.set_postfix_str(f"loss {metrics['loss']:.4g}, {metrics['samples_per_second']:.1f} samples/s")
+                bar.set_postfix_str(f"loss {metrics['loss']:.4g}, {metrics['samples_per_second']:.1f} samples/s", refresh=False)
                 if step - first_step + 1 == SPEED_STEPS and self.world.is_first:
                     bar.write(_speed(config, step, time.perf_counter() - started), file=sys.stdout)
 

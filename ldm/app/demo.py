@@ -1,0 +1,153 @@
+"""`scripts/demo.py`: the whole journey in minutes, as one page of commands and what they made."""
+
+from __future__ import annotations
+
+import argparse
+import html
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from ldm.core.errors import UserError
+from ldm.core.files import write_file
+from ldm.data.config import DataConfig
+from ldm.data.open import open_dataset
+from ldm.pipelines.canvas import as_pictures
+
+EXAMPLES = """examples:
+  python scripts/demo.py
+  python scripts/demo.py --out /tmp/demo
+"""
+
+PROMPTS = ("a red heart", "a smiling yellow face", "a puppy", "a slice of pizza", "a green tree", "a blue car")
+VAE_STEPS, LDM_STEPS = 300, 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """One section of the page: what is shown, the command that made it, and the pictures it leaves, each with a caption."""
+
+    title: str
+    text: str
+    command: tuple[str, ...]
+    pictures: tuple[tuple[Path, str], ...] = field(default=())
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs all scenes and writes the page."""
+    flags = argparse.ArgumentParser(
+        description="Pictures from the shipped model, then both stages trained briefly from scratch, on one page.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    flags.add_argument("--out", type=Path, default=Path("outputs/demo"), help="folder of the page (default: outputs/demo)")
+    out = flags.parse_args(arguments).out
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; name a folder")
+    shutil.rmtree(out / "runs", ignore_errors=True)  # train from scratch, not from the demo before
+    _write_inputs(out / "inputs")
+
+    scenes = _scenes(out)
+    seconds = []
+    for number, scene in enumerate(scenes, 1):
+        print(f"\n[{number}/{len(scenes)}] {scene.title}\n$ {shlex.join(('python', *scene.command))}", flush=True)
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, *scene.command], check=False)
+        if done.returncode:
+            raise UserError(f"the demo stopped: the command above ended with exit code {done.returncode}")
+        seconds.append(time.perf_counter() - started)
+    write_file(out / "index.html", _page(scenes, seconds, out))
+    print(f"\nall of it on one page: {(out / 'index.html').resolve()}")
+
+
+def _write_inputs(folder: Path) -> None:
+    """A held-out picture and a mask over its middle, as a user would have them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held_out = open_dataset(DataConfig(train="emoji-128", val="emoji-128", size=128), "val", 0)
+    picture = as_pictures(held_out.sample(0, 0).image[None])[0]
+    picture.save(folder / "picture.png")
+    mask = Image.new("L", picture.size)
+    ImageDraw.Draw(mask).ellipse((64, 30, 118, 100), fill=255)
+    mask.save(folder / "mask.png")
+
+
+def _scenes(out: Path) -> list[Scene]:
+    grid = out / "txt2img"
+    drawn = [
+        Scene(
+            title=f"Text to image: {prompt}",
+            text="The shipped model, 20 steps, guidance 4.",
+            command=("scripts/txt2img.py", "--prompt", prompt, "--out", str(grid / prompt.replace(" ", "-"))),
+            pictures=((grid / prompt.replace(" ", "-") / "grid.png", prompt),),
+        )
+        for prompt in PROMPTS
+    ]
+    inputs, painted = out / "inputs", out / "inpaint"
+    vae, ldm = out / "runs" / "vae", out / "runs" / "ldm"
+    return [
+        *drawn,
+        Scene(
+            title="Inpainting",
+            text="White in the mask is painted; every other pixel comes back bit-identical. Four paintings.",
+            command=(
+                "scripts/inpaint.py", "--image", str(inputs / "picture.png"), "--mask", str(inputs / "mask.png"), "--out", str(painted),
+            ),
+            pictures=((inputs / "picture.png", "picture"), (inputs / "mask.png", "mask"), (painted / "grid.png", "paintings")),
+        ),
+        Scene(
+            title="Stage one from scratch",
+            text=f"A KL autoencoder after {VAE_STEPS} steps, a few minutes: held-out pictures above, their reconstructions below.",
+            command=(
+                "scripts/train_vae.py", "--run-dir", str(vae), f"train.steps={VAE_STEPS}", f"train.sample_every={VAE_STEPS}",
+                f"loss.disc_start={VAE_STEPS * 3 // 4}",
+            ),
+            pictures=((vae / "samples" / f"step-{VAE_STEPS:08d}.png", "reconstructions"), (vae / "curves.png", "curves")),
+        ),
+        Scene(
+            title="Stage two from scratch",
+            text=f"A text-to-image model on that autoencoder's latents after {LDM_STEPS} steps. "
+            "It has seen each picture a few times only: shapes and colours begin to show. The shipped model went on for hours.",
+            command=(
+                "scripts/train_ldm.py", "--run-dir", str(ldm), f"first_stage.checkpoint={vae / 'checkpoint'}", "data.cache_views=1",
+                f"train.steps={LDM_STEPS}", f"train.sample_every={LDM_STEPS}",
+            ),
+            pictures=((ldm / "samples" / f"step-{LDM_STEPS:08d}.png", "samples"), (ldm / "curves.png", "curves")),
+        ),
+    ]  # fmt: skip
+
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+h1 { margin-bottom: .2rem; } h2 { margin: 2.2rem 0 .3rem; font-size: 1.2rem; }
+pre { background: #f4f4f4; padding: .6rem .8rem; border-radius: 6px; overflow-x: auto; font-size: .85rem; }
+figure { display: inline-block; margin: .3rem 1rem .3rem 0; vertical-align: top; max-width: 100%; }
+figcaption { color: #666; font-size: .85rem; } img { max-width: 100%; min-height: 128px; image-rendering: auto; border: 1px solid #eee; }
+"""
+
+
+def _page(scenes: Sequence[Scene], seconds: Sequence[float], out: Path) -> str:
+    sections = []
+    for scene, taken in zip(scenes, seconds, strict=True):
+        figures = "".join(
+            f'<figure><img src="{html.escape(str(path.relative_to(out)))}" alt="{html.escape(caption)}">'
+            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+            for path, caption in scene.pictures
+        )
+        command = html.escape(shlex.join(("python", *scene.command)))
+        sections.append(
+            f"<h2>{html.escape(scene.title)}</h2>\n<p>{html.escape(scene.text)}</p>\n<pre>{command}</pre>\n{figures}\n<p>{taken:.0f} s</p>"
+        )
+    return (
+        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>ldm: demo</title><style>{STYLE}</style>\n'
+        "<h1>Latent diffusion, from pictures to pictures</h1>\n"
+        f"<p>Everything below was made on this machine, in {sum(seconds) / 60:.1f} minutes, by the commands shown.</p>\n"
+        + "\n".join(sections)
+        + "\n</html>\n"
+    )

@@ -1,0 +1,116 @@
+"""`scripts/prepare_data.py`: pictures of any kind to shards."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ldm.core.errors import UserError
+from ldm.core.files import recover_folder
+from ldm.data.classic import CLASSIC, open_classic
+from ldm.data.prepare import Preparation, Report, prepare_sources
+from ldm.data.record import Record
+from ldm.data.shards import INDEX_NAME, Index
+from ldm.data.sources.folder import FolderSource
+from ldm.data.sources.shards import open_indexed
+from ldm.data.sources.source import Source
+
+BUILTIN = Path(__file__).parent.parent / "data" / "builtin"
+NAMED_LOSSES = 10
+
+EXAMPLES = """examples:
+  python scripts/prepare_data.py photos --out data/photos --size 256 --val-every 20
+      a folder of pictures; captions.csv or captions.jsonl in it (columns file, caption), .txt beside pictures, class folders,
+      masks/ and maps/ are found by themselves
+  python scripts/prepare_data.py photos --captions words.csv --out data/photos
+  python scripts/prepare_data.py mnist --out data/mnist
+      also fashion-mnist, cifar10, pets: torchvision downloads them, or --raw names a folder with the raw files
+  python scripts/prepare_data.py emoji-128 --out data/emoji
+"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Makes shards and index.json."""
+    parser = argparse.ArgumentParser(
+        description="Make shards of pictures, with captions, labels, masks and maps, ready for training.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", help=f"a folder of pictures, one of {', '.join(CLASSIC)}, or emoji-128")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; one that this script made is replaced")
+    parser.add_argument("--captions", type=Path, help="CSV or JSONL with columns file|file_name and caption|text")
+    parser.add_argument("--size", type=int, help="scale pictures down to this shorter side (default: keep)")
+    parser.add_argument("--val-every", type=int, metavar="N", help="hold out every Nth picture of a folder (default: none)")
+    parser.add_argument("--shard-size", type=float, default=256, metavar="MIB", help="largest shard (default: 256)")
+    parser.add_argument(
+        "--background", metavar="R,G,B", help="colour to lay transparent pictures on now (default: keep them; data.background at training)"
+    )
+    parser.add_argument("--raw", type=Path, metavar="DIR", help="raw files of a torchvision set (default: download)")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("data/downloads"), help="where torchvision downloads to (default: data/downloads)"
+    )
+    options = parser.parse_args(arguments)
+    how = Preparation(
+        size=options.size,
+        val_every=options.val_every,
+        shard_bytes=int(options.shard_size * 2**20),
+        background=_colour(options.background),
+    )
+    recover_folder(options.out)
+    if options.source in CLASSIC:
+        _only(options, "captions")
+        with open_classic(options.source, options.raw, options.cache) as data:
+            _say(prepare_sources(data, options.out, how, _progress), options.out)
+        return
+    _only(options, "raw")
+    _say(prepare_sources(_from_source(options), options.out, how, _progress), options.out)
+
+
+def _from_source(options: argparse.Namespace) -> dict[str, Source]:
+    """The source's records by split."""
+    builtin = options.source == "emoji-128"
+    folder = BUILTIN / options.source if builtin else Path(options.source)
+    if not folder.is_dir():
+        raise UserError(f"{options.source}: neither a folder nor one of emoji-128, {', '.join(CLASSIC)}")
+    if folder.resolve() in (options.out.resolve(), *options.out.resolve().parents):
+        raise UserError(f"--out {options.out} lies in the source folder; give another")
+    if not (folder / INDEX_NAME).is_file():
+        if options.captions is not None and not options.captions.is_file():
+            raise UserError(f"--captions {options.captions}: no such file")
+        return {"train": FolderSource(folder, options.captions)}
+    _only(options, "captions")
+    return {split: open_indexed(folder, split) for split in ("train", "val") if split in Index.read(folder).splits}
+
+
+def _only(options: argparse.Namespace, *unused: str) -> None:
+    for name in unused:
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} does not go with {options.source}")
+
+
+def _colour(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    try:
+        red, green, blue = (int(level) for level in text.split(","))
+    except ValueError:
+        raise UserError(f"--background must be R,G,B, e.g. 255,255,255; got {text!r}") from None
+    return red, green, blue
+
+
+def _progress(records: Iterable[Record], count: int, name: str) -> Iterable[Record]:
+    return tqdm(records, total=count, desc=name, unit=" pictures", mininterval=0.5)
+
+
+def _say(report: Report, out: Path) -> None:
+    if report.lost:
+        print(f"{len(report.lost)} could not be read and were left out:")
+        for key, reason in list(report.lost.items())[:NAMED_LOSSES]:
+            print(f"  {key}: {reason}")
+        if len(report.lost) > NAMED_LOSSES:
+            print(f"  and {len(report.lost) - NAMED_LOSSES} more")
+    counts = ", ".join(f"{count} {split}" for split, count in report.counts.items())
+    print(f"done: {counts} pictures in {out}; train on them with data.train={out}" + (f" data.val={out}" if "val" in report.counts else ""))

@@ -1,0 +1,65 @@
+"""What training sees: one decoded picture with all that belongs to it, and several of them stacked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """
+    Attributes:
+        key: unique in its data set.
+        image: (C, H, W) float32 in [-1, 1], H = W = the configured size.
+        caption: "" = none.
+        label: index into the set's label names; -1 = none.
+        mask: (1, H, W) float32 of {0, 1}, 1 = object; None = the set has none.
+        map: (H, W) int64 class indices, the number of classes = unknown; None = the set has none.
+    """
+
+    key: str
+    image: Tensor
+    caption: str
+    label: int
+    mask: Tensor | None = None
+    map: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Samples stacked; B of each. See Sample."""
+
+    keys: tuple[str, ...]
+    images: Tensor
+    captions: tuple[str, ...]
+    labels: Tensor
+    masks: Tensor | None = None
+    maps: Tensor | None = None
+
+    @staticmethod
+    def of(samples: Sequence[Sample]) -> Batch:
+        masks = [s.mask for s in samples if s.mask is not None]
+        maps = [s.map for s in samples if s.map is not None]
+        return Batch(
+            keys=tuple(s.key for s in samples),
+            images=torch.stack([s.image for s in samples]),
+            captions=tuple(s.caption for s in samples),
+            labels=torch.tensor([s.label for s in samples]),
+            masks=torch.stack(masks) if masks else None,
+            maps=torch.stack(maps) if maps else None,
+        )
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Samples start to stop."""
+        return Batch(
+            keys=self.keys[start:stop],
+            images=self.images[start:stop],
+            captions=self.captions[start:stop],
+            labels=self.labels[start:stop],
+            masks=None if self.masks is None else self.masks[start:stop],
+            maps=None if self.maps is None else self.maps[start:stop],
+        )

@@ -1,0 +1,79 @@
+"""Which pictures a run trains on, and how they are brought to one size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ldm.core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Random changes of a training picture, with its mask and map; the same for one (seed, epoch, sample).
+
+    Attributes:
+        flip: chance of a mirror image. Wrong where text or arrows would turn.
+        shift: most that it is moved by, as a share of the side, each way.
+        zoom: smallest and largest factor; above 1 shows a part, below 1 leaves a border in the background's colour.
+        rotate: most degrees, either way.
+        brightness, contrast, saturation: most that they change by, as a share, either way.
+        hue: most that it turns by, as a share of the circle, at most 0.5.
+    """
+
+    flip: float = 0.0
+    shift: float = 0.0
+    zoom: tuple[float, float] = (1.0, 1.0)
+    rotate: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "shift", "brightness", "contrast", "saturation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"augment.{name} must be from 0 to 1, got {getattr(self, name)}")
+        if not 0 <= self.hue <= 0.5 or not 0 <= self.rotate <= 180:
+            raise UserError(f"augment.hue must be from 0 to 0.5 and rotate from 0 to 180, got {self.hue}, {self.rotate}")
+        if not 0 < self.zoom[0] <= self.zoom[1]:
+            raise UserError(f"augment.zoom must be two positive factors, the smaller first, got {self.zoom}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """
+    Attributes:
+        train: `emoji-128`; a folder of pictures; a folder that scripts/prepare_data.py made; a .tar shard or a brace range of them,
+            `shard-{000000..000009}.tar`; or, if allow_remote, URLs or `pipe:` commands of such shards.
+        val: held-out pictures, likewise; the same as train = the held-out split that is in it; null = none.
+        size: side in pixels that the shorter side is scaled to, the centre square of which is used.
+        channels: 1 = grey, 3 = RGB, else as many as the pictures (.npy arrays of (H, W, C)) have.
+        background: RGB, 0 to 255, that transparent pictures are laid on.
+        augment: random changes of training pictures.
+        cache_latents: stage two encodes `cache_views` augmented views of each picture once; false = at every use.
+        cache_views: see cache_latents.
+        max_lost: share of records that may be unreadable before the run stops.
+        allow_remote: whether train and val may name URLs and commands.
+        workers: processes that read and decode ahead of training; 0 = none, for small pictures.
+    """
+
+    train: str
+    val: str | None = None
+    size: int
+    channels: int = 3
+    background: tuple[int, int, int] = (255, 255, 255)
+    augment: Augment = field(default_factory=Augment)
+    cache_latents: bool = True
+    cache_views: int = 1
+    max_lost: float = 0.01
+    allow_remote: bool = False
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("size", "channels", "cache_views"):
+            if getattr(self, name) < 1:
+                raise UserError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.max_lost <= 1 or self.workers < 0:
+            raise UserError(f"data.max_lost must be from 0 to 1 and data.workers at least 0, got {self.max_lost}, {self.workers}")
+        if not all(0 <= level <= 255 for level in self.background):
+            raise UserError(f"data.background must be three levels from 0 to 255, got {self.background}")

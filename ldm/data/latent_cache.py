@@ -1,0 +1,108 @@
+"""The training set's latents, encoded once: memory-mapped moments of some augmented views of every picture.
+
+The means and stds are kept, not draws: each use samples the posterior anew. Beside them lie the views' pixels, masks and maps, for
+conditions that need them. The key is (first stage, data, transform): when any changes, the cache is built anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm.core.files import new_folder, recover_folder, write_file
+from ldm.data.batch import Sample
+from ldm.data.open import PictureSet
+
+Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""(B, C, H, W) in [-1, 1] to the raw latents' mean and std."""
+
+
+class LatentCache:
+    """Opened by `open_or_build`."""
+
+    def __init__(self, folder: Path, meta: dict) -> None:
+        self._meta = meta
+        self._arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in meta["arrays"]}
+        self.views: int = meta["views"]
+        self.count: int = meta["count"]
+
+    @staticmethod
+    def open_or_build(
+        folder: Path, data: PictureSet, encode: Encode, *, first_stage_digest: str, views: int, batch_size: int, progress: bool
+    ) -> LatentCache:
+        """The cache of `data` in a folder; built if it is not there or was made of something else.
+
+        Args:
+            folder: replaced as a whole when the cache is built.
+            data: a training set.
+            encode: the frozen first stage.
+            first_stage_digest: of its weights.
+            views: view v is the picture as epoch v sees it.
+            batch_size: pictures encoded at once.
+            progress: whether to show a bar.
+        """
+        recover_folder(folder)
+        key = hashlib.sha256(repr((first_stage_digest, data.digest, data.transform_digest, len(data), views)).encode()).hexdigest()
+        try:
+            meta = json.loads((folder / "meta.json").read_text())
+            if meta["key"] == key:
+                return LatentCache(folder, meta)
+        except (OSError, ValueError, KeyError):
+            pass  # none yet, or not one of ours: built below
+        with new_folder(folder) as new:
+            _build(new, key, data, encode, views, batch_size, progress)
+        return LatentCache(folder, json.loads((folder / "meta.json").read_text()))
+
+    def item(self, index: int, epoch: int) -> tuple[Sample, Tensor, Tensor]:
+        """A sample as one of its views, with mean and std of its raw latent, float32."""
+        row = index * self.views + epoch % self.views
+
+        def array(name: str) -> Tensor:
+            return torch.from_numpy(np.array(self._arrays[name][row]))
+
+        key, caption, label = self._meta["rows"][row]
+        sample = Sample(
+            key=key,
+            image=array("image").float() / 127.5 - 1,
+            caption=caption,
+            label=label,
+            mask=array("mask").float() if "mask" in self._arrays else None,
+            map=array("map").long() if "map" in self._arrays else None,
+        )
+        return sample, array("mean"), array("std")
+
+
+def _build(folder: Path, key: str, data: PictureSet, encode: Encode, views: int, batch_size: int, progress: bool) -> None:
+    total = len(data) * views
+    arrays: dict[str, np.memmap] = {}
+    rows: list[tuple[str, str, int]] = []
+
+    def store(name: str, start: int, values: Tensor) -> None:
+        if name not in arrays:
+            dtype = np.dtype(str(values.dtype).removeprefix("torch."))
+            arrays[name] = np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(total, *values.shape[1:]))
+        arrays[name][start : start + len(values)] = values.numpy()
+
+    for start in tqdm(range(0, total, batch_size), desc="encoding", unit="batch", disable=not progress, mininterval=1.0):
+        samples = [data.sample(row // views, row % views) for row in range(start, min(start + batch_size, total))]
+        images = torch.stack([s.image for s in samples])
+        mean, std = encode(images)
+        store("mean", start, mean.float())
+        store("std", start, std.float())
+        store("image", start, ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
+        if data.has_masks:
+            store("mask", start, torch.stack([s.mask for s in samples if s.mask is not None]).to(torch.uint8))
+        if data.has_maps:
+            store("map", start, torch.stack([s.map for s in samples if s.map is not None]).to(torch.int32))
+        rows += [(s.key, s.caption, s.label) for s in samples]
+    for array in arrays.values():
+        array.flush()
+    meta = {"key": key, "views": views, "count": len(data), "arrays": sorted(arrays), "rows": rows}
+    write_file(folder / "meta.json", json.dumps(meta))

@@ -1,0 +1,1 @@
+"""Where records come from: shards, a folder of pictures, torchvision's sets."""

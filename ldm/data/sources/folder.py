@@ -1,0 +1,151 @@
+"""Records from a folder of pictures: class folders, captions in a table or beside each picture, masks and maps folders."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+from ldm.core.errors import UserError
+from ldm.data.record import IMAGE_SUFFIXES, Record
+from ldm.data.shards import plain_key
+from ldm.data.sources.source import Source
+
+TABLES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
+MASKS, MAPS = "masks", "maps"
+FILE_COLUMNS, CAPTION_COLUMNS = ("file", "file_name"), ("caption", "text")
+
+
+class FolderSource(Source):
+    """All pictures below a folder, in the order of their paths.
+
+    Labels are the first folder's names where every picture lies in a folder. A caption comes from the table (`captions` or
+    `metadata`, CSV or JSONL, columns file|file_name and caption|text; several rows of one file are several captions) or from a
+    `.txt` beside it.
+    `masks/PATH.png` and `maps/PATH.png` mirror the pictures' paths.
+    """
+
+    def __init__(self, folder: Path, table: Path | None = None) -> None:
+        self.folder, self.name, self.lost = folder, folder.name or str(folder), {}
+        self._files = sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower()[1:] in IMAGE_SUFFIXES
+            and path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+            and path.relative_to(folder).parts[0] not in (MASKS, MAPS)
+        )
+        if not self._files:
+            raise UserError(f"{folder}: no pictures below it (looked for {', '.join(IMAGE_SUFFIXES)})")
+        self.table = table or next((folder / name for name in TABLES if (folder / name).is_file()), None)
+        self._captions = read_captions(self.table) if self.table else {}
+        self._check_table()
+        relative = [path.relative_to(folder) for path in self._files]
+        if all(len(path.parts) > 1 for path in relative):
+            self.label_names = tuple(sorted({path.parts[0] for path in relative}))
+        self.has_masks, self.has_maps = (folder / MASKS).is_dir(), (folder / MAPS).is_dir()
+        self.has_captions = bool(self._captions) or any(path.with_suffix(".txt").is_file() for path in self._files)
+        facts = [self.table, *self._files, *folder.glob(f"{MASKS}/**/*.png"), *folder.glob(f"{MAPS}/**/*.png")]
+        stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in facts if path is not None]
+        self.digest = hashlib.sha256(repr(stats).encode()).hexdigest()
+        self._keys = _unique([plain_key(str(path.with_suffix(""))) for path in relative])
+
+    def _check_table(self) -> None:
+        """Refuses a table that names none of the pictures: a wrong column or folder, most likely."""
+        if self._captions and not any(self._caption_of(path) for path in self._files):
+            first = next(iter(self._captions))
+            raise UserError(
+                f"{self.table} names no picture of {self.folder} (its first is {first!r}); paths must be relative to that folder"
+            )
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def key(self, index: int) -> str:
+        return self._keys[index]
+
+    def record(self, index: int) -> Record:
+        path = self._files[index]
+        relative = path.relative_to(self.folder)
+        try:
+            text = path.with_suffix(".txt")
+            captions = self._caption_of(path) or (_lines(text.read_text(encoding="utf-8")) if text.is_file() else ())
+            return Record(
+                key=self._keys[index],
+                suffix=path.suffix.lower()[1:],
+                image=path.read_bytes(),
+                captions=captions,
+                label=relative.parts[0] if self.label_names else None,
+                mask=_beside(self.folder / MASKS / relative),
+                map=_beside(self.folder / MAPS / relative),
+            )
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot be read ({error})") from None
+
+    def _caption_of(self, path: Path) -> tuple[str, ...]:
+        relative = path.relative_to(self.folder).as_posix()
+        return self._captions.get(relative) or self._captions.get(path.name) or ()
+
+
+def read_captions(table: Path) -> dict[str, tuple[str, ...]]:
+    """File name -> captions.
+
+    Raises:
+        UserError: the columns are not there, or a line cannot be read.
+    """
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{table}: cannot be read as UTF-8 text ({error})") from None
+    if table.suffix.lower() == ".csv":
+        rows = list(csv.DictReader(text.splitlines()))
+    elif table.suffix.lower() == ".jsonl":
+        rows = [_json_row(table, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    else:
+        raise UserError(f"{table}: captions must be a .csv or .jsonl file")
+    columns = set().union(*(row.keys() for row in rows)) if rows else set()
+    file_column = next((c for c in FILE_COLUMNS if c in columns), None)
+    caption_column = next((c for c in CAPTION_COLUMNS if c in columns), None)
+    if file_column is None or caption_column is None:
+        found = ", ".join(sorted(map(str, columns))) or "none"
+        raise UserError(f"{table}: needs a column file or file_name, and a column caption or text; its columns are {found}")
+    captions: dict[str, tuple[str, ...]] = {}
+    for row in rows:
+        name, caption = str(row.get(file_column) or "").strip(), str(row.get(caption_column) or "").strip()
+        if name and caption:
+            name = Path(name).as_posix()
+            captions[name] = (*captions.get(name, ()), caption)
+    return captions
+
+
+def _json_row(table: Path, number: int, line: str) -> dict[str, object]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{table}, line {number}: not JSON ({error.msg})") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{table}, line {number}: must be an object with file and caption")
+    return row
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _beside(path: Path) -> bytes | None:
+    """The .png that mirrors a picture's path, or the file of the very same name."""
+    for candidate in (path.with_suffix(".png"), path):
+        if candidate.is_file():
+            return candidate.read_bytes()
+    return None
+
+
+def _unique(keys: list[str]) -> list[str]:
+    """Keys made unique by a number, in order."""
+    seen: dict[str, int] = {}
+    unique = []
+    for key in keys:
+        seen[key] = seen.get(key, 0) + 1
+        unique.append(key if seen[key] == 1 else f"{key}-{seen[key]}")
+    return unique

@@ -1,0 +1,84 @@
+"""Records from local shards by random access: member offsets from the index, bytes from a memory-map."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.core.errors import UserError
+from ldm.data.record import Record
+from ldm.data.shards import Index, Member, ShardInfo, scan_shard
+from ldm.data.sources.source import Source
+
+
+class ShardSource(Source):
+    """The records of some shards. Those beyond a truncated file's end are lost, by key."""
+
+    def __init__(self, name: str, shards: Sequence[tuple[Path, ShardInfo]], index: Index) -> None:
+        self.name = name
+        self.label_names, self.map_names = index.label_names, index.map_names
+        self.digest = hashlib.sha256("".join(info.sha256 or str(path) for path, info in shards).encode()).hexdigest()
+        self.lost = {}
+        self._maps: dict[Path, mmap.mmap] = {}
+        self._records: list[tuple[str, Path, tuple[Member, ...]]] = []
+        for path, info in shards:
+            if not path.is_file():
+                raise UserError(f"{path}: no such shard, though {path.parent / 'index.json'} names it; copy the whole folder")
+            size = path.stat().st_size
+            if size:
+                with open(path, "rb") as file:
+                    self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            for key, members in info.records.items():
+                if all(offset + length <= size for _, offset, length in members):
+                    self._records.append((key, path, members))
+                else:
+                    self.lost[key] = f"{path.name} is truncated"
+        if not self._records:
+            raise UserError(f"{name}: its shards hold no readable record")
+        suffixes = {suffix for _, _, members in self._records for suffix, _, _ in members}
+        self.has_masks, self.has_maps = "mask.png" in suffixes, "map.png" in suffixes
+        self.has_captions = any(self.record(i).captions for i in range(min(8, len(self))))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def key(self, index: int) -> str:
+        return self._records[index][0]
+
+    def record(self, index: int) -> Record:
+        key, path, members = self._records[index]
+        content = self._maps[path]
+        return Record.of(key, {suffix: content[offset : offset + size] for suffix, offset, size in members})
+
+
+def open_indexed(folder: Path, split: str) -> ShardSource:
+    """A split of a folder that scripts/prepare_data.py made.
+
+    Raises:
+        UserError: no such split.
+    """
+    index = Index.read(folder)
+    if split not in index.splits:
+        raise UserError(
+            f"{folder} has no {split!r} split (it has {', '.join(index.splits)}); "
+            + ("set data.val=null, or make it anew with scripts/prepare_data.py --val-every N" if split == "val" else "make it anew")
+        )
+    return ShardSource(f"{folder.name} ({split})", [(folder / info.name, info) for info in index.splits[split]], index)
+
+
+def open_tars(paths: Sequence[Path]) -> ShardSource:
+    """Bare shards without an index: their members are found by `tarfile`, once."""
+    shards, lost = [], {}
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: no such shard")
+        records, fault = scan_shard(path)
+        if fault:
+            lost[path.name] = fault
+        digest = hashlib.sha256(f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}".encode()).hexdigest()
+        shards.append((path, ShardInfo(name=path.name, bytes=path.stat().st_size, sha256=digest, count=len(records), records=records)))
+    source = ShardSource(paths[0].parent.name or "shards", shards, Index(splits={}))
+    source.lost |= lost
+    return source

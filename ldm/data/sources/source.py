@@ -1,0 +1,43 @@
+"""What every source of records can do."""
+
+from __future__ import annotations
+
+import abc
+
+from ldm.data.record import Record
+
+
+class Source(abc.ABC):
+    """Records by number.
+
+    Attributes:
+        name: for people.
+        digest: changes whenever any record may have changed.
+        label_names: in the order of their indices; empty = records have no labels, or numbers only.
+        map_names: of the map's classes, likewise.
+        lost: key -> reason of records that are known to be unreadable without opening them.
+        has_captions, has_masks, has_maps: whether any record has one.
+    """
+
+    name: str
+    digest: str
+    label_names: tuple[str, ...] = ()
+    map_names: tuple[str, ...] = ()
+    lost: dict[str, str]
+    has_captions: bool = False
+    has_masks: bool = False
+    has_maps: bool = False
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def key(self, index: int) -> str: ...
+
+    @abc.abstractmethod
+    def record(self, index: int) -> Record:
+        """One record.
+
+        Raises:
+            UserError: it cannot be read.
+        """

@@ -1,0 +1,76 @@
+"""Pictures, masks and maps brought to one size, and changed at random alike."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2 import functional as V
+
+from ldm.data.config import Augment
+
+
+def fitted(image: Tensor, size: int) -> Tensor:
+    """(C, H, W) -> (C, size, size): the shorter side scaled to size (antialiased), the centre square kept."""
+    return V.center_crop(V.resize(image, _scaled(image, size), antialias=True).clamp(-1, 1), [size, size])
+
+
+def fitted_map(indices: Tensor, size: int) -> Tensor:
+    """(H, W) whole numbers -> (size, size), like `fitted`, each pixel that of the nearest."""
+    scaled = F.interpolate(indices[None, None].double(), size=_scaled(indices, size), mode="nearest-exact")[0]
+    return V.center_crop(scaled, [size, size])[0].to(indices.dtype)
+
+
+def _scaled(image: Tensor, size: int) -> list[int]:
+    height, width = image.shape[-2:]
+    short = min(height, width)
+    return [max(size, round(height * size / short)), max(size, round(width * size / short))]
+
+
+def augmented(
+    image: Tensor,
+    mask: Tensor | None,
+    indices: Tensor | None,
+    augment: Augment,
+    fill: list[float],
+    unknown: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """A random change of a fitted picture, its mask (1, S, S) and its map (S, S).
+
+    Args:
+        image: (C, S, S) in [-1, 1].
+        fill: colour of what comes into view from outside, one number a channel; the mask gets 0 and the map `unknown` there.
+        generator: all randomness.
+    """
+
+    def between(low: float, high: float) -> float:
+        return low + (high - low) * torch.rand((), generator=generator).item()
+
+    flip = between(0, 1) < augment.flip
+    angle = between(-augment.rotate, augment.rotate)
+    zoom = math.exp(between(*map(math.log, augment.zoom)))
+    side = image.shape[-1]
+    move = [round(side * between(-augment.shift, augment.shift)) for _ in range(2)]
+    brightness, contrast, saturation = (1 + between(-most, most) for most in (augment.brightness, augment.contrast, augment.saturation))
+    hue = between(-augment.hue, augment.hue)
+
+    def moved(x: Tensor, interpolation: V.InterpolationMode, outside: Tensor) -> Tensor:
+        x = x.flip(-1) if flip else x
+        if angle == 0 and zoom == 1 and move == [0, 0]:
+            return x
+        # Zero comes into view from outside, so what should come is made zero: the edge blends exactly.
+        return V.affine(x - outside, angle=angle, translate=move, scale=zoom, shear=[0.0, 0.0], interpolation=interpolation) + outside
+
+    nearest = V.InterpolationMode.NEAREST
+    image = moved(image, V.InterpolationMode.BILINEAR, torch.tensor(fill)[:, None, None])
+    mask = None if mask is None else moved(mask, nearest, torch.tensor(0.0))
+    indices = None if indices is None else moved(indices[None].float(), nearest, torch.tensor(float(unknown)))[0].long()
+
+    if len(image) == 3 and (brightness, contrast, saturation, hue) != (1, 1, 1, 0):
+        shown = (image + 1) / 2
+        shown = V.adjust_contrast(V.adjust_brightness(shown, brightness), contrast)
+        image = V.adjust_hue(V.adjust_saturation(shown, saturation), hue) * 2 - 1
+    return image, mask, indices

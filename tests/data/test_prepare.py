@@ -1,0 +1,220 @@
+"""Any folder to shards, and back."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import struct
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm.app.prepare_data import main
+from ldm.core.errors import UserError
+from ldm.data.record import Record
+from ldm.data.shards import Index, scan_shard, shard_writer, split_name
+from ldm.data.sources.shards import open_indexed
+
+
+def picture(path: Path, size: tuple[int, int] = (20, 10), mode: str = "RGB", colour: object = (200, 30, 30), **options: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path, **options)  # type: ignore[arg-type]
+
+
+def records_of(folder: Path, split: str = "train") -> dict[str, Record]:
+    source = open_indexed(folder, split)
+    return {source.key(i): source.record(i) for i in range(len(source))}
+
+
+def opened(content: bytes | None) -> Image.Image:
+    assert content
+    return Image.open(io.BytesIO(content))
+
+
+@pytest.mark.parametrize("table", ["captions.csv", "metadata.jsonl", "txt"])
+def test_captions_are_found_wherever_they_lie(tmp_path: Path, table: str) -> None:
+    source = tmp_path / "in"
+    picture(source / "a.png")
+    picture(source / "b.jpg")
+    if table == "captions.csv":
+        (source / table).write_text('file,caption\na.png,"red, and flat"\na.png,second\nb.jpg,bee\n')
+    elif table == "metadata.jsonl":
+        rows = [("a.png", "red, and flat"), ("a.png", "second"), ("b.jpg", "bee")]
+        (source / table).write_text("\n".join(json.dumps({"file_name": f, "text": t}) for f, t in rows))
+    else:
+        (source / "a.txt").write_text("red, and flat\nsecond\n")
+        (source / "b.txt").write_text("bee")
+    main([str(source), "--out", str(tmp_path / "out")])
+    assert {key: record.captions for key, record in records_of(tmp_path / "out").items()} == {
+        "a": ("red, and flat", "second"),
+        "b": ("bee",),
+    }
+
+
+def test_labels_masks_and_maps_travel_and_shrink_with_the_picture(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    picture(source / "cat/1.png", (40, 20))
+    picture(source / "dog/2.png", (8, 8))
+    half = np.zeros((20, 40), dtype=np.uint8)
+    half[:, 20:] = 1
+    (source / "masks/cat").mkdir(parents=True)
+    (source / "maps/cat").mkdir(parents=True)
+    Image.fromarray(half * 255).save(source / "masks/cat/1.png")
+    Image.fromarray(half * 3).save(source / "maps/cat/1.png")
+    main([str(source), "--out", str(tmp_path / "out"), "--size", "10"])
+    cat, dog = records_of(tmp_path / "out").values()
+    assert (cat.label, dog.label) == ("cat", "dog")
+    assert opened(cat.image).size == (20, 10) and opened(dog.image).size == (8, 8)
+    small = half[::2, ::2]
+    np.testing.assert_array_equal(np.asarray(opened(cat.mask)), small.astype(bool))
+    np.testing.assert_array_equal(np.asarray(opened(cat.map)), small * 3)
+    assert dog.mask is None and dog.map is None
+    index = Index.read(tmp_path / "out")
+    assert index.label_names == ("cat", "dog") and len(index.map_names) == 4
+
+
+def test_unreadable_files_are_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "in"
+    picture(source / "good.png")
+    picture(source / "cut.png", (200, 200))
+    content = (source / "cut.png").read_bytes()
+    (source / "cut.png").write_bytes(content[: len(content) // 2])
+    (source / "words.jpg").write_text("not a picture")
+    main([str(source), "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    assert "2 could not be read" in said and "cut" in said and "words" in said
+    assert list(records_of(tmp_path / "out")) == ["good"]
+
+
+def test_every_nth_readable_picture_is_held_out(tmp_path: Path) -> None:
+    for number in range(9):
+        picture(tmp_path / f"in/{number}.png")
+    (tmp_path / "in/2.png").write_bytes(b"")  # lost: does not count
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--val-every", "4"])
+    assert list(records_of(tmp_path / "out")) == ["0", "1", "3", "5", "6", "7"]
+    assert list(records_of(tmp_path / "out", "val")) == ["4", "8"]
+
+
+def test_background_is_laid_under_transparency(tmp_path: Path) -> None:
+    picture(tmp_path / "in/clear.png", mode="RGBA", colour=(0, 0, 0, 0))
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--background", "10,20,30"])
+    assert opened(records_of(tmp_path / "out")["clear"].image).convert("RGB").getpixel((3, 3)) == (10, 20, 30)
+
+
+def test_a_failed_run_leaves_what_was_there(tmp_path: Path) -> None:
+    picture(tmp_path / "in/a.png")
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    (tmp_path / "in/a.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match="not one picture"):
+        main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
+    picture(tmp_path / "in/a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.tex").write_text("years")
+    with pytest.raises(UserError, match="not made by this script"):
+        main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    assert (tmp_path / "out/thesis.tex").read_text() == "years"
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["nowhere"], "neither a folder"),
+        (["mnist", "--raw", "nowhere"], "no such folder"),
+        (["in", "--val-every", "1"], "val-every"),
+        (["in", "--size", "0"], "size"),
+        (["in", "--background", "white"], "R,G,B"),
+        (["in", "--captions", "none.csv"], "no such file"),
+    ],
+)
+def test_mistakes_get_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "in/a.png")
+    with pytest.raises(UserError, match=said) as caught:
+        main([*arguments, "--out", "out"])
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_mnist_from_raw_files(tmp_path: Path) -> None:
+    raw = tmp_path / "raw/deep"
+    raw.mkdir(parents=True)
+    drawn = np.arange(3 * 28 * 28, dtype=np.int64).reshape(3, 28, 28) % 251
+    for part, stop in (("train", 3), ("t10k", 2)):
+        images = struct.pack(">iiii", 2051, stop, 28, 28) + drawn[:stop].astype(np.uint8).tobytes()
+        labels = struct.pack(">ii", 2049, stop) + bytes([7, 0, 4][:stop])
+        (raw / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    main(["mnist", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out")])
+    found = list(records_of(tmp_path / "out").values())
+    assert [record.label for record in found] == ["7", "0", "4"] and found[0].captions == ("the digit 7",)
+    np.testing.assert_array_equal(np.asarray(opened(found[2].image)), drawn[2])
+    assert len(records_of(tmp_path / "out", "val")) == 2
+
+
+# --- shards
+
+
+def test_shards_round_trip_and_keep_their_size(tmp_path: Path) -> None:
+    made = [
+        Record(key=f"k{i}", suffix="png", image=bytes([i]) * 300_000, captions=("a", "é"), label=i, mask=b"m", map=b"n") for i in range(8)
+    ]
+    with shard_writer(tmp_path, "train", 2**20) as writer:
+        for record in made:
+            writer.add(record)
+    Index(splits={"train": tuple(writer.shards)}).write(tmp_path)
+    assert list(records_of(tmp_path).values()) == made
+    assert len(writer.shards) > 1 and all(info.bytes <= 2**20 for info in writer.shards)
+
+
+def test_a_truncated_shard_gives_what_is_before_the_cut(tmp_path: Path) -> None:
+    with shard_writer(tmp_path, "train", 2**20) as writer:
+        for i in range(6):
+            writer.add(Record(key=f"k{i}", suffix="png", image=bytes(3000)))
+    path = tmp_path / writer.shards[0].name
+    assert scan_shard(path)[1] is None
+    last = writer.shards[0].records["k5"][1]
+    path.write_bytes(path.read_bytes()[: last[1] + last[2] // 2])
+    records, fault = scan_shard(path)
+    assert fault is not None and "truncated" in fault
+    assert [key for key, members in records.items() if len(members) == 2] == [f"k{i}" for i in range(5)]
+
+
+def test_hostile_members_are_never_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    with tarfile.open(tmp_path / "bad.tar", "w") as tar:
+        for name, kind, target in (("a.png", tarfile.SYMTYPE, "secret.png"), ("b.png", tarfile.LNKTYPE, "secret.png")):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, target
+            tar.addfile(link)
+        up = tarfile.TarInfo("../../c.png")
+        up.size = 4
+        tar.addfile(up, io.BytesIO(b"four"))
+    records, _ = scan_shard(tmp_path / "bad.tar")
+    assert list(records) == ["../../c"]  # bytes by key: nothing is ever written to that path
+
+
+@pytest.mark.parametrize("name", ["../x.tar", "/etc/passwd", "..", ""])
+def test_an_index_cannot_name_files_elsewhere(tmp_path: Path, name: str) -> None:
+    shard = {"name": name, "bytes": 1, "sha256": "", "count": 1, "records": {"k": [["png", 0, 1]]}}
+    (tmp_path / "index.json").write_text(json.dumps({"splits": {"train": [shard]}}))
+    with pytest.raises(UserError, match="plain file name"):
+        Index.read(tmp_path)
+
+
+def test_names_split_where_webdataset_splits_them() -> None:
+    assert split_name("a.b/c.mask.png") == ("a.b/c", "mask.png")
+
+
+@pytest.mark.parametrize("meta", [b"[1]", b'{"captions": "text"}', b'{"label": [1]}', b"{", b"\xff"])
+def test_a_corrupt_record_says_so(meta: bytes) -> None:
+    with pytest.raises(UserError, match="'k'"):
+        Record.of("k", {"png": b"", "json": meta})

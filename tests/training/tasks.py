@@ -1,0 +1,129 @@
+"""Tiny tasks of both stages on pictures drawn by number, for the tests of this folder and their worker processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ldm.checkpoints.model import AutoencoderSpec, LatentDiffusionSpec, SamplingDefaults
+from ldm.conditioning.class_label import ClassLabelConfig
+from ldm.conditioning.inpaint_mask import InpaintMaskConfig
+from ldm.conditioning.semantic_map import SemanticMapConfig
+from ldm.core.random import generator
+from ldm.data.batch import Sample
+from ldm.data.config import DataConfig
+from ldm.data.open import LossReport
+from ldm.diffusion.objective import Objective
+from ldm.diffusion.prediction import VPrediction
+from ldm.diffusion.processes.discrete_vp import DiscreteVP
+from ldm.diffusion.weighting import MinSNR
+from ldm.first_stage.autoencoder import KLAutoencoderConfig
+from ldm.first_stage.latent_space import LatentSpace
+from ldm.losses.autoencoder_loss import AutoencoderLossConfig
+from ldm.networks.unet import UNetConfig
+from ldm.samplers.ddim import DDIM
+from ldm.training.autoencoder_task import AutoencoderTask
+from ldm.training.config import OptimizerConfig, TrainConfig
+from ldm.training.diffusion_task import DiffusionTask
+from ldm.training.distributed import World
+from ldm.training.engine import _Engine
+from ldm.training.run_folder import RunFolder
+
+SIZE = 16
+FIRST_STAGE = KLAutoencoderConfig(channels=16, multipliers=(1, 2), blocks=1, latent_channels=2)
+
+
+class DrawnPictures:
+    """A data set of coloured discs; picture i depends on i only."""
+
+    name, digest, transform_digest = "discs", "discs", "none"
+    has_captions, has_masks, has_maps = True, True, True
+    label_names, map_names = ("a", "b"), ("ground", "disc")
+    config = DataConfig(train="discs", size=SIZE)
+    losses = LossReport(10, 0.0)
+
+    def __len__(self) -> int:
+        return 10
+
+    def sample(self, index: int, epoch: int) -> Sample:
+        draw = torch.rand(6, generator=generator("disc", index))
+        rows, columns = torch.meshgrid(torch.linspace(0, 1, SIZE), torch.linspace(0, 1, SIZE), indexing="ij")
+        disc = (rows - draw[0]).square() + (columns - draw[1]).square() < 0.05 + 0.1 * draw[2]
+        image = torch.where(disc, draw[3:, None, None], torch.ones(3, SIZE, SIZE)) * 2 - 1
+        return Sample(key=f"disc-{index}", image=image, caption=f"disc {index}", label=index % 2, mask=disc[None].float(), map=disc.long())
+
+
+def train_config(**changes: object) -> TrainConfig:
+    """Two steps of seven samples: no number of processes but 1 and 7 divides it."""
+    values = {"steps": 2, "batch_size": 7, "sample_every": 99, "checkpoint_every": 99, "optimizer": OptimizerConfig(learning_rate=1e-3)}
+    return TrainConfig(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def autoencoder_task(world: World, config: TrainConfig, loss: AutoencoderLossConfig | None = None) -> AutoencoderTask:
+    """With an adversary from the first step, and no LPIPS (its 59 MB are tested elsewhere)."""
+    torch.manual_seed(0)
+    loss = loss or AutoencoderLossConfig(perceptual_weight=0.0, disc_start=1, disc_layers=1, disc_channels=8, kl_weight=1e-3)
+    spec = AutoencoderSpec(name="tiny", size=SIZE, first_stage=FIRST_STAGE, space=LatentSpace(channels=2, ratio=2))
+    return AutoencoderTask(spec, FIRST_STAGE.build(), loss.build(3), DrawnPictures(), None, config, 0, world)  # type: ignore[arg-type]
+
+
+def diffusion_task(world: World, config: TrainConfig) -> DiffusionTask:
+    """Class, mask and map together, each sometimes dropped."""
+    torch.manual_seed(0)
+    first_stage = FIRST_STAGE.build().eval().requires_grad_(False)
+    spec = LatentDiffusionSpec(
+        name="tiny",
+        size=SIZE,
+        first_stage=FIRST_STAGE,
+        space=LatentSpace(channels=2, ratio=2),
+        denoiser=UNetConfig(channels=32, multipliers=(1, 2), blocks=1, attention=(2,), heads=2, vector_width=8, transformer_depth=0),
+        process=DiscreteVP(spacing="cosine"),
+        prediction=VPrediction(),
+        conditioning={
+            "class": ClassLabelConfig(num_classes=2, width=8, drop=0.3),
+            "mask": InpaintMaskConfig(drop=0.3),
+            "map": SemanticMapConfig(num_classes=2, drop=0.3),
+        },
+        sampling=SamplingDefaults(sampler=DDIM(), steps=2),
+    )
+    conditioners = spec.build_conditioners()
+    network = spec.build_network(conditioners)
+    torch.nn.init.normal_(network.out[-1].weight, std=0.1)  # a fresh UNet is the zero function, and passes no gradient on
+    objective = Objective(process=spec.process, prediction=spec.prediction, weighting=MinSNR())
+    return DiffusionTask(
+        spec, first_stage, {}, network, conditioners, objective, DrawnPictures(), None, None, config, 0.1, (), 0, world,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def gradients_of_a_step(which: str, world: World, folder: Path, **changes: object) -> dict[str, torch.Tensor]:
+    """All gradients of step 1 as the optimizer sees them, and the logged numbers, as tensors by name."""
+    config = train_config(**changes)
+    task = autoencoder_task(world, config) if which == "autoencoder" else diffusion_task(world, config)
+    engine = _Engine(task, config, RunFolder(folder, world.is_first), 0, world)
+    metrics = engine.step(1, next(task.batches(1)))
+    found = {
+        f"{group}.{name}": parameter.grad.clone()
+        for group, module in task.trained.items()
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
+    return found | {name: torch.tensor(value) for name, value in metrics.items()}
+
+
+def main() -> None:
+    """A worker process of `torchrun`: python tasks.py FOLDER; writes what every rank found."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    world = replace(World.join(), device=torch.device("cpu"))
+    folder = Path(sys.argv[1])
+    for which in ("autoencoder", "diffusion"):
+        torch.save(gradients_of_a_step(which, world, folder), folder / f"{which}-{os.environ['RANK']}.pt")
+    world.leave()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""One process and several see the same numbers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tasks import gradients_of_a_step
+
+from ldm.training.distributed import World
+
+ALONE = World(0, 1, torch.device("cpu"))
+WORKER = Path(__file__).with_name("tasks.py")
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """What 2 and 3 processes of torchrun found; 7 samples divide by neither."""
+    folder = tmp_path_factory.mktemp(f"world-{request.param}")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={request.param}", str(WORKER), str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    return folder, request.param
+
+
+@pytest.mark.parametrize("which", ["autoencoder", "diffusion"])
+def test_the_summed_gradient_is_the_single_process_one(ranks: tuple[Path, int], which: str, tmp_path: Path) -> None:
+    """Adaptive weight, discriminator, condition drops, masks, times and noises included; all ranks end with the same."""
+    folder, size = ranks
+    alone = gradients_of_a_step(which, ALONE, tmp_path)
+    for rank in range(size):
+        found = torch.load(folder / f"{which}-{rank}.pt", weights_only=True)
+        assert found.keys() == alone.keys()
+        for name, wanted in alone.items():
+            torch.testing.assert_close(found[name], wanted, rtol=2e-4, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("which", ["autoencoder", "diffusion"])
+def test_micro_batches_make_the_same_gradient(which: str, tmp_path: Path) -> None:
+    """The adaptive weight too is that of the whole batch."""
+    whole = gradients_of_a_step(which, ALONE, tmp_path)
+    parts = gradients_of_a_step(which, ALONE, tmp_path, accumulate=3)
+    assert parts.keys() == whole.keys()
+    for name, wanted in whole.items():
+        torch.testing.assert_close(parts[name], wanted, rtol=2e-4, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_every_sample_belongs_to_one_rank(size: int) -> None:
+    parts = [World(rank, size, torch.device("cpu")).part(7) for rank in range(size)]
+    assert [i for start, stop in parts for i in range(start, stop)] == list(range(7))
+    assert max(b - a for a, b in parts) - min(b - a for a, b in parts) <= 1
