@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from ldm.core.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are one line, and whose help keeps the examples' line breaks."""
+
+    def __init__(self, description: str, examples: str) -> None:
+        super().__init__(description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        """
+        Raises:
+            UserError: always.
+        """
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
@@ -20,10 +35,13 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     except UserError as error:
         _refuse(str(error))
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            _refuse(f"disk full while writing {error.filename or 'a file'}: what was saved before is intact. Free some space and run the same command again.")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _refuse(
+                f"disk full while writing {error.filename or 'a file'}: what was saved before is intact. "
+                "Free some space and run the same command again."
+            )
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            _refuse(f"not allowed to write {error.filename}: choose another folder or mend its permissions.")
+            _refuse(f"not allowed to open or write {error.filename}: choose another path or mend its permissions.")
         raise
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

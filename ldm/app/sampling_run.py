@@ -3,39 +3,45 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from torchvision.transforms.v2.functional import pil_to_tensor
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
 import ldm
+from ldm.app.door import Parser
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
-from ldm.pipelines.canvas import as_pictures
-from ldm.pipelines.latent_diffusion import LatentDiffusion, OnStep, Sampling
+from ldm.pipelines.latent_diffusion import LatentDiffusion, Precision
+from ldm.pipelines.sampling import Sampling
+from ldm.samplers.sampler import Sampler
 
 DEFAULT_MODEL = "checkpoints/emoji"
+GRID_TILE = 512  # larger pictures are shown in the grid at this size
 
 
-def parser(description: str, examples: str) -> argparse.ArgumentParser:
+def parser(description: str, examples: str, out: str) -> Parser:
     """A parser with the shared flags; what is not given is as the model's checkpoint says."""
-    made = argparse.ArgumentParser(description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--model", default=DEFAULT_MODEL, help=f"checkpoint folder (default: {DEFAULT_MODEL})")
-    made.add_argument("--sampler", help="ddpm, ddim or dpmpp_2m (default: as the model says)")
+    made = Parser(description, examples)
+    made.add_argument("--model", default=DEFAULT_MODEL, help="checkpoint folder (default: %(default)s)")
+    made.add_argument("--sampler", help=f"{', '.join(Sampler.kinds())} (default: as the model says)")
     made.add_argument("--steps", type=int, help="solver steps (default: as the model says, mostly 20)")
     made.add_argument("--guidance", type=float, help="classifier-free guidance; 1 = none (default: as the model says, mostly 4)")
-    made.add_argument("--num-images", type=int, default=4, help="how many pictures (default: 4)")
-    made.add_argument("--seed", type=int, default=0, help="picture i depends on (seed, i) only (default: 0)")
-    made.add_argument("--out", type=Path, help="folder for the pictures (default: outputs/SCRIPT)")
-    made.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the networks (default: fp32)")
+    made.add_argument("--num-images", type=int, default=4, help="how many pictures (default: %(default)s)")
+    made.add_argument("--seed", type=int, default=0, help="picture i depends on (seed, i) only (default: %(default)s)")
+    made.add_argument("--out", type=Path, default=Path(out), help="folder for the pictures (default: %(default)s)")
+    made.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of the networks (default: %(default)s)")
     return made
 
 
@@ -54,41 +60,77 @@ class Progress:
             self._bar = None
 
 
-def open_model(options: argparse.Namespace) -> LatentDiffusion:
-    return LatentDiffusion.from_pretrained(options.model, precision=options.precision)
-
-
-def sampling_of(model: LatentDiffusion, options: argparse.Namespace, on_step: OnStep) -> Sampling:
-    """The sampling that the flags ask for.
+def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
+    """The model, and the sampling that the flags ask for.
 
     Raises:
-        UserError: unknown sampler, a number out of range.
+        UserError: a model that cannot be opened, unknown sampler, a number out of range, a place that cannot be written.
     """
-    return model.sampling(
+    _check_folder(options.out)
+    model = LatentDiffusion.from_pretrained(options.model, precision=options.precision)
+    how = model.sampling(
         sampler=options.sampler,
         steps=options.steps,
         guidance=options.guidance,
         num_images=options.num_images,
         seed=options.seed,
-        on_step=on_step,
+        on_step=Progress(),
     )
+    return model, how
 
 
-def write_pictures(pictures: Sequence[Image.Image], out: Path, options: argparse.Namespace, how: Sampling) -> None:
-    """`NNN.png`, each with its parameters; `grid.png`; `parameters.json`. Says where they are."""
+def _check_folder(out: Path) -> None:
+    """Refuses, before any work, a folder that could not be made or written."""
+    there = next(path for path in (out, *out.parents, Path()) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"--out {out}: {there} is a file; name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"--out {out}: not allowed to write in {there}; name another folder")
+
+
+def write_pictures(pictures: Sequence[Image.Image], options: argparse.Namespace, how: Sampling) -> None:
+    """`NNN.png`, each with its parameters; `grid.png`; `parameters.json`. Says where they are.
+
+    Pictures that an earlier call left in the folder, and only those, are replaced or removed: the folder shows one call.
+    """
+    out = options.out
     parameters: dict[str, Any] = {key: str(value) if isinstance(value, Path) else value for key, value in sorted(vars(options).items())}
-    parameters |= {"sampler": how.sampler.kind, "steps": how.steps, "guidance": how.guidance, "tool": f"ldm {ldm.__version__}", "torch": torch.__version__}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"--out {out} is a file; name a folder") from error
-    for number, picture in enumerate(pictures):
+    parameters |= {"sampler": how.sampler.kind, "steps": how.steps, "guidance": how.guidance}
+    parameters |= {"tool": f"ldm {ldm.__version__}", "torch": torch.__version__}
+    stale = _pictures_of(out)
+    names = [f"{number:03d}.png" for number in range(len(pictures))]
+    for number, (name, picture) in enumerate(zip(names, pictures, strict=True)):
         info = PngInfo()
-        info.add_itxt("parameters", json.dumps(parameters | {"image": number}, ensure_ascii=False))
-        picture.save(out / f"{number:03d}.png", pnginfo=info)
-    if len({picture.size for picture in pictures}) == 1:
-        stacked = torch.stack([pil_to_tensor(picture.convert("RGB")) for picture in pictures]).float() / 127.5 - 1
-        columns = min(len(pictures), 8) if len(pictures) <= 8 else round(len(pictures) ** 0.5)
-        as_pictures(make_grid(stacked, nrow=columns, padding=4, pad_value=1.0)[None])[0].save(out / "grid.png")
-    write_file(out / "parameters.json", json.dumps(parameters, ensure_ascii=False, indent=1) + "\n")
+        info.add_itxt("parameters", json.dumps(parameters | {"number": number}, ensure_ascii=False))
+        write_file(out / name, _png(picture, info))
+    write_file(out / "grid.png", _png(_grid(pictures)))
+    for name in stale - set(names):
+        (out / name).unlink(missing_ok=True)
+    write_file(out / "parameters.json", json.dumps(parameters | {"pictures": names}, ensure_ascii=False, indent=1) + "\n")
     print(f"{len(pictures)} picture{'s' * (len(pictures) > 1)}, grid.png and parameters.json in {out}")
+
+
+def _pictures_of(out: Path) -> set[str]:
+    """The pictures that an earlier call says it left."""
+    try:
+        names = json.loads((out / "parameters.json").read_text(encoding="utf-8"))["pictures"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return {name for name in names if isinstance(name, str) and name.removesuffix(".png").isdigit()}
+
+
+def _grid(pictures: Sequence[Image.Image]) -> Image.Image:
+    """All pictures, which are of one size, on white; one row of up to eight, else about as many rows as columns."""
+    columns = len(pictures) if len(pictures) <= 8 else math.ceil(len(pictures) ** 0.5)
+    tiles = []
+    for picture in pictures:
+        tile = picture.convert("RGBA")
+        tile.thumbnail((GRID_TILE, GRID_TILE))
+        tiles.append(pil_to_tensor(Image.alpha_composite(Image.new("RGBA", tile.size, "white"), tile).convert("RGB")))
+    return to_pil_image(make_grid(torch.stack(tiles), nrow=columns, padding=4, pad_value=255))
+
+
+def _png(picture: Image.Image, info: PngInfo | None = None) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from ldm.app.sampling_run import Progress, open_model, parser, sampling_of, write_pictures
+from ldm.app.sampling_run import parser, prepare, write_pictures
 from ldm.core.errors import UserError
 from ldm.pipelines.canvas import as_pictures
 
@@ -18,13 +17,12 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str]) -> None:
     """Draws a prompt."""
-    flags = parser("Pictures of a text.", EXAMPLES)
+    flags = parser("Pictures of a text.", EXAMPLES, "outputs/txt2img")
     flags.add_argument("--prompt", required=True, help="what to draw")
     flags.add_argument("--negative-prompt", default="", help="what to lead away from")
     options = flags.parse_args(arguments)
     if not options.prompt.strip():
         raise UserError("--prompt is empty: say what to draw")
-    model = open_model(options)
-    how = sampling_of(model, options, Progress())
+    model, how = prepare(options)
     pictures = as_pictures(model.generate(model.text_inputs(options.prompt), how, model.untold(options.negative_prompt)))
-    write_pictures(pictures, options.out or Path("outputs/txt2img"), options, how)
+    write_pictures(pictures, options, how)

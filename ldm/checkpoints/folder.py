@@ -156,7 +156,9 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], what: str
     """
     wanted = module.state_dict()
     for name in sorted(wanted.keys() ^ tensors.keys()):
-        raise UserError(f"{what}: tensor {name!r} is {'missing' if name in wanted else 'unexpected'}; weights and config do not belong together")
+        raise UserError(
+            f"{what}: tensor {name!r} is {'missing' if name in wanted else 'unexpected'}; weights and config do not belong together"
+        )
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise UserError(f"{what}: tensor {name!r} has shape {tuple(tensor.shape)}, the config wants {tuple(wanted[name].shape)}")

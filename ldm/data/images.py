@@ -65,7 +65,11 @@ def _decoded(content: bytes, name: str) -> Image.Image:
 
 def decode_picture(content: bytes, name: str) -> Image.Image:
     """`open_picture` of a file's bytes."""
-    picture = ImageOps.exif_transpose(_decoded(content, name))
+    picture = _decoded(content, name)
+    try:
+        picture = ImageOps.exif_transpose(picture)
+    except (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, struct.error):
+        pass  # damaged EXIF on a sound picture: shown as it lies
     if picture.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):  # 16 bits; "I" is how PIL opens some of them
         levels = np.asarray(picture).astype(np.int64).clip(0, 65535)
         return Image.fromarray(((levels + 128) // 257).astype(np.uint8), "L")

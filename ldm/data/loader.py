@@ -1,4 +1,4 @@
-"""Batches in the order of steps: read in place, or ahead of time by worker processes (threads would fight the training for the interpreter)."""
+"""Batches in the order of steps: read in place, or ahead of time by worker processes (threads would fight training for the interpreter)."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Square:
         A picture that the square covers on one side but not on the other is reached over on the shorter side.
         """
         height, width = hole.shape
-        rows, columns = hole.any(1).nonzero()[0], hole.any(0).nonzero()[0]
+        rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
         top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
         wanted = max(round(CONTEXT * max(bottom - top, right - left)), smallest)
         side = min(wanted, max(height, width))

@@ -42,7 +42,9 @@ def inpaint(model: LatentDiffusion, picture: Image.Image, mask: Image.Image, how
         UserError: mask of another size, or with nothing to paint; empty prompt, or one for a model that reads no text.
     """
     if mask.size != picture.size:
-        raise UserError(f"the mask is {mask.size[0]}x{mask.size[1]}, the picture {picture.size[0]}x{picture.size[1]}: make them the same size")
+        raise UserError(
+            f"the mask is {mask.size[0]}x{mask.size[1]}, the picture {picture.size[0]}x{picture.size[1]}: make them the same size"
+        )
     hole = hole_of(mask)
     if not hole.any():
         raise UserError("the mask has no bright pixel, so there is nothing to paint: white = paint, black = keep")

@@ -254,7 +254,9 @@ class LatentDiffusion:
             with self._autocast():
                 pictures.append(self.first_stage.decode(latent).float().cpu())
             if not pictures[-1].isfinite().all():
-                raise UserError(f"the pictures came out as NaN or infinity in {self.precision}: use precision bf16 or fp32, or train longer")
+                raise UserError(
+                    f"the pictures came out as NaN or infinity in {self.precision}: use precision bf16 or fp32, or train longer"
+                )
         return torch.cat(pictures)
 
     @property

@@ -1,0 +1,200 @@
+"""Reading for training: order, augmentation, losses, the latent cache."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.testing import assert_close
+
+from ldm.core.errors import UserError
+from ldm.data.config import Augment, DataConfig
+from ldm.data.latent_cache import LatentCache
+from ldm.data.loader import batches
+from ldm.data.open import PictureSet, open_dataset
+from ldm.data.order import GlobalOrder
+from ldm.data.shards import Index, write_shards
+from ldm.data.sources.folder import FolderSource
+
+MOVES = Augment(flip=0.5, shift=0.2, zoom=(0.7, 1.4), rotate=25)
+COLOURS = Augment(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.2)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Ten white discs on black; the mask is the disc and the map is 1 on it."""
+    rows, columns = np.mgrid[:32, :32]
+    for name in ("masks", "maps"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+    for i in range(10):
+        disc = ((rows - 10 - i) ** 2 + (columns - 20 + i) ** 2 < 60).astype(np.uint8)
+        Image.fromarray(np.stack([disc * 255] * 3, -1)).save(tmp_path / f"in/{i}.png")
+        Image.fromarray(disc * 255).save(tmp_path / f"in/masks/{i}.png")
+        Image.fromarray(disc).save(tmp_path / f"in/maps/{i}.png")
+        (tmp_path / f"in/{i}.txt").write_text(f"disc {i}\nround {i}\nspot {i}")
+    return tmp_path / "in"
+
+
+def opened(folder: Path, **changes: object) -> PictureSet:
+    values = {"train": str(folder), "size": 32, "background": (0, 0, 0)} | changes
+    return open_dataset(DataConfig(**values), "train", 0)  # type: ignore[arg-type]
+
+
+# --- order
+
+
+def test_every_epoch_is_another_permutation() -> None:
+    order = GlobalOrder(11, 4, seed=3)
+    seen = [place for step in range(1, 12) for place in order.indices(step)]  # 44 places: 4 epochs
+    epochs = [[index for index, epoch in seen if epoch == e] for e in range(4)]
+    assert all(sorted(epoch) == list(range(11)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_a_batch_may_be_larger_than_the_set() -> None:
+    counts = Counter(index for index, _ in GlobalOrder(3, 9, seed=0).indices(5))
+    assert counts == {0: 3, 1: 3, 2: 3}
+
+
+def test_resuming_and_sharing_out_give_the_same_batches(pictures: Path) -> None:
+    data, order = opened(pictures, augment=MOVES, workers=1), GlobalOrder(10, 5, seed=1)
+    whole = [batch for batch, _ in islice(batches(data, order, 1, (0, 5)), 6)]
+    later = [batch for batch, _ in islice(batches(opened(pictures, augment=MOVES), order, 4, (0, 5)), 3)]
+    shares = [list(islice(batches(data, order, 4, part), 3)) for part in ((0, 2), (2, 5))]
+    for expected, resumed, (first, places), (second, _) in zip(whole[3:], later, *shares, strict=True):
+        assert resumed.keys == expected.keys == first.keys + second.keys and places == (0, 1)
+        assert resumed.captions == expected.captions
+        assert_close(resumed.images, expected.images, rtol=0, atol=0)
+        assert_close(torch.cat([first.images, second.images]), expected.images, rtol=0, atol=0)
+
+
+# --- augmentation
+
+
+def test_mask_and_map_move_with_the_picture(pictures: Path) -> None:
+    data = opened(pictures, augment=MOVES)
+    for epoch in range(12):
+        sample = data.sample(epoch % 10, epoch)
+        assert isinstance(sample.mask, Tensor) and isinstance(sample.map, Tensor)
+        bright = sample.image[:1] > 0
+        assert (bright != sample.mask.bool()).sum() <= 0.1 * bright.sum()  # the disc's edge
+        assert torch.equal(sample.map == 1, sample.mask[0].bool())
+
+
+def test_augmentation_depends_on_seed_epoch_and_sample_only(pictures: Path) -> None:
+    config = DataConfig(train=str(pictures), size=32, augment=MOVES)
+    one, again, other = (open_dataset(config, "train", seed) for seed in (0, 0, 1))
+    again.sample(3, 0)  # whatever was read before
+    assert_close(one.sample(4, 2).image, again.sample(4, 2).image, rtol=0, atol=0)
+    assert not torch.equal(one.sample(4, 2).image, one.sample(4, 3).image)
+    assert not torch.equal(one.sample(4, 2).image, other.sample(4, 2).image)
+    assert {one.sample(4, epoch).caption for epoch in range(40)} == {"disc 4", "round 4", "spot 4"}
+
+
+def test_colours_change_and_nothing_moves(pictures: Path) -> None:
+    plain, coloured = opened(pictures).sample(2, 0), opened(pictures, augment=COLOURS).sample(2, 0)
+    assert not torch.equal(plain.image, coloured.image) and coloured.image.abs().max() <= 1
+    assert isinstance(plain.map, Tensor) and isinstance(coloured.map, Tensor) and torch.equal(plain.map, coloured.map)
+
+
+def test_held_out_pictures_never_change(pictures: Path) -> None:
+    shards = {split: write_shards(pictures, split, map(FolderSource(pictures).record, part)) for split, part in PARTS.items()}
+    Index(splits=shards, map_names=("ground", "disc")).write(pictures)
+    config = DataConfig(train=str(pictures), val=str(pictures), size=32, background=(0, 0, 0), augment=MOVES)
+    held_out = open_dataset(config, "val", 0)
+    assert [held_out.sample(i, 0).key for i in range(len(held_out))] == ["7", "8", "9"]
+    first, later = held_out.sample(1, 0), held_out.sample(1, 5)
+    assert first.caption == later.caption == "disc 8"
+    assert_close(first.image, later.image, rtol=0, atol=0)
+    assert len(open_dataset(config, "train", 0)) == 7
+
+
+PARTS = {"train": range(7), "val": range(7, 10)}
+
+
+def test_pictures_of_five_channels(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0).integers(0, 256, (12, 12, 5), dtype=np.uint8)
+    np.save(tmp_path / "a.npy", drawn)
+    image = opened(tmp_path, size=12, channels=5).sample(0, 0).image
+    assert_close((image + 1) * 127.5, torch.from_numpy(drawn).permute(2, 0, 1).float(), rtol=0, atol=1e-4)
+
+
+# --- losses
+
+
+def test_a_lost_record_is_replaced_and_named(pictures: Path) -> None:
+    (pictures / "4.png").write_bytes(b"broken")
+    data = opened(pictures, max_lost=0.1)
+    assert [data.sample(i, 0).key for i in (3, 4, 5)] == ["3", "5", "5"]
+    assert list(data.losses.lost) == ["4"] and "1 of 10" in data.losses.line()
+
+
+def test_more_losses_than_stated_stop_the_run(pictures: Path) -> None:
+    for name in ("4", "6"):
+        (pictures / f"{name}.png").write_bytes(b"broken")
+    data = opened(pictures, max_lost=0.1)
+    data.sample(4, 0)
+    with pytest.raises(UserError, match="max_lost"):
+        data.sample(6, 0)
+
+
+def test_a_truncated_shard_loses_its_tail_by_key(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "shards"
+    out.mkdir()
+    (shard,) = write_shards(out, "train", map(FolderSource(pictures).record, range(10)))
+    Index(splits={"train": (shard,)}, map_names=("ground", "disc")).write(out)
+    whole = (out / shard.name).read_bytes()
+    (out / shard.name).write_bytes(whole[: shard.records["8"][0][1]])
+    data = opened(out, max_lost=0.5)
+    assert sorted(data.losses.lost) == ["8", "9"] and len(data) == 8
+    with pytest.raises(UserError, match="max_lost"):
+        opened(out, max_lost=0.1)
+
+
+def test_commands_need_permission() -> None:
+    with pytest.raises(UserError, match="allow_remote"):
+        open_dataset(DataConfig(train="pipe:cat shard.tar", size=8), "train", 0)
+
+
+# --- the latent cache
+
+
+def test_the_cache_gives_what_the_first_stage_gave(pictures: Path, tmp_path: Path) -> None:
+    data = opened(pictures, augment=MOVES)
+    calls: list[int] = []
+
+    def encode(images: Tensor) -> tuple[Tensor, Tensor]:
+        calls.append(len(images))
+        return images[:, :2, ::4, ::4] * 3, images[:, :2, ::4, ::4].abs()
+
+    def cache(data: PictureSet, first_stage: str = "a", views: int = 3) -> LatentCache:
+        folder = tmp_path / "cache"
+        return LatentCache.open_or_build(folder, data, encode, first_stage_digest=first_stage, views=views, batch_size=7, progress=False)
+
+    built = cache(data)
+    for index, epoch in ((0, 0), (9, 2), (4, 7)):
+        found, mean, std = built.item(index, epoch)
+        sample = data.sample(index, epoch % 3)
+        assert (found.key, found.caption, found.label) == (sample.key, sample.caption, sample.label)
+        assert_close(found.image, sample.image, rtol=0, atol=1 / 255 + 1e-6)
+        assert isinstance(found.map, Tensor) and isinstance(sample.map, Tensor) and torch.equal(found.map, sample.map)
+        expected_mean, expected_std = encode(sample.image[None])
+        assert_close(mean, expected_mean[0])
+        assert_close(std, expected_std[0])
+
+    def builds(*changed: object) -> bool:
+        calls.clear()
+        cache(*changed)  # type: ignore[arg-type]
+        return bool(calls)
+
+    assert not builds(data)
+    assert builds(data, "b") and builds(data, "b", 2)
+    assert builds(opened(pictures, augment=COLOURS), "b", 2)
+    Image.new("RGB", (40, 40)).save(pictures / "0.png")
+    assert builds(opened(pictures, augment=COLOURS), "b", 2)
