@@ -30,7 +30,7 @@ class ClassicSource(Source):
         self.has_captions, self.has_masks, self.has_maps = True, bool(map_names), bool(map_names)
 
     def __len__(self) -> int:
-        return len(self.part)  # type: ignore[arg-type]
+        return len(self.part)
 
     def key(self, index: int) -> str:
         return f"{self.split}-{index:06d}"

@@ -16,8 +16,8 @@ class Augment:
         shift: most that it is moved by, as a share of the side, each way.
         zoom: smallest and largest factor; above 1 shows a part, below 1 leaves a border in the background's colour.
         rotate: most degrees, either way.
-        brightness, contrast, saturation: most that they change by, as a share, either way.
-        hue: most that it turns by, as a share of the circle, at most 0.5.
+        brightness, contrast, saturation: most that they change by, as a share, either way; RGB only.
+        hue: most that it turns by, as a share of the circle, at most 0.5; RGB only.
     """
 
     flip: float = 0.0

@@ -75,6 +75,14 @@ class Record:
         )
 
 
+def label_of(content: bytes) -> str | int | None:
+    """The label in a record's JSON; None also where that cannot be read, which is counted when the record is."""
+    try:
+        return _meta(json.loads(content))[1]
+    except (ValueError, RecursionError):
+        return None
+
+
 def _meta(meta: object) -> tuple[tuple[str, ...], str | int | None]:
     if not isinstance(meta, dict):
         raise ValueError("the JSON is not an object")

@@ -107,11 +107,12 @@ def scan_shard(path: Path) -> tuple[dict[str, tuple[Member, ...]], str | None]:
     Only regular files count: links, devices and folders in a tar are passed over, and nothing is ever extracted to a path.
     """
     records: dict[str, list[Member]] = {}
-    fault = None
+    fault, end = None, 0
     size = path.stat().st_size
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
+                end = member.offset_data + (-(-member.size // 512) * 512 if member.isreg() else 0)
                 key, suffix = split_name(member.name)
                 if not member.isreg() or member.issparse() or not suffix:
                     continue
@@ -121,15 +122,16 @@ def scan_shard(path: Path) -> tuple[dict[str, tuple[Member, ...]], str | None]:
                 records.setdefault(key, []).append((suffix, member.offset_data, member.size))
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         fault = str(error) or type(error).__name__
-    if fault is None and not _has_end(path, size):
+    if fault is None and not _has_end(path, end):
         fault = "truncated: no end mark"
     return {key: tuple(members) for key, members in records.items()}, fault
 
 
-def _has_end(path: Path, size: int) -> bool:
+def _has_end(path: Path, end: int) -> bool:
+    """Whether a tar's two blocks of zeros follow its last member, which ends at byte `end`."""
     with open(path, "rb") as file:
-        file.seek(max(0, size - 1024))
-        return size >= 1024 and not any(file.read())
+        file.seek(end)
+        return file.read(1024) == bytes(1024)
 
 
 class ShardWriter:

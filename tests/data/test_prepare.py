@@ -187,6 +187,10 @@ def test_a_truncated_shard_gives_what_is_before_the_cut(tmp_path: Path) -> None:
     assert fault is not None and "truncated" in fault
     assert [key for key, members in records.items() if len(members) == 2] == [f"k{i}" for i in range(5)]
 
+    path.write_bytes(path.read_bytes()[: writer.shards[0].records["k5"][0][1] - 512])  # between two members: tarfile sees no fault
+    records, fault = scan_shard(path)
+    assert fault is not None and "no end mark" in fault and list(records) == [f"k{i}" for i in range(5)]
+
 
 def test_hostile_members_are_never_followed(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(b"secret")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -198,3 +199,34 @@ def test_the_cache_gives_what_the_first_stage_gave(pictures: Path, tmp_path: Pat
     assert builds(opened(pictures, augment=COLOURS), "b", 2)
     Image.new("RGB", (40, 40)).save(pictures / "0.png")
     assert builds(opened(pictures, augment=COLOURS), "b", 2)
+
+
+# --- what a plain place tells of itself
+
+
+def test_a_folder_of_maps_knows_its_classes_and_what_is_unknown(pictures: Path) -> None:
+    """Class 0 is a class; a picture without a map is unknown everywhere, not class 0."""
+    (pictures / "maps/3.png").unlink()
+    data = opened(pictures)
+    assert data.map_names == ("class 0", "class 1")
+    sample = next(s for s in (data.sample(i, 0) for i in range(10)) if s.key == "3")
+    assert sample.map is not None
+    assert sample.map.unique().tolist() == [2]
+
+
+def test_bare_shards_with_text_labels_name_them(pictures: Path, tmp_path: Path) -> None:
+    records = [replace(FolderSource(pictures).record(i), label=("pear", "apple")[i % 2]) for i in range(4)]
+    (tmp_path / "bare").mkdir()
+    write_shards(tmp_path / "bare", "some", records)
+    data = opened(tmp_path / "bare")
+    assert data.label_names == ("apple", "pear")
+    assert [data.sample(i, 0).label for i in range(4)] == [1, 0, 1, 0]
+
+
+def test_reading_ahead_by_processes_gives_the_same_batches(pictures: Path) -> None:
+    here, ahead = (
+        [batch for batch, _ in islice(batches(opened(pictures, workers=w), GlobalOrder(10, 4, 0), 3, (1, 3)), 3)] for w in (0, 1)
+    )
+    for one, other in zip(here, ahead, strict=True):
+        assert one.keys == other.keys
+        assert torch.equal(one.images, other.images)

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from ldm.core.errors import UserError
+from ldm.data.images import open_map
 from ldm.data.record import IMAGE_SUFFIXES, Record
 from ldm.data.shards import plain_key
 from ldm.data.sources.source import Source
@@ -45,6 +46,8 @@ class FolderSource(Source):
         if all(len(path.parts) > 1 for path in relative):
             self.label_names = tuple(sorted({path.parts[0] for path in relative}))
         self.has_masks, self.has_maps = (folder / MASKS).is_dir(), (folder / MAPS).is_dir()
+        if self.has_maps:
+            self.map_names = _class_names(sorted((folder / MAPS).rglob("*.png")))
         self.has_captions = bool(self._captions) or any(path.with_suffix(".txt").is_file() for path in self._files)
         facts = [self.table, *self._files, *folder.glob(f"{MASKS}/**/*.png"), *folder.glob(f"{MAPS}/**/*.png")]
         stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in facts if path is not None]
@@ -127,6 +130,17 @@ def _json_row(table: Path, number: int, line: str) -> dict[str, object]:
     if not isinstance(row, dict):
         raise UserError(f"{table}, line {number}: must be an object with file and caption")
     return row
+
+
+def _class_names(maps: list[Path]) -> tuple[str, ...]:
+    """`class 0` and so on, up to the largest class of any map; those that cannot be read are counted when they are used."""
+    largest = 0
+    for path in maps:
+        try:
+            largest = max(largest, int(open_map(path).max()))
+        except UserError:
+            continue
+    return tuple(f"class {number}" for number in range(largest + 1))
 
 
 def _lines(text: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.core.errors import UserError
-from ldm.data.record import Record
+from ldm.data.record import Record, label_of
 from ldm.data.shards import Index, Member, ShardInfo, scan_shard
 from ldm.data.sources.source import Source
 
@@ -47,6 +47,15 @@ class ShardSource(Source):
     def key(self, index: int) -> str:
         return self._records[index][0]
 
+    def text_labels(self) -> tuple[str, ...]:
+        """All labels that are texts, sorted; for shards whose index does not name them."""
+        found = set()
+        for _, path, members in self._records:
+            for suffix, offset, size in members:
+                if suffix == "json":
+                    found.add(label_of(self._maps[path][offset : offset + size]))
+        return tuple(sorted(label for label in found if isinstance(label, str)))
+
     def record(self, index: int) -> Record:
         key, path, members = self._records[index]
         content = self._maps[path]
@@ -80,5 +89,6 @@ def open_tars(paths: Sequence[Path]) -> ShardSource:
         digest = hashlib.sha256(f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}".encode()).hexdigest()
         shards.append((path, ShardInfo(name=path.name, bytes=path.stat().st_size, sha256=digest, count=len(records), records=records)))
     source = ShardSource(paths[0].parent.name or "shards", shards, Index(splits={}))
+    source.label_names = source.text_labels()
     source.lost |= lost
     return source
