@@ -30,7 +30,8 @@ LDM = f"""
 name: tiny-ldm
 data: {{train: DATA, val: null, size: 16, cache_views: 2}}
 first_stage: {{checkpoint: FIRST_STAGE}}
-denoiser: {{kind: unet, channels: 32, multipliers: [1, 2], blocks: 1, attention: [], transformer_depth: 0, heads: 2, vector_width: 8, dropout: 0.1}}
+denoiser:
+  {{kind: unet, channels: 32, multipliers: [1, 2], blocks: 1, attention: [], transformer_depth: 0, heads: 2, vector_width: 8, dropout: 0.1}}
 process: discrete_vp
 prediction: eps
 weighting: constant
