@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import html
 import shlex
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from ldm.app.door import Parser
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.data.config import DataConfig
@@ -42,11 +42,7 @@ class Scene:
 
 def main(arguments: Sequence[str]) -> None:
     """Runs all scenes and writes the page."""
-    flags = argparse.ArgumentParser(
-        description="Pictures from the shipped model, then both stages trained briefly from scratch, on one page.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    flags = Parser("Pictures from the shipped model, then both stages trained briefly from scratch, on one page.", EXAMPLES)
     flags.add_argument("--out", type=Path, default=Path("outputs/demo"), help="folder of the page (default: outputs/demo)")
     out = flags.parse_args(arguments).out
     if out.exists() and not out.is_dir():
@@ -71,7 +67,7 @@ def _write_inputs(folder: Path) -> None:
     """A held-out picture and a mask over its middle, as a user would have them."""
     folder.mkdir(parents=True, exist_ok=True)
     held_out = open_dataset(DataConfig(train="emoji-128", val="emoji-128", size=128), "val", 0)
-    picture = as_pictures(held_out.sample(0, 0).image[None])[0]
+    picture = as_pictures(next(held_out.some(1)).image[None])[0]
     picture.save(folder / "picture.png")
     mask = Image.new("L", picture.size)
     ImageDraw.Draw(mask).ellipse((64, 30, 118, 100), fill=255)

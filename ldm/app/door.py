@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+import torch
+
 from ldm.core.errors import UserError
 
 
@@ -42,7 +44,11 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
             )
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             _refuse(f"not allowed to open or write {error.filename}: choose another path or mend its permissions.")
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
+            _refuse(f"{error.filename}: {error.strerror}; check that path.")
         raise
+    except torch.OutOfMemoryError as error:
+        _refuse(f"out of GPU memory ({str(error).splitlines()[0]}): lower the batch size or raise train.accumulate, or use bf16.")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ldm.app.door import Parser
 from ldm.core.errors import UserError
 from ldm.core.files import recover_folder
 from ldm.data.classic import CLASSIC, open_classic
@@ -34,11 +35,7 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str]) -> None:
     """Makes shards and index.json."""
-    parser = argparse.ArgumentParser(
-        description="Make shards of pictures, with captions, labels, masks and maps, ready for training.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("Make shards of pictures, with captions, labels, masks and maps, ready for training.", EXAMPLES)
     parser.add_argument("source", help=f"a folder of pictures, one of {', '.join(CLASSIC)}, or emoji-128")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; one that this script made is replaced")
     parser.add_argument("--captions", type=Path, help="CSV or JSONL with columns file|file_name and caption|text")

@@ -14,11 +14,13 @@ from ldm.app.training_run import finish, load_config, open_run, parse, use_deter
 from ldm.checkpoints.folder import load_strictly
 from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults, load_first_stage, load_latent_diffusion
 from ldm.conditioning.conditioner import ConditionerConfig
+from ldm.conditioning.inpaint_mask import InpaintMaskConfig
 from ldm.core.errors import UserError
 from ldm.core.random import digest
 from ldm.data.config import DataConfig
 from ldm.data.latent_cache import LatentCache
-from ldm.data.open import PictureSet, open_dataset
+from ldm.data.open import open_dataset
+from ldm.data.pictures import Pictures, PictureSet
 from ldm.diffusion.objective import Objective
 from ldm.diffusion.prediction import Prediction
 from ldm.diffusion.process import NoiseProcess
@@ -141,18 +143,22 @@ def main(arguments: Sequence[str]) -> None:
     finish(task, config.train, run, config, config.seed, world)
 
 
-def _told_by(data: PictureSet) -> frozenset[str]:
+def _told_by(data: Pictures) -> frozenset[str]:
     """Which conditions the data can teach."""
-    found = {"captions": data.has_captions, "labels": bool(data.label_names), "masks": True, "maps": data.has_maps}
+    found = {"captions": data.has_captions, "labels": data.has_labels, "masks": True, "maps": data.has_maps}
     return frozenset(name for name, there in found.items() if there)
 
 
 def _cache(
-    folder: Path, train_set: PictureSet, first_stage: FirstStage, space: LatentSpace, config: TrainLDM, world: World
+    folder: Path, train_set: Pictures, first_stage: FirstStage, space: LatentSpace, config: TrainLDM, world: World
 ) -> LatentCache | None:
     """The moments of the training set's latents; made by the first process, read by all."""
     if not config.data.cache_latents:
         return None
+    if not isinstance(train_set, PictureSet):
+        raise UserError(
+            "latents of remote shards cannot be cached: set data.cache_latents=false, or fetch the shards and train on the folder"
+        )
 
     @torch.no_grad()
     def encode(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,10 +172,13 @@ def _cache(
             encode,
             first_stage_digest=space.digest,
             views=config.data.cache_views,
+            keeps_pixels=any(isinstance(part, InpaintMaskConfig) for part in config.conditioning.values()),
             batch_size=ENCODE_BATCH,
             progress=progress,
         )
 
     cache = open_cache(True) if world.is_first else None
+    if train_set.losses.lost:
+        print(train_set.losses.line(), flush=True)
     world.wait()
     return cache or open_cache(False)

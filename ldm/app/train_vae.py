@@ -16,8 +16,10 @@ from ldm.core.random import digest
 from ldm.data.config import DataConfig
 from ldm.data.open import open_dataset
 from ldm.first_stage.config import FirstStageConfig
+from ldm.first_stage.identity import IdentityConfig
 from ldm.first_stage.latent_space import LatentSpace
 from ldm.losses.autoencoder_loss import AutoencoderLossConfig
+from ldm.networks.patchgan import smallest_picture
 from ldm.training.autoencoder_task import AutoencoderTask
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
@@ -44,11 +46,16 @@ class TrainVAE:
     init_from: str | None = None  # a checkpoint whose first stage to start from
 
     def __post_init__(self) -> None:
-        if self.first_stage.ratio == 1:
+        if isinstance(self.first_stage, IdentityConfig):
             raise UserError("first_stage kind 'identity' has nothing to train; use it in stage two as first_stage.kind=identity")
         if self.data.channels != self.first_stage.image_channels:
             raise UserError(
                 f"data.channels ({self.data.channels}) and first_stage.image_channels ({self.first_stage.image_channels}) must be equal"
+            )
+        if self.loss.has_discriminator and self.data.size < smallest_picture(self.loss.disc_layers):
+            raise UserError(
+                f"data.size ({self.data.size}) is too small for a discriminator of loss.disc_layers={self.loss.disc_layers}, which needs "
+                f"{smallest_picture(self.loss.disc_layers)}: lower disc_layers, or set loss.disc_factor=0"
             )
         if self.data.size % self.first_stage.ratio:
             raise UserError(f"data.size ({self.data.size}) must be a multiple of the first stage's ratio ({self.first_stage.ratio})")

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 import yaml
 
+from ldm.app.door import Parser
 from ldm.config.loader import dump, load, to_yaml
 from ldm.core.errors import UserError
 from ldm.training.config import TrainConfig
@@ -25,7 +26,7 @@ FREE_KEYS = ("train.steps", "train.checkpoint_every", "train.sample_every", "tra
 
 def parse(arguments: Sequence[str], description: str, default_config: str, examples: str) -> argparse.Namespace:
     """The command line of a training script: `--config`, `--run-dir` and trailing `key=value`."""
-    parser = argparse.ArgumentParser(description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description, examples)
     parser.add_argument("--config", type=Path, default=Path(default_config), help=f"YAML file of the run (default: {default_config})")
     parser.add_argument(
         "--run-dir", type=Path, help="folder of the run (default: runs/NAME, NAME from the config); one that is there is resumed"

@@ -156,9 +156,8 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], what: str
     """
     wanted = module.state_dict()
     for name in sorted(wanted.keys() ^ tensors.keys()):
-        raise UserError(
-            f"{what}: tensor {name!r} is {'missing' if name in wanted else 'unexpected'}; weights and config do not belong together"
-        )
+        fault = "missing" if name in wanted else "unexpected"
+        raise UserError(f"{what}: tensor {name!r} is {fault}; weights and config do not belong together")
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise UserError(f"{what}: tensor {name!r} has shape {tuple(tensor.shape)}, the config wants {tuple(wanted[name].shape)}")

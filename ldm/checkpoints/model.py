@@ -88,8 +88,17 @@ class LatentDiffusionSpec:
         """The denoiser with fresh weights.
 
         Raises:
-            UserError: the conditioners give a vector of another width than the network takes.
+            UserError: the conditioners give what the network does not take, or the other way round; latents that it cannot halve.
         """
+        if conditioners.uses_tokens != (self.denoiser.context_width is not None):
+            said = "set it to null: no conditioner gives tokens" if self.denoiser.context_width else "set it: a conditioner gives tokens"
+            raise UserError(f"denoiser.context_width is {self.denoiser.context_width or 'null'}; {said}")
+        latent_size = self.size // self.first_stage.ratio
+        if latent_size % self.denoiser.ratio:
+            raise UserError(
+                f"latents of {latent_size}x{latent_size} cannot be halved down to the denoiser's last level: make data.size a multiple of "
+                f"{self.first_stage.ratio * self.denoiser.ratio}, or give denoiser.multipliers fewer levels"
+            )
         if conditioners.vector_width != self.denoiser.vector_width:
             raise UserError(f"denoiser.vector_width must be {conditioners.vector_width or 'null'}, the width of what the conditioners give")
         channels = self.first_stage.latent_channels
@@ -192,8 +201,8 @@ def load_latent_diffusion(folder: Path | str, device: torch.device) -> LoadedPar
     for name, digest in conditioners.frozen_digests().items():
         if spec.frozen.get(name) != digest:
             raise UserError(
-                f"checkpoint {folder}: it was trained with another pretrained encoder {name!r} (sha256 {spec.frozen.get(name, 'none')[:12]}) "
-                f"than the one at hand ({digest[:12]})"
+                f"checkpoint {folder}: it was trained with another pretrained encoder {name!r} than the one at hand "
+                f"(sha256 {spec.frozen.get(name, 'none')[:12]}, not {digest[:12]})"
             )
     load_strictly(conditioners, _weights(opened, "conditioner"), f"checkpoint {folder}: conditioner")
     network = spec.build_network(conditioners)

@@ -52,7 +52,11 @@ class ClassLabelConfig(ConditionerConfig):
     def fitted(self, *, label_names: tuple[str, ...], map_names: tuple[str, ...], has: frozenset[str]) -> ConditionerConfig:
         """See `ConditionerConfig.fitted`."""
         needs("class_label", "labels", has)
-        return self if self.num_classes is not None else replace(self, num_classes=len(label_names), names=label_names)
+        if self.num_classes is None and not label_names:
+            raise UserError("class_label: the data's labels are numbers without names: set its num_classes")
+        if self.num_classes in (None, len(label_names)) and not self.names:
+            return replace(self, num_classes=len(label_names), names=label_names)
+        return self
 
     def build(self, *, context_width: int | None, latent_channels: int) -> ClassLabel:
         """See `ConditionerConfig.build`."""

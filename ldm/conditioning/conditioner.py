@@ -140,6 +140,9 @@ class Conditioners(nn.Module):
 
     def __init__(self, parts: Mapping[str, Conditioner]) -> None:
         super().__init__()
+        for name in parts:
+            if not name.isidentifier() or hasattr(nn.ModuleDict, name):
+                raise UserError(f"conditioner name {name!r} cannot be used: choose another plain word, e.g. text")
         self.parts = nn.ModuleDict(parts)
         widths = {part.vector_width for part in self if part.vector_width is not None}
         if len(widths) > 1:
@@ -156,11 +159,15 @@ class Conditioners(nn.Module):
         """The conditioners' names, in the order in which they stand side by side."""
         return tuple(self.parts)
 
-    def forward(self, inputs: ConditionInputs, latent_size: tuple[int, int]) -> Condition:
-        """The merged condition of all rows. See `Conditioner.forward`."""
+    def forward(self, inputs: ConditionInputs, latent_size: tuple[int, int], drops: Mapping[str, Tensor] | None = None) -> Condition:
+        """The merged condition of all rows. See `Conditioner.forward`.
+
+        Args:
+            drops: by name, the rows, (B,) bool, that a conditioner tells nothing; two that read the same input are dropped apart.
+        """
         told = Condition()
-        for part in self:
-            told = told.beside(part(inputs, latent_size))
+        for name, part in zip(self.names, self, strict=True):
+            told = told.beside(part(part.blank(inputs, drops[name]) if drops else inputs, latent_size))
         return told
 
     def blank(self, inputs: ConditionInputs, names: tuple[str, ...] | None = None, rows: Tensor | None = None) -> ConditionInputs:

@@ -21,7 +21,7 @@ class ConditionInputs:
         masks: (B, 1, H, W) in pixels; above 0 = to be painted.
         masked_latents: (B, C, h, w), normalised latents of the pictures with their painted part grey.
         grey_latent: (C, h, w), the normalised latent of a grey picture; needed by a model with `inpaint_mask`.
-        maps: (B, H, W) int64 in [0, num_classes]; num_classes = unknown.
+        maps: (B, H, W) int64 in [0, num_classes); -1 or num_classes = unknown.
     """
 
     count: int

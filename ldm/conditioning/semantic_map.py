@@ -14,6 +14,8 @@ from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.core.family import kind
 
+UNKNOWN = -1  # num_classes means the same, for maps that come as pictures
+
 
 @kind("semantic_map")
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,9 @@ class SemanticMapConfig(ConditionerConfig):
     def fitted(self, *, label_names: tuple[str, ...], map_names: tuple[str, ...], has: frozenset[str]) -> ConditionerConfig:
         """See `ConditionerConfig.fitted`."""
         needs("semantic_map", "maps", has)
-        return self if self.num_classes is not None else replace(self, num_classes=len(map_names), names=map_names)
+        if self.num_classes in (None, len(map_names)) and not self.names:
+            return replace(self, num_classes=len(map_names), names=map_names)
+        return self
 
     def build(self, *, context_width: int | None, latent_channels: int) -> SemanticMap:
         """See `ConditionerConfig.build`."""
@@ -70,20 +74,20 @@ class SemanticMap(Conditioner):
         """Channels (B, K, h, w).
 
         Raises:
-            UserError: a class outside 0 to num_classes.
+            UserError: a class outside -1 to num_classes.
         """
         maps = self.blank(inputs, torch.zeros(inputs.count, dtype=torch.bool)).maps
         assert maps is not None
         num_classes = self.config.classes
-        wrong = maps[(maps < 0) | (maps > num_classes)]
+        wrong = maps[(maps < UNKNOWN) | (maps > num_classes)]
         if len(wrong):
             raise UserError(f"the map has class {int(wrong[0])}; this model knows 0 to {num_classes - 1} ({num_classes} = unknown)")
         cells = F.interpolate(maps[:, None].float(), size=latent_size, mode="nearest-exact")[:, 0].long()  # (B, h, w)
+        cells = cells.where(cells != UNKNOWN, num_classes)
         one_hot = F.one_hot(cells.to(self.device), num_classes + 1)[..., :num_classes].movedim(-1, 1).float()
         return Condition(concat=self.mix(one_hot))
 
     def blank(self, inputs: ConditionInputs, rows: Tensor) -> ConditionInputs:
         """Class "unknown" everywhere."""
-        unknown = self.config.classes
-        maps = torch.full((inputs.count, 1, 1), unknown) if inputs.maps is None else inputs.maps
-        return replace(inputs, maps=maps.masked_fill(rows.to(maps.device)[:, None, None], unknown))
+        maps = torch.full((inputs.count, 1, 1), UNKNOWN) if inputs.maps is None else inputs.maps
+        return replace(inputs, maps=maps.masked_fill(rows.to(maps.device)[:, None, None], UNKNOWN))

@@ -6,6 +6,7 @@ A field typed by a `Family` is chosen by its `kind:`; nothing in a config can na
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -104,9 +105,11 @@ def _value(content: Any, wanted: Any, path: str) -> Any:
 def _plain(content: Any, wanted: Any, path: str) -> Any:
     if wanted is float and isinstance(content, int) and not isinstance(content, bool):
         return float(content)
+    if wanted is float and isinstance(content, float) and not math.isfinite(content):
+        raise _mismatch(content, "a finite number", path)
     if wanted is float and isinstance(content, str):  # YAML 1.1 reads 1e-6 as a string
         try:
-            return float(content)
+            return _plain(float(content), float, path)
         except ValueError:
             raise _mismatch(content, "a number", path) from None
     if type(content) is not wanted:

@@ -14,11 +14,12 @@ class Sample:
     """
     Attributes:
         key: unique in its data set.
-        image: (C, H, W) float32 in [-1, 1], H = W = the configured size.
-        caption: "" = none.
+        image: (C, H, W) float32 in [-1, 1], H = W = the configured size; without pixels, (C, 0, 0), from a cache that keeps none.
+        caption: one of `captions`; "" = none.
+        captions: all that the record has.
         label: index into the set's label names; -1 = none.
         mask: (1, H, W) float32 of {0, 1}, 1 = object; None = the set has none.
-        map: (H, W) int64 class indices, the number of classes = unknown; None = the set has none.
+        map: (H, W) int64 class indices, -1 = unknown; None = the set has none.
     """
 
     key: str
@@ -27,6 +28,7 @@ class Sample:
     label: int
     mask: Tensor | None = None
     map: Tensor | None = None
+    captions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

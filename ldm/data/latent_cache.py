@@ -1,13 +1,15 @@
 """The training set's latents, encoded once: memory-mapped moments of some augmented views of every picture.
 
-The means and stds are kept, not draws: each use samples the posterior anew. Beside them lie the views' pixels, masks and maps, for
-conditions that need them. The key is (first stage, data, transform): when any changes, the cache is built anew.
+The means and stds are kept, not draws: each use samples the posterior anew. Beside them lie masks, maps and, where a condition needs them,
+the views' pixels. Captions are chosen anew at each use. The key is (first stage, data, transform): when any changes, it is
+built anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +20,8 @@ from tqdm import tqdm
 
 from ldm.core.files import new_folder, recover_folder, write_file
 from ldm.data.batch import Sample
-from ldm.data.open import PictureSet
+from ldm.data.decoder import Decoder
+from ldm.data.pictures import PictureSet
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 """(B, C, H, W) in [-1, 1] to the raw latents' mean and std."""
@@ -27,15 +30,23 @@ Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 class LatentCache:
     """Opened by `open_or_build`."""
 
-    def __init__(self, folder: Path, meta: dict) -> None:
-        self._meta = meta
+    def __init__(self, folder: Path, meta: dict, decoder: Decoder) -> None:
+        self._meta, self._decoder = meta, decoder
         self._arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in meta["arrays"]}
         self.views: int = meta["views"]
         self.count: int = meta["count"]
 
     @staticmethod
     def open_or_build(
-        folder: Path, data: PictureSet, encode: Encode, *, first_stage_digest: str, views: int, batch_size: int, progress: bool
+        folder: Path,
+        data: PictureSet,
+        encode: Encode,
+        *,
+        first_stage_digest: str,
+        views: int,
+        keeps_pixels: bool,
+        batch_size: int,
+        progress: bool,
     ) -> LatentCache:
         """The cache of `data` in a folder; built if it is not there or was made of something else.
 
@@ -45,20 +56,23 @@ class LatentCache:
             encode: the frozen first stage.
             first_stage_digest: of its weights.
             views: view v is the picture as epoch v sees it.
+            keeps_pixels: whether the views' pixels are kept too; otherwise samples have none.
             batch_size: pictures encoded at once.
             progress: whether to show a bar.
         """
         recover_folder(folder)
-        key = hashlib.sha256(repr((first_stage_digest, data.digest, data.transform_digest, len(data), views)).encode()).hexdigest()
+        key = hashlib.sha256(
+            repr((first_stage_digest, data.digest, data.transform_digest, len(data), views, keeps_pixels)).encode()
+        ).hexdigest()
         try:
             meta = json.loads((folder / "meta.json").read_text())
             if meta["key"] == key:
-                return LatentCache(folder, meta)
+                return LatentCache(folder, meta, data.decoder)
         except (OSError, ValueError, KeyError):
             pass  # none yet, or not one of ours: built below
         with new_folder(folder) as new:
-            _build(new, key, data, encode, views, batch_size, progress)
-        return LatentCache(folder, json.loads((folder / "meta.json").read_text()))
+            _build(new, key, data, encode, views, keeps_pixels, batch_size, progress)
+        return LatentCache(folder, json.loads((folder / "meta.json").read_text()), data.decoder)
 
     def item(self, index: int, epoch: int) -> tuple[Sample, Tensor, Tensor]:
         """A sample as one of its views, with mean and std of its raw latent, float32."""
@@ -67,11 +81,12 @@ class LatentCache:
         def array(name: str) -> Tensor:
             return torch.from_numpy(np.array(self._arrays[name][row]))
 
-        key, caption, label = self._meta["rows"][row]
+        key, captions, label = self._meta["rows"][index]
         sample = Sample(
             key=key,
-            image=array("image").float() / 127.5 - 1,
-            caption=caption,
+            image=array("image").float() / 127.5 - 1 if "image" in self._arrays else torch.zeros(self._meta["channels"], 0, 0),
+            caption=self._decoder.caption_of(tuple(captions), epoch, index),
+            captions=tuple(captions),
             label=label,
             mask=array("mask").float() if "mask" in self._arrays else None,
             map=array("map").long() if "map" in self._arrays else None,
@@ -79,15 +94,21 @@ class LatentCache:
         return sample, array("mean"), array("std")
 
 
-def _build(folder: Path, key: str, data: PictureSet, encode: Encode, views: int, batch_size: int, progress: bool) -> None:
+def _build(
+    folder: Path, key: str, data: PictureSet, encode: Encode, views: int, keeps_pixels: bool, batch_size: int, progress: bool
+) -> None:
     total = len(data) * views
     arrays: dict[str, np.memmap] = {}
-    rows: list[tuple[str, str, int]] = []
+    rows: list[tuple[str, tuple[str, ...], int]] = []  # one a picture
 
     def store(name: str, start: int, values: Tensor) -> None:
         if name not in arrays:
             dtype = np.dtype(str(values.dtype).removeprefix("torch."))
-            arrays[name] = np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(total, *values.shape[1:]))
+            path = folder / f"{name}.npy"
+            arrays[name] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(total, *values.shape[1:]))
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here; later, in the memory-map, it would kill the process
+                with open(path, "r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         arrays[name][start : start + len(values)] = values.numpy()
 
     for start in tqdm(range(0, total, batch_size), desc="encoding", unit="batch", disable=not progress, mininterval=1.0):
@@ -96,13 +117,14 @@ def _build(folder: Path, key: str, data: PictureSet, encode: Encode, views: int,
         mean, std = encode(images)
         store("mean", start, mean.float())
         store("std", start, std.float())
-        store("image", start, ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
-        if data.has_masks:
+        if keeps_pixels:
+            store("image", start, ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
+        if data.decoder.has_masks:
             store("mask", start, torch.stack([s.mask for s in samples if s.mask is not None]).to(torch.uint8))
         if data.has_maps:
             store("map", start, torch.stack([s.map for s in samples if s.map is not None]).to(torch.int32))
-        rows += [(s.key, s.caption, s.label) for s in samples]
+        rows += [(s.key, s.captions, s.label) for row, s in enumerate(samples, start) if row % views == 0]
     for array in arrays.values():
         array.flush()
-    meta = {"key": key, "views": views, "count": len(data), "arrays": sorted(arrays), "rows": rows}
+    meta = {"key": key, "channels": data.config.channels, "views": views, "count": len(data), "arrays": sorted(arrays), "rows": rows}
     write_file(folder / "meta.json", json.dumps(meta))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
+from typing import TYPE_CHECKING
 
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from ldm.core.errors import UserError
 from ldm.data.batch import Batch
-from ldm.data.open import PictureSet
+from ldm.data.loss_report import LossReport
 from ldm.data.order import GlobalOrder
+
+if TYPE_CHECKING:
+    from ldm.data.pictures import PictureSet
 
 Lost = dict[str, str]
 
@@ -21,39 +26,32 @@ class _Steps(Dataset):
     def __init__(self, data: PictureSet, order: GlobalOrder, part: tuple[int, int]) -> None:
         self.data, self.order, self.part = data, order, part
 
-    def __getitem__(self, step: int) -> tuple[Batch, Lost]:
+    def __getitem__(self, step: int) -> tuple[Batch, Lost] | UserError:
+        """An error is returned, to be raised by the caller: a worker process would wrap it in a traceback."""
         start, stop = self.part
-        batch = Batch.of([self.data.sample(index, epoch) for index, epoch in self.order.indices(step)[start:stop]])
+        try:
+            batch = Batch.of([self.data.sample(index, epoch) for index, epoch in self.order.indices(step)[start:stop]])
+        except UserError as error:
+            return error
         return batch, dict(self.data.losses.lost)
 
 
-def batches(data: PictureSet, order: GlobalOrder, first_step: int, part: tuple[int, int]) -> Iterator[tuple[Batch, tuple[int, ...]]]:
-    """A process's share of the global batch of first_step, first_step + 1, ..., without end.
-
-    Args:
-        data: the samples; `data.config.workers` processes read ahead, 0 = none.
-        order: which of them a step sees.
-        part: [start, stop) of the global batch.
-
-    Yields:
-        The share, and its samples' places in the global batch. What could not be read is said in a line at each epoch's end.
-    """
+def steps_in_order(
+    data: PictureSet, order: GlobalOrder, first_step: int, part: tuple[int, int], workers: int
+) -> Iterator[tuple[int, tuple[Batch, Lost]]]:
+    """(step, (share [start, stop) of its global batch, what could not be read)) from first_step on, without end."""
     steps = _Steps(data, order, part)
-    places = tuple(range(*part))
-    told = 0
-    for step, (batch, lost) in zip(count(first_step), _in_order(steps, first_step, data.config.workers), strict=False):
-        for key, reason in lost.items():
-            if key not in data.losses.lost:
-                data.losses.add(key, reason)
-        yield batch, places
-        ends_epoch = order.indices(step)[-1][1] != order.indices(step + 1)[-1][1]
-        if ends_epoch and len(data.losses.lost) > told:
-            tqdm.write(data.losses.line())
-            told = len(data.losses.lost)
+    found: Iterator[tuple[Batch, Lost] | UserError] = (steps[step] for step in count(first_step))
+    if workers:
+        found = iter(DataLoader(steps, batch_size=None, sampler=count(first_step), num_workers=workers, multiprocessing_context="fork"))
+    for step, batch in zip(count(first_step), found, strict=False):
+        if isinstance(batch, UserError):
+            raise batch
+        yield step, batch
 
 
-def _in_order(steps: _Steps, first_step: int, workers: int) -> Iterator[tuple[Batch, Lost]]:
-    if workers == 0:
-        return (steps[step] for step in count(first_step))
-    ahead = DataLoader(steps, batch_size=None, sampler=count(first_step), num_workers=workers, multiprocessing_context="fork")  # type: ignore[arg-type]
-    return iter(ahead)
+def report_losses(losses: LossReport, told: int) -> int:
+    """Prints what could not be read, if there is news since `told` records; returns how many there are now."""
+    if len(losses.lost) > told:
+        tqdm.write(losses.line())
+    return len(losses.lost)

@@ -24,3 +24,7 @@ class GlobalOrder:
         first = (step - 1) * self.batch_size
         places = (divmod(place, self.count) for place in range(first, first + self.batch_size))
         return [(self._permutation(epoch)[offset], epoch) for epoch, offset in places]
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether an epoch's last sample is in the global batch of a step."""
+        return step * self.batch_size // self.count > (step - 1) * self.batch_size // self.count

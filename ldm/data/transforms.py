@@ -11,6 +11,8 @@ from torchvision.transforms.v2 import functional as V
 
 from ldm.data.config import Augment
 
+UNKNOWN = -1  # a map's class where nothing is known
+
 
 def fitted(image: Tensor, size: int) -> Tensor:
     """(C, H, W) -> (C, size, size): the shorter side scaled to size (antialiased), the centre square kept."""
@@ -30,19 +32,14 @@ def _scaled(image: Tensor, size: int) -> list[int]:
 
 
 def augmented(
-    image: Tensor,
-    mask: Tensor | None,
-    indices: Tensor | None,
-    augment: Augment,
-    fill: list[float],
-    unknown: int,
-    generator: torch.Generator,
+    image: Tensor, mask: Tensor | None, indices: Tensor | None, augment: Augment, ground: Tensor | None, generator: torch.Generator
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """A random change of a fitted picture, its mask (1, S, S) and its map (S, S).
 
     Args:
         image: (C, S, S) in [-1, 1].
-        fill: colour of what comes into view from outside, one number a channel; the mask gets 0 and the map `unknown` there.
+        ground: colour (C, 1, 1) that comes into view around it, with mask 0 and map unknown; None = the picture is mirrored at its edges,
+            with its mask and map.
         generator: all randomness.
     """
 
@@ -61,13 +58,17 @@ def augmented(
         x = x.flip(-1) if flip else x
         if angle == 0 and zoom == 1 and move == [0, 0]:
             return x
+        if ground is None:
+            border = side // 2
+            wide = F.pad(x[None], [border] * 4, mode="reflect")[0]
+            return V.center_crop(V.affine(wide, angle, move, zoom, [0.0, 0.0], interpolation), [side, side])
         # Zero comes into view from outside, so what should come is made zero: the edge blends exactly.
-        return V.affine(x - outside, angle=angle, translate=move, scale=zoom, shear=[0.0, 0.0], interpolation=interpolation) + outside
+        return V.affine(x - outside, angle, move, zoom, [0.0, 0.0], interpolation) + outside
 
     nearest = V.InterpolationMode.NEAREST
-    image = moved(image, V.InterpolationMode.BILINEAR, torch.tensor(fill)[:, None, None])
+    image = moved(image, V.InterpolationMode.BILINEAR, torch.zeros(1) if ground is None else ground)
     mask = None if mask is None else moved(mask, nearest, torch.tensor(0.0))
-    indices = None if indices is None else moved(indices[None].float(), nearest, torch.tensor(float(unknown)))[0].long()
+    indices = None if indices is None else moved(indices[None].float(), nearest, torch.tensor(float(UNKNOWN)))[0].long()
 
     if len(image) == 3 and (brightness, contrast, saturation, hue) != (1, 1, 1, 0):
         shown = (image + 1) / 2

@@ -15,11 +15,16 @@ class DenoiserNetworkConfig(Family, abc.ABC):
     Attributes:
         context_width: width of the condition's tokens; None = takes none.
         vector_width: width of the condition's vector; None = takes none.
+        ratio: what height and width of the latents must be divisible by.
     """
 
     __slots__ = ()
     context_width: int | None
     vector_width: int | None
+
+    @property
+    @abc.abstractmethod
+    def ratio(self) -> int: ...
 
     @abc.abstractmethod
     def build(self, in_channels: int, out_channels: int) -> nn.Module:

@@ -37,7 +37,7 @@ class PatchGAN(nn.Module):
             raise UserError(f"a PatchGAN has 1 to 5 layers, not {layers}")
         if norm not in NORMS:
             raise unknown("PatchGAN norm", norm, NORMS)
-        self.smallest = 3 * 2**layers  # smaller: the two convolutions of stride 1 find no 4x4 to stand on
+        self.smallest = smallest_picture(layers)
         widths = [channels * min(2**i, 8) for i in range(layers + 1)]
 
         steps: list[nn.Module] = [nn.Conv2d(in_channels, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
@@ -62,6 +62,11 @@ class PatchGAN(nn.Module):
                 f"pictures of {width}x{height} are too small for this discriminator (at least {self.smallest}); use fewer layers"
             )
         return self.main(images)
+
+
+def smallest_picture(layers: int) -> int:
+    """Least side in pixels of what a PatchGAN of so many layers can judge."""
+    return 3 * 2**layers
 
 
 def _start(module: nn.Module) -> None:

@@ -42,9 +42,8 @@ def inpaint(model: LatentDiffusion, picture: Image.Image, mask: Image.Image, how
         UserError: mask of another size, or with nothing to paint; empty prompt, or one for a model that reads no text.
     """
     if mask.size != picture.size:
-        raise UserError(
-            f"the mask is {mask.size[0]}x{mask.size[1]}, the picture {picture.size[0]}x{picture.size[1]}: make them the same size"
-        )
+        sizes = f"the mask is {mask.width}x{mask.height}, the picture {picture.width}x{picture.height}"
+        raise UserError(f"{sizes}: make them the same size")
     hole = hole_of(mask)
     if not hole.any():
         raise UserError("the mask has no bright pixel, so there is nothing to paint: white = paint, black = keep")
@@ -60,7 +59,7 @@ def inpaint(model: LatentDiffusion, picture: Image.Image, mask: Image.Image, how
 
 
 def _with_mask_told(model: LatentDiffusion, known: Tensor, hole: Tensor, how: Sampling, prompt: str | None) -> Tensor:
-    """Paintings of a square, (1, C, size, size) with hole (1, 1, size, size), by a model that is told of both, by guidance's either side."""
+    """Paintings of a square (1, C, size, size) with a hole (1, 1, size, size), by a model told of both, on either side of guidance."""
     masked = model.first_stage.encode((known * (1 - hole)).to(model.device))
     untold = replace(model.untold(), masks=hole, masked_latents=masked)
     told = untold if prompt is None else replace(untold, captions=model.text_inputs(prompt).captions)

@@ -187,7 +187,7 @@ class LatentDiffusion:
 
     @cached_property
     def grey_latent(self) -> Tensor | None:
-        """The normalised latent (C, h, w) of a grey picture, which is what `inpaint_mask` is told as "nothing"; None where that is not read."""
+        """The normalised latent (C, h, w) of a grey picture, which is what `inpaint_mask` is told as "nothing"; None for other models."""
         return grey_latent(self.first_stage, self.spec.size, self.device) if self.paints_masks else None
 
     @torch.no_grad()
@@ -216,12 +216,19 @@ class LatentDiffusion:
             start: noise level in (0, 1] to begin at; this share of the steps is taken, at least one.
             start_latent: (1, C, h, w), what is noised to begin with; None = pure noise.
             known: wraps the guided denoiser, e.g. training-free inpainting; gets the pictures' random streams.
+
+        Raises:
+            UserError: a picture that is not finite.
         """
         wanted = self.tell(told)
         unwanted = wanted if how.guidance == 1 else self.tell(untold or self.untold())
         if _same(wanted, unwanted):  # nothing to lead away from: half the work
             how = replace(how, guidance=1.0)
-        return self.render([wanted] * how.num_images, [unwanted] * how.num_images, how, start=start, start_latent=start_latent, known=known)
+        count = how.num_images
+        pictures = self.render([wanted] * count, [unwanted] * count, how, start=start, start_latent=start_latent, known=known)
+        if not pictures.isfinite().all():
+            raise UserError(f"the pictures came out as NaN or infinity in {self.precision}: use bf16 or fp32, or train the model longer")
+        return pictures
 
     @torch.no_grad()
     def render(
@@ -253,10 +260,6 @@ class LatentDiffusion:
             latent = how.sampler.sample(denoise, x, times, process, step_noise(streams, x), on_step)
             with self._autocast():
                 pictures.append(self.first_stage.decode(latent).float().cpu())
-            if not pictures[-1].isfinite().all():
-                raise UserError(
-                    f"the pictures came out as NaN or infinity in {self.precision}: use precision bf16 or fp32, or train longer"
-                )
         return torch.cat(pictures)
 
     @property

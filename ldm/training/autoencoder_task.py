@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,7 @@ from torch import Tensor, nn
 
 from ldm.checkpoints.model import AutoencoderSpec, write_autoencoder
 from ldm.core.random import Streams
-from ldm.data.batch import Batch
-from ldm.data.loader import batches
-from ldm.data.open import PictureSet
-from ldm.data.order import GlobalOrder
+from ldm.data.pictures import Pictures, Share
 from ldm.first_stage.latent_space import LatentSpace, measure, weights_digest
 from ldm.first_stage.stage import FirstStage
 from ldm.losses.autoencoder_loss import AutoencoderLoss
@@ -30,6 +28,7 @@ from ldm.training.pictures import grid_of
 
 QUICK_MEASURE = 1024  # pictures that the latent space is measured on at checkpoints before the last
 EVALUATED = 512  # held-out pictures at most
+FP16_GUARD = 2.0**8  # the nll's gradients are large and the adversary's small: kept within half precision's range; exact
 SHOWN = 8  # held-out pictures in the sample grid
 
 
@@ -53,8 +52,8 @@ class AutoencoderTask:
         spec: AutoencoderSpec,
         first_stage: FirstStage,
         loss: AutoencoderLoss,
-        train_set: PictureSet,
-        held_out: PictureSet | None,
+        train_set: Pictures,
+        held_out: Pictures | None,
         config: TrainConfig,
         seed: int,
         world: World,
@@ -71,7 +70,11 @@ class AutoencoderTask:
         self.groups = {"autoencoder": [*self.first_stage.parameters(), *loss.autoencoder_parameters()]}
         if loss.config.has_discriminator:
             self.groups["discriminator"] = loss.discriminator_parameters()
-        self._reconstruct = torch.compile(self.first_stage.reconstruct) if config.compile else self.first_stage.reconstruct
+        self._reconstruct = self.first_stage.reconstruct
+        if config.compile:
+            torch._functorch.config.donated_buffer = False  # the adaptive weight goes through one graph twice
+            self._reconstruct = torch.compile(self.first_stage.reconstruct)
+        self.data_digest = train_set.digest
         self._latest: dict[str, Tensor] = {}  # the adversary's numbers, for the doctor
 
     def describe(self) -> dict[str, int]:
@@ -79,14 +82,13 @@ class AutoencoderTask:
         parts = {"first_stage": self.first_stage, "discriminator": self.loss.discriminator, "lpips": lpips}
         return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items() if part is not None}
 
-    def batches(self, first_step: int) -> Iterator[tuple[Batch, tuple[int, ...]]]:
-        order = GlobalOrder(len(self.train_set), self.config.batch_size, self.seed)
-        return batches(self.train_set, order, first_step, self.world.part(self.config.batch_size))
+    def batches(self, first_step: int) -> Iterator[Share]:
+        return self.train_set.batches(self.config.batch_size, first_step, self.world.part(self.config.batch_size))
 
-    def keys(self, batch: tuple[Batch, tuple[int, ...]]) -> tuple[str, ...]:
+    def keys(self, batch: Share) -> tuple[str, ...]:
         return batch[0].keys
 
-    def accumulate(self, batch: tuple[Batch, tuple[int, ...]], now: Pass) -> dict[str, Tensor]:
+    def accumulate(self, batch: Share, now: Pass) -> dict[str, Tensor]:
         pictures, positions = batch
         images = pictures.images.to(self.world.device, memory_format=self.memory_format)
         streams = Streams.of(self.seed, "train", now.step, samples=positions)
@@ -135,8 +137,8 @@ class AutoencoderTask:
         for piece, streams in pieces if self.loss.config.adaptive else ():
             done = self._forward(piece, streams, now, True)
             assert done.adversarial is not None
-            of_nll += torch.autograd.grad(done.nll, last, retain_graph=True)[0]
-            of_adversarial += torch.autograd.grad(done.adversarial, last, retain_graph=len(pieces) == 1)[0]
+            of_nll += torch.autograd.grad(done.nll / FP16_GUARD, last, retain_graph=True)[0] * FP16_GUARD
+            of_adversarial += torch.autograd.grad(done.adversarial * FP16_GUARD, last, retain_graph=len(pieces) == 1)[0] / FP16_GUARD
         self.world.sum_([of_nll, of_adversarial])
         return self.loss.adversarial_weight(now.step, of_nll, of_adversarial), done if len(pieces) == 1 else None
 
@@ -152,13 +154,14 @@ class AutoencoderTask:
         }
         return {name: value.sum() / now.batch_size for name, value in values.items()}
 
-    def _pictures(self, dataset: PictureSet, limit: int | None = None) -> Iterator[tuple[Tensor, range]]:
-        """Unaugmented-order batches of a set, with the numbers of their pictures."""
-        count = min(len(dataset), limit or len(dataset))
-        for start in range(0, count, self.config.batch_size):
-            rows = range(start, min(start + self.config.batch_size, count))
-            images = torch.stack([dataset.sample(i, 0).image for i in rows])
-            yield images.to(self.world.device, memory_format=self.memory_format), rows
+    def _pictures(self, dataset: Pictures, limit: int | None = None) -> Iterator[tuple[Tensor, range]]:
+        """The first pictures of a set in batches, with their numbers."""
+        samples = dataset.some(limit)
+        first = 0
+        while batch := list(islice(samples, self.config.batch_size)):
+            images = torch.stack([sample.image for sample in batch])
+            yield images.to(self.world.device, memory_format=self.memory_format), range(first, first + len(batch))
+            first += len(batch)
 
     def evaluate(self, autocast: AbstractContextManager[Any]) -> Evaluation:
         average = self.average.module
@@ -180,7 +183,7 @@ class AutoencoderTask:
         names = ("adversarial_weight", "disc_real_logit", "disc_fake_logit", "disc_accuracy")
         weight, real, fake, accuracy = (self._latest[name].item() * self.world.size for name in names)  # this process's share of each
         return AdversaryState(
-            weight=weight if self.loss.config.adaptive else None,
+            weight=weight,
             largest_weight=self.loss.largest_weight,
             real_logit=real,
             fake_logit=fake,
@@ -223,7 +226,7 @@ class AutoencoderTask:
             f"# First stage: {self.spec.name}\n\n"
             f"KL autoencoder, {sum(p.numel() for p in self.first_stage.parameters()):,} parameters, ratio {space.ratio}, "
             f"{space.channels} latent channels, averaged weights in {self.config.checkpoint_dtype}.\n\n"
-            f"- Data: {self.train_set.name}, {len(self.train_set)} pictures at {self.spec.size}x{self.spec.size}.\n"
+            f"- Data: {self.train_set.name}, {self.train_set.size_in_words} at {self.spec.size}x{self.spec.size}.\n"
             f"- Trained {step} steps of batch {self.config.batch_size}, seed {self.seed}, {self.config.precision}.\n"
             f"- Latent space: shift {space.shift}, scale {space.scale}, measured over the training set.\n"
         )

@@ -21,9 +21,8 @@ from ldm.conditioning.semantic_map import SemanticMap
 from ldm.core.random import Streams
 from ldm.data.batch import Batch
 from ldm.data.latent_cache import LatentCache
-from ldm.data.loader import batches
-from ldm.data.open import PictureSet
 from ldm.data.order import GlobalOrder
+from ldm.data.pictures import Pictures
 from ldm.data.random_masks import random_mask
 from ldm.diffusion.objective import Objective
 from ldm.first_stage.stage import FirstStage
@@ -62,8 +61,8 @@ class DiffusionTask:
         network: nn.Module,
         conditioners: Conditioners,
         objective: Objective,
-        train_set: PictureSet,
-        held_out: PictureSet | None,
+        train_set: Pictures,
+        held_out: Pictures | None,
         cache: LatentCache | None,
         config: TrainConfig,
         drop_all: float,
@@ -82,6 +81,7 @@ class DiffusionTask:
         self.mean_network, self.mean_conditioners = Ema(self.network, config.ema_decay), Ema(self.conditioners, config.ema_decay)
         self.averaged: dict[str, Ema] = {"denoiser": self.mean_network, "conditioner": self.mean_conditioners}
         self.groups = {"denoiser": [p for module in self.trained.values() for p in module.parameters() if p.requires_grad]}
+        self.data_digest = f"{train_set.digest} {spec.space.digest}"
         self._call = torch.compile(self.network) if config.compile else self.network
         self._paints = any(isinstance(part, InpaintMask) for part in conditioners)
         self._grey = grey_latent(self.first_stage, spec.size, world.device) if self._paints else None
@@ -94,12 +94,12 @@ class DiffusionTask:
         return counts | {"frozen_encoder": self.conditioners.num_frozen}
 
     def batches(self, first_step: int) -> Iterator[LatentBatch]:
-        order = GlobalOrder(len(self.train_set), self.config.batch_size, self.seed)
+        start, stop = self.world.part(self.config.batch_size)
         if self.cache is None:
-            for pictures, positions in batches(self.train_set, order, first_step, self.world.part(self.config.batch_size)):
+            for pictures, positions in self.train_set.batches(self.config.batch_size, first_step, (start, stop)):
                 yield LatentBatch(pictures=pictures, positions=positions, moments=None)
             return
-        start, stop = self.world.part(self.config.batch_size)
+        order = GlobalOrder(self.cache.count, self.config.batch_size, self.seed)
         step = first_step
         while True:
             items = [self.cache.item(index, epoch) for index, epoch in order.indices(step)[start:stop]]
@@ -126,9 +126,10 @@ class DiffusionTask:
     def _loss(self, batch: LatentBatch, streams: Streams, autocast: AbstractContextManager[Any]) -> Tensor:
         """Per sample, (B,)."""
         latents = self._latents(batch, streams)
-        inputs = self._told(batch.pictures, self._drops(streams), streams)
+        drops = self._drops(streams)
+        inputs = self._told(batch.pictures, drops, streams)
         with autocast:
-            condition = self.conditioners(inputs, self._latent_size)
+            condition = self.conditioners(inputs, self._latent_size, drops)
             return self.objective(self._call, latents, condition, streams)
 
     @torch.no_grad()
@@ -146,12 +147,12 @@ class DiffusionTask:
 
     @torch.no_grad()
     def _told(self, pictures: Batch, drops: dict[str, Tensor], streams: Streams) -> ConditionInputs:
-        """What the network is told of each picture, "nothing" where dropped."""
+        """What the network may be told of each picture; masks only where they are not dropped."""
         masks = masked = None
         for name, part in self.conditioners.parts.items():
             if isinstance(part, InpaintMask):
                 masks, masked = self._holes(pictures, ~drops[name], streams)
-        inputs = ConditionInputs(
+        return ConditionInputs(
             count=len(pictures.keys),
             captions=pictures.captions,
             labels=pictures.labels,
@@ -160,9 +161,6 @@ class DiffusionTask:
             masked_latents=masked,
             grey_latent=self._grey,
         )
-        for name, rows in drops.items():
-            inputs = self.conditioners.blank(inputs, (name,), rows)
-        return inputs
 
     def _holes(self, pictures: Batch, kept: Tensor, streams: Streams) -> tuple[Tensor, Tensor]:
         """Masks and masked latents; only rows that keep theirs are drawn and encoded."""
@@ -183,7 +181,7 @@ class DiffusionTask:
         """The first pictures of the held-out set (of the training set if there is none), encoded once."""
         if self._held_out is None:
             source = self.held_out or self.train_set
-            pictures = Batch.of([source.sample(i, 0) for i in range(min(EVALUATED, len(source)))])
+            pictures = Batch.of(list(source.some(EVALUATED)))
             moments = [self.first_stage.moments(images.to(self.world.device)) for images in pictures.images.split(32)]
             means, stds = zip(*moments, strict=True)
             self._held_out = LatentBatch(
@@ -280,7 +278,7 @@ class DiffusionTask:
             f"# {self.spec.name}\n\n"
             f"Latent diffusion model, {self.spec.size}x{self.spec.size}; told {', '.join(self.conditioners.names) or 'nothing'}.\n\n"
             f"- Parameters: {parts}; averaged weights in {self.config.checkpoint_dtype}.\n"
-            f"- Data: {self.train_set.name}, {len(self.train_set)} pictures.\n"
+            f"- Data: {self.train_set.name}, {self.train_set.size_in_words}.\n"
             f"- Trained {step} steps of batch {self.config.batch_size}, seed {self.seed}, {self.config.precision}.\n"
             f"- First stage: digest {self.spec.space.digest or '(identity)'}.\n"
         )

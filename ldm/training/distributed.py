@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+LONGEST_WAIT = timedelta(hours=12)  # the first process encodes, measures and evaluates while the others wait
 BUCKET_ELEMENTS = 8_000_000  # 32 MB of float32 a message
 
 
@@ -34,7 +36,7 @@ class World:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         if size > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
         return World(rank, size, device)
 
     def leave(self) -> None:

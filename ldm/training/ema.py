@@ -25,6 +25,8 @@ class Ema(Generic[M]):
     def update(self, live: nn.Module, step: int) -> None:
         """Moves the copy towards the live weights after optimizer step `step`, counted from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.module.parameters()), list(live.parameters()), 1 - decay)
+        means: list[torch.Tensor] = list(self.module.parameters())
+        if means:
+            torch._foreach_lerp_(means, list(live.parameters()), 1 - decay)
         for mean, now in zip(self.module.buffers(), live.buffers(), strict=True):
             mean.copy_(now)

@@ -23,7 +23,7 @@ from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.ema import Ema
 from ldm.training.run_folder import RunFolder
-from ldm.training.state import load_state, save_state
+from ldm.training.state import is_published, load_state, mark_published, recover_states, save_state
 
 SPEED_STEPS = 10  # steps after which the preflight tells the measured speed
 
@@ -64,6 +64,7 @@ class Task(Protocol):
     trained: dict[str, nn.Module]  # saved in the training state
     averaged: dict[str, Ema]  # averages of some of them, by the same names
     groups: dict[str, list[nn.Parameter]]  # one optimizer each
+    data_digest: str  # of the training data, which must not change between sittings
 
     def describe(self) -> dict[str, int]:
         """Parameters per part."""
@@ -116,11 +117,17 @@ def fit(task: Task, config: TrainConfig, run: RunFolder, config_yaml: str, seed:
     Raises:
         UserError: a loss or gradient is not finite; nothing of that step has reached weights or average.
     """
+    if config.batch_size < world.size:
+        raise UserError(
+            f"train.batch_size ({config.batch_size}) is the global batch: it must be at least the number of processes ({world.size})"
+        )
     engine = _Engine(task, config, run, seed, world)
     first_step = engine.restore() + 1
     if world.is_first:
         print(_preflight(task, config, first_step), flush=True)
     if first_step > config.steps:
+        if not is_published(run.state_path, first_step - 1):  # killed between the last state and its checkpoint
+            engine.publish(first_step - 1)
         return True
     run.open(config_yaml, first_step - 1)
     stop = _Stop()
@@ -139,10 +146,18 @@ class _Engine:
 
     def restore(self) -> int:
         """Loads the newest state; returns its step, 0 if there is none."""
+        if self.world.is_first:
+            recover_states(self.run.state_path)
+        self.world.wait()
         found = load_state(self.run.state_path, self.world.device)
         if found is None:
             return 0
         step, content = found
+        if content["data"] != self.task.data_digest:
+            raise UserError(
+                f"the training data changed since this run was stopped at step {step}; put it back as it was, "
+                "or give --run-dir a new folder (with init_from to start from this run's checkpoint)"
+            )
         for name, module in self.task.trained.items():
             module.load_state_dict(content["trained"][name])
         for name, average in self.task.averaged.items():
@@ -156,13 +171,20 @@ class _Engine:
         """State first, then the loadable checkpoint made from it."""
         if self.world.is_first:
             content = {
+                "data": self.task.data_digest,
                 "trained": {name: module.state_dict() for name, module in self.task.trained.items()},
                 "averaged": {name: average.module.state_dict() for name, average in self.task.averaged.items()},
                 "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
                 "scaler": self.scaler.state_dict(),
             }
             save_state(self.run.state_path, step, content)
+        self.publish(step)
+
+    def publish(self, step: int) -> None:
+        """The loadable checkpoint and the curves of a saved state."""
+        if self.world.is_first:
             self.task.save(self.run.checkpoint_path, step, self.config.steps)
+            mark_published(self.run.state_path, step)
             self.run.draw_curves()
         self.world.wait()
 
@@ -191,11 +213,13 @@ class _Engine:
 
                 stopping = self.world.any(stop.asked)
                 last = step == config.steps
-                if last or (step % config.sample_every == 0 and not stopping):
-                    metrics |= self.evaluate(step, bar)
-                self.run.log(step, metrics)
-                if last or stopping or step % config.checkpoint_every == 0:
-                    self.save(step)
+                try:
+                    if last or (step % config.sample_every == 0 and not stopping):
+                        metrics |= self.evaluate(step, bar)
+                finally:  # what an evaluation stumbles over must not cost the steps before it
+                    self.run.log(step, metrics)
+                    if last or stopping or step % config.checkpoint_every == 0:
+                        self.save(step)
                 if stopping and not last:
                     bar.write(f"stopped after step {step}, state saved; the same command goes on from here", file=sys.stdout)
                     return False
@@ -241,7 +265,8 @@ class _Engine:
             self.scaler.update()
         for name, average in self.task.averaged.items():
             average.update(self.task.trained[name], step)
-        return metrics | measured | {"learning_rate": rate}
+        finite = {name: norm for name, norm in measured.items() if math.isfinite(norm)}  # an fp16 step that was skipped has none
+        return metrics | finite | {"learning_rate": rate}
 
     def _refuse_non_finite(self, step: int, metrics: dict[str, float], batch: Any) -> None:
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]

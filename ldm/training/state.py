@@ -24,11 +24,18 @@ _NAME = re.compile(r"step-(\d{8})")
 def save_state(folder: Path, step: int, content: dict[str, Any]) -> None:
     """Writes the state of a step, then removes older ones."""
     with new_folder(folder / f"step-{step:08d}") as new:
-        torch.save(content, new / "state.pt")
+        with open(new / "state.pt", "wb") as file:
+            torch.save(content, file)
         write_file(new / "manifest.json", json.dumps({"step": step, "sha256": sha256_of(new / "state.pt")}))
     for other_step, other in _states(folder):
         if other_step != step:
             shutil.rmtree(other)
+
+
+def recover_states(folder: Path) -> None:
+    """Removes what a killed `save_state` left; by one process, before any loads."""
+    for leftover in list(folder.glob(".step-*")):
+        recover_folder(folder / leftover.name.split(".")[1])
 
 
 def load_state(folder: Path, device: torch.device) -> tuple[int, dict[str, Any]] | None:
@@ -37,8 +44,6 @@ def load_state(folder: Path, device: torch.device) -> tuple[int, dict[str, Any]]
     Raises:
         UserError: the state was truncated or altered.
     """
-    for leftover in folder.glob(".step-*"):
-        recover_folder(folder / leftover.name.split(".")[1])
     states = _states(folder)
     if not states:
         return None
@@ -51,6 +56,15 @@ def load_state(folder: Path, device: torch.device) -> tuple[int, dict[str, Any]]
         return step, torch.load(path / "state.pt", map_location=device, weights_only=True)
     except (OSError, KeyError, json.JSONDecodeError, pickle.UnpicklingError, RuntimeError) as error:
         raise UserError(f"training state {path} cannot be read ({error}): {advice}") from error
+
+
+def mark_published(folder: Path, step: int) -> None:
+    """Notes that the loadable checkpoint of a state has been written."""
+    write_file(folder / f"step-{step:08d}" / "published", "")
+
+
+def is_published(folder: Path, step: int) -> bool:
+    return (folder / f"step-{step:08d}" / "published").exists()
 
 
 def _states(folder: Path) -> list[tuple[int, Path]]:

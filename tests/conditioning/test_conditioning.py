@@ -150,7 +150,7 @@ def test_drops_are_each_conditioners_own_and_keyed_by_sample():
     for name, rows in conditioners.draw_drops(streams).items():
         dropped = conditioners.blank(dropped, (name,), rows)
     texts = torch.tensor([caption == "" for caption in dropped.captions])
-    maps = dropped.maps[:, 0, 0] == 5
+    maps = dropped.maps[:, 0, 0] == -1
     assert abs(texts.float().mean() - 0.7) < 0.05 and abs(maps.float().mean() - 0.7) < 0.05
     assert abs((texts & maps).float().mean() - 0.49) < 0.05  # independent of each other
     assert (dropped.labels == 0).all()
@@ -158,6 +158,17 @@ def test_drops_are_each_conditioners_own_and_keyed_by_sample():
     part = conditioners.draw_drops(streams.part(300, 400))
     assert torch.equal(part["text"], texts[300:400])
     assert torch.equal(part["map"], maps[300:400])
+
+
+def test_two_that_read_the_same_input_are_dropped_apart():
+    conditioners = build(
+        one=ClassLabelConfig(num_classes=3, how="attend", drop=0.5), other=ClassLabelConfig(num_classes=3, how="attend", drop=0.5)
+    )
+    inputs = ConditionInputs(count=2, labels=torch.tensor([1, 1]))
+    drops = {"one": torch.tensor([True, False]), "other": torch.tensor([False, False])}
+    tokens = conditioners(inputs, (2, 2), drops).tokens
+    assert not torch.equal(tokens[0, 0], tokens[1, 0])
+    assert torch.equal(tokens[0, 1], tokens[1, 1])
 
 
 def test_the_frozen_encoder_is_named_not_stored_and_not_trained():

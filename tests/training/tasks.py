@@ -16,7 +16,8 @@ from ldm.conditioning.semantic_map import SemanticMapConfig
 from ldm.core.random import generator
 from ldm.data.batch import Sample
 from ldm.data.config import DataConfig
-from ldm.data.open import LossReport
+from ldm.data.loss_report import LossReport
+from ldm.data.pictures import PictureSet
 from ldm.diffusion.objective import Objective
 from ldm.diffusion.prediction import VPrediction
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
@@ -37,14 +38,12 @@ SIZE = 16
 FIRST_STAGE = KLAutoencoderConfig(channels=16, multipliers=(1, 2), blocks=1, latent_channels=2)
 
 
-class DrawnPictures:
+class DrawnPictures(PictureSet):
     """A data set of coloured discs; picture i depends on i only."""
 
-    name, digest, transform_digest = "discs", "discs", "none"
-    has_captions, has_masks, has_maps = True, True, True
-    label_names, map_names = ("a", "b"), ("ground", "disc")
-    config = DataConfig(train="discs", size=SIZE)
-    losses = LossReport(10, 0.0)
+    def __init__(self) -> None:
+        self.name, self.digest, self.count, self.seed = "discs", "discs", 10, 0
+        self.config, self.losses = DataConfig(train="discs", size=SIZE), LossReport(10, 0.0)
 
     def __len__(self) -> int:
         return 10
@@ -68,7 +67,7 @@ def autoencoder_task(world: World, config: TrainConfig, loss: AutoencoderLossCon
     torch.manual_seed(0)
     loss = loss or AutoencoderLossConfig(perceptual_weight=0.0, disc_start=1, disc_layers=1, disc_channels=8, kl_weight=1e-3)
     spec = AutoencoderSpec(name="tiny", size=SIZE, first_stage=FIRST_STAGE, space=LatentSpace(channels=2, ratio=2))
-    return AutoencoderTask(spec, FIRST_STAGE.build(), loss.build(3), DrawnPictures(), None, config, 0, world)  # type: ignore[arg-type]
+    return AutoencoderTask(spec, FIRST_STAGE.build(), loss.build(3), DrawnPictures(), None, config, 0, world)
 
 
 def diffusion_task(world: World, config: TrainConfig) -> DiffusionTask:
@@ -95,7 +94,7 @@ def diffusion_task(world: World, config: TrainConfig) -> DiffusionTask:
     torch.nn.init.normal_(network.out[-1].weight, std=0.1)  # a fresh UNet is the zero function, and passes no gradient on
     objective = Objective(process=spec.process, prediction=spec.prediction, weighting=MinSNR())
     return DiffusionTask(
-        spec, first_stage, {}, network, conditioners, objective, DrawnPictures(), None, None, config, 0.1, (), 0, world,  # type: ignore[arg-type]
+        spec, first_stage, {}, network, conditioners, objective, DrawnPictures(), None, None, config, 0.1, (), 0, world,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -34,6 +35,7 @@ class Regression:
         self.trained: dict[str, nn.Module] = {"net": self.net}
         self.averaged = {"net": Ema(self.net, config.ema_decay)}
         self.groups = {"net": list(self.net.parameters())}
+        self.data_digest = "lines"
         self.poison_at = self.stop_at = 0
 
     def describe(self) -> dict[str, int]:
@@ -148,11 +150,12 @@ def test_an_altered_state_is_refused_in_one_line(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Tensor) -> None:
     save = torch.save
 
-    def full(content: object, path: Path) -> None:
-        if "step-00000010" in str(path):
-            Path(path).write_bytes(b"half")
-            raise OSError(28, "No space left on device", str(path))
-        save(content, path)
+    def full(content: object, file: BinaryIO) -> None:
+        if "step-00000010" in file.name:
+            file.write(b"half")
+            with open("/dev/full", "wb") as nowhere:
+                save(content, nowhere)
+        save(content, file)
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space left"):
@@ -179,3 +182,35 @@ def test_average_follows_the_published_rule() -> None:
     torch.testing.assert_close(average.module.weight, start + (1 - 2 / 11))
     average.update(live, step=1000)
     torch.testing.assert_close(average.module.weight, start + 1 - 0.5 * 2 / 11)
+
+
+def test_what_has_no_weights_is_averaged_without_complaint() -> None:
+    Ema(nn.Identity(), decay=0.9).update(nn.Identity(), step=1)
+
+
+def test_a_finished_run_without_its_checkpoint_writes_it(tmp_path: Path) -> None:
+    """A kill between the last state and its checkpoint."""
+    trained(tmp_path / "run", config(steps=5))
+    (tmp_path / "run" / "state" / "step-00000005" / "published").unlink()
+    (tmp_path / "run" / "checkpoint" / "step").unlink()
+    trained(tmp_path / "run", config(steps=5))
+    assert (tmp_path / "run" / "checkpoint" / "step").read_text() == "5"
+
+
+def test_changed_data_is_refused(tmp_path: Path) -> None:
+    trained(tmp_path / "run", config(steps=5))
+    task = Regression(config())
+    task.data_digest = "other lines"
+    with pytest.raises(UserError, match="training data changed"):
+        fit(task, config(), RunFolder(tmp_path / "run", True), "", 0, WORLD)
+
+
+def test_an_evaluation_that_fails_costs_no_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(self: Regression, autocast: object) -> Evaluation:
+        raise UserError("out of luck")
+
+    monkeypatch.setattr(Regression, "evaluate", failing)
+    with pytest.raises(UserError, match="out of luck"):
+        trained(tmp_path / "run", config(sample_every=5))
+    found = load_state(tmp_path / "run" / "state", torch.device("cpu"))
+    assert found and found[0] == 5

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
+import os
 from pathlib import Path
 
 from ldm.core.errors import UserError
@@ -45,12 +47,13 @@ class FolderSource(Source):
         relative = [path.relative_to(folder) for path in self._files]
         if all(len(path.parts) > 1 for path in relative):
             self.label_names = tuple(sorted({path.parts[0] for path in relative}))
+            self.has_labels = True
         self.has_masks, self.has_maps = (folder / MASKS).is_dir(), (folder / MAPS).is_dir()
         if self.has_maps:
             self.map_names = _class_names(sorted((folder / MAPS).rglob("*.png")))
         self.has_captions = bool(self._captions) or any(path.with_suffix(".txt").is_file() for path in self._files)
         facts = [self.table, *self._files, *folder.glob(f"{MASKS}/**/*.png"), *folder.glob(f"{MAPS}/**/*.png")]
-        stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in facts if path is not None]
+        stats = [(os.path.relpath(path, folder), path.stat().st_size, path.stat().st_mtime_ns) for path in facts if path is not None]
         self.digest = hashlib.sha256(repr(stats).encode()).hexdigest()
         self._keys = _unique([plain_key(str(path.with_suffix(""))) for path in relative])
 
@@ -102,9 +105,9 @@ def read_captions(table: Path) -> dict[str, tuple[str, ...]]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{table}: cannot be read as UTF-8 text ({error})") from None
     if table.suffix.lower() == ".csv":
-        rows = list(csv.DictReader(text.splitlines()))
+        rows = _csv_rows(table, text)
     elif table.suffix.lower() == ".jsonl":
-        rows = [_json_row(table, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        rows = [_json_row(table, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     else:
         raise UserError(f"{table}: captions must be a .csv or .jsonl file")
     columns = set().union(*(row.keys() for row in rows)) if rows else set()
@@ -120,6 +123,13 @@ def read_captions(table: Path) -> dict[str, tuple[str, ...]]:
             name = Path(name).as_posix()
             captions[name] = (*captions.get(name, ()), caption)
     return captions
+
+
+def _csv_rows(table: Path, text: str) -> list[dict[str, object]]:
+    try:
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+    except csv.Error as error:
+        raise UserError(f"{table}: not a CSV table that can be read ({error})") from None
 
 
 def _json_row(table: Path, number: int, line: str) -> dict[str, object]:

@@ -39,7 +39,9 @@ class ShardSource(Source):
             raise UserError(f"{name}: its shards hold no readable record")
         suffixes = {suffix for _, _, members in self._records for suffix, _, _ in members}
         self.has_masks, self.has_maps = "mask.png" in suffixes, "map.png" in suffixes
-        self.has_captions = any(self.record(i).captions for i in range(min(8, len(self))))
+        first = self.first_records()
+        self.has_captions = any(record.captions for record in first)
+        self.has_labels = any(record.label is not None for record in first)
 
     def __len__(self) -> int:
         return len(self._records)

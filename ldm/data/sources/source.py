@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import abc
 
+from ldm.core.errors import UserError
 from ldm.data.record import Record
+
+FIRST = 8
 
 
 class Source(abc.ABC):
@@ -16,7 +19,7 @@ class Source(abc.ABC):
         label_names: in the order of their indices; empty = records have no labels, or numbers only.
         map_names: of the map's classes, likewise.
         lost: key -> reason of records that are known to be unreadable without opening them.
-        has_captions, has_masks, has_maps: whether any record has one.
+        has_captions, has_labels, has_masks, has_maps: whether records have one, as far as the first few and the member names tell.
     """
 
     name: str
@@ -25,6 +28,7 @@ class Source(abc.ABC):
     map_names: tuple[str, ...] = ()
     lost: dict[str, str]
     has_captions: bool = False
+    has_labels: bool = False
     has_masks: bool = False
     has_maps: bool = False
 
@@ -33,6 +37,16 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def key(self, index: int) -> str: ...
+
+    def first_records(self) -> list[Record]:
+        """The readable ones among the first few; the others are counted when they are used."""
+        found = []
+        for index in range(min(FIRST, len(self))):
+            try:
+                found.append(self.record(index))
+            except UserError:
+                continue
+        return found
 
     @abc.abstractmethod
     def record(self, index: int) -> Record:

@@ -1,0 +1,123 @@
+"""One record to one sample: decoded, brought to size, augmented, with a caption chosen."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ldm.core.errors import UserError
+from ldm.core.random import generator
+from ldm.data.batch import Sample
+from ldm.data.config import DataConfig
+from ldm.data.images import decode_array, decode_map, decode_mask, decode_picture, picture_tensor
+from ldm.data.record import Record
+from ldm.data.transforms import UNKNOWN, augmented, fitted, fitted_map
+
+Split = Literal["train", "val"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoder:
+    """How the records of one set become samples.
+
+    Attributes:
+        config, split, seed: of the set; held-out samples never change.
+        label_names, map_names: in the order of their indices.
+        has_masks, has_maps: whether every sample gets one, "nothing" where its record has none.
+    """
+
+    config: DataConfig
+    split: Split
+    seed: int
+    label_names: tuple[str, ...]
+    map_names: tuple[str, ...]
+    has_masks: bool
+    has_maps: bool
+
+    @property
+    def digest(self) -> str:
+        """Of all that a sample depends on besides its record."""
+        how = {name: value for name, value in asdict(self.config).items() if name in ("size", "channels", "background", "augment")}
+        return hashlib.sha256(repr((sorted(how.items()), self.split, self.seed)).encode()).hexdigest()
+
+    def __call__(self, record: Record, epoch: int, index: int) -> Sample:
+        """The record as epoch `epoch` sees it; what is random depends on (seed, epoch, index) only.
+
+        Raises:
+            UserError: it cannot be decoded, or does not fit the config.
+        """
+        image, stored, ground = self._image(record)
+        mask, indices = self._mask(record, stored), self._map(record, stored)
+        caption = record.captions[0] if record.captions else ""
+        if self.split == "train":
+            image, mask, indices = augmented(
+                image, mask, indices, self.config.augment, ground, generator(self.seed, "augment", epoch, index)
+            )
+            caption = self.caption_of(record.captions, epoch, index)
+        return Sample(
+            key=record.key,
+            image=image,
+            caption=caption,
+            label=self._label(record),
+            mask=mask,
+            map=indices,
+            captions=record.captions,
+        )
+
+    def caption_of(self, captions: tuple[str, ...], epoch: int, index: int) -> str:
+        """The caption that a training sample has in an epoch; "" if there is none."""
+        if not captions:
+            return ""
+        return captions[int(torch.randint(len(captions), (), generator=generator(self.seed, "caption", epoch, index)))]
+
+    def _image(self, record: Record) -> tuple[Tensor, tuple[int, ...], Tensor | None]:
+        """The picture, its size as stored, and the colour (C, 1, 1) it was laid on; None if it is opaque."""
+        size, channels, background = self.config.size, self.config.channels, self.config.background
+        if record.suffix != "npy":
+            picture = decode_picture(record.image, record.key)
+            image = picture_tensor(picture, channels, background, record.key)
+            ground = torch.tensor(background if channels == 3 else [sum(background) / 3] * channels)[:, None, None] / 127.5 - 1
+            return fitted(image, size), tuple(image.shape[1:]), ground if picture.mode in ("LA", "RGBA") else None
+        image = decode_array(record.image, record.key)
+        if len(image) != channels:
+            raise UserError(f"{record.key}: has {len(image)} channels, data.channels is {channels}")
+        return fitted(image, size), tuple(image.shape[1:]), None
+
+    def _mask(self, record: Record, stored: tuple[int, ...]) -> Tensor | None:
+        size = self.config.size
+        if not self.has_masks:
+            return None
+        if record.mask is None:
+            return torch.zeros(1, size, size)
+        mask = decode_mask(record.mask, record.key)
+        _check_size("mask", mask, stored, record.key)
+        return (fitted(mask, size) >= 0.5).float()
+
+    def _map(self, record: Record, stored: tuple[int, ...]) -> Tensor | None:
+        size = self.config.size
+        if not self.has_maps:
+            return None
+        if record.map is None:
+            return torch.full((size, size), UNKNOWN, dtype=torch.int64)
+        indices = decode_map(record.map, record.key)
+        _check_size("map", indices, stored, record.key)
+        return fitted_map(indices, size)
+
+    def _label(self, record: Record) -> int:
+        if record.label is None:
+            return -1
+        if isinstance(record.label, int):
+            return record.label
+        if record.label not in self.label_names:
+            raise UserError(f"{record.key}: label {record.label!r} is not among the set's labels ({', '.join(self.label_names) or 'none'})")
+        return self.label_names.index(record.label)
+
+
+def _check_size(what: str, given: Tensor, stored: tuple[int, ...], key: str) -> None:
+    if tuple(given.shape[-2:]) != stored:
+        (height, width), (rows, columns) = given.shape[-2:], stored
+        raise UserError(f"{key}: its {what} is {width}x{height}, the picture {columns}x{rows}; they must be of one size")

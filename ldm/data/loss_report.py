@@ -1,0 +1,41 @@
+"""An account of what could not be read."""
+
+from __future__ import annotations
+
+from ldm.core.errors import UserError
+
+ENOUGH = 100  # records of a stream before its share of losses means anything
+
+
+class LossReport:
+    """Records (or tails of shards) that could not be read, by key, with the reason.
+
+    Attributes:
+        total: records in all; for a stream, those seen so far.
+        most: share that may be lost.
+    """
+
+    def __init__(self, total: int, most: float) -> None:
+        self.total, self.most = total, most
+        self.lost: dict[str, str] = {}
+
+    def add(self, key: str, reason: str) -> None:
+        """One more.
+
+        Raises:
+            UserError: more than the stated share is lost.
+        """
+        self.lost[key] = reason
+        if len(self.lost) > self.most * self.total:
+            raise UserError(
+                f"{len(self.lost)} of {self.total} records cannot be read, more than data.max_lost={self.most} allows; "
+                f"the last: {key}: {reason}. Mend them, or raise data.max_lost."
+            )
+
+    def line(self) -> str:
+        """All of them in one line; empty if there are none."""
+        if not self.lost:
+            return ""
+        shown = "; ".join(f"{key} ({reason})" for key, reason in list(self.lost.items())[:10])
+        more = f"; and {len(self.lost) - 10} more" if len(self.lost) > 10 else ""
+        return f"{len(self.lost)} of {self.total} records could not be read: {shown}{more}"

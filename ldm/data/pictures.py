@@ -1,0 +1,116 @@
+"""A data set as training sees it: samples of one size, in batches by step."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator
+
+from ldm.core.errors import UserError
+from ldm.data.batch import Batch, Sample
+from ldm.data.config import DataConfig
+from ldm.data.decoder import Decoder, Split
+from ldm.data.loader import report_losses, steps_in_order
+from ldm.data.loss_report import LossReport
+from ldm.data.order import GlobalOrder
+from ldm.data.sources.source import Source
+
+Share = tuple[Batch, tuple[int, ...]]
+"""A process's share of a global batch, and its samples' places in it."""
+
+
+class Pictures(abc.ABC):
+    """
+    Attributes:
+        name: for people.
+        digest: changes whenever the records may have changed.
+        count: of samples; None = not known before all have been seen.
+        decoder: how records become samples; it has the names of labels and map classes.
+        losses: what could not be read.
+        has_captions, has_labels: whether records have them.
+    """
+
+    name: str
+    digest: str
+    count: int | None
+    decoder: Decoder
+    losses: LossReport
+    has_captions: bool
+    has_labels: bool
+
+    @abc.abstractmethod
+    def batches(self, batch_size: int, first_step: int, part: tuple[int, int]) -> Iterator[Share]:
+        """The share [start, stop) of the global batches of steps first_step, first_step + 1, ..., without end: a function of the step."""
+
+    @abc.abstractmethod
+    def some(self, limit: int | None) -> Iterator[Sample]:
+        """The first samples, all of them once if limit is None, as epoch 0 sees them."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.decoder.label_names
+
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        return self.decoder.map_names
+
+    @property
+    def has_maps(self) -> bool:
+        return self.decoder.has_maps
+
+    @property
+    def size_in_words(self) -> str:
+        return "a stream of pictures" if self.count is None else f"{self.count} pictures"
+
+
+class PictureSet(Pictures):
+    """Samples by number, from a local source. A record that cannot be read is counted, and the next readable one stands in for it."""
+
+    def __init__(self, source: Source, config: DataConfig, split: Split, seed: int) -> None:
+        self.source, self.config, self.seed = source, config, seed
+        self.name, self.count = source.name, len(source)
+        self.decoder = Decoder(
+            config=config,
+            split=split,
+            seed=seed,
+            label_names=source.label_names,
+            map_names=source.map_names,
+            has_masks=source.has_masks,
+            has_maps=source.has_maps,
+        )
+        self.has_captions, self.has_labels = source.has_captions, source.has_labels
+        self.digest, self.transform_digest = source.digest, self.decoder.digest
+        self.losses = LossReport(len(source) + len(source.lost), config.max_lost)
+        for key, reason in source.lost.items():
+            self.losses.add(key, reason)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def sample(self, index: int, epoch: int) -> Sample:
+        """Sample `index` as epoch `epoch` sees it.
+
+        Raises:
+            UserError: more records are lost than the config allows.
+        """
+        for step in range(len(self)):
+            place = (index + step) % len(self)
+            try:
+                return self.decoder(self.source.record(place), epoch, place)
+            except UserError as error:
+                self.losses.add(self.source.key(place), str(error))
+        raise UserError(f"{self.name}: no record can be read")
+
+    def batches(self, batch_size: int, first_step: int, part: tuple[int, int]) -> Iterator[Share]:
+        order = GlobalOrder(len(self), batch_size, self.seed)
+        places = tuple(range(*part))
+        told = 0
+        for step, (batch, lost) in steps_in_order(self, order, first_step, part, self.config.workers):
+            for key, reason in lost.items():
+                if key not in self.losses.lost:
+                    self.losses.add(key, reason)
+            yield batch, places
+            if order.ends_epoch(step):
+                told = report_losses(self.losses, told)
+
+    def some(self, limit: int | None) -> Iterator[Sample]:
+        return (self.sample(index, 0) for index in range(min(len(self), limit or len(self))))

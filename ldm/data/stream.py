@@ -1,0 +1,151 @@
+"""Remote shards, streamed by webdataset: URLs and `pipe:` commands with brace ranges. Nothing is decoded but by our own decoders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import count, islice
+from typing import Any
+
+import torch
+from webdataset.gopen import gopen
+from webdataset.shardlists import expand_urls
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from ldm.core.errors import UserError
+from ldm.core.random import generator
+from ldm.data.batch import Batch, Sample
+from ldm.data.config import DataConfig
+from ldm.data.decoder import Decoder, Split
+from ldm.data.loader import report_losses
+from ldm.data.loss_report import ENOUGH, LossReport
+from ldm.data.pictures import Pictures, Share
+from ldm.data.record import Record
+
+BUFFER = 1000  # records that are shuffled among each other, besides the shards
+_SCHEME = re.compile(r"(pipe:|[a-z][a-z0-9+.-]*://)")
+Numbered = tuple[Record, int, int]
+"""A record, its epoch, and its number in it."""
+
+
+def is_remote(place: str) -> bool:
+    """Whether a place is a URL or a `pipe:` command."""
+    return _SCHEME.match(place) is not None
+
+
+class _Tail:
+    """A stream that remembers its last bytes: a whole tar ends in 1,024 zeros."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._last = stream, b""
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._stream.read(size)
+        self._last = (self._last + content)[-1024:]
+        return content
+
+    def ends_well(self) -> bool:
+        """Reads what is left, and tells whether the end mark was there."""
+        while self.read(1 << 16):
+            pass
+        self._stream.close()
+        return len(self._last) == 1024 and not any(self._last)
+
+
+class StreamSet(Pictures):
+    """Samples in an order keyed by (seed, epoch): shards permuted, then records within a buffer.
+
+    Every process reads every shard and decodes its share only, so 1 and N processes see the same batches; resuming skips, undecoded, to
+    where it was. A shard that breaks off loses its tail, which is counted under the shard's name.
+    """
+
+    count = None
+
+    def __init__(self, place: str, config: DataConfig, split: Split, seed: int) -> None:
+        self.name, self.digest, self.urls = place, place, list(expand_urls(place))  # what lies there cannot be seen to change
+        self.config, self.split, self.seed = config, split, seed
+        self.losses = LossReport(ENOUGH, config.max_lost)
+        first = next(self._records(0, shuffled=False), None)
+        if first is None:
+            raise UserError(f"{place}: no record can be read ({'; '.join(self.losses.lost.values()) or 'it is empty'})")
+        self.has_captions, self.has_labels = bool(first.captions), isinstance(first.label, int)
+        if first.map is not None:
+            raise UserError(
+                f"{place}: maps of streamed shards have no class names; fetch the shards with their index.json and train on the folder"
+            )
+        has_masks = first.mask is not None
+        self.decoder = Decoder(config=config, split=split, seed=seed, label_names=(), map_names=(), has_masks=has_masks, has_maps=False)
+
+    def _records(self, epoch: int, shuffled: bool) -> Iterator[Record]:
+        """All records of an epoch."""
+        draw = generator(self.seed, "shards", epoch)
+        order = torch.randperm(len(self.urls), generator=draw).tolist() if shuffled else range(len(self.urls))
+        buffer: list[Record] = []
+        for shard in order:
+            for record in self._of_shard(self.urls[shard]):
+                if not shuffled:
+                    yield record
+                    continue
+                buffer.append(record)
+                if len(buffer) > BUFFER:
+                    place = int(torch.randint(len(buffer), (), generator=draw))
+                    buffer[place], buffer[-1] = buffer[-1], buffer[place]
+                    yield buffer.pop()
+        for place in torch.randperm(len(buffer), generator=draw).tolist():
+            yield buffer[place]
+
+    def _of_shard(self, url: str) -> Iterator[Record]:
+        def broken(error: Exception) -> bool:
+            self.losses.add(url, f"breaks off ({' '.join(str(error).split())[:200]})")
+            return False
+
+        try:
+            stream = _Tail(gopen(url))
+        except (OSError, ValueError) as error:
+            broken(error)
+            return
+        for members in group_by_keys(tar_file_expander([{"url": url, "stream": stream}], handler=broken), handler=broken):
+            key = members.pop("__key__")
+            try:
+                yield Record.of(key, {suffix: content for suffix, content in members.items() if isinstance(content, bytes)})
+            except UserError as error:
+                self.losses.add(key, str(error))
+        if not stream.ends_well() and url not in self.losses.lost:
+            self.losses.add(url, "breaks off (no end mark)")  # tarfile takes a cut header for the end, without a word
+
+    def _numbered(self, shuffled: bool) -> Iterator[Numbered]:
+        """Epoch after epoch, without end."""
+        told = 0
+        for epoch in count():
+            number = 0
+            for record in self._records(epoch, shuffled):
+                yield record, epoch, number
+                number += 1
+                self.losses.total = max(self.losses.total, number)
+            if number == 0:
+                raise UserError(f"{self.name}: no record can be read")
+            told = report_losses(self.losses, told)
+
+    def batches(self, batch_size: int, first_step: int, part: tuple[int, int]) -> Iterator[Share]:
+        records = islice(self._numbered(shuffled=True), (first_step - 1) * batch_size, None)
+        places = tuple(range(*part))
+        while True:
+            whole = list(islice(records, batch_size))
+            yield Batch.of([self._decoded(place, whole) for place in places]), places
+
+    def _decoded(self, place: int, batch: list[Numbered]) -> Sample:
+        """The sample at a place of a batch, or the next in it that can be decoded."""
+        for step in range(len(batch)):
+            record, epoch, number = batch[(place + step) % len(batch)]
+            try:
+                return self.decoder(record, epoch, number)
+            except UserError as error:
+                self.losses.add(record.key, str(error))
+        raise UserError(f"{self.name}: no record of a whole batch can be decoded (the last: {self.losses.line()})")
+
+    def some(self, limit: int | None) -> Iterator[Sample]:
+        for number, record in enumerate(islice(self._records(0, shuffled=False), limit)):
+            try:
+                yield self.decoder(record, 0, number)
+            except UserError as error:
+                self.losses.add(record.key, str(error))

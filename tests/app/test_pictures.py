@@ -1,0 +1,244 @@
+"""The picture-making scripts: what they leave, what they say, and one line with exit code 2 for each mistake."""
+
+from __future__ import annotations
+
+import errno
+import json
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from ldm.app import door, img2img, inpaint, sample, txt2img
+from ldm.core.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+MAINS = {"txt2img": txt2img.main, "sample": sample.main, "inpaint": inpaint.main, "img2img": img2img.main}
+
+
+@pytest.fixture
+def home(tmp_path: Path, tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model of everything, one of nothing, and pictures; the current one."""
+    (tmp_path / "model").symlink_to(tiny("text", "class", "mask", "map"))
+    (tmp_path / "plain").symlink_to(tiny(first_stage="identity"))
+    pixels = np.random.default_rng(0).integers(0, 256, (21, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    mask = Image.new("L", (30, 21))
+    ImageDraw.Draw(mask).rectangle((8, 6, 19, 12), fill=255)
+    mask.save(tmp_path / "mask.png")
+    Image.new("L", (21, 30), 255).save(tmp_path / "turned.png")
+    Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4) % 4).save(tmp_path / "map.png")
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "photo.png").read_bytes()[:300])
+    (tmp_path / "huge.png").write_bytes(huge_png(20_000))
+    (tmp_path / "file").write_text("a file")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def huge_png(side: int) -> bytes:
+    """A small file that says it is a picture of side x side."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10_000))) + chunk(b"IEND", b"")
+
+
+def call(script: str, arguments: str | Sequence[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit code of a script's main behind its door."""
+    words = arguments.split() if isinstance(arguments, str) else list(arguments)
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *words])
+    with pytest.raises(SystemExit) as left:
+        door.run(MAINS[script])
+    return int(left.value.code)
+
+
+GOOD = {
+    "txt2img": ["--model", "model", "--prompt", "a red heart", "--steps", "1"],
+    "sample": "--model plain --steps 1".split(),
+    "inpaint": "--model plain --image photo.png --mask mask.png --steps 1".split(),
+    "img2img": "--model plain --image photo.png --strength 0.5 --steps 2".split(),
+}
+
+
+@pytest.mark.parametrize("script", GOOD)
+def test_what_a_script_leaves(home, script, monkeypatch, capsys):
+    assert call(script, [*GOOD[script], "--num-images", "3", "--seed", "7", "--out", "made/here"], monkeypatch) == 0
+    out = home / "made" / "here"
+    assert sorted(f.name for f in out.iterdir()) == ["000.png", "001.png", "002.png", "grid.png", "parameters.json"]
+    assert capsys.readouterr().out.splitlines()[-1] == "3 pictures, grid.png and parameters.json in made/here"
+
+    parameters = json.loads((out / "parameters.json").read_text())
+    assert parameters["seed"] == 7 and parameters["sampler"] == "ddim" and parameters["guidance"] == 2.0
+    assert parameters.pop("pictures") == ["000.png", "001.png", "002.png"]
+    with Image.open(out / "001.png") as picture:
+        assert json.loads(picture.text["parameters"]) == parameters | {"number": 1}
+        size = picture.size
+    with Image.open(out / "grid.png") as grid:
+        assert grid.size == (3 * (size[0] + 4) + 4, size[1] + 8)
+        shown = np.array(grid)[4:-4, size[0] + 8 : 2 * size[0] + 8]
+        assert np.array_equal(shown, np.array(Image.open(out / "001.png").convert("RGB")))
+
+
+def test_all_inputs_are_remembered(home, monkeypatch):
+    words = [*GOOD["inpaint"], "--out", "made", "--num-images", "1"]
+    assert call("inpaint", words, monkeypatch) == 0
+    parameters = json.loads((home / "made" / "parameters.json").read_text())
+    assert parameters["image"] == "photo.png" and parameters["mask"] == "mask.png" and parameters["prompt"] is None
+
+
+def test_the_same_call_makes_the_same_picture(home, monkeypatch):
+    for out in ("one", "other"):
+        assert call("sample", f"--model model --label owl --map map.png --num-images 1 --seed 3 --out {out}", monkeypatch) == 0
+    assert np.array_equal(np.array(Image.open("one/000.png")), np.array(Image.open("other/000.png")))
+    assert call("sample", "--model model --label dog --map map.png --num-images 1 --seed 3 --out other", monkeypatch) == 0
+    assert not np.array_equal(np.array(Image.open("one/000.png")), np.array(Image.open("other/000.png")))
+
+
+def test_a_second_call_leaves_no_mix(home, monkeypatch):
+    """Pictures of the call before go; the user's own files stay."""
+    assert call("sample", [*GOOD["sample"], "--num-images", "5", "--out", "made"], monkeypatch) == 0
+    for own in ("010.png", "notes.txt"):
+        (home / "made" / own).write_text("mine")
+    assert call("sample", [*GOOD["sample"], "--num-images", "2", "--out", "made"], monkeypatch) == 0
+    assert sorted(f.name for f in (home / "made").iterdir()) == [
+        "000.png",
+        "001.png",
+        "010.png",
+        "grid.png",
+        "notes.txt",
+        "parameters.json",
+    ]
+
+
+def test_a_foreign_parameters_file_removes_nothing(home, monkeypatch):
+    (home / "made").mkdir()
+    (home / "made" / "parameters.json").write_text('{"pictures": ["../photo.png", "/etc/x.png", 3, "mine.png"]}')
+    (home / "made" / "mine.png").write_text("mine")
+    assert call("sample", [*GOOD["sample"], "--num-images", "1", "--out", "made"], monkeypatch) == 0
+    assert (home / "photo.png").is_file() and (home / "made" / "mine.png").is_file()
+
+
+def test_inpaint_keeps_known_pixels_in_the_file(home, monkeypatch):
+    assert call("inpaint", [*GOOD["inpaint"], "--out", "made", "--num-images", "1"], monkeypatch) == 0
+    before, after, mask = (np.array(Image.open(path)) for path in ("photo.png", "made/000.png", "mask.png"))
+    assert np.array_equal(after[mask == 0], before[mask == 0]) and not np.array_equal(after[mask > 0], before[mask > 0])
+
+
+TXT, EDIT = ["--model", "model", "--prompt", "a cat"], ["--model", "plain", "--image", "photo.png"]
+MISTAKES: dict[str, tuple[str, list[str], str]] = {
+    "no such model": ("txt2img", ["--model", "nowhere", "--prompt", "a cat"], "checkpoint nowhere: no such folder"),
+    "a model that is none": ("sample", ["--model", "."], "has no manifest.json"),
+    "no prompt": ("txt2img", ["--model", "model"], "the following arguments are required: --prompt"),
+    "empty prompt": ("txt2img", ["--model", "model", "--prompt", " "], "--prompt is empty"),
+    "prompt for a model without text": ("txt2img", ["--model", "plain", "--prompt", "a cat"], "not trained with text"),
+    "empty prompt of inpaint": ("inpaint", ["--model", "model", *EDIT[2:], "--mask", "mask.png", "--prompt", ""], "the prompt is empty"),
+    "unknown sampler": ("txt2img", [*TXT, "--sampler", "dimm"], "allowed: ddim, ddpm, dpmpp_2m. Did you mean 'ddim'?"),
+    "unknown precision": ("txt2img", [*TXT, "--precision", "fp8"], "fp32"),
+    "unknown flag": ("txt2img", [*TXT, "--sede", "1"], "unrecognized arguments: --sede 1; see txt2img.py --help"),
+    "negative steps": ("txt2img", [*TXT, "--steps", "-1"], "steps must be at least 1, got -1"),
+    "no steps": ("sample", ["--model", "plain", "--steps", "0"], "steps must be at least 1, got 0"),
+    "too many steps": ("sample", ["--model", "plain", "--steps", "101"], "take at most 100"),
+    "steps of another kind": ("sample", ["--model", "plain", "--steps", "many"], "invalid int value: 'many'"),
+    "no pictures": ("sample", ["--model", "plain", "--num-images", "0"], "number of images must be at least 1, got 0"),
+    "negative guidance": ("txt2img", [*TXT, "--guidance", "-1"], "guidance must be a number from 0 up"),
+    "unknown label": ("sample", ["--model", "model", "--label", "doq"], "allowed: cat, dog, owl. Did you mean 'dog'?"),
+    "label out of range": ("sample", ["--model", "model", "--label", "3"], "label 3 is outside 0 to 2"),
+    "label for a model without": ("sample", ["--model", "plain", "--label", "cat"], "not trained with class labels"),
+    "no such map": ("sample", ["--model", "model", "--map", "no.png"], "no.png: no such file"),
+    "a map of colours": ("sample", ["--model", "model", "--map", "photo.png"], "must be a grey or palette picture"),
+    "a map of other classes": ("sample", ["--model", "model", "--map", "mask.png"], "the map has class 255"),
+    "no image": ("inpaint", ["--model", "plain", "--mask", "mask.png"], "required: --image"),
+    "no such image": ("inpaint", ["--model", "plain", "--image", "no.png", "--mask", "mask.png"], "no.png: no such file"),
+    "a folder as image": ("img2img", ["--model", "plain", "--image", ".", "--strength", "1"], "cannot be read"),
+    "not a picture": ("img2img", ["--model", "plain", "--image", "text.png", "--strength", "1"], "text.png: not a picture"),
+    "half a picture": ("img2img", ["--model", "plain", "--image", "cut.png", "--strength", "1"], "cut.png: damaged picture"),
+    "a huge picture": ("img2img", ["--model", "plain", "--image", "huge.png", "--strength", "1"], "million"),
+    "a huge mask": ("inpaint", [*EDIT, "--mask", "huge.png"], "huge.png"),
+    "mask of another size": ("inpaint", [*EDIT, "--mask", "turned.png"], "the mask is 21x30, the picture 30x21"),
+    "strength out of range": ("img2img", [*EDIT, "--strength", "2"], "strength must be above 0 and at most 1, got 2.0"),
+    "no strength": ("img2img", EDIT, "required: --strength"),
+    "out is a file": ("sample", ["--model", "plain", "--out", "file"], "--out file: file is a file"),
+    "out is under a file": ("sample", ["--model", "plain", "--out", "file/deep/er"], "--out file/deep/er: file is a file"),
+}
+
+
+@pytest.mark.parametrize("script, words, said", MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line_and_exit_2(home, script, words, said, monkeypatch, capsys):
+    before = sorted(path.name for path in home.iterdir())
+    assert call(script, words if "--out" in words else [*words, "--out", "made"], monkeypatch) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (line,) = shown.err.splitlines()
+    assert line.startswith("error: ") and said in line
+    assert sorted(path.name for path in home.iterdir()) == before  # nothing half-written
+
+
+def test_the_door():
+    def leaves(error: BaseException) -> int:
+        def main(arguments: Sequence[str]) -> None:
+            raise error
+
+        with pytest.raises(SystemExit) as left:
+            door.run(main)
+        return int(left.value.code)
+
+    assert leaves(UserError("two\nlines")) == 2
+    assert leaves(OSError(errno.ENOSPC, "No space left on device", "x.png")) == 2
+    assert leaves(PermissionError(errno.EACCES, "Permission denied", "x.png")) == 2
+    assert leaves(KeyboardInterrupt()) == 130
+    with pytest.raises(ZeroDivisionError):  # our own bug keeps its traceback
+        door.run(lambda arguments: print(1 / 0))
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_pictures(home, monkeypatch, capsys):
+    assert call("sample", [*GOOD["sample"], "--num-images", "1", "--out", "made"], monkeypatch) == 0
+    old = (home / "made" / "000.png").read_bytes()
+    capsys.readouterr()
+
+    def full(self: Path, content: bytes) -> int:
+        with open(self, "wb") as file:
+            file.write(content[:10])
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert call("sample", [*GOOD["sample"], "--num-images", "1", "--seed", "1", "--out", "made"], monkeypatch) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: disk full while writing") and "000.png" in line
+    assert (home / "made" / "000.png").read_bytes() == old
+    assert sorted(f.name for f in (home / "made").iterdir()) == ["000.png", "grid.png", "parameters.json"]
+
+
+def python(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def test_a_real_process(tmp_path, tiny):
+    script = str(ROOT / "scripts" / "txt2img.py")
+    made = python(script, "--model", str(tiny("text")), "--prompt", "a red heart", "--num-images", "1", "--out", str(tmp_path / "made"))
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.splitlines()[-1] == f"1 picture, grid.png and parameters.json in {tmp_path / 'made'}"
+    assert "3/3" in made.stderr and "Traceback" not in made.stderr  # the bar
+
+    wrong = python(script, "--model", str(tiny("text")), "--prompt", "a red heart", "--steps", "-1", "--out", str(tmp_path / "no"))
+    assert (wrong.returncode, wrong.stdout, wrong.stderr) == (2, "", "error: steps must be at least 1, got -1\n")
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("script", MAINS)
+def test_help_has_examples(script, capsys, monkeypatch):
+    assert call(script, "--help", monkeypatch) == 0
+    assert f"examples:\n  python scripts/{script}.py" in capsys.readouterr().out
+
+
+def test_importing_ldm_is_light():
+    found = python("-c", "import ldm, sys; print(ldm.__version__, 'torch' in sys.modules, ldm.LatentDiffusion.__name__)")
+    assert found.stdout.split()[1:] == ["False", "LatentDiffusion"], found.stderr

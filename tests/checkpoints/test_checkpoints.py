@@ -1,0 +1,241 @@
+"""A checkpoint comes back to the bit, or is refused in one line that says what is wrong; a failed write leaves the old one."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+from ldm.checkpoints import folder as folder_module
+from ldm.checkpoints.folder import Checkpoint, write_checkpoint
+from ldm.checkpoints.model import LoadedParts, load_first_stage, load_latent_diffusion, write_autoencoder
+from ldm.conditioning.conditioner import Conditioners
+from ldm.config.loader import dump
+from ldm.core.errors import UserError
+from ldm.core.files import sha256_of
+
+ALL = ("text", "class", "mask", "map")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model(tmp_path: Path, write_model: Callable[..., Path]) -> Path:
+    """A checkpoint that the test may damage."""
+    return write_model(tmp_path / "model", ("class", "mask"))
+
+
+def weights_of(parts: LoadedParts) -> dict[str, torch.Tensor]:
+    modules = {"first_stage": parts.first_stage, "denoiser": parts.network, "conditioner": parts.conditioners}
+    return {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+
+
+def sealed(folder: Path) -> Path:
+    """The folder with a manifest that agrees with its files: as somebody would make it who changes them on purpose."""
+    files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in folder.iterdir() if f.name != "manifest.json"}
+    (folder / "manifest.json").write_text(json.dumps({"tool": "ldm", "files": files}))
+    return folder
+
+
+def edit_config(folder: Path, change: Callable[[dict], None]) -> Path:
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    change(config)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return sealed(folder)
+
+
+def refusal(folder: Path) -> str:
+    """The one line by which loading is refused."""
+    with pytest.raises(UserError) as caught:
+        load_latent_diffusion(folder, CPU)
+    text = str(caught.value)
+    assert str(folder) in text and "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("told, first_stage", [(ALL, "kl"), ((), "kl"), (("mask",), "identity")])
+def test_a_checkpoint_comes_back_to_the_bit(tmp_path, write_model, told, first_stage):
+    loaded = load_latent_diffusion(write_model(tmp_path / "a", told, first_stage=first_stage), CPU)
+    again = load_latent_diffusion(write_model(tmp_path / "b", told, first_stage=first_stage), CPU)
+    assert set(loaded.spec.conditioning) == set(told)
+    assert_close(weights_of(again), weights_of(loaded), rtol=0, atol=0)
+
+    stored = load_file(tmp_path / "a" / "denoiser.safetensors")
+    assert_close(dict(loaded.network.state_dict()), stored, rtol=0, atol=0)
+    assert not any(p.requires_grad for p in loaded.network.parameters()) and not loaded.network.training
+    assert yaml.safe_load((tmp_path / "a" / "config.yaml").read_text()) == dump(loaded.spec)
+
+
+def test_large_parts_are_split_and_come_back_to_the_bit(tmp_path, write_model):
+    limit = 150_000
+    whole, split = write_model(tmp_path / "whole", ALL), write_model(tmp_path / "split", ALL, max_file_bytes=limit)
+    pieces = sorted(f.name for f in split.glob("denoiser-*"))
+    assert len(pieces) > 3 and pieces[0] == f"denoiser-00001-of-{len(pieces):05d}.safetensors"
+    for file in split.glob("*.safetensors"):
+        assert file.stat().st_size <= limit or len(load_file(file)) == 1, f"{file.name} has {file.stat().st_size} bytes"
+    assert_close(weights_of(load_latent_diffusion(split, CPU)), weights_of(load_latent_diffusion(whole, CPU)), rtol=0, atol=0)
+
+    (split / pieces[1]).unlink()
+    assert f"{pieces[1]} is missing" in refusal(split)
+
+
+def test_names_count_towards_the_size_of_a_file(tmp_path):
+    tensors = {f"{'layer.' * 30}{i}": torch.zeros(1) for i in range(400)}  # more names than numbers
+    write_checkpoint(tmp_path / "m", "{}", {"denoiser": tensors}, "", 20_000)
+    sizes = [f.stat().st_size for f in (tmp_path / "m").glob("*.safetensors")]
+    assert max(sizes) <= 20_000 and len(sizes) < 12
+    assert Checkpoint.open(tmp_path / "m").tensors("denoiser").keys() == tensors.keys()
+
+
+def test_half_precision(tmp_path, write_model):
+    whole = weights_of(load_latent_diffusion(write_model(tmp_path / "whole", ("class",)), CPU))
+    folder = write_model(tmp_path / "half", ("class",), dtype=torch.float16)
+    assert (folder / "denoiser.safetensors").stat().st_size < 0.55 * (tmp_path / "whole" / "denoiser.safetensors").stat().st_size
+    half = weights_of(load_latent_diffusion(folder, CPU))
+    assert_close(half, {name: value.half().float() for name, value in whole.items()}, rtol=0, atol=0)
+
+
+def test_stage_two_hands_on_the_first_stage_as_stored(tmp_path, write_model):
+    folder = write_model(tmp_path / "half", ("class",), dtype=torch.float16)
+    first_stage, spec, weights = load_first_stage(folder, CPU)
+    assert {value.dtype for value in weights.values()} == {torch.float16}
+    write_autoencoder(tmp_path / "first", spec, weights, "# card\n", 1 << 30)
+    again, spec_again, weights_again = load_first_stage(tmp_path / "first", CPU)
+    assert spec_again == spec and spec.space.scale == (1.5,) and again.space == first_stage.space
+    assert_close(weights_again, weights, rtol=0, atol=0)
+    assert "holds a first stage only" in refusal(tmp_path / "first")
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "truncated": (lambda m: (m / "denoiser.safetensors").write_bytes((m / "denoiser.safetensors").read_bytes()[:-1]), "bytes instead of"),
+    "one bit of the weights": (lambda m: flip(m / "denoiser.safetensors"), "denoiser.safetensors was altered"),
+    "one bit of the first stage": (lambda m: flip(m / "first_stage.safetensors"), "first_stage.safetensors was altered"),
+    "one bit of the config": (lambda m: flip(m / "config.yaml"), "config.yaml was altered"),
+    "a file gone": (lambda m: (m / "conditioner.safetensors").unlink(), "conditioner.safetensors is missing"),
+    "no manifest": (lambda m: (m / "manifest.json").unlink(), "no manifest.json"),
+    "manifest cut": (lambda m: (m / "manifest.json").write_text((m / "manifest.json").read_text()[:99]), "manifest.json is damaged"),
+    "manifest without sizes": (lambda m: (m / "manifest.json").write_text('{"files": {"config.yaml": {}}}'), "manifest.json is damaged"),
+    "manifest not of files": (lambda m: (m / "manifest.json").write_text('{"files": [1]}'), "manifest.json is damaged"),
+    "manifest not text": (lambda m: (m / "manifest.json").write_bytes(b"\xff\xfe\x00"), "manifest.json is damaged"),
+    "manifest leads elsewhere": (
+        lambda m: (m / "manifest.json").write_text('{"files": {"../x": {"bytes": 1, "sha256": ""}}}'),
+        "not a file of this folder",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage, said", DAMAGES.values(), ids=DAMAGES)
+def test_damage_is_refused(model, damage, said):
+    damage(model)
+    assert said in refusal(model)
+
+
+CONFIGS = {
+    "not YAML": ("a: [1", "config.yaml cannot be read"),
+    "not a mapping": ("- 1", "must be a mapping of keys, found list"),
+    "not text": ("\x00", "config.yaml cannot be read"),
+}
+
+
+@pytest.mark.parametrize("content, said", CONFIGS.values(), ids=CONFIGS)
+def test_a_damaged_config_is_refused_even_with_a_fitting_manifest(model, content, said):
+    (model / "config.yaml").write_text(content)
+    assert said in refusal(sealed(model))
+
+
+def test_a_config_of_other_kinds_is_refused(model):
+    edit_config(model, lambda c: c["denoiser"].update(kind="unett"))
+    text = refusal(model)
+    assert "'unett'" in text and "Did you mean 'unet'?" in text
+    edit_config(model, lambda c: c["denoiser"].update(kind="unet", blokcs=2))
+    assert "denoiser.blokcs" in refusal(model)
+
+
+def test_weights_of_another_config_are_refused(model):
+    stored = load_file(model / "denoiser.safetensors")
+    name = next(iter(stored))
+    save_file(stored | {"extra.weight": torch.zeros(1)}, model / "denoiser.safetensors")
+    assert "denoiser: tensor 'extra.weight' is unexpected" in refusal(sealed(model))
+    save_file({key: value for key, value in stored.items() if key != name}, model / "denoiser.safetensors")
+    assert f"denoiser: tensor {name!r} is missing" in refusal(sealed(model))
+    save_file(stored | {name: stored[name][:1].clone()}, model / "denoiser.safetensors")
+    assert f"denoiser: tensor {name!r} has shape (1," in refusal(sealed(model))
+    (model / "denoiser.safetensors").unlink()
+    assert "'denoiser'; allowed: conditioner, first_stage" in refusal(sealed(model))
+
+
+def test_another_first_stage_is_refused(model):
+    stored = load_file(model / "first_stage.safetensors")
+    name = next(iter(stored))
+    save_file(stored | {name: stored[name] * 1.001}, model / "first_stage.safetensors")
+    assert "not those that its latent contract was measured with" in refusal(sealed(model))
+    with pytest.raises(UserError, match="latent contract"):
+        load_first_stage(model, CPU)
+
+
+def test_a_latent_contract_of_another_shape_is_refused(model):
+    edit_config(model, lambda c: c["space"].update(ratio=4))
+    assert "latent contract is of 2 channels at ratio 4, its first stage has 2 at ratio 2" in refusal(model)
+
+
+@pytest.mark.parametrize("known, hint", [({}, "none"), ({"minilm-l6": "aaaa"}, "aaaa")])
+def test_another_pretrained_encoder_is_refused(model, monkeypatch, known, hint):
+    monkeypatch.setattr(Conditioners, "frozen_digests", lambda self: {"minilm-l6": "bbbb"})
+    edit_config(model, lambda c: c.update(frozen=known))
+    assert f"another pretrained encoder 'minilm-l6' than the one at hand (sha256 {hint}, not bbbb)" in refusal(model)
+    edit_config(model, lambda c: c.update(frozen={"minilm-l6": "bbbb"}))
+    assert load_latent_diffusion(model, CPU).spec.frozen == {"minilm-l6": "bbbb"}
+
+
+def test_no_folder_and_the_run_folder_instead_of_its_checkpoint(tmp_path, write_model):
+    assert "no such folder" in refusal(tmp_path / "nowhere")
+    write_model(tmp_path / "run" / "checkpoint", ())
+    assert refusal(tmp_path / "run").endswith(f"did you mean {tmp_path / 'run' / 'checkpoint'}?")
+
+
+def test_a_full_disk_leaves_the_checkpoint_that_was_there(model, monkeypatch, write_model):
+    before = weights_of(load_latent_diffusion(model, CPU))
+    written = []
+
+    def full(tensors: dict, path: Path) -> None:
+        if written:
+            Path(path).write_bytes(b"half")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        written.append(path)
+        save_file(tensors, path)
+
+    monkeypatch.setattr(folder_module, "save_file", full)
+    with pytest.raises(OSError) as caught:
+        write_model(model, ("class", "mask"), dtype=torch.float16)
+    assert caught.value.errno == errno.ENOSPC and str(caught.value.filename).endswith("denoiser.safetensors")
+    assert [f.name for f in model.parent.iterdir()] == ["model"]
+    assert_close(weights_of(load_latent_diffusion(model, CPU)), before, rtol=0, atol=0)
+
+
+def test_a_kill_between_the_renames_is_mended_by_the_next_write(model, write_model):
+    model.rename(model.parent / ".model.old-1")
+    (model.parent / ".model.tmp-1").mkdir()
+    write_model(model, ("class", "mask"))
+    assert [f.name for f in model.parent.iterdir()] == ["model"]
+    assert load_latent_diffusion(model, CPU).spec.name == "tiny"
+
+
+def test_unknown_keys_of_a_first_stage_are_refused(tmp_path, model):
+    _, spec, weights = load_first_stage(model, CPU)
+    write_autoencoder(tmp_path / "first", spec, weights, "", 1 << 30)
+    edit_config(tmp_path / "first", lambda c: c.update(sice=16))
+    with pytest.raises(UserError, match=r"unknown config key 'sice'.*Did you mean 'size'"):
+        load_first_stage(tmp_path / "first", CPU)

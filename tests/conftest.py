@@ -1,0 +1,110 @@
+"""Tiny models with random weights, written as checkpoints: what pipelines and scripts are tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults, write_latent_diffusion
+from ldm.conditioning.bert_scratch import BertScratchConfig
+from ldm.conditioning.class_label import ClassLabelConfig
+from ldm.conditioning.conditioner import ConditionerConfig
+from ldm.conditioning.inpaint_mask import InpaintMaskConfig
+from ldm.conditioning.semantic_map import SemanticMapConfig
+from ldm.diffusion.prediction import VPrediction
+from ldm.diffusion.processes.discrete_vp import DiscreteVP
+from ldm.first_stage.autoencoder import KLAutoencoderConfig
+from ldm.first_stage.identity import IdentityConfig
+from ldm.first_stage.latent_space import LatentSpace, weights_digest
+from ldm.networks.unet import UNetConfig
+from ldm.samplers.ddim import DDIM
+
+CONDITIONERS: dict[str, ConditionerConfig] = {
+    "text": BertScratchConfig(width=16, depth=1, heads=2, head_width=8, max_tokens=8),
+    "class": ClassLabelConfig(num_classes=3, names=("cat", "dog", "owl"), width=8),
+    "mask": InpaintMaskConfig(),
+    "map": SemanticMapConfig(num_classes=4),
+}
+
+
+def random_weights(module: nn.Module, seed: int) -> dict[str, torch.Tensor]:
+    """A state dict in which nothing is zero, as it would be after training."""
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in module.parameters():
+            p += torch.randn(p.shape, generator=draw) * (0.1 if p.ndim < 2 else 0.5 / p[0].numel() ** 0.5)
+    return dict(module.state_dict())
+
+
+def write_tiny(
+    folder: Path,
+    told: tuple[str, ...],
+    *,
+    first_stage: str = "kl",
+    image_channels: int = 3,
+    dtype: torch.dtype = torch.float32,
+    max_file_bytes: int = 1 << 30,
+) -> Path:
+    """A checkpoint of both stages, 16x16 pictures, told of what is named (see CONDITIONERS)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        kl = KLAutoencoderConfig(image_channels=image_channels, channels=16, multipliers=(1, 2), blocks=1, latent_channels=2)
+        config = kl if first_stage == "kl" else IdentityConfig(image_channels=image_channels)
+        encoder_weights = {name: value.to(dtype) for name, value in random_weights(config.build(), 1).items()}
+        space = LatentSpace(
+            channels=config.latent_channels,
+            ratio=config.ratio,
+            shift=(0.1,) if encoder_weights else (0.0,),
+            scale=(1.5,) if encoder_weights else (1.0,),
+            digest=weights_digest(encoder_weights) if encoder_weights else "",
+        )
+        spec = LatentDiffusionSpec(
+            name="tiny",
+            size=16,
+            first_stage=config,
+            space=space,
+            denoiser=UNetConfig(
+                channels=32,
+                multipliers=(1, 1),
+                blocks=1,
+                attention=(2,),
+                heads=2,
+                context_width=16 if "text" in told else None,
+                vector_width=8 if "class" in told else None,
+            ),
+            process=DiscreteVP(num_steps=100, beta_last=0.1, zero_terminal_snr=True),
+            prediction=VPrediction(),
+            conditioning={name: CONDITIONERS[name] for name in told},
+            sampling=SamplingDefaults(sampler=DDIM(), steps=3, guidance=2.0),
+        )
+        conditioners = spec.build_conditioners()
+        network = random_weights(spec.build_network(conditioners), 2)
+        conditioner = random_weights(conditioners, 3)
+    parts = [{name: value.to(dtype) for name, value in part.items()} for part in (network, conditioner)]
+    write_latent_diffusion(folder, spec, encoder_weights, *parts, "# tiny\n", max_file_bytes)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny("text", "mask", first_stage="identity", image_channels=1)`: the folder of such a checkpoint, for reading only."""
+    made: dict[tuple, Path] = {}
+
+    def folder(*told: str, first_stage: str = "kl", image_channels: int = 3) -> Path:
+        key = (told, first_stage, image_channels)
+        if key not in made:
+            path = tmp_path_factory.mktemp("tiny") / "model"
+            made[key] = write_tiny(path, told, first_stage=first_stage, image_channels=image_channels)
+        return made[key]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_model() -> Callable[..., Path]:
+    """`write_tiny`, for tests that damage what they write."""
+    return write_tiny

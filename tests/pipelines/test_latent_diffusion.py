@@ -1,0 +1,261 @@
+"""A model as a user holds it: seeds, guidance, what is told, how often the text is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+from ldm import LatentDiffusion
+from ldm.core.condition import Condition
+from ldm.core.errors import UserError
+from ldm.diffusion.estimate import Denoise
+from ldm.pipelines import latent_diffusion as module
+from ldm.pipelines.canvas import as_pictures
+from ldm.pipelines.latent_diffusion import LatentDiffusion as Model
+from ldm.samplers.sampler import Sampler
+
+ALL = ("text", "class", "mask", "map")
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Callable[..., Path]) -> Model:
+    return LatentDiffusion.from_pretrained(tiny(*ALL), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def plain(tiny: Callable[..., Path]) -> Model:
+    """A model that is told nothing, in pixel space."""
+    return LatentDiffusion.from_pretrained(tiny(first_stage="identity"), device="cpu")
+
+
+def levels(pictures: list[Image.Image]) -> np.ndarray:
+    return np.stack([np.array(picture).astype(int) for picture in pictures])
+
+
+def apart(one: list[Image.Image], other: list[Image.Image]) -> int:
+    """The largest difference in levels of 255."""
+    return int(np.abs(levels(one) - levels(other)).max())
+
+
+class Seen:
+    """A network that remembers what it was asked."""
+
+    def __init__(self, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.conditions: list[Condition] = []
+        forward = model.network.forward
+
+        def remembering(x: torch.Tensor, clock: torch.Tensor, condition: Condition) -> torch.Tensor:
+            self.conditions.append(condition)
+            self.rows = len(x)
+            return forward(x, clock, condition)
+
+        monkeypatch.setattr(model.network, "forward", remembering)
+
+
+@pytest.mark.parametrize("sampler", Sampler.kinds())
+def test_a_picture_depends_on_seed_and_number_only(model, monkeypatch, sampler):
+    together = model.text_to_image("a red heart", num_images=5, seed=3, sampler=sampler)
+    monkeypatch.setattr(module, "AT_ONCE", 2)
+    assert apart(model.text_to_image("a red heart", num_images=5, seed=3, sampler=sampler), together) <= 1
+    monkeypatch.setattr(module, "AT_ONCE", 1)
+    assert apart(model.text_to_image("a red heart", num_images=1, seed=3, sampler=sampler), together[:1]) <= 1
+    assert all(apart([together[0]], [other]) > 20 for other in together[1:])
+    assert apart(model.text_to_image("a red heart", seed=4, sampler=sampler), together[:1]) > 20
+
+
+def test_text_is_read_once_a_call(model, monkeypatch):
+    read = []
+    (text,) = (part for part in model.conditioners if part.reads_text)
+    forward = text.encoder.forward
+    monkeypatch.setattr(text.encoder, "forward", lambda *told: read.append(len(told[0])) or forward(*told))
+    monkeypatch.setattr(module, "AT_ONCE", 2)
+    model.text_to_image("a red heart", num_images=5)
+    assert read == [1, 1]  # the prompt, and nothing
+    model.text_to_image("a red heart", num_images=5, guidance=1)
+    assert read[2:] == [1]
+
+
+def test_what_is_told_changes_the_picture(model):
+    heart = model.text_to_image("a red heart")
+    assert apart(model.text_to_image("a blue house"), heart) > 5
+    assert apart(model.text_to_image("a red heart", negative_prompt="a blue house"), heart) > 5
+    nothing = model.sample()
+    assert apart(heart, nothing) > 5
+    assert apart(model.sample(label="owl"), nothing) > 5
+    stripes = torch.arange(4).repeat(8, 2)
+    assert apart(model.sample(layout=stripes), nothing) > 5
+    assert apart(model.sample(layout=stripes, label="owl"), model.sample(layout=stripes)) > 5
+
+
+def test_a_label_by_name_or_number(model):
+    assert apart(model.sample(label="dog"), model.sample(label=1)) == 0
+    assert apart(model.sample(label="1"), model.sample(label=1)) == 0
+    with pytest.raises(UserError, match="unknown label 'doq'; allowed: cat, dog, owl. Did you mean 'dog'"):
+        model.sample(label="doq")
+    with pytest.raises(UserError, match="label 3 is outside 0 to 2"):
+        model.sample(label=3)
+    with pytest.raises(UserError, match="the map has class 9; this model knows 0 to 3"):
+        model.sample(layout=torch.full((5, 5), 9))
+
+
+def test_guidance_is_linear_in_the_first_step(model):
+    """One DDIM step to data: x0 = untold + scale (told - untold), so pictures before clipping are linear in the latent."""
+
+    def latent(scale: float) -> torch.Tensor:
+        seen = []
+
+        def spy(denoise: Denoise, streams: object) -> Denoise:
+            return lambda x, t: seen.append(denoise(x, t)) or seen[-1]
+
+        how = model.sampling(steps=1, guidance=scale)
+        model.generate(model.text_inputs("a red heart"), how, known=spy)
+        return seen[0].x0
+
+    told, untold = latent(1), latent(0)
+    assert_close(latent(3), untold + 3 * (told - untold), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(told, untold, atol=1e-2)
+
+
+def test_guidance_1_is_conditional_and_half_the_work(model, monkeypatch):
+    seen = Seen(model, monkeypatch)
+    plainly = model.text_to_image("a red heart", guidance=1, num_images=2)
+    assert seen.rows == 2
+    assert apart(model.text_to_image("a red heart", guidance=1, num_images=2, negative_prompt="a house"), plainly) == 0
+    model.text_to_image("a red heart", guidance=1.5, num_images=2)
+    assert seen.rows == 4
+
+
+def test_nothing_told_needs_no_guidance(model, plain, monkeypatch):
+    seen = Seen(model, monkeypatch)
+    assert apart(model.sample(guidance=7), model.sample(guidance=1)) == 0
+    assert seen.rows == 1
+    seen = Seen(plain, monkeypatch)
+    plain.sample(guidance=7, num_images=3)
+    assert seen.rows == 3
+
+
+def test_nothing_is_everything_painted_over_grey_and_an_unknown_map(model, monkeypatch):
+    seen = Seen(model, monkeypatch)
+    model.text_to_image("a red heart", steps=1, guidance=2)
+    (condition,) = seen.conditions
+    mask, masked, classes = condition.concat.split([1, 2, 4], dim=1)
+    grey = model.first_stage.encode(torch.zeros(1, 3, 16, 16))
+    assert_close(mask, torch.ones_like(mask))
+    assert_close(masked, grey.expand_as(masked))
+    assert_close(classes, torch.zeros_like(classes))
+
+
+def test_pixel_space_is_the_network_alone(plain):
+    """Identity first stage: what the sampler lands on is the picture."""
+    landed = []
+
+    def spy(denoise: Denoise, streams: object) -> Denoise:
+        return lambda x, t: landed.append(denoise(x, t)) or landed[-1]
+
+    pictures = plain.generate(plain.untold(), plain.sampling(num_images=2), known=spy)
+    assert_close(pictures, landed[-1].x0, rtol=0, atol=1e-5)
+    assert as_pictures(pictures)[0].size == (16, 16)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_draws_the_same_picture(tiny, precision):
+    exact = LatentDiffusion.from_pretrained(tiny(*ALL), device="cpu").text_to_image("a red heart")
+    low = LatentDiffusion.from_pretrained(tiny(*ALL), device="cpu", precision=precision).text_to_image("a red heart")
+    assert 0 < np.abs(levels(low) - levels(exact)).mean() < 3
+
+
+def test_a_picture_that_is_not_finite_is_refused(plain, monkeypatch):
+    monkeypatch.setattr(plain.network, "forward", lambda x, clock, condition: x * torch.inf)
+    with pytest.raises(UserError, match="NaN or infinity in fp32"):
+        plain.sample()
+
+
+class Grids:
+    """A sampler's grids as it was asked to walk them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.times: list[torch.Tensor] = []
+        sample = Sampler.sample
+
+        def remembering(self_: Sampler, denoise: Denoise, x: torch.Tensor, grid: torch.Tensor, *rest: object) -> torch.Tensor:
+            self.times.append(grid)
+            return sample(self_, denoise, x, grid, *rest)
+
+        monkeypatch.setattr(Sampler, "sample", remembering)
+
+
+@pytest.mark.parametrize(
+    "start, steps, taken, first",
+    [(1.0, 10, 10, 1.0), (0.5, 10, 5, 0.5), (0.07, 10, 1, 0.07), (1e-9, 10, 1, 0.01), (0.015, 100, 2, 0.02), (0.25, 100, 25, 0.25)],
+)
+def test_a_start_below_takes_its_share_of_the_steps(plain, monkeypatch, start, steps, taken, first):
+    """The tiny process has a table of 100."""
+    grids = Grids(monkeypatch)
+    plain.generate(plain.untold(), plain.sampling(steps=steps), start=start, start_latent=torch.zeros(1, 3, 16, 16))
+    assert len(grids.times[0]) == taken + 1
+    assert_close(grids.times[0][0].item(), first, rtol=0, atol=1e-9)
+
+
+def test_any_share_of_any_number_of_steps_fits_the_table(plain, monkeypatch):
+    monkeypatch.setattr(Sampler, "sample", lambda self, denoise, x, grid, *rest: x)
+    latent = torch.zeros(1, 3, 16, 16)
+    for steps in (1, 2, 3, 33, 50, 99, 100):
+        for start in torch.linspace(0.001, 1, 61).tolist():
+            plain.generate(plain.untold(), plain.sampling(steps=steps), start=start, start_latent=latent)
+
+
+def test_progress_counts_all_batches(plain, monkeypatch):
+    monkeypatch.setattr(module, "AT_ONCE", 2)
+    told = []
+    plain.sample(num_images=3, steps=2, on_step=lambda done, steps: told.append((done, steps)))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+MISTAKES = {
+    "unknown sampler": ({"sampler": "dpmpp_2n"}, "'dpmpp_2n'; allowed: ddim, ddpm, dpmpp_2m. Did you mean 'dpmpp_2m'"),
+    "no steps": ({"steps": 0}, "steps must be at least 1, got 0"),
+    "negative steps": ({"steps": -1}, "steps must be at least 1, got -1"),
+    "more steps than the table": ({"steps": 101}, "101 sampling steps asked, but the process has 100"),
+    "no pictures": ({"num_images": 0}, "number of images must be at least 1, got 0"),
+    "negative guidance": ({"guidance": -1.0}, "guidance must be a number from 0 up"),
+    "guidance not a number": ({"guidance": float("nan")}, "guidance must be a number from 0 up"),
+    "endless guidance": ({"guidance": float("inf")}, "guidance must be a number from 0 up"),
+}
+
+
+@pytest.mark.parametrize("wrong, said", MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_are_refused(plain, wrong, said):
+    with pytest.raises(UserError) as caught:
+        plain.sampling(**wrong)
+    assert said in str(caught.value)
+
+
+def test_what_a_model_was_not_trained_for_is_refused(plain, model, tiny):
+    with pytest.raises(UserError, match="not trained with text; it takes no condition"):
+        plain.text_to_image("a red heart")
+    with pytest.raises(UserError, match="not trained with class labels"):
+        plain.sample(label=0)
+    with pytest.raises(UserError, match="not trained with semantic maps"):
+        plain.sample(layout=torch.zeros(4, 4, dtype=torch.int64))
+    with pytest.raises(UserError, match="not trained with text; it takes class"):
+        LatentDiffusion.from_pretrained(tiny("class"), device="cpu").text_to_image("a red heart")
+    for empty in ("", " \n"):
+        with pytest.raises(UserError, match="the prompt is empty"):
+            model.text_to_image(empty)
+    with pytest.raises(UserError, match="unknown precision 'fp61'.*Did you mean 'fp16'"):
+        LatentDiffusion.from_pretrained(tiny("class"), precision="fp61")
+
+
+def test_the_model_is_a_value(plain):
+    """Nothing a call does stays behind."""
+    before = plain.sample(seed=1)
+    plain.sample(seed=2, sampler="ddpm", num_images=3)
+    assert apart(plain.sample(seed=1), before) == 0
+    assert replace(plain, precision="bf16").precision == "bf16" and plain.precision == "fp32"
