@@ -27,7 +27,17 @@ EXAMPLES = """examples:
 """
 
 PROMPTS = ("a red heart", "a smiling yellow face", "a puppy", "a slice of pizza", "a green tree", "a blue car")
-VAE_STEPS, LDM_STEPS = 300, 400
+SIMPLE = (
+    "a red heart",
+    "a smiling yellow face",
+    "a green tree",
+    "a blue button",
+    "an orange",
+    "a purple heart",
+    "a brown bear",
+    "a black square",
+)  # after minutes of training a model knows colours, and little of shapes
+VAE_STEPS, LDM_STEPS = 200, 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +109,7 @@ def _scenes(out: Path) -> list[Scene]:
         ),
         Scene(
             title="Stage one from scratch",
-            text=f"A KL autoencoder after {VAE_STEPS} steps, a few minutes: held-out pictures above, their reconstructions below.",
+            text=f"A KL autoencoder after {VAE_STEPS} steps, under two minutes: held-out pictures above, their reconstructions below.",
             command=(
                 "scripts/train_vae.py", "--run-dir", str(vae), f"train.steps={VAE_STEPS}", f"train.sample_every={VAE_STEPS}",
                 f"loss.disc_start={VAE_STEPS * 3 // 4}",
@@ -113,6 +123,7 @@ def _scenes(out: Path) -> list[Scene]:
             command=(
                 "scripts/train_ldm.py", "--run-dir", str(ldm), f"first_stage.checkpoint={vae / 'checkpoint'}", "data.cache_views=1",
                 f"train.steps={LDM_STEPS}", f"train.sample_every={LDM_STEPS}",
+                f"prompts=[{', '.join(SIMPLE)}]",
             ),
             pictures=((ldm / "samples" / f"step-{LDM_STEPS:08d}.png", "samples"), (ldm / "curves.png", "curves")),
         ),

@@ -79,7 +79,7 @@ class AutoencoderLossConfig:
         kl_weight: of the KL, a sum over the latent.
         perceptual_weight: of LPIPS; 0 = LPIPS is not loaded.
         disc_weight: of the adversarial term, times the adaptive weight; 0 = no discriminator.
-        disc_start: optimizer step from which the adversarial term counts for the autoencoder. The discriminator may train before.
+        disc_start: optimizer step from which the discriminator trains and its term counts for the autoencoder.
         disc_factor: switch and overall factor of the adversarial term; 0 = no discriminator.
         disc_loss: hinge, vanilla or non_saturating (see adversarial.py).
         disc_layers: of the PatchGAN, 1 to 5.

@@ -59,10 +59,20 @@ class Diagnosis:
     findings: tuple[str, ...]
 
 
-def diagnose(statistics: AutoencoderStatistics, adversary: AdversaryState | None = None) -> Diagnosis:
-    """All that is to be said of an evaluation; `adversary` None = there is no discriminator, or it has not begun."""
+def diagnose(
+    statistics: AutoencoderStatistics, adversary: AdversaryState | None = None, *, is_scaled_per_channel: bool = False
+) -> Diagnosis:
+    """All that is to be said of an evaluation.
+
+    Args:
+        statistics: over the held-out pictures.
+        adversary: None = there is no discriminator, or it has not begun.
+        is_scaled_per_channel: whether the latent contract will have one scale a channel, so that they may differ.
+    """
     return Diagnosis(
-        numbers=_numbers(statistics, adversary), summary=_summary(statistics, adversary), findings=_findings(statistics, adversary)
+        numbers=_numbers(statistics, adversary),
+        summary=_summary(statistics, adversary),
+        findings=_findings(statistics, adversary, is_scaled_per_channel),
     )
 
 
@@ -102,10 +112,10 @@ def _summary(s: AutoencoderStatistics, a: AdversaryState | None) -> tuple[str, .
     return tuple(lines)
 
 
-def _findings(s: AutoencoderStatistics, a: AdversaryState | None) -> tuple[str, ...]:
+def _findings(s: AutoencoderStatistics, a: AdversaryState | None, is_scaled_per_channel: bool) -> tuple[str, ...]:
     if not all(map(math.isfinite, (s.l1, s.psnr, s.kl, s.latent_mean, s.latent_std))):
         return ("the autoencoder gives numbers that are not finite: go back to an earlier state and lower train.optimizer.learning_rate",)
-    return (*_latent(s), *_scale(s), *_pictures(s), *(() if a is None else _adversary(a)))
+    return (*_latent(s), *_scale(s, is_scaled_per_channel), *_pictures(s), *(() if a is None else _adversary(a)))
 
 
 def _latent(s: AutoencoderStatistics) -> list[str]:
@@ -125,7 +135,7 @@ def _latent(s: AutoencoderStatistics) -> list[str]:
     return lines
 
 
-def _scale(s: AutoencoderStatistics) -> list[str]:
+def _scale(s: AutoencoderStatistics, is_scaled_per_channel: bool) -> list[str]:
     lines = []
     low, high = STD_RANGE if s.is_normalised else RAW_STD_RANGE
     if s.is_normalised and (not low <= s.latent_std <= high or abs(s.latent_mean) > LARGEST_MEAN):
@@ -136,7 +146,7 @@ def _scale(s: AutoencoderStatistics) -> list[str]:
     if not s.is_normalised and s.active_channels and not low <= s.latent_std <= high:
         turn = "raise" if s.latent_std > high else "lower"
         lines.append(f"scale far from 1: the raw latent has std {s.latent_std:.3g}: {turn} loss.kl_weight")
-    if min(s.std_per_channel) * CHANNEL_SPREAD < max(s.std_per_channel):
+    if not is_scaled_per_channel and min(s.std_per_channel) * CHANNEL_SPREAD < max(s.std_per_channel):
         lines.append(
             f"latent channels differ in scale (std {min(s.std_per_channel):.2g} to {max(s.std_per_channel):.2g}): "
             "set first_stage.scale_per_channel=true"

@@ -172,7 +172,7 @@ class AutoencoderTask:
                 reconstruction, posterior = average.reconstruct(images, noise)
                 perceptual = None if self.loss.perceptual is None else self.loss.perceptual(images, reconstruction)
                 collector.add(images, reconstruction, posterior, perceptual)
-        found = diagnose(collector.result(), self._adversary())
+        found = diagnose(collector.result(), self._adversary(), is_scaled_per_channel=self.spec.first_stage.scale_per_channel)
         metrics = {f"val/{name}": value for name, value in found.numbers.items()}
         return Evaluation(metrics=metrics, lines=(*found.summary, *found.findings))
 

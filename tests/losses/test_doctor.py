@@ -169,3 +169,9 @@ def test_every_key_that_the_doctor_names_exists():
     named = set(re.findall(r"\b(loss|first_stage)\.(\w+)", inspect.getsource(doctor)))
     assert len(named) > 6
     assert [key for room, key in named if key not in {f.name for f in dataclasses.fields(configs[room])}] == []
+
+
+def test_channels_may_differ_where_each_has_its_own_scale():
+    uneven = dataclasses.replace(HEALTHY, is_normalised=False, std_per_channel=(0.5, 5.0))
+    assert any("scale_per_channel" in line for line in diagnose(uneven).findings)
+    assert not any("scale_per_channel" in line for line in diagnose(uneven, is_scaled_per_channel=True).findings)

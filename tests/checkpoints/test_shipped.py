@@ -1,0 +1,49 @@
+"""What ships in checkpoints/emoji."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ldm import LatentDiffusion
+from ldm.data.config import DataConfig
+from ldm.data.open import open_dataset
+
+FOLDER = Path(__file__).parents[2] / "checkpoints" / "emoji"
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def model() -> LatentDiffusion:
+    return LatentDiffusion.from_pretrained(FOLDER, device="cpu")
+
+
+def test_it_is_small_enough_to_ship() -> None:
+    sizes = [file.stat().st_size for file in FOLDER.iterdir()]
+    assert max(sizes) <= 16 * MIB
+    assert sum(sizes) <= 48_000_000
+
+
+def test_it_takes_all_four_conditions(model: LatentDiffusion) -> None:
+    assert {part.config.kind for part in model.conditioners} == {"bert_pretrained", "class_label", "inpaint_mask", "semantic_map"}  # type: ignore[attr-defined]
+
+
+def test_held_out_pictures_are_reconstructed_to_33_db(model: LatentDiffusion) -> None:
+    data = open_dataset(DataConfig(train="emoji-128", val="emoji-128", size=model.spec.size), "val", 0)
+    images = torch.stack([sample.image for sample in data.some(None)])
+    with torch.no_grad():
+        again = torch.cat([model.first_stage.decode(model.first_stage.encode(part)) for part in images.split(31)]).clamp(-1, 1)
+    psnr = 10 * torch.log10(4 / (again - images).square().flatten(1).mean(1))
+    assert len(psnr) == 155
+    assert psnr.mean() >= 33
+
+
+def test_a_red_heart_is_red(model: LatentDiffusion) -> None:
+    for picture in model.text_to_image("a red heart", num_images=4, seed=0):
+        pixels = np.asarray(picture).reshape(-1, 3).astype(float)
+        drawn = pixels[pixels.min(1) < 200]
+        assert 0.15 < len(drawn) / len(pixels) < 0.9
+        assert drawn[:, 0].mean() > 1.8 * max(drawn[:, 1].mean(), drawn[:, 2].mean())
