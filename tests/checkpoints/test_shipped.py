@@ -28,7 +28,8 @@ def test_it_is_small_enough_to_ship() -> None:
 
 
 def test_it_takes_all_four_conditions(model: LatentDiffusion) -> None:
-    assert {part.config.kind for part in model.conditioners} == {"bert_pretrained", "class_label", "inpaint_mask", "semantic_map"}  # type: ignore[attr-defined]
+    kinds = {config.kind for config in model.spec.conditioning.values()}
+    assert kinds == {"bert_pretrained", "class_label", "inpaint_mask", "semantic_map"}
 
 
 def test_held_out_pictures_are_reconstructed_to_33_db(model: LatentDiffusion) -> None:
