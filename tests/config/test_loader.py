@@ -36,6 +36,8 @@ def test_overrides_reach_nested_keys_and_interpolations(tmp_path: Path) -> None:
         ("train.stepz=3", r"unknown config key 'train\.stepz'.*Did you mean 'train\.steps'"),
         ("first_stage.kind=kll", r"first_stage.*'kll'; allowed: identity, kl\. Did you mean 'kl'"),
         ("train.steps=few", r"'train\.steps': must be a whole number, got 'few'"),
+        ("train.steps=true", r"'train\.steps': must be a whole number, got True"),
+        ("train.optimizer.learning_rate=nan", r"learning_rate': must be a finite number"),
         ("train.steps=-1", r"'train'.*steps must be at least 1, got -1"),
         ("train.precision=fp8", r"'train\.precision': 'fp8' is not allowed; allowed: fp32, bf16, fp16"),
         ("train.compile=1", r"'train\.compile': must be true or false"),
