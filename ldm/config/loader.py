@@ -105,13 +105,13 @@ def _value(content: Any, wanted: Any, path: str) -> Any:
 def _plain(content: Any, wanted: Any, path: str) -> Any:
     if wanted is float and isinstance(content, int) and not isinstance(content, bool):
         return float(content)
-    if wanted is float and isinstance(content, float) and not math.isfinite(content):
-        raise _mismatch(content, "a finite number", path)
     if wanted is float and isinstance(content, str):  # YAML 1.1 reads 1e-6 as a string
         try:
-            return _plain(float(content), float, path)
+            content = float(content)
         except ValueError:
             raise _mismatch(content, "a number", path) from None
+    if wanted is float and isinstance(content, float) and not math.isfinite(content):
+        raise _mismatch(content, "a finite number", path)
     if type(content) is not wanted:
         raise _mismatch(content, {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[wanted], path)
     return content
