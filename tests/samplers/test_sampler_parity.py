@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import diffusers
 import pytest
 import torch
 from torch import Tensor
@@ -18,7 +19,6 @@ from ldm.samplers.ddim import DDIM
 from ldm.samplers.ddpm import DDPM
 from ldm.samplers.dpmpp_2m import DPMpp2M
 
-diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.parity
 
 STEPS = 20
