@@ -12,6 +12,7 @@ from ldm.app.door import Parser
 from ldm.core.errors import UserError
 from ldm.core.files import recover_folder
 from ldm.data.classic import CLASSIC, open_classic
+from ldm.data.open import BUILTIN
 from ldm.data.prepare import Preparation, Report, prepare_sources
 from ldm.data.record import Record
 from ldm.data.shards import INDEX_NAME, Index
@@ -19,7 +20,6 @@ from ldm.data.sources.folder import FolderSource
 from ldm.data.sources.shards import open_indexed
 from ldm.data.sources.source import Source
 
-BUILTIN = Path(__file__).parent.parent / "data" / "builtin"
 NAMED_LOSSES = 10
 
 EXAMPLES = """examples:
@@ -68,10 +68,9 @@ def main(arguments: Sequence[str]) -> None:
 
 def _from_source(options: argparse.Namespace) -> dict[str, Source]:
     """The source's records by split."""
-    builtin = options.source == "emoji-128"
-    folder = BUILTIN / options.source if builtin else Path(options.source)
+    folder = BUILTIN.get(options.source, Path(options.source))
     if not folder.is_dir():
-        raise UserError(f"{options.source}: neither a folder nor one of emoji-128, {', '.join(CLASSIC)}")
+        raise UserError(f"{options.source}: neither a folder nor one of {', '.join((*BUILTIN, *CLASSIC))}")
     if folder.resolve() in (options.out.resolve(), *options.out.resolve().parents):
         raise UserError(f"--out {options.out} lies in the source folder; give another")
     if not (folder / INDEX_NAME).is_file():
@@ -109,5 +108,8 @@ def _say(report: Report, out: Path) -> None:
             print(f"  {key}: {reason}")
         if len(report.lost) > NAMED_LOSSES:
             print(f"  and {len(report.lost) - NAMED_LOSSES} more")
+    total, silent = sum(report.counts.values()), report.without_caption
+    if 0 < len(silent) < total:
+        print(f"{len(silent)} of {total} pictures have no caption and are trained as if told nothing, e.g. {', '.join(silent[:3])}")
     counts = ", ".join(f"{count} {split}" for split, count in report.counts.items())
     print(f"done: {counts} pictures in {out}; train on them with data.train={out}" + (f" data.val={out}" if "val" in report.counts else ""))

@@ -50,7 +50,10 @@ def write_checkpoint(folder: Path, config_yaml: str, parts: dict[str, dict[str, 
 
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:
     try:
+        path.touch()  # first, so that it may be read by whom new files may: the library leaves its own to the owner alone
+        mode = path.stat().st_mode
         save_file(tensors, path)
+        path.chmod(mode)
     except SafetensorError as error:  # how safetensors reports what the disk said
         code = re.search(r"os error (\d+)", str(error))
         if code is None:

@@ -9,21 +9,9 @@ import torch
 from torch import Tensor
 
 from ldm.conditioning.inputs import ConditionInputs
-from ldm.core.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-def check_prompt(text: str) -> str:
-    """A prompt that says something; the empty caption is kept for "nothing".
-
-    Raises:
-        UserError: empty or blank.
-    """
-    if not text.strip():
-        raise UserError("the prompt is empty: say what the picture should show")
-    return text
 
 
 def captions_of(inputs: ConditionInputs) -> tuple[str, ...]:

@@ -181,10 +181,6 @@ class Conditioners(nn.Module):
         """By name, which rows, (B,) bool, a training step tells nothing: drawn by its name, so that 1 and N processes agree."""
         return {name: streams.uniform(f"drop/{name}") < part.drop for name, part in zip(self.names, self, strict=True)}
 
-    def trained_state_dict(self) -> dict[str, Tensor]:
-        """The weights to store: all but the frozen pretrained networks."""
-        return dict(self.state_dict())
-
     def frozen_digests(self) -> dict[str, str]:
         """Name -> sha256 of every pretrained network used but not stored."""
         return {name: digest for part in self for name, digest in part.frozen_digests().items()}

@@ -49,9 +49,10 @@ class Preparation:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was written: pictures by split, and the unreadable ones by key with the reason."""
+    """What was written: pictures by split, how many of them have no caption, and the unreadable ones by key with the reason."""
 
     counts: dict[str, int]
+    without_caption: list[str] = field(default_factory=list)
     lost: dict[str, str] = field(default_factory=dict)
 
 
@@ -156,6 +157,8 @@ class _Writer:
         if split not in self.writers:
             self.writers[split] = self._shards.enter_context(shard_writer(self.folder, split, self.how.shard_bytes))
         self.writers[split].add(record)
+        if not record.captions:
+            self.report.without_caption.append(record.key)
         self.report.counts[split] = self.report.counts.get(split, 0) + 1
 
 

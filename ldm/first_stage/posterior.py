@@ -39,11 +39,6 @@ class DiagonalGaussian:
         """(B, C, h, w), positive."""
         return torch.exp(0.5 * self.log_variance)
 
-    @property
-    def mode(self) -> Tensor:
-        """(B, C, h, w): the most likely latent."""
-        return self.mean
-
     def sample(self, noise: Tensor) -> Tensor:
         """Mean + std * noise, differentiable in both; noise (B, C, h, w) of N(0, 1)."""
         return self.mean + self.std * noise.to(self.mean)

@@ -210,10 +210,9 @@ class AutoencoderLoss(nn.Module):
         """What `adversarial_weight` is at its clamp; infinite unless adaptive (the doctor compares with it)."""
         return self.config.disc_factor * self.config.disc_weight * ADAPTIVE_CLAMP if self.config.adaptive else math.inf
 
-    def total(self, terms: AutoencoderTerms, adversarial: Tensor | None = None, weight: Tensor | float = 0.0) -> Tensor:
-        """(B,): what the autoencoder lowers; `adversarial` (B,) is generator_loss, None = left out."""
-        without = terms.nll + self.config.kl_weight * terms.kl
-        return without if adversarial is None else without + weight * adversarial
+    def plain(self, terms: AutoencoderTerms) -> Tensor:
+        """(B,): what the autoencoder lowers, but for the adversary: `adversarial_weight` times `generator_loss` comes on top."""
+        return terms.nll + self.config.kl_weight * terms.kl
 
     def _discriminator(self) -> nn.Module:
         assert self.discriminator is not None, "disc_weight or disc_factor is 0: there is no discriminator"

@@ -123,11 +123,12 @@ class AutoencoderTask:
             reconstruction, posterior = self._reconstruct(images, noise)
             terms = self.loss.terms(images, reconstruction, posterior)
             adversarial = self.loss.generator_loss(reconstruction).sum() / now.batch_size if with_adversary else None
-        nll, kl, pixel, lpips = (term.sum() / now.batch_size for term in (terms.nll, terms.kl, terms.pixel, terms.perceptual))
+        parts = self.loss.plain(terms), terms.nll, terms.kl, terms.pixel, terms.perceptual
+        plain, nll, kl, pixel, lpips = (part.sum() / now.batch_size for part in parts)
         numbers = {"nll": nll, "kl": kl, "pixel": pixel, "lpips": lpips}
         if adversarial is not None:
             numbers["adversarial"] = adversarial
-        return _Forward(images, reconstruction, nll, nll + self.loss.config.kl_weight * kl, adversarial, numbers)
+        return _Forward(images, reconstruction, nll, plain, adversarial, numbers)
 
     def _adversarial_weight(self, pieces: list[tuple[Tensor, Streams]], now: Pass) -> tuple[Tensor, _Forward | None]:
         """Weight from last-layer gradients of the whole global batch; and the forward pass, if one was enough and can be used again."""

@@ -22,10 +22,9 @@ from ldm.core.random import digest
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.ema import Ema
+from ldm.training.preflight import SPEED_STEPS, sizes, speed
 from ldm.training.run_folder import RunFolder
 from ldm.training.state import is_published, load_state, mark_published, recover_states, save_state
-
-SPEED_STEPS = 10  # steps after which the preflight tells the measured speed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +123,8 @@ def fit(task: Task, config: TrainConfig, run: RunFolder, config_yaml: str, seed:
     engine = _Engine(task, config, run, seed, world)
     first_step = engine.restore() + 1
     if world.is_first:
-        print(_preflight(task, config, first_step), flush=True)
+        trained = sum(p.numel() for group in task.groups.values() for p in group)
+        print(sizes(task.describe(), trained, config, first_step), flush=True)
     if first_step > config.steps:
         if not is_published(run.state_path, first_step - 1):  # killed between the last state and its checkpoint
             engine.publish(first_step - 1)
@@ -209,7 +209,7 @@ class _Engine:
                 bar.update()
                 bar.set_postfix_str(f"loss {metrics['loss']:.4g}, {metrics['samples_per_second']:.1f} samples/s", refresh=False)
                 if step - first_step + 1 == SPEED_STEPS and self.world.is_first:
-                    bar.write(_speed(config, step, time.perf_counter() - started), file=sys.stdout)
+                    bar.write(speed(config, step, time.perf_counter() - started, self.world.device), file=sys.stdout)
 
                 stopping = self.world.any(stop.asked)
                 last = step == config.steps
@@ -287,25 +287,7 @@ class _Engine:
                 self.run.save_picture(step, self.task.picture(_autocast(self.world.device, self.config.autocast_dtype)))
             for line in found.lines:
                 bar.write(f"step {step}: {line}", file=sys.stdout)
-                self.run.note(f"step {step}: {line}")
+                self.run.note(step, line)
             metrics = found.metrics
         self.world.wait()
         return metrics
-
-
-def _preflight(task: Task, config: TrainConfig, first_step: int) -> str:
-    parts = task.describe()
-    trained = sum(p.numel() for group in task.groups.values() for p in group)
-    frozen = max(0, sum(parts.values()) - trained)
-    # float32 weights, gradients, two Adam moments and the average; frozen weights once
-    memory = (trained * 20 + frozen * 4) / 2**30
-    listed = ", ".join(f"{name} {count / 1e6:.2f}M" for name, count in parts.items())
-    begins = f"step {first_step} of {config.steps}" if first_step <= config.steps else f"finished at step {config.steps}"
-    return f"parameters: {listed}; weights and optimizer {memory:.2f} GiB (activations come on top); batch {config.batch_size}; {begins}"
-
-
-def _speed(config: TrainConfig, step: int, seconds: float) -> str:
-    per_step = seconds / SPEED_STEPS
-    left = (config.steps - step) * per_step
-    finish = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + left))
-    return f"speed: {config.batch_size / per_step:.1f} samples/s; about {left / 60:.0f} minutes left, finished near {finish}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -38,8 +39,12 @@ class RunFolder:
     def metrics_path(self) -> Path:
         return self.path / "metrics.jsonl"
 
+    @property
+    def report_path(self) -> Path:
+        return self.path / "report.txt"
+
     def open(self, config_yaml: str, step: int) -> None:
-        """Writes the config, cuts metrics lines past the restored step, and opens the logs."""
+        """Writes the config, cuts what metrics and report say of steps past the restored one, and opens the logs."""
         if not self.is_writer:
             return
         from torch.utils.tensorboard import SummaryWriter
@@ -48,6 +53,9 @@ class RunFolder:
         if self.metrics_path.exists():
             kept = [line for line in self.metrics_path.read_text().splitlines() if _step_of(line, step) <= step]
             write_file(self.metrics_path, "".join(f"{line}\n" for line in kept))
+        if self.report_path.exists():
+            said = [line for line in self.report_path.read_text().splitlines() if _step_of_note(line, step) <= step]
+            write_file(self.report_path, "".join(f"{line}\n" for line in said))
         self._metrics = open(self.metrics_path, "a")  # noqa: SIM115 - open for the whole run
         self._board = SummaryWriter(str(self.path), purge_step=step + 1)
 
@@ -60,11 +68,11 @@ class RunFolder:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
-    def note(self, text: str) -> None:
+    def note(self, step: int, text: str) -> None:
         """Adds a line to `report.txt`, for what is said rather than counted."""
         if self.is_writer:
-            with open(self.path / "report.txt", "a") as file:
-                file.write(text + "\n")
+            with open(self.report_path, "a") as file:
+                file.write(f"step {step}: {text}\n")
 
     def save_picture(self, step: int, picture: Tensor) -> None:
         """`samples/step-*.png` of a (3, H, W) picture in [0, 1]."""
@@ -125,6 +133,12 @@ def _step_of(line: str, limit: int) -> int:
         return int(json.loads(line)["step"])
     except (json.JSONDecodeError, KeyError):
         return limit + 1
+
+
+def _step_of_note(line: str, limit: int) -> int:
+    """The step of a line of the report; a line that a kill cut short counts as past the limit."""
+    found = re.match(r"step (\d+): ", line)
+    return int(found[1]) if found else limit + 1
 
 
 def _smooth(values: tuple[float, ...]) -> list[float]:

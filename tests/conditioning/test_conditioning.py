@@ -10,7 +10,6 @@ import torch
 
 from ldm.conditioning.bert_pretrained import BertPretrainedConfig
 from ldm.conditioning.bert_scratch import BertScratchConfig
-from ldm.conditioning.captions import check_prompt
 from ldm.conditioning.class_label import ClassLabelConfig
 from ldm.conditioning.conditioner import ConditionerConfig, Conditioners, build_conditioners
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig, latent_mask
@@ -174,7 +173,7 @@ def test_two_that_read_the_same_input_are_dropped_apart():
 def test_the_frozen_encoder_is_named_not_stored_and_not_trained():
     conditioners = build("bert_pretrained", "class_label")
     width = 384
-    assert {name: tuple(tensor.shape) for name, tensor in conditioners.trained_state_dict().items()} == {
+    assert {name: tuple(tensor.shape) for name, tensor in conditioners.state_dict().items()} == {
         "parts.bert_pretrained.norm.weight": (width,),
         "parts.bert_pretrained.norm.bias": (width,),
         "parts.bert_pretrained.projection.weight": (20, width),
@@ -223,6 +222,24 @@ def test_the_memory_of_features_is_bounded_and_forgets_the_longest_unused():
     part.frozen.features(("two", "one", "three"))
     assert part.frozen.features(("one",))[0] is kept
     assert list(part.frozen._known) == ["three", "one"]
+
+
+def test_the_summary_is_of_the_captions_mean_feature():
+    part = build(text=replace(CONFIGS["bert_pretrained"], vector_width=16)).parts["text"].eval()
+    inputs = told()
+    means = torch.stack([feature.mean(dim=0) for feature in part.frozen.features(inputs.captions)])
+    norm, linear = part.summary
+    whitened = (means - means.mean(dim=1, keepdim=True)) / (means.var(dim=1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+    expected = (whitened * norm.weight + norm.bias) @ linear.weight.T + linear.bias
+    condition = part(inputs, (4, 4))
+    torch.testing.assert_close(condition.vector, expected)
+    assert part.vector_width == 16
+
+    beside = build(text=replace(CONFIGS["bert_pretrained"], vector_width=16), label=CONFIGS["class_label"])
+    alone = [beside.parts[name](inputs, (4, 4)).vector for name in ("text", "label")]
+    torch.testing.assert_close(beside(inputs, (4, 4)).vector, sum(alone))
+    with pytest.raises(UserError, match="vector_width must be at least 1"):
+        BertPretrainedConfig(vector_width=0)
 
 
 def test_a_long_caption_is_cut_at_the_end():
@@ -332,8 +349,6 @@ def test_mistakes_get_one_line():
         build("class_label")(replace(inputs, labels=torch.tensor([0, 1, 3, 2])), (4, 4))
     with pytest.raises(UserError, match="class 6; this model knows 0 to 4"):
         build("semantic_map")(replace(inputs, maps=inputs.maps + 1), (4, 4))
-    with pytest.raises(UserError, match="prompt is empty"):
-        check_prompt("  \n")
     with pytest.raises(UserError, match="no cross-attention"):
         build_conditioners({"text": CONFIGS["bert_scratch"]}, context_width=None, latent_channels=4)
     with pytest.raises(UserError, match="agree on one width"):

@@ -90,6 +90,16 @@ def test_unreadable_files_are_counted_and_named(tmp_path: Path, capsys: pytest.C
     assert list(records_of(tmp_path / "out")) == ["good"]
 
 
+def test_pictures_without_a_caption_are_counted_where_others_have_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b", "c"):
+        picture(tmp_path / f"in/{name}.png")
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    assert "caption" not in capsys.readouterr().out
+    (tmp_path / "in/b.txt").write_text("a boat")
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    assert "2 of 3 pictures have no caption and are trained as if told nothing, e.g. a, c" in capsys.readouterr().out
+
+
 def test_every_nth_readable_picture_is_held_out(tmp_path: Path) -> None:
     for number in range(9):
         picture(tmp_path / f"in/{number}.png")

@@ -105,15 +105,18 @@ def test_resume_is_bitwise_equal_to_the_uninterrupted_run(tmp_path: Path, whole:
     assert steps == list(range(1, 13))
 
 
-def test_metrics_past_the_restored_step_are_cut(tmp_path: Path, whole: Tensor) -> None:
+def test_what_is_logged_past_the_restored_step_is_cut(tmp_path: Path, whole: Tensor) -> None:
     """A kill leaves lines, one of them half written, that the restored state knows nothing of."""
     trained(tmp_path / "run", config(steps=5))
     with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
         file.write('{"step": 6, "loss": 1.0}\n{"step": 7, "lo')
+    (tmp_path / "run" / "report.txt").write_text("step 5: fine\nstep 6: all is well\nstep 7: al")
     resumed = trained(tmp_path / "run", config())
     steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 13))
     assert torch.equal(weights(resumed), whole)
+    report = (tmp_path / "run" / "report.txt").read_text()
+    assert "step 5: fine\n" in report and "all is well" not in report and "step 7: al" not in report
 
 
 def test_micro_batches_make_the_same_gradient(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""What a run says before and soon after it starts: sizes, memory, speed, finish."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+
+import torch
+
+from ldm.training.config import TrainConfig
+
+SPEED_STEPS = 10  # steps after which the measured speed and memory are told
+
+
+def sizes(parts: dict[str, int], trained: int, config: TrainConfig, first_step: int) -> str:
+    """The line before the first step.
+
+    Args:
+        parts: parameters of each part, frozen ones too.
+        trained: how many of them are trained.
+        config: of the run.
+        first_step: the one to come, from 1.
+    """
+    frozen = max(0, sum(parts.values()) - trained)
+    # float32 weights, gradients, two Adam moments and the average; frozen weights once
+    memory = (trained * 20 + frozen * 4) / 2**30
+    listed = ", ".join(f"{name} {count / 1e6:.2f}M" for name, count in parts.items())
+    begins = f"step {first_step} of {config.steps}" if first_step <= config.steps else f"finished at step {config.steps}"
+    return (
+        f"parameters: {listed}; weights and optimizer {memory:.2f} GiB (activations come on top, measured after {SPEED_STEPS} steps); "
+        f"batch {config.batch_size}; {begins}"
+    )
+
+
+def speed(config: TrainConfig, step: int, seconds: float, device: torch.device) -> str:
+    """The line after SPEED_STEPS steps, which took `seconds`."""
+    per_step = seconds / SPEED_STEPS
+    left = (config.steps - step) * per_step
+    finish = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + left))
+    return (
+        f"speed: {config.batch_size / per_step:.1f} samples/s; about {left / 60:.0f} minutes left, finished near {finish}; "
+        f"memory at most {_peak_memory(device) / 2**30:.2f} GiB so far"
+    )
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes that this process has had at once: on the GPU, or in all where there is none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # kilobytes but on macOS
