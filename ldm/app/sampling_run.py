@@ -23,6 +23,7 @@ import ldm
 from ldm.app.door import Parser
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
+from ldm.diffusion.grid import Grid
 from ldm.pipelines.latent_diffusion import LatentDiffusion, Precision
 from ldm.pipelines.sampling import Sampling
 from ldm.samplers.sampler import Sampler
@@ -36,6 +37,7 @@ def parser(description: str, examples: str, out: str) -> Parser:
     made = Parser(description, examples)
     made.add_argument("--model", default=DEFAULT_MODEL, help="checkpoint folder (default: %(default)s)")
     made.add_argument("--sampler", help=f"{', '.join(Sampler.kinds())} (default: as the model says)")
+    made.add_argument("--grid", help=f"spacing of the steps: {', '.join(Grid.kinds())} (default: as the model says, mostly trailing)")
     made.add_argument("--steps", type=int, help="solver steps (default: as the model says, mostly 20)")
     made.add_argument("--guidance", type=float, help="classifier-free guidance; 1 = none (default: as the model says, mostly 4)")
     made.add_argument("--num-images", type=int, default=4, help="how many pictures (default: %(default)s)")
@@ -64,12 +66,13 @@ def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
     """The model, and the sampling that the flags ask for.
 
     Raises:
-        UserError: a model that cannot be opened, unknown sampler, a number out of range, a place that cannot be written.
+        UserError: a model that cannot be opened, unknown sampler or grid, a number out of range, a place that cannot be written.
     """
     _check_folder(options.out)
     model = LatentDiffusion.from_pretrained(options.model, precision=options.precision)
     how = model.sampling(
         sampler=options.sampler,
+        grid=options.grid,
         steps=options.steps,
         guidance=options.guidance,
         num_images=options.num_images,
@@ -95,7 +98,7 @@ def write_pictures(pictures: Sequence[Image.Image], options: argparse.Namespace,
     """
     out = options.out
     parameters: dict[str, Any] = {key: str(value) if isinstance(value, Path) else value for key, value in sorted(vars(options).items())}
-    parameters |= {"sampler": how.sampler.kind, "steps": how.steps, "guidance": how.guidance}
+    parameters |= {"sampler": how.sampler.kind, "grid": how.grid.kind, "steps": how.steps, "guidance": how.guidance}
     parameters |= {"tool": f"ldm {ldm.__version__}", "torch": torch.__version__}
     stale = _pictures_of(out)
     names = [f"{number:03d}.png" for number in range(len(pictures))]

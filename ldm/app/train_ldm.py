@@ -21,9 +21,12 @@ from ldm.data.config import DataConfig
 from ldm.data.latent_cache import LatentCache
 from ldm.data.open import open_dataset
 from ldm.data.pictures import Pictures, PictureSet
+from ldm.diffusion.bound import PIXEL_LEVELS
+from ldm.diffusion.network_input import NetworkInput, TableIndex
 from ldm.diffusion.objective import Objective
 from ldm.diffusion.prediction import Prediction
 from ldm.diffusion.process import NoiseProcess
+from ldm.diffusion.time_density import TimeDensity, UniformSteps
 from ldm.diffusion.weighting import Weighting
 from ldm.first_stage.config import FirstStageConfig
 from ldm.first_stage.identity import IdentityConfig
@@ -75,8 +78,12 @@ class TrainLDM:
     denoiser: DenoiserNetworkConfig
     process: NoiseProcess
     prediction: Prediction
+    network_input: NetworkInput = TableIndex()
     weighting: Weighting
-    loss: Literal["l2", "l1"] = "l2"
+    density: TimeDensity = UniformSteps()
+    loss: Literal["l2", "l1", "vlb"] = "l2"
+    learned_variance: bool = False
+    vlb_weight: float | None = None  # of the bound that teaches a learned variance, beside l2 or l1; 0.001 as published
     conditioning: dict[str, ConditionerConfig] = field(default_factory=dict)
     drop_all: float = 0.1  # share of training rows that are told nothing at all, besides each conditioner's own share
     sampling: SamplingDefaults
@@ -87,6 +94,21 @@ class TrainLDM:
     def __post_init__(self) -> None:
         if not 0 <= self.drop_all <= 1:
             raise UserError(f"drop_all must be a share from 0 to 1, got {self.drop_all}")
+        self.objective()  # refuses parts that make no sense together, before anything is opened
+
+    def objective(self) -> Objective:
+        """The loss. Pixels lie on levels, for which the bound's last term is a probability; latents do not."""
+        return Objective(
+            process=self.process,
+            prediction=self.prediction,
+            weighting=self.weighting,
+            density=self.density.begin(self.process),
+            network_input=self.network_input,
+            loss=self.loss,
+            learned_variance=self.learned_variance,
+            vlb_weight=self.vlb_weight,
+            levels=PIXEL_LEVELS if self.first_stage.kind == "identity" else None,
+        )
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -100,7 +122,6 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"data.channels is {config.data.channels}, but the first stage takes {first_stage_config.image_channels}")
     if config.data.size % first_stage_config.ratio:
         raise UserError(f"data.size ({config.data.size}) must be a multiple of the first stage's ratio ({first_stage_config.ratio})")
-    objective = Objective(process=config.process, prediction=config.prediction, weighting=config.weighting, loss=config.loss)
     train_set = open_dataset(config.data, "train", config.seed)
     held_out = open_dataset(config.data, "val", config.seed) if config.data.val else None
     conditioning = {
@@ -118,6 +139,8 @@ def main(arguments: Sequence[str]) -> None:
         denoiser=config.denoiser,
         process=config.process,
         prediction=config.prediction,
+        network_input=config.network_input,
+        learned_variance=config.learned_variance,
         conditioning=conditioning,
         sampling=config.sampling,
     )
@@ -137,7 +160,7 @@ def main(arguments: Sequence[str]) -> None:
     first_stage.to(world.device)
     cache = _cache(run.path / "latents", train_set, first_stage, space, config, world)
     task = DiffusionTask(
-        spec, first_stage, weights, network, conditioners, objective, train_set, held_out, cache,
+        spec, first_stage, weights, network, conditioners, config.objective(), train_set, held_out, cache,
         config.train, config.drop_all, config.prompts, config.seed, world,
     )  # fmt: skip
     finish(task, config.train, run, config, config.seed, world)

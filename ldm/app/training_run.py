@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from ldm.app.door import Parser
-from ldm.config.loader import dump, load, to_yaml
+from ldm.config.loader import build, dump, load, to_yaml
 from ldm.core.errors import UserError
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
@@ -49,7 +49,7 @@ def open_run(run_dir: Path, config: Any, world: World) -> RunFolder:
     run = RunFolder(run_dir, world.is_first)
     before = run_dir / "config.yaml"
     if before.is_file() and run.state_path.is_dir():
-        changed = [key for key in _differences(yaml.safe_load(before.read_text()), dump(config)) if not key.startswith(FREE_KEYS)]
+        changed = [key for key in _differences(_with_defaults(before, config), dump(config)) if not key.startswith(FREE_KEYS)]
         if changed:
             raise UserError(
                 f"{run_dir} holds a run of another config (differs in {', '.join(changed[:5])}). Give --run-dir another folder, "
@@ -77,6 +77,15 @@ def use_deterministic_kernels() -> None:
     """The same run twice gives the same bits."""
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
+
+
+def _with_defaults(path: Path, config: Any) -> Any:
+    """A run's stored config, with what keys that are newer than the run stand for by default; as it is, if it cannot be read so."""
+    stored = yaml.safe_load(path.read_text())
+    try:
+        return dump(build(stored, type(config)))
+    except UserError:
+        return stored
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

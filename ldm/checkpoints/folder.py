@@ -20,7 +20,7 @@ from torch import Tensor
 
 import ldm
 from ldm.core.errors import UserError, unknown
-from ldm.core.files import new_folder, recover_folder, sha256_of, write_file
+from ldm.core.files import new_folder, recover_folder, sha256_of, standing_folder, write_file
 
 HEADER_BYTES = 160  # at most so many name a tensor in a file's header, its name aside; and as many stand around them
 
@@ -89,7 +89,7 @@ class Checkpoint:
         Raises:
             UserError: no such folder, not a checkpoint, a file missing, truncated or altered.
         """
-        folder = Path(folder)
+        folder = standing_folder(Path(folder))
         if not folder.is_dir():
             raise UserError(f"checkpoint {folder}: no such folder. A training run writes one to its RUN_DIR/checkpoint.")
         if not (folder / "manifest.json").is_file():

@@ -14,6 +14,8 @@ from ldm.checkpoints.folder import Checkpoint, load_strictly, write_checkpoint
 from ldm.conditioning.conditioner import ConditionerConfig, Conditioners, build_conditioners
 from ldm.config.loader import build, to_yaml
 from ldm.core.errors import UserError
+from ldm.diffusion.grid import Grid, Trailing
+from ldm.diffusion.network_input import NetworkInput, TableIndex
 from ldm.diffusion.prediction import Prediction
 from ldm.diffusion.process import NoiseProcess
 from ldm.first_stage.config import FirstStageConfig
@@ -51,6 +53,7 @@ class SamplingDefaults:
     sampler: Sampler
     steps: int = 20
     guidance: float = 4.0
+    grid: Grid = Trailing()
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -63,6 +66,8 @@ class LatentDiffusionSpec:
 
     Attributes:
         space: its digest is of the first stage's weights, the only ones that stage two can be used with.
+        network_input: what the denoiser is fed; checkpoints from before it could be chosen do not name it.
+        learned_variance: the denoiser has twice the channels, see `ldm.diffusion.denoiser`.
         frozen: sha256 of each frozen pretrained encoder that is used but not stored.
     """
 
@@ -73,6 +78,8 @@ class LatentDiffusionSpec:
     denoiser: DenoiserNetworkConfig
     process: NoiseProcess
     prediction: Prediction
+    network_input: NetworkInput = TableIndex()
+    learned_variance: bool = False
     conditioning: dict[str, ConditionerConfig]
     sampling: SamplingDefaults
     frozen: dict[str, str] = field(default_factory=dict)
@@ -102,7 +109,7 @@ class LatentDiffusionSpec:
         if conditioners.vector_width != self.denoiser.vector_width:
             raise UserError(f"denoiser.vector_width must be {conditioners.vector_width or 'null'}, the width of what the conditioners give")
         channels = self.first_stage.latent_channels
-        return self.denoiser.build(channels + conditioners.concat_channels, channels)
+        return self.denoiser.build(channels + conditioners.concat_channels, 2 * channels if self.learned_variance else channels)
 
 
 def write_autoencoder(folder: Path, spec: AutoencoderSpec, weights: dict[str, Tensor], card: str, max_file_bytes: int) -> None:

@@ -43,7 +43,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """A folder that appears under its name only when it is complete; one that is there already is replaced.
 
     Yields a temporary folder beside it to write into. On an error (disk full, kill) the old folder is untouched. A kill between the two
-    renames leaves the old one under `.NAME.old-*`, which `recover_folder` puts back.
+    renames leaves the old one under `.NAME.old-*`, where `standing_folder` finds it, and which `recover_folder` puts back.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +63,11 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def standing_folder(path: Path) -> Path:
+    """The folder, or the one that `new_folder` was replacing when a kill between its two renames left the name free."""
+    return path if path.exists() else max(path.parent.glob(f".{path.name}.old-*"), default=path)
 
 
 def recover_folder(path: Path) -> None:

@@ -2,48 +2,88 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ldm.core.condition import Condition
-from ldm.core.errors import unknown
+from ldm.core.errors import UserError, unknown
 from ldm.core.random import Streams
 from ldm.core.shapes import over
-from ldm.diffusion.denoiser import Network
+from ldm.diffusion import bound
+from ldm.diffusion.denoiser import Network, split_spread
 from ldm.diffusion.estimate import Estimate
-from ldm.diffusion.network_input import NetworkInput, TableIndex
-from ldm.diffusion.prediction import Prediction
+from ldm.diffusion.network_input import EDMInput, NetworkInput, TableIndex
+from ldm.diffusion.prediction import EDMPrediction, Prediction
 from ldm.diffusion.process import NoiseProcess
-from ldm.diffusion.time_density import TimeDensity, UniformSteps
-from ldm.diffusion.weighting import Constant, Weighting
+from ldm.diffusion.time_density import Draws, UniformSteps
+from ldm.diffusion.weighting import Constant, EDMWeighting, Weighting
 
-LOSSES = ("l2", "l1")
+LOSSES = ("l2", "l1", "vlb")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Weighted error of the output at a random time.
+    """Weighted error of the output at a random time, or the variational bound.
 
     Attributes:
-        loss: `l2`: weight * error^2; `l1`: sqrt(weight) * |error|. Either is the norm of the same weighted error.
+        loss: `l2`: weight * error^2; `l1`: sqrt(weight) * |error|. Either is the norm of the same weighted error. `vlb`: the chain's
+            variational bound without L_T, in bits/dim, from the one term drawn; it has its own weights.
+        learned_variance: the network also says the variance, see `split_spread`.
+        vlb_weight: how much of the bound is added to `l2` or `l1`, for the variance alone: the mean's gradient is stopped there
+            (Nichol & Dhariwal 2021, eq. 16; theirs is 0.001). None = nothing.
+        levels: of the data from -1 to 1, for the bound's L_0; None = continuous, as latents are.
 
     Raises:
-        UserError: the prediction is ill-posed at the process's noisiest time, or the loss is unknown.
+        UserError: parts that make no sense together; each says why.
     """
 
     process: NoiseProcess
     prediction: Prediction
     weighting: Weighting = Constant()
-    density: TimeDensity = UniformSteps()
+    density: Draws = UniformSteps()
     network_input: NetworkInput = TableIndex()
-    loss: Literal["l2", "l1"] = "l2"
+    loss: Literal["l2", "l1", "vlb"] = "l2"
+    learned_variance: bool = False
+    vlb_weight: float | None = None
+    levels: int | None = None
 
     def __post_init__(self) -> None:
         self.prediction.check(self.process)
+        self.network_input.check(self.process)
         if self.loss not in LOSSES:
             raise unknown("loss", self.loss, LOSSES)
+        self._check_bound()
+        self._check_weights()
+
+    def _check_bound(self) -> None:
+        asked = self.loss == "vlb" or self.vlb_weight is not None
+        if self.learned_variance and not asked:
+            raise UserError("learned_variance is never taught: set vlb_weight (0.001), or loss to vlb")
+        if self.loss == "vlb" and self.vlb_weight is not None:
+            raise UserError("vlb_weight adds the bound to l2 or l1; loss is vlb already: leave vlb_weight null")
+        if self.vlb_weight is not None and not self.learned_variance:
+            raise UserError("vlb_weight teaches the variance alone: set learned_variance to true, or loss to vlb")
+        if self.vlb_weight is not None and not self.vlb_weight > 0:
+            raise UserError(f"vlb_weight must be above 0, or null for none, got {self.vlb_weight}")
+        if self.loss == "vlb" and self.weighting != Constant():
+            raise UserError("the bound has its own weights: with loss vlb, set weighting to constant")
+        if asked and not self.density.on_chain:
+            raise UserError("the bound is a sum over the chain's steps: set density to uniform or importance")
+
+    def _check_weights(self) -> None:
+        t = torch.tensor(self.process.t_last, dtype=torch.float64)
+        if self._weight(t) == 0:
+            raise UserError(
+                f"weighting {self.weighting.kind!r} weighs nothing where no signal is left (zero_terminal_snr, rectified_flow), and "
+                "sampling starts there: take 'constant', 'min_snr' or 'edm'"
+            )
+        edm = (EDMPrediction, EDMInput, EDMWeighting)
+        said = {part.sigma_data for part in (self.prediction, self.network_input, self.weighting) if isinstance(part, edm)}
+        if len(said) > 1:
+            raise UserError(f"prediction, network_input and weighting must name one sigma_data, got {', '.join(map(str, sorted(said)))}")
 
     def __call__(self, network: Network, x0: Tensor, condition: Condition, streams: Streams) -> Tensor:
         """One number a sample, (B, ...) -> (B,), float32; times and noise are drawn from `streams` under "time" and "noise"."""
@@ -53,9 +93,25 @@ class Objective:
         x_t = self.process.blend(Estimate(x0=x0, eps=eps), t)
 
         output = network(*self.network_input(x_t, t, self.process), condition).float()
-        target = self.prediction.target(x0, eps, *self.process.scales(t, x0))
+        mean, spread = split_spread(output, x_t, self.learned_variance)
+        if self.loss == "vlb":
+            loss = self._bound(mean, spread, x0, x_t, t)
+        else:
+            target = self.prediction.target(x0, eps, *self.process.scales(t, x0))
+            error = over(self._weight(t).sqrt().to(x0.dtype), x0) * (mean - target)
+            loss = (error.square() if self.loss == "l2" else error.abs()).flatten(1).mean(1)
+        if self.vlb_weight is not None:
+            loss = loss + self.vlb_weight * self._bound(mean.detach(), spread, x0, x_t, t)
+        return loss * over(self.density.weight(t).to(loss.dtype), loss)
 
+    def _weight(self, t: Tensor) -> Tensor:
+        """Of the output's squared error, float64, of t's shape."""
         gain = self.prediction.x0_gain(self.process.alpha(t), self.process.sigma(t))
-        root = self.weighting.of_output(self.process.log_snr(t), gain).sqrt()
-        error = over(root.to(x0.dtype), x0) * (output - target)
-        return (error.square() if self.loss == "l2" else error.abs()).flatten(1).mean(1)
+        return self.weighting.of_output(self.process.log_snr(t), gain)
+
+    def _bound(self, mean: Tensor, spread: Tensor | None, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """(B,) bits/dim, the bound of the whole chain by its term at t."""
+        n = self.process.num_steps
+        s = ((t * n).round() - 1) / n
+        estimate = replace(self.prediction.read(mean, x_t, *self.process.scales(t, x_t)), spread=spread)
+        return n * bound.term(estimate, x0, s, t, self.process, self.levels)

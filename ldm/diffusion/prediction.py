@@ -56,8 +56,8 @@ class Prediction(Family, abc.ABC):
         t = torch.tensor(process.t_last, dtype=torch.float64)
         if self.determinant(process.alpha(t), process.sigma(t)) == 0:
             raise UserError(
-                f"prediction {self.kind!r} says nothing of the picture where no signal is left (zero_terminal_snr): take 'v' or 'x0', "
-                f"or a process that keeps some signal"
+                f"prediction {self.kind!r} says nothing of the picture where no signal is left (zero_terminal_snr, rectified_flow): "
+                f"take 'v' or 'x0', 'velocity' or 'edm', or a process that keeps some signal"
             )
 
 
@@ -86,3 +86,48 @@ class VPrediction(Prediction):
 
     def mix(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return -sigma, alpha
+
+
+@kind("velocity")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VelocityPrediction(Prediction):
+    """eps - x0: dx/dt of the rectified flow. Never ill-posed.
+
+    For any other process it is the slope dy/du in the frame y = x / (alpha + sigma) with the clock u = sigma / (alpha + sigma), where
+    that process is a rectified flow too (`NoiseProcess.noise_share`); it is not its dx/dt. Liu et al. 2023, eq. 1; Lipman et al. 2023.
+    """
+
+    def mix(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return -torch.ones_like(alpha), torch.ones_like(sigma)
+
+
+@kind("edm")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EDMPrediction(Prediction):
+    """F of x0 = c_skip x + c_out F, for data of standard deviation sigma_data. Karras et al. 2022, table 1. Never ill-posed.
+
+    Theirs is for alpha = 1: c_skip = sd^2 / (sigma^2 + sd^2), c_out = sigma sd / sqrt(sigma^2 + sd^2). Other processes are read as
+    x / alpha with the noise sigma / alpha. c_in and the clock belong to the network input of the same name.
+    """
+
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.sigma_data > 0:
+            raise UserError(f"prediction edm needs sigma_data > 0, got {self.sigma_data}")
+
+    def mix(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        total = (sigma**2 + (alpha * self.sigma_data) ** 2).sqrt()
+        return sigma / (total * self.sigma_data), -alpha * self.sigma_data / total
+
+
+@kind("score")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScorePrediction(Prediction):
+    """The gradient of log p_t, -eps / sigma. Song et al. 2021, eq. 7. x0 is lost where alpha = 0.
+
+    It grows without bound where noise is small: with the weighting `snr` its error counts sigma^2, which is theirs.
+    """
+
+    def mix(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(alpha), -1 / sigma

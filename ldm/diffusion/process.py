@@ -1,4 +1,4 @@
-"""The forward process: x_t = alpha(t) x0 + sigma(t) eps.
+"""The forward process: x_t = alpha(t) x0 + sigma(t) eps, which is the marginal of dx = f(t) x dt + g(t) dw.
 
 t is the process clock: 0 = data, 1 = the noisiest, growing with noise. alpha and sigma are standard deviations, never squared;
 log_snr = log(alpha^2 / sigma^2), which is twice what DPM-Solver calls lambda.
@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import abc
 
+import torch
 from torch import Tensor
 
+from ldm.core.errors import UserError
 from ldm.core.family import Family
 from ldm.core.shapes import over
 from ldm.diffusion.estimate import Estimate
 
 
 class NoiseProcess(Family, abc.ABC):
-    """A Gaussian forward process on t in [0, 1].
+    """A Gaussian forward process on t in [0, 1]; at t = 0, sigma is 0 and alpha is 1.
 
     Attributes:
-        num_steps: steps of its chain; a network's clock counts in them.
+        num_steps: steps of its chain; a network's clock counts in them. A continuous process has none of its own: there it is only the
+            scale of the clock and of the chains laid on the process.
     """
 
     __slots__ = ()
@@ -44,6 +47,10 @@ class NoiseProcess(Family, abc.ABC):
     def time_at(self, log_snr: Tensor) -> Tensor:
         """The inverse of `log_snr`, float64; beyond the process's range, the nearer end."""
 
+    @abc.abstractmethod
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """d alpha / dt and d sigma / dt, float64, of t's shape; infinite at t = 0 where sigma grows like a root."""
+
     @property
     def t_first(self) -> float:
         """The least noisy time that training shows a network."""
@@ -53,6 +60,20 @@ class NoiseProcess(Family, abc.ABC):
     def t_last(self) -> float:
         """The noisiest time; sampling starts here."""
         return 1.0
+
+    @property
+    def prior_std(self) -> float:
+        """Standard deviation of the N(0, prior_std^2) that sampling starts from at t = 1."""
+        return 1.0
+
+    def drift(self, t: Tensor) -> Tensor:
+        """f = d log alpha / dt, float64; -inf where no signal is left."""
+        return self.rates(t)[0] / self.alpha(t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """g^2 = d sigma^2 / dt - 2 f sigma^2 = -sigma^2 d log_snr / dt, float64."""
+        sigma = self.sigma(t)
+        return 2 * sigma * (self.rates(t)[1] - self.drift(t) * sigma)
 
     def scales(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma at t, () or (B,), in x's dtype and on its device, shaped to multiply x of (B, ...)."""
@@ -81,3 +102,26 @@ class NoiseProcess(Family, abc.ABC):
         of_x_t = self.alpha(t) / self.alpha(s) * (self.sigma(s) / self.sigma(t)) ** 2
         of_x0 = self.alpha(s) * self.step_variance(s, t) / self.sigma(t) ** 2
         return over(of_x_t.to(x_t.dtype), x_t) * x_t + over(of_x0.to(x_t.dtype), x_t) * x0
+
+    def log_variance(self, spread: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        """log of a learned variance of x_s given x_t: spread log beta + (1 - spread) log beta tilde; of spread's shape.
+
+        beta tilde is 0 where s = 0; there the next step's takes its place, that of (t, 2 t), as in the published code. So t < 1 there.
+
+        Args:
+            spread: (B, ...), 0 = the posterior's own variance, 1 = that of q(x_t | x_s).
+            s: () or (B,), and t likewise, s < t.
+
+        Source: Nichol & Dhariwal 2021, eq. 15.
+        """
+        small = self.posterior_variance(s, t)
+        at_data = self.posterior_variance(t, (2 * t.double()).clamp(max=self.t_last))
+        low = torch.where(self.sigma(s) == 0, at_data, small).log()
+        high = self.step_variance(s, t).log()
+        return over(low.to(spread.dtype), spread) + spread * over((high - low).to(spread.dtype), spread)
+
+
+def refuse_few_steps(num_steps: int) -> None:
+    """Refuses, by UserError, a chain of fewer than 2 steps."""
+    if num_steps < 2:
+        raise UserError(f"a noise process needs num_steps >= 2, got {num_steps}")

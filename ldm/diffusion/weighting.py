@@ -1,7 +1,8 @@
 """How much each noise level counts.
 
 A weighting is w on the squared error of x0. An output error d makes an x0 error of gain * d, so on the output it is w gain^2 (the gain is
-`Prediction.x0_gain`): 1/snr for eps, 1/(snr + 1) for v, 1 for x0. Errors of the output stay near 1 at every t, so the loss uses that form.
+`Prediction.x0_gain`): 1/snr for eps, 1/(snr + 1) for v where alpha^2 + sigma^2 = 1, 1 for x0. Errors of the output stay near 1 at every
+t, so the loss uses that form.
 """
 
 from __future__ import annotations
@@ -55,3 +56,51 @@ class MinSNR(Weighting):
     def of_output(self, log_snr: Tensor, x0_gain: Tensor) -> Tensor:
         square = x0_gain.square()
         return torch.maximum(log_snr.exp(), 1 / square).clamp(max=self.gamma) * square
+
+
+@kind("snr")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SNR(Weighting):
+    """w = snr: the plain loss of eps, whatever is predicted. Kingma et al. 2021, sec. 5; on the score it is Song et al.'s sigma^2.
+
+    Where no signal is left it weighs nothing.
+    """
+
+    def of_output(self, log_snr: Tensor, x0_gain: Tensor) -> Tensor:
+        return log_snr.exp() * x0_gain.square()
+
+
+@kind("sigmoid")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sigmoid(Weighting):
+    """w = snr sigmoid(shift - log_snr): on the error of eps a step down, from 1 in noise to 0 near data, at log_snr = shift.
+
+    Kingma & Gao 2023, sec. 4.2 and appendix D.3.2; Hoogeboom et al. 2024. Theirs is per unit of log-SNR: here the density of times
+    multiplies it. Where no signal is left it weighs nothing.
+
+    Attributes:
+        shift: log-SNR at which half the weight is left.
+    """
+
+    shift: float = 2.0
+
+    def of_output(self, log_snr: Tensor, x0_gain: Tensor) -> Tensor:
+        return log_snr.exp() * (self.shift - log_snr).sigmoid() * x0_gain.square()
+
+
+@kind("edm")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EDMWeighting(Weighting):
+    """w = snr + 1 / sigma_data^2, which with sigma for sigma / alpha is (sigma^2 + sigma_data^2) / (sigma sigma_data)^2.
+
+    Karras et al. 2022, table 1. For data of standard deviation sigma_data; 1 on the output of the prediction of the same name.
+    """
+
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.sigma_data > 0:
+            raise UserError(f"weighting edm needs sigma_data > 0, got {self.sigma_data}")
+
+    def of_output(self, log_snr: Tensor, x0_gain: Tensor) -> Tensor:
+        return (log_snr.exp() + self.sigma_data**-2) * x0_gain.square()

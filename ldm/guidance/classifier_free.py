@@ -1,16 +1,29 @@
-"""Classifier-free guidance (Ho & Salimans 2022)."""
+"""Classifier-free guidance (Ho & Salimans 2022), within an interval of noise levels, with its contrast mended."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ldm.core.condition import Condition
+from ldm.core.errors import UserError
+from ldm.core.shapes import over
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.estimate import Denoise, Estimate
+from ldm.guidance.ends import with_x0
 
 
-def classifier_free(denoiser: Denoiser, told: Condition, untold: Condition, scale: float) -> Denoise:
+def classifier_free(
+    denoiser: Denoiser,
+    told: Condition,
+    untold: Condition,
+    scale: float,
+    interval: tuple[float, float] = (0.0, math.inf),
+    rescale: float = 0.0,
+) -> Denoise:
     """untold + scale (told - untold), by one pass of twice the batch.
 
     Args:
@@ -18,14 +31,48 @@ def classifier_free(denoiser: Denoiser, told: Condition, untold: Condition, scal
         told: what is wanted; of B.
         untold: "nothing", or what is not wanted (a negative prompt); of B, with the same channels and number of tokens.
         scale: 0 = untold, 1 = told (no second half is computed), beyond 1 = away from untold.
+        interval: least and greatest noise level, in sigma / alpha, at which guidance acts; outside it is told alone (Kynkaanniemi et al.
+            2024), and where no sample of the batch is inside no second half is computed.
+        rescale: 0 to 1: how far the standard deviation of each sample's x0 is brought back to what told has (Lin et al. 2023, sec. 3.4,
+            phi; there of the network's output, which at zero SNR is x0 likewise).
+
+    Raises:
+        UserError: an interval that is none, or rescale out of range.
     """
+    low, high = interval
+    if not 0 <= low <= high:
+        raise UserError(f"a guidance interval is two noise levels sigma / alpha, 0 <= low <= high, got {low} and {high}")
+    if not 0 <= rescale <= 1:
+        raise UserError(f"guidance rescale must be from 0 (none) to 1 (all), got {rescale}")
+    told_alone = denoiser.bind(told)
     if scale == 1:
-        return denoiser.bind(told)
-    both = denoiser.bind(Condition.stack([untold, told]))
+        return told_alone
+    both, process = denoiser.bind(Condition.stack([untold, told])), denoiser.process
 
     def denoise(x_t: Tensor, t: Tensor) -> Estimate:
-        estimate = both(torch.cat([x_t, x_t]), torch.cat([t, t]))
-        (x0_untold, x0_told), (eps_untold, eps_told) = estimate.x0.chunk(2), estimate.eps.chunk(2)
-        return Estimate(x0_untold, eps_untold).toward(Estimate(x0_told, eps_told), scale)
+        level = process.sigma(t) / process.alpha(t)
+        inside = (low <= level) & (level <= high)
+        if not inside.any():
+            return told_alone(x_t, t)
+        away, wanted = _halves(both(torch.cat([x_t, x_t]), torch.cat([t, t])))
+        guided = away.toward(wanted, scale)
+        if rescale:
+            guided = with_x0(guided, _rescaled(guided.x0, wanted.x0, rescale), x_t, t, process)
+        rows = over(inside, x_t)
+        x0, eps = torch.where(rows, guided.x0, wanted.x0), torch.where(rows, guided.eps, wanted.eps)
+        return replace(wanted, x0=x0, eps=eps)
 
     return denoise
+
+
+def _halves(estimate: Estimate) -> tuple[Estimate, Estimate]:
+    (x0, more_x0), (eps, more_eps) = estimate.x0.chunk(2), estimate.eps.chunk(2)
+    spread, more_spread = (None, None) if estimate.spread is None else estimate.spread.chunk(2)
+    return Estimate(x0, eps, spread), Estimate(more_x0, more_eps, more_spread)
+
+
+def _rescaled(x0: Tensor, wanted: Tensor, share: float) -> Tensor:
+    """x0 with each sample's standard deviation led a share of the way to another's."""
+    tiny = torch.finfo(x0.dtype).tiny  # a flat x0 has no contrast to mend
+    factor = wanted.flatten(1).std(1) / x0.flatten(1).std(1).clamp(min=tiny)
+    return over(share * factor + 1 - share, x0) * x0

@@ -6,12 +6,14 @@ Song et al. 2021 (Score SDE), appendix I.2; Lugmayr et al. 2022 (RePaint), eq. 8
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.diffusion.process import NoiseProcess
+from ldm.guidance.ends import with_x0
 
 TICKS = 2**30  # a time's key into the noise
 
@@ -37,10 +39,7 @@ def known_region(denoise: Denoise, known_x0: Tensor, known_mask: Tensor, process
         seen = torch.where(known, process.blend(at_t, t), x_t)
         guess = denoise(seen, t)
 
-        alpha, sigma = process.scales(t, x_t)
-        return Estimate(
-            x0=torch.where(known, known_x0, guess.x0),
-            eps=torch.where(known, (x_t - alpha * known_x0) / sigma, guess.eps),
-        )
+        certain = with_x0(guess, known_x0, x_t, t, process)
+        return replace(guess, x0=torch.where(known, known_x0, guess.x0), eps=torch.where(known, certain.eps, guess.eps))
 
     return knowing

@@ -73,7 +73,9 @@ def _with_known_put_back(model: LatentDiffusion, known: Tensor, hole: Tensor, ho
 
     def knowing(denoise: Denoise, streams: Streams) -> Denoise:
         rows = (len(streams), -1, -1, -1)
-        return known_region(denoise, latent.expand(rows), kept.expand(rows), model.spec.process, step_noise(streams.under("known"), latent))
+        noise = step_noise(streams.under("known"), latent)
+        at_time = (lambda time: noise(0)) if how.sampler.adaptive else noise
+        return known_region(denoise, latent.expand(rows), kept.expand(rows), model.spec.process, at_time)
 
     told = model.untold() if prompt is None else model.text_inputs(prompt)
     return model.generate(told, how, known=knowing)

@@ -24,10 +24,11 @@ from ldm.core.errors import UserError, unknown
 from ldm.core.random import Streams
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.estimate import Denoise, Estimate
+from ldm.diffusion.grid import Grid
 from ldm.first_stage.stage import FirstStage
 from ldm.guidance.classifier_free import classifier_free
 from ldm.pipelines.canvas import as_pictures
-from ldm.pipelines.sampling import OnStep, Sampling
+from ldm.pipelines.sampling import OnStep, Sampling, shifted, start_std
 from ldm.samplers.sampler import Sampler, step_noise
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -69,6 +70,7 @@ class LatentDiffusion:
         self,
         *,
         sampler: str | Sampler | None = None,
+        grid: str | Grid | None = None,
         steps: int | None = None,
         guidance: float | None = None,
         num_images: int = 1,
@@ -78,13 +80,15 @@ class LatentDiffusion:
         """How to sample; what is None is as the model's checkpoint says.
 
         Raises:
-            UserError: unknown sampler; a number out of range; more steps than the process has.
+            UserError: unknown sampler or grid; a number out of range; more steps than the process has.
         """
         default = self.spec.sampling
         solver = Sampler.of_kind(sampler)() if isinstance(sampler, str) else sampler or default.sampler
-        assert isinstance(solver, Sampler)
+        spacing = Grid.of_kind(grid)() if isinstance(grid, str) else grid or default.grid
+        assert isinstance(solver, Sampler) and isinstance(spacing, Grid)
         how = Sampling(
             sampler=solver,
+            grid=spacing,
             steps=default.steps if steps is None else steps,
             guidance=default.guidance if guidance is None else guidance,
             num_images=num_images,
@@ -100,6 +104,7 @@ class LatentDiffusion:
         *,
         negative_prompt: str = "",
         sampler: str | Sampler | None = None,
+        grid: str | Grid | None = None,
         steps: int | None = None,
         guidance: float | None = None,
         num_images: int = 1,
@@ -111,7 +116,7 @@ class LatentDiffusion:
         Raises:
             UserError: empty prompt; a model without text conditioning; see `sampling`.
         """
-        how = self.sampling(sampler=sampler, steps=steps, guidance=guidance, num_images=num_images, seed=seed, on_step=on_step)
+        how = self.sampling(sampler=sampler, grid=grid, steps=steps, guidance=guidance, num_images=num_images, seed=seed, on_step=on_step)
         return as_pictures(self.generate(self.text_inputs(prompt), how, self.untold(negative_prompt)))
 
     def sample(
@@ -120,6 +125,7 @@ class LatentDiffusion:
         label: str | int | None = None,
         layout: Tensor | None = None,
         sampler: str | Sampler | None = None,
+        grid: str | Grid | None = None,
         steps: int | None = None,
         guidance: float | None = None,
         num_images: int = 1,
@@ -131,7 +137,7 @@ class LatentDiffusion:
         Raises:
             UserError: unknown label; a model that was not trained with labels or maps; see `sampling`.
         """
-        how = self.sampling(sampler=sampler, steps=steps, guidance=guidance, num_images=num_images, seed=seed, on_step=on_step)
+        how = self.sampling(sampler=sampler, grid=grid, steps=steps, guidance=guidance, num_images=num_images, seed=seed, on_step=on_step)
         return as_pictures(self.generate(self.class_inputs(label, layout), how))
 
     def text_inputs(self, prompt: str) -> ConditionInputs:
@@ -252,11 +258,15 @@ class LatentDiffusion:
             rows = range(first, min(first + AT_ONCE, len(told)))
             streams = Streams.of(how.seed, "image", samples=rows)
             noise = streams.normal("start", shape).to(self.device)
-            x = noise if start_latent is None else process.blend(Estimate(x0=start_latent.expand_as(noise), eps=noise), times[0])
-            denoise = classifier_free(self.denoiser, _joined(told, rows), _joined(untold, rows), how.guidance)
+            if start_latent is None:
+                x = start_std(process, times[0]) * noise
+            else:
+                x = process.blend(Estimate(x0=start_latent.expand_as(noise), eps=noise), times[0])
+            conditions = _joined(told, rows), _joined(untold, rows)
+            denoise = classifier_free(self.denoiser, *conditions, how.guidance, how.guidance_interval, how.guidance_rescale)
             if known is not None:
                 denoise = known(denoise, streams)
-            on_step = _shifted(how.on_step, number, len(starts))
+            on_step = shifted(how.on_step, number, len(starts))
             latent = how.sampler.sample(denoise, x, times, process, step_noise(streams, x), on_step)
             with self._autocast():
                 pictures.append(self.first_stage.decode(latent).float().cpu())
@@ -268,7 +278,13 @@ class LatentDiffusion:
             with self._autocast():
                 return self.network(x, clock, condition)
 
-        return Denoiser(network=network, process=self.spec.process, prediction=self.spec.prediction)
+        return Denoiser(
+            network=network,
+            process=self.spec.process,
+            prediction=self.spec.prediction,
+            network_input=self.spec.network_input,
+            learned_variance=self.spec.learned_variance,
+        )
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.precision == "fp32":
@@ -293,10 +309,3 @@ def _same(one: Condition, other: Condition) -> bool:
     """Whether two conditions, made by the same conditioners, tell the same."""
     pairs = ((getattr(one, field.name), getattr(other, field.name)) for field in fields(Condition))
     return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
-
-
-def _shifted(on_step: OnStep | None, number: int, count: int) -> OnStep | None:
-    """Progress over several batches."""
-    if on_step is None:
-        return None
-    return lambda done, steps: on_step(number * steps + done, count * steps)

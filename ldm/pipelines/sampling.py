@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
+
+import torch
+from torch import Tensor
 
 from ldm.core.errors import UserError
 from ldm.diffusion.grid import Grid, Trailing
+from ldm.diffusion.process import NoiseProcess
 from ldm.samplers.sampler import Sampler
 
 OnStep = Callable[[int, int], None]
@@ -21,6 +25,8 @@ class Sampling:
         sampler: the solver.
         steps: solver steps from pure noise; a start from a noised picture takes its share of them.
         guidance: classifier-free scale; 1 = plain conditional.
+        guidance_interval: noise levels, in sigma / alpha, at which guidance acts.
+        guidance_rescale: 0 to 1, how far the contrast that guidance adds is taken back.
         num_images: pictures.
         seed: picture i depends on (seed, i) only.
         grid: where the solver stops on the way.
@@ -30,6 +36,8 @@ class Sampling:
     sampler: Sampler
     steps: int
     guidance: float
+    guidance_interval: tuple[float, float] = (0.0, inf)
+    guidance_rescale: float = 0.0
     num_images: int = 1
     seed: int = 0
     grid: Grid = Trailing()
@@ -42,3 +50,17 @@ class Sampling:
             raise UserError(f"the number of images must be at least 1, got {self.num_images}")
         if not (self.guidance >= 0 and isfinite(self.guidance)):
             raise UserError(f"guidance must be a number from 0 up (1 = no guidance, 4 = usual), got {self.guidance}")
+
+
+def shifted(on_step: OnStep | None, number: int, count: int) -> OnStep | None:
+    """Progress over several batches: that of batch `number`, from 0, as part of all."""
+    if on_step is None:
+        return None
+    return lambda done, steps: on_step(number * steps + done, count * steps)
+
+
+def start_std(process: NoiseProcess, t: Tensor) -> float:
+    """Standard deviation of the noise to start from at t, of which the prior is the case t = 1; for data of standard deviation 1."""
+    spread = (process.alpha(t) ** 2 + process.sigma(t) ** 2).sqrt()
+    noisiest = torch.full_like(t, process.t_last)
+    return process.prior_std * (spread / (process.alpha(noisiest) ** 2 + process.sigma(noisiest) ** 2).sqrt()).item()

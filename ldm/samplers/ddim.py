@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -11,7 +10,7 @@ from ldm.core.errors import UserError
 from ldm.core.family import kind
 from ldm.diffusion.estimate import Estimate
 from ldm.diffusion.process import NoiseProcess
-from ldm.samplers.sampler import Past, Sampler
+from ldm.samplers.sampler import Ask, Noise, Past, Sampler
 
 
 @kind("ddim")
@@ -30,7 +29,7 @@ class DDIM(Sampler):
             raise UserError(f"ddim needs 0 <= eta <= 1, got {self.eta}")
 
     def step(
-        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Callable[[], Tensor]
+        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Ask
     ) -> Tensor:
         if self.eta == 0 or process.sigma(s) == 0:
             return process.blend(now, s)

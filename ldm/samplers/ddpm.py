@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,9 +11,9 @@ from ldm.core.errors import UserError, unknown
 from ldm.core.family import kind
 from ldm.diffusion.estimate import Estimate
 from ldm.diffusion.process import NoiseProcess
-from ldm.samplers.sampler import Past, Sampler
+from ldm.samplers.sampler import Ask, Noise, Past, Sampler
 
-VARIANCES = ("small", "large")
+VARIANCES = ("small", "large", "learned")
 
 
 @kind("ddpm")
@@ -24,24 +23,35 @@ class DDPM(Sampler):
 
     Attributes:
         variance: `small` = the posterior's own (beta tilde), right for data at one point; `large` = that of q(x_t | x_s) (beta), right
-            for N(0, I) data.
+            for N(0, I) data; `learned` = between both, as the network says (Nichol & Dhariwal 2021, eq. 15).
     """
 
-    variance: Literal["small", "large"] = "small"
+    variance: Literal["small", "large", "learned"] = "small"
 
     def __post_init__(self) -> None:
         if self.variance not in VARIANCES:
             raise unknown("ddpm variance", self.variance, VARIANCES)
 
-    def check(self, process: NoiseProcess, steps: int) -> None:
+    def check(self, process: NoiseProcess, grid: Tensor) -> None:
+        steps = len(grid) - 1
         if steps > process.num_steps:
             raise UserError(f"ddpm can take at most the process's {process.num_steps} steps, got {steps}")
 
     def step(
-        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Callable[[], Tensor]
+        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Ask
     ) -> Tensor:
         mean = process.posterior_mean(now.x0, x_t, s, t)
         if process.sigma(s) == 0:
             return mean  # data reached: alg. 2 draws no noise at its last step
-        variance = process.posterior_variance(s, t) if self.variance == "small" else process.step_variance(s, t)
-        return mean + variance.sqrt() * noise()
+        return mean + self._std(now, s, t, process) * noise()
+
+    def _std(self, now: Estimate, s: Tensor, t: Tensor, process: NoiseProcess) -> Tensor:
+        match self.variance:
+            case "small":
+                return process.posterior_variance(s, t).sqrt()
+            case "large":
+                return process.step_variance(s, t).sqrt()
+            case "learned":
+                if now.spread is None:
+                    raise UserError("this model's prediction has no learned variance: use ddpm with variance small or large")
+                return (process.log_variance(now.spread, s, t) / 2).exp()

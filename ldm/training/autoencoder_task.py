@@ -75,7 +75,7 @@ class AutoencoderTask:
             torch._functorch.config.donated_buffer = False  # the adaptive weight goes through one graph twice
             self._reconstruct = torch.compile(self.first_stage.reconstruct)
         self.data_digest = train_set.digest
-        self._latest: dict[str, Tensor] = {}  # the adversary's numbers, for the doctor
+        self._latest: dict[str, Tensor] = {}  # the adversary's numbers over all processes, for the doctor
 
     def describe(self) -> dict[str, int]:
         lpips = self.loss.perceptual and self.loss.perceptual.network
@@ -114,7 +114,10 @@ class AutoencoderTask:
                 numbers[name] = numbers.get(name, torch.zeros((), device=self.world.device)) + value.detach()
         if with_adversary:
             numbers["adversarial_weight"] = weight / self.world.size
-        self._latest = {name: value for name, value in numbers.items() if name.startswith(("adversarial", "disc"))}
+            told = [name for name in numbers if name.startswith(("adversarial", "disc"))]
+            of_all = torch.stack([numbers[name].float() for name in told])
+            self.world.sum_([of_all])
+            self._latest = dict(zip(told, of_all, strict=True))
         return numbers
 
     def _forward(self, images: Tensor, streams: Streams, now: Pass, with_adversary: bool) -> _Forward:
@@ -182,7 +185,7 @@ class AutoencoderTask:
         if "adversarial_weight" not in self._latest:
             return None
         names = ("adversarial_weight", "disc_real_logit", "disc_fake_logit", "disc_accuracy")
-        weight, real, fake, accuracy = (self._latest[name].item() * self.world.size for name in names)  # this process's share of each
+        weight, real, fake, accuracy = (self._latest[name].item() for name in names)
         return AdversaryState(
             weight=weight,
             largest_weight=self.loss.largest_weight,

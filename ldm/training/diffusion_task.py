@@ -24,7 +24,9 @@ from ldm.data.latent_cache import LatentCache
 from ldm.data.order import GlobalOrder
 from ldm.data.pictures import Pictures
 from ldm.data.random_masks import random_mask
+from ldm.diffusion.importance import LossMemory
 from ldm.diffusion.objective import Objective
+from ldm.diffusion.time_density import UniformSteps
 from ldm.first_stage.stage import FirstStage
 from ldm.pipelines.latent_diffusion import LatentDiffusion, Sampling, grey_latent
 from ldm.training.config import DTYPES, TrainConfig
@@ -81,6 +83,11 @@ class DiffusionTask:
         self.mean_network, self.mean_conditioners = Ema(self.network, config.ema_decay), Ema(self.conditioners, config.ema_decay)
         self.averaged: dict[str, Ema] = {"denoiser": self.mean_network, "conditioner": self.mean_conditioners}
         self.groups = {"denoiser": [p for module in self.trained.values() for p in module.parameters() if p.requires_grad]}
+        self.memory = objective.density if isinstance(objective.density, LossMemory) else None
+        if self.memory is not None:
+            self.trained["density"] = self.memory
+        # What is measured on held-out pictures must not depend on what training has learned of its steps.
+        self.measure = objective if self.memory is None else dataclasses.replace(objective, density=UniformSteps())
         self.data_digest = f"{train_set.digest} {spec.space.digest}"
         self._call = torch.compile(self.network) if config.compile else self.network
         self._paints = any(isinstance(part, InpaintMask) for part in conditioners)
@@ -116,11 +123,15 @@ class DiffusionTask:
         streams = Streams.of(self.seed, "train", now.step, samples=batch.positions)
         count = max(1, min(self.config.accumulate, len(batch.positions)))
         bounds = [len(batch.positions) * i // count for i in range(count + 1)]
-        total = torch.zeros((), device=self.world.device)
+        total, losses = torch.zeros((), device=self.world.device), []
         for start, stop in zip(bounds, bounds[1:], strict=False):
-            loss = self._loss(batch.part(start, stop), streams.part(start, stop), now.autocast()).sum() / now.batch_size
+            each = self._loss(batch.part(start, stop), streams.part(start, stop), now.autocast())
+            loss = each.sum() / now.batch_size
             now.backward(loss)
             total += loss.detach()
+            losses.append(each.detach())
+        if self.memory is not None:
+            self.memory.learn(torch.cat(losses), streams, self.objective.process, now.batch_size, self.world.sum_)
         return {"loss": total}
 
     def _loss(self, batch: LatentBatch, streams: Streams, autocast: AbstractContextManager[Any]) -> Tensor:
@@ -202,7 +213,7 @@ class DiffusionTask:
             drops = {name: rows[start:stop] for name, rows in nothing_dropped.items()}
             with autocast:
                 condition = conditioners(self._told(part.pictures, drops, part_streams), self._latent_size)
-                losses.append(self.objective(network, self._latents(part, part_streams), condition, part_streams))
+                losses.append(self.measure(network, self._latents(part, part_streams), condition, part_streams))
         loss = torch.cat(losses).mean().item()
         return Evaluation(metrics={"val/loss": loss}, lines=(f"held-out loss {loss:.4f} (averaged weights)",))
 
@@ -217,7 +228,7 @@ class DiffusionTask:
             precision=self.config.precision,
         )
         default = self.spec.sampling
-        how = Sampling(sampler=default.sampler, steps=default.steps, guidance=default.guidance, seed=self.seed)
+        how = Sampling(sampler=default.sampler, grid=default.grid, steps=default.steps, guidance=default.guidance, seed=self.seed)
         pictures = self._held_out_batch().pictures
         untold = model.tell(model.untold())
         rows = []

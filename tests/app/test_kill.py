@@ -1,102 +1,163 @@
-"""kill -9 at a random step of either stage, the same command again: the same weights to the bit."""
+"""kill -9, Ctrl-C or SIGTERM at any moment of either stage, the same command again: the same weights to the bit."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
+import re
+import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from PIL import Image, ImageDraw
-from safetensors.torch import load_file
-from torch import Tensor
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import FORKS, Mishap, arguments, checkpoint, finish, metrics, start, state
 
-ROOT = Path(__file__).parents[2]
-STEPS = 24
+from ldm.checkpoints.folder import Checkpoint, write_checkpoint
+from ldm.checkpoints.model import load_first_stage
+from ldm.training.state import load_state, mark_published, recover_states, save_state
 
-VAE = f"""
-name: tiny-vae
-data: {{train: DATA, val: null, size: 16}}
-first_stage: {{kind: kl, channels: 16, multipliers: [1, 2], blocks: 1, latent_channels: 2, dropout: 0.1}}
-loss: {{perceptual_weight: 0, disc_start: 6, disc_layers: 1, disc_channels: 8}}
-train: {{steps: {STEPS}, batch_size: 4, checkpoint_every: 5, sample_every: 100, optimizer: {{learning_rate: 1.0e-3}}}}
-"""
-LDM = f"""
-name: tiny-ldm
-data: {{train: DATA, val: null, size: 16, cache_views: 2}}
-first_stage: {{checkpoint: FIRST_STAGE}}
-denoiser:
-  {{kind: unet, channels: 32, multipliers: [1, 2], blocks: 1, attention: [], transformer_depth: 0, heads: 2, vector_width: 8, dropout: 0.1}}
-process: discrete_vp
-prediction: eps
-weighting: constant
-conditioning: {{class: {{kind: class_label, width: 8}}}}
-sampling: {{sampler: ddim, steps: 2}}
-train: {{steps: {STEPS}, batch_size: 4, checkpoint_every: 5, sample_every: 100, optimizer: {{learning_rate: 1.0e-3}}}}
-"""
+STEPS = 12
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of coloured squares in two class folders."""
+def home(tmp_path_factory: pytest.TempPathFactory, squares: Path) -> Path:
+    """Both stages, trained without a break, in `vae` and `ldm`."""
     folder = tmp_path_factory.mktemp("kill")
-    for number in range(10):
-        picture = Image.new("RGB", (20, 20), (25 * number, 255 - 25 * number, 90))
-        ImageDraw.Draw(picture).rectangle((number, 3, number + 8, 15), fill=(255, 200, 25 * number))
-        path = folder / "data" / ("even" if number % 2 else "odd") / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+    train(folder, squares, "vae", "vae")
+    train(folder, squares, "ldm", "ldm")
     return folder
 
 
-def train(script: str, home: Path, config: str, run: str, kill_at: int | None = None) -> None:
-    """One process of a training script; with kill_at it is killed once that many steps are logged."""
-    file = home / f"{script}.yaml"
-    file.write_text(config.replace("DATA", str(home / "data")).replace("FIRST_STAGE", str(home / "vae" / "checkpoint")))
-    command = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), "--config", str(file), "--run-dir", str(home / run)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    with open(home / f"{run}.log", "a") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        metrics = home / run / "metrics.jsonl"
-        while kill_at is not None and process.poll() is None:
-            if metrics.exists() and metrics.read_bytes().count(b"\n") >= kill_at:
-                process.send_signal(signal.SIGKILL)
-            time.sleep(0.002)
-        code = process.wait(100)
-    assert code == (0 if kill_at is None else -signal.SIGKILL), (home / f"{run}.log").read_text()[-2000:]
+def train(home: Path, squares: Path, which: str, run: str, mishap: Mishap | None = None, kill_at: int | None = None) -> None:
+    """One process of a training script; something may happen to it, or it is killed once so many steps are logged."""
+    first_stage = [f"first_stage.checkpoint={home / 'vae' / 'checkpoint'}"] if which == "ldm" else []
+    log = home / f"{run}.log"
+    process = start(f"train_{which}", arguments(which, home / run, squares, *first_stage), log, mishap=mishap)
+    rows = home / run / "metrics.jsonl"
+    while kill_at is not None and process.is_alive():
+        if rows.exists() and rows.read_bytes().count(b"\n") >= kill_at:
+            process.kill()
+            break
+        time.sleep(0.002)
+    finish(process, log, -signal.SIGKILL if kill_at is not None or (mishap and mishap[0] is signal.SIGKILL) else 0)
 
 
-def final(home: Path, run: str) -> dict[str, Tensor]:
-    """Live and averaged weights and optimizer moments of the last state, and the checkpoint's tensors."""
-    state = torch.load(home / run / "state" / f"step-{STEPS:08d}" / "state.pt", weights_only=True)
-    flat = {f"state.{path}": value for path, value in _tensors(state)}
-    for file in sorted((home / run / "checkpoint").glob("*.safetensors")):
-        flat |= {f"{file.name}.{name}": value for name, value in load_file(file).items()}
-    return flat
+def assert_ends_as_if_nothing_had_happened(home: Path, squares: Path, which: str, run: str) -> None:
+    train(home, squares, which, run)
+    whole, resumed = ({**state(home / name, STEPS), **checkpoint(home / name / "checkpoint")} for name in (which, run))
+    assert whole.keys() == resumed.keys()
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
+    assert [row["step"] for row in metrics(home / run)] == list(range(1, STEPS + 1))
 
 
-def _tensors(tree: object, path: str = "") -> list[tuple[str, Tensor]]:
-    if isinstance(tree, dict):
-        return [pair for key, value in tree.items() for pair in _tensors(value, f"{path}.{key}")]
-    return [(path, tree)] if isinstance(tree, Tensor) else []
+def test_what_a_whole_run_says_and_leaves(home: Path) -> None:
+    log = (home / "vae.log").read_text()
+    assert re.search(
+        r"parameters: first_stage 0\.\d+M, discriminator 0\.\d+M; weights and optimizer 0\.\d+ GiB .*batch 4; step 1 of 12\n", log
+    )
+    assert re.search(r"speed: [\d.]+ samples/s; about \d+ minutes left, finished near \d{4}-\d\d-\d\d \d\d:\d\d", log)
+    for which, spoken in (("vae", "reconstruction (10 pictures): L1"), ("ldm", "held-out loss")):
+        run = home / which
+        assert spoken in (run / "report.txt").read_text() and spoken in (home / f"{which}.log").read_text()
+        board = EventAccumulator(str(run)).Reload()
+        rows = metrics(run)
+        assert [event.value for event in board.Scalars("loss")] == pytest.approx([row["loss"] for row in rows])
+        assert set(board.Tags()["scalars"]) == {name for row in rows for name in row} - {"step"}
+        for picture in ("curves.png", f"samples/step-{STEPS:08d}.png"):
+            with Image.open(run / picture) as opened:
+                assert len(opened.convert("RGB").getcolors(1 << 24) or ()) > 10
 
 
-@pytest.mark.timeout(300)
-def test_both_stages_end_bitwise_equal_after_kills(home: Path) -> None:
-    whim = random.Random(time.time_ns())
-    for script, config, run in (("train_vae", VAE, "vae"), ("train_ldm", LDM, "ldm")):
-        train(script, home, config, run)
-        kill_at = whim.randint(1, STEPS - 2)
-        train(script, home, config, f"{run}-killed", kill_at)
-        train(script, home, config, f"{run}-killed")
-        whole, resumed = final(home, run), final(home, f"{run}-killed")
-        assert whole.keys() == resumed.keys()
-        different = [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])]
-        assert not different, f"{script} killed at step {kill_at}: {different[:5]}"
-        assert (home / run / "metrics.jsonl").read_text().count("\n") == STEPS
-        assert (home / f"{run}-killed" / "metrics.jsonl").read_text().count("\n") == STEPS
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("which", ["vae", "ldm"])
+def test_killed_at_a_random_step(home: Path, squares: Path, which: str) -> None:
+    at = random.Random(time.time_ns()).randint(1, STEPS - 2)
+    train(home, squares, which, f"{which}-killed-at-{at}", kill_at=at)
+    assert_ends_as_if_nothing_had_happened(home, squares, which, f"{which}-killed-at-{at}")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("which", ["vae", "ldm"])
+def test_asked_to_stop(home: Path, squares: Path, which: str) -> None:
+    """Ctrl-C, then SIGTERM, both in the middle of a save: the next step is the last, is saved and said, and the exit code is 0."""
+    run = f"{which}-asked"
+    for sent, step in ((signal.SIGINT, 3), (signal.SIGTERM, 6)):
+        train(home, squares, which, run, (sent, f".step-{step:08d}.tmp-"))
+        assert f"stopped after step {step + 1}, state saved; the same command goes on from here" in (home / f"{run}.log").read_text()
+        assert [row["step"] for row in metrics(home / run)] == list(range(1, step + 2))
+        assert [path.name for path in (home / run / "state").iterdir()] == [f"step-{step + 1:08d}"]
+    assert_ends_as_if_nothing_had_happened(home, squares, which, run)
+
+
+@pytest.mark.timeout(900)
+def test_killed_while_saving(home: Path, squares: Path) -> None:
+    """Before a complete state gets its name; before the one before it goes; between the checkpoint's two renames; before the last word."""
+    run = home / "vae-saving"
+    for name, saved in ((".step-00000006.tmp-", 3), ("step-00000003", 6), (".checkpoint.tmp-", 9), (".published.tmp-", 12)):
+        train(home, squares, "vae", run.name, (signal.SIGKILL, name))
+        found = load_state(run / "state", CPU)
+        assert found and found[0] == saved
+        load_first_stage(run / "checkpoint", CPU)
+    assert_ends_as_if_nothing_had_happened(home, squares, "vae", run.name)
+    assert [path.name for path in run.glob(".*")] == []
+
+
+def test_killed_at_every_change_on_disk(tmp_path: Path) -> None:
+    """State and checkpoint of a step are whole, and of the step before it or of this one; the next save goes on from there."""
+    process = FORKS.Process(target=_save_killed_everywhere, args=(tmp_path,))
+    process.start()
+    finish(process, tmp_path / "no log")
+    runs = sorted(tmp_path.glob("killed-*"))
+    found = []
+    for run in runs:
+        state_step, content = load_state(run / "state", CPU) or (0, {})
+        opened = Checkpoint.open(run / "checkpoint")
+        for step, weight in ((state_step, content["weight"]), (opened.config["step"], opened.tensors("first_stage")["weight"])):
+            torch.testing.assert_close(weight, torch.full_like(weight, step))
+        found.append((state_step, opened.config["step"]))
+        recover_states(run / "state")
+        _save(run, 3)
+        assert sorted(path.name for path in (*run.iterdir(), *run.glob("state/*"))) == ["checkpoint", "state", "step-00000003"]
+    assert found == sorted(found) and set(found) == {(1, 1), (2, 1), (2, 2)}
+
+
+def _save_killed_everywhere(folder: Path) -> None:
+    """One save a folder, in a fork each: killed before its first change on disk, its second, ..., until one is through."""
+    torch.set_num_threads(1)
+    _save(folder / "before", 1)
+    for number in itertools.count(1):
+        run = folder / f"killed-{number:03d}"
+        shutil.copytree(folder / "before", run)
+        if (child := os.fork()) == 0:
+            _die_at_change(number)
+            _save(run, 2)
+            os._exit(0)
+        if os.WIFEXITED(os.waitpid(child, 0)[1]):
+            return
+
+
+def _save(run: Path, step: int) -> None:
+    weights = {"weight": torch.full((300,), float(step))}
+    save_state(run / "state", step, weights)
+    write_checkpoint(run / "checkpoint", f"step: {step}\n", {"first_stage": weights}, "a card")
+    mark_published(run / "state", step)
+
+
+def _die_at_change(number: int) -> None:
+    """This process kills itself just before it makes, renames or removes a file or folder for the so-manieth time."""
+    changes = itertools.count(1)
+
+    def hook(event: str, details: tuple[Any, ...]) -> None:
+        changing = event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir") or (event == "open" and "w" in (details[1] or ""))
+        if changing and next(changes) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)

@@ -1,4 +1,4 @@
-"""The denoiser: one network, whatever it predicts, read alike; its clock."""
+"""The denoiser: one network, whatever it predicts, read alike; what it is fed; its variance."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.estimate import Estimate
-from ldm.diffusion.network_input import TableIndex
-from ldm.diffusion.prediction import EpsPrediction, Prediction
+from ldm.diffusion.network_input import EDMInput, NetworkInput, TableIndex, Time
+from ldm.diffusion.prediction import EpsPrediction, Prediction, VelocityPrediction
+from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
+from ldm.diffusion.processes.edm import EDM
+from ldm.diffusion.processes.rectified_flow import RectifiedFlow
 
 F64 = torch.float64
 PROCESS = DiscreteVP()
@@ -55,6 +58,60 @@ def test_clock_is_the_tables_index_as_a_float() -> None:
     assert_close(clock, torch.tensor([11.5, 0.0]))
 
 
+def test_time_is_the_published_clock_of_continuous_networks() -> None:
+    """Song et al. 2021: 999 t."""
+    x, clock = Time()(picture(), torch.tensor([1e-5, 0.5, 1.0], dtype=F64), RectifiedFlow())
+    assert_close(clock, torch.tensor([0.00999, 499.5, 999.0]))
+    assert torch.equal(x, picture())
+
+
+def test_edm_feeds_the_published_input() -> None:
+    """Karras et al. 2022, table 1: c_in = 1 / sqrt(sigma^2 + 0.5^2), ln(sigma) / 4; at sigma = 80 the clock is 1.0955."""
+    sigma = torch.tensor([0.002, 1.0, 80.0], dtype=F64)
+    x, clock = EDMInput()(picture(), sigma / 80, EDM())
+    assert_close(x, picture() * ((sigma**2 + 0.25) ** -0.5).float()[:, None, None, None])
+    assert_close(clock, (sigma.log() / 4).float())
+    assert clock[2].item() == pytest.approx(1.0955, abs=1e-4)
+
+
+@pytest.mark.parametrize("process", [kind() for kind in NoiseProcess.kinds().values()], ids=lambda p: p.kind)
+def test_edm_feeds_unit_variance_of_any_process(process: NoiseProcess) -> None:
+    t = torch.tensor([0.01, 0.3, 0.99], dtype=F64)
+    x0, eps = 0.7 * torch.randn(3, 20_000, generator=torch.Generator().manual_seed(0)), torch.randn(3, 20_000)
+    x, _ = EDMInput(sigma_data=0.7)(process.blend(Estimate(x0, eps), t), t, process)
+    assert_close(x.std(dim=1), torch.ones(3), rtol=0, atol=0.025)  # 5 standard deviations
+
+
+@pytest.mark.parametrize("network_input", [kind() for kind in NetworkInput.kinds().values()], ids=lambda i: i.kind)
+@pytest.mark.parametrize("process", [kind() for kind in NoiseProcess.kinds().values()], ids=lambda p: p.kind)
+def test_every_clock_rises_with_noise_and_ends(network_input: NetworkInput, process: NoiseProcess) -> None:
+    t = torch.linspace(process.t_first, 1 - 1e-3, 50, dtype=F64)
+    clock = network_input(torch.zeros(50, 1), t, process)[1]
+    assert clock.isfinite().all() and (clock.diff() > 0).all()
+
+
+def test_a_clock_without_an_end_is_refused() -> None:
+    with pytest.raises(UserError, match="'edm' has no clock .* 'rectified_flow' ends: take 'time'"):
+        Denoiser(network=lambda x, clock, c: x, process=RectifiedFlow(), prediction=VelocityPrediction(), network_input=EDMInput())
+    with pytest.raises(UserError, match="sigma_data > 0"):
+        EDMInput(sigma_data=-1)
+
+
+def test_the_second_half_of_the_channels_is_the_variance() -> None:
+    """Half of (1 + output), as the published code reads it: -1 is the posterior's own, 1 that of q(x_t | x_s)."""
+    x_t, t = picture(), torch.tensor([0.3, 0.6, 1.0], dtype=F64)
+    said = torch.tensor([-1.0, 1.0, 0.0])[:, None, None, None].expand(3, 1, 2, 2)
+
+    def network(x: Tensor, clock: Tensor, condition: Condition) -> Tensor:
+        return torch.cat([x.tanh(), said], dim=1)
+
+    got = Denoiser(network=network, process=PROCESS, prediction=EpsPrediction(), learned_variance=True).bind(Condition())(x_t, t)
+    plain = Denoiser(network=lambda x, clock, c: x.tanh(), process=PROCESS, prediction=EpsPrediction()).bind(Condition())(x_t, t)
+    assert torch.equal(got.x0, plain.x0) and torch.equal(got.eps, plain.eps)
+    assert plain.spread is None
+    assert_close(got.spread, torch.tensor([0.0, 1.0, 0.5])[:, None, None, None].expand(3, 1, 2, 2))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_the_network_sees_float32_and_the_sampler_its_own(dtype: torch.dtype) -> None:
     seen: list[torch.dtype] = []
@@ -75,6 +132,8 @@ def test_toward_is_a_line() -> None:
     assert a.toward(b, 0) == a
     assert a.toward(b, 1) == b
     assert a.toward(b, 2.5) == Estimate(torch.tensor(6.0), torch.tensor(1.5))
+    told = Estimate(b.x0, b.eps, spread=torch.tensor(0.3))
+    assert a.toward(told, 2.5).spread is told.spread
 
 
 def test_an_ill_posed_pair_is_refused() -> None:

@@ -15,14 +15,17 @@ from ldm.diffusion.processes.discrete_vp import DiscreteVP
 
 F64 = torch.float64
 DDPM_TABLE = DiscreteVP(spacing="linear", beta_first=1e-4, beta_last=0.02)
-PROCESSES = [kind() for kind in NoiseProcess.kinds().values()] + [
+CHAINS = [
+    DiscreteVP(),
     DDPM_TABLE,
     DiscreteVP(spacing="cosine"),
     DiscreteVP(zero_terminal_snr=True),
     DiscreteVP(spacing="cosine", zero_terminal_snr=True, num_steps=300),
     DiscreteVP(num_steps=2, zero_terminal_snr=True),
 ]
-every_process = pytest.mark.parametrize("process", PROCESSES, ids=repr)
+others = [kind() for name, kind in NoiseProcess.kinds().items() if name != "discrete_vp"]
+every_chain = pytest.mark.parametrize("process", CHAINS, ids=repr)
+every_process = pytest.mark.parametrize("process", [*CHAINS, *others], ids=repr)
 
 
 def steps(process: NoiseProcess) -> torch.Tensor:
@@ -75,10 +78,15 @@ def test_zero_terminal_snr_shifts_and_scales_the_root() -> None:
     assert_close(new, new[0] + slope * (old - old[0]), rtol=1e-9, atol=1e-12)
 
 
-@every_process
-def test_variance_is_preserved_and_the_ends_are_pure(process: NoiseProcess) -> None:
+@every_chain
+def test_variance_is_preserved(process: NoiseProcess) -> None:
     t = torch.linspace(0, 1, 1001, dtype=F64)
     assert_close(process.alpha(t) ** 2 + process.sigma(t) ** 2, torch.ones_like(t), rtol=1e-12, atol=0)
+
+
+@every_process
+def test_the_start_is_pure_data_and_log_snr_is_that_of_the_scales(process: NoiseProcess) -> None:
+    t = torch.linspace(0, 1, 1001, dtype=F64)
     assert (process.alpha(t[0]), process.sigma(t[0])) == (1, 0)
     assert process.log_snr(t[0]) == math.inf
     assert_close(process.log_snr(t[1:-1]), 2 * (process.alpha(t[1:-1]) / process.sigma(t[1:-1])).log(), rtol=1e-8, atol=1e-8)
@@ -97,10 +105,12 @@ def test_log_snr_falls_without_jumps_and_time_at_inverts_it(process: NoiseProces
         assert_close(process.alpha(step + side), process.alpha(step), rtol=1e-7, atol=1e-9)
 
 
-def test_time_at_stays_in_the_process() -> None:
-    beyond = torch.tensor([math.inf, -50.0, -math.inf], dtype=F64)
-    assert_close(DiscreteVP().time_at(beyond), torch.tensor([0.0, 1.0, 1.0], dtype=F64))
-    assert DiscreteVP(zero_terminal_snr=True).time_at(beyond)[2] == 1
+@every_process
+def test_time_at_holds_at_both_ends_and_beyond(process: NoiseProcess) -> None:
+    t = torch.logspace(-6, 0, 100, dtype=F64)
+    assert_close(process.time_at(process.log_snr(t)), t, rtol=1e-12, atol=0)
+    beyond = torch.tensor([math.inf, -math.inf, process.log_snr(t[-1]).item() - 1], dtype=F64)
+    assert process.time_at(beyond).tolist() == [0, 1, 1]
 
 
 def test_between_steps_log_snr_is_linear() -> None:
@@ -109,7 +119,7 @@ def test_between_steps_log_snr_is_linear() -> None:
     assert_close(process.log_snr(torch.tensor(0.325, dtype=F64)), ends[0] + 0.25 * (ends[1] - ends[0]))
 
 
-@every_process
+@every_chain
 def test_adjacent_posterior_is_ho_et_als(process: NoiseProcess) -> None:
     """Ho et al. 2020, eq. 7, written out in the betas."""
     t = steps(process)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -12,15 +13,32 @@ from torch.testing import assert_close
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.core.random import Streams
-from ldm.diffusion.network_input import NetworkInput
+from ldm.core.shapes import over
+from ldm.diffusion.network_input import EDMInput, NetworkInput, TableIndex, Time
 from ldm.diffusion.objective import Objective
-from ldm.diffusion.prediction import EpsPrediction, Prediction, VPrediction, X0Prediction
+from ldm.diffusion.prediction import (
+    EDMPrediction,
+    EpsPrediction,
+    Prediction,
+    ScorePrediction,
+    VelocityPrediction,
+    VPrediction,
+    X0Prediction,
+)
 from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
-from ldm.diffusion.time_density import TimeDensity, UniformSteps
-from ldm.diffusion.weighting import Constant, MinSNR, Weighting
+from ldm.diffusion.processes.edm import EDM
+from ldm.diffusion.processes.rectified_flow import RectifiedFlow
+from ldm.diffusion.processes.ve_sde import VESDE
+from ldm.diffusion.processes.vp_sde import VPSDE
+from ldm.diffusion.time_density import LogitNormal, LogNormal, Power, TimeDensity, UniformSteps, UniformTime
+from ldm.diffusion.weighting import SNR, Constant, EDMWeighting, MinSNR, Sigmoid, Weighting
 
 F64 = torch.float64
+every_prediction = pytest.mark.parametrize("prediction", [kind() for kind in Prediction.kinds().values()], ids=lambda p: p.kind)
+every_weighting = pytest.mark.parametrize("weighting", [kind() for kind in Weighting.kinds().values()], ids=lambda w: w.kind)
+every_density = pytest.mark.parametrize("density", [kind() for kind in TimeDensity.kinds().values()], ids=lambda d: d.kind)
+every_process = pytest.mark.parametrize("process", [kind() for kind in NoiseProcess.kinds().values()], ids=lambda p: p.kind)
 NOTHING = Condition()
 ZERO_END = DiscreteVP(zero_terminal_snr=True)
 
@@ -47,27 +65,59 @@ def silent(x_t: Tensor, clock: Tensor, condition: Condition) -> Tensor:
     return torch.zeros_like(x_t)
 
 
-@pytest.mark.parametrize("density", [kind() for kind in TimeDensity.kinds().values()], ids=lambda d: d.kind)
-@pytest.mark.parametrize("network_input", [kind() for kind in NetworkInput.kinds().values()], ids=lambda i: i.kind)
-@pytest.mark.parametrize("loss", ["l2", "l1"])
-@pytest.mark.parametrize("weighting", [kind() for kind in Weighting.kinds().values()], ids=lambda w: w.kind)
-@pytest.mark.parametrize("prediction", [kind() for kind in Prediction.kinds().values()], ids=lambda p: p.kind)
-def test_who_knows_the_point_has_no_loss(
-    prediction: Prediction, weighting: Weighting, loss: str, network_input: NetworkInput, density: TimeDensity
-) -> None:
-    """Data at one point: eps can be read off x_t, so a perfect network's loss is 0; a silent one's is not."""
-    process = DiscreteVP()
-    x0 = pictures(1).expand(8, -1, -1, -1)
+def perfect(process: NoiseProcess, prediction: Prediction, network_input: NetworkInput, x0: Tensor):
+    """A network that knows x0, and finds time and noise in what it is fed."""
 
-    def perfect(x_t: Tensor, clock: Tensor, condition: Condition) -> Tensor:
-        alpha, sigma = process.scales((clock.double() + 1) / process.num_steps, x_t)
-        return prediction.target(x0, (x_t - alpha * x0) / sigma, alpha, sigma)
+    def network(x: Tensor, clock: Tensor, condition: Condition) -> Tensor:
+        clock = clock.double()
+        match network_input:
+            case TableIndex():
+                t = (clock + 1) / process.num_steps
+            case Time():
+                t = clock / (process.num_steps - 1)
+            case EDMInput():
+                t = process.time_at(-8 * clock)
+                x = x * over((process.sigma(t) ** 2 + 0.25 * process.alpha(t) ** 2).sqrt(), x)
+        alpha, sigma = (over(scale, x) for scale in (process.alpha(t), process.sigma(t)))
+        return prediction.target(x0.double(), (x.double() - alpha * x0) / sigma, alpha, sigma)
 
-    objective = Objective(
-        process=process, prediction=prediction, weighting=weighting, density=density, network_input=network_input, loss=loss
-    )
-    assert objective(perfect, x0, NOTHING, streams(8)).max() < (1e-8 if loss == "l2" else 1e-4)
+    return network
+
+
+def no_loss(objective: Objective, x0: Tensor) -> None:
+    network = perfect(objective.process, objective.prediction, objective.network_input, x0)
+    assert objective(network, x0, NOTHING, streams(8)).max() < (2e-8 if objective.loss == "l2" else 2e-4)
     assert objective(silent, x0, NOTHING, streams(8)).min() > 1e-3
+
+
+@pytest.mark.parametrize("loss", ["l2", "l1"])
+@every_weighting
+@every_prediction
+def test_who_knows_the_point_has_no_loss(prediction: Prediction, weighting: Weighting, loss: str) -> None:
+    """Data at one point: eps can be read off x_t, so a perfect network's loss is 0; a silent one's is not."""
+    x0 = pictures(1).expand(8, -1, -1, -1)
+    no_loss(Objective(process=DiscreteVP(), prediction=prediction, weighting=weighting, loss=loss), x0)
+
+
+FED = [
+    pytest.param(process, network_input, density, id=f"{process.kind}-{network_input.kind}-{density.kind}")
+    for process in (kind() for kind in NoiseProcess.kinds().values())
+    for network_input in (kind() for kind in NetworkInput.kinds().values())
+    for density in (kind() for kind in TimeDensity.kinds().values())
+    if (process.kind, network_input.kind) != ("rectified_flow", "edm")  # refused: no clock
+    and (density.on_chain or network_input.kind != "table_index")  # its clock stands still below the first step
+]
+
+
+@pytest.mark.parametrize("process, network_input, density", FED)
+def test_whenever_and_however_fed(process: NoiseProcess, network_input: NetworkInput, density: TimeDensity) -> None:
+    x0 = pictures(1).expand(8, -1, -1, -1)
+    objective = Objective(process=process, prediction=VelocityPrediction(), density=density, network_input=network_input)
+    network = perfect(process, objective.prediction, network_input, x0)
+    t = density.draw(streams(8), process)
+    lost = 1e-7 / process.noise_share(t).clamp(max=0.1)  # of eps, in float32's x_t
+    assert (objective(network, x0, NOTHING, streams(8)).sqrt() < 1e-4 + 4 * lost).all()
+    assert objective(silent, x0, NOTHING, streams(8)).min() > 0.5
 
 
 def test_plain_loss_of_a_silent_network_is_the_targets_size() -> None:
@@ -145,7 +195,7 @@ def test_min_snr_on_v_and_x0_by_their_formulas() -> None:
 
 
 @pytest.mark.parametrize("prediction", [VPrediction(), X0Prediction()], ids=lambda p: p.kind)
-@pytest.mark.parametrize("weighting", [kind() for kind in Weighting.kinds().values()], ids=lambda w: w.kind)
+@pytest.mark.parametrize("weighting", [Constant(), MinSNR(), EDMWeighting(sigma_data=1.0)], ids=lambda w: w.kind)
 def test_the_noisiest_step_is_taught_with_zero_terminal_snr(weighting: Weighting, prediction: Prediction) -> None:
     """The trap: min(snr, gamma) / (snr + 1) on v is 0 there, and sampling starts there. The weight must be whole, and never grow to it."""
     snr, got = weight(weighting, prediction, ZERO_END)
@@ -161,7 +211,78 @@ def test_the_noisiest_step_is_taught_with_zero_terminal_snr(weighting: Weighting
     assert output.grad.abs().mean() > 0.01
 
 
-@pytest.mark.parametrize("prediction", [kind() for kind in Prediction.kinds().values()], ids=lambda p: p.kind)
+@pytest.mark.parametrize("process", [ZERO_END, RectifiedFlow()], ids=lambda p: p.kind)
+@pytest.mark.parametrize("weighting", [SNR(), Sigmoid()], ids=lambda w: w.kind)
+def test_what_does_not_teach_the_noisiest_step_is_refused(weighting: Weighting, process: NoiseProcess) -> None:
+    with pytest.raises(UserError, match=f"'{weighting.kind}' weighs nothing where no signal is left"):
+        Objective(process=process, prediction=VPrediction(), weighting=weighting)
+
+
+def test_snr_is_the_plain_loss_of_eps_and_sigma_squared_on_the_score() -> None:
+    _, got = weight(SNR(), EpsPrediction(), DiscreteVP())
+    assert_close(got, torch.ones_like(got))
+    _, got = weight(SNR(), ScorePrediction(), VESDE())
+    assert_close(got, VESDE().sigma(torch.arange(1, 1001, dtype=F64) / 1000) ** 2)
+
+
+def test_edm_weighting_is_the_published_one_and_1_on_its_output() -> None:
+    """Karras et al. 2022, table 1: (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 on x0."""
+    _, on_x0 = weight(EDMWeighting(sigma_data=0.5), X0Prediction(), EDM())
+    sigma = 80 * torch.arange(1, 1001, dtype=F64) / 1000
+    assert_close(on_x0, (sigma**2 + 0.25) / (sigma * 0.5) ** 2)
+    for process in (EDM(), DiscreteVP(), RectifiedFlow()):
+        _, got = weight(EDMWeighting(sigma_data=0.7), EDMPrediction(sigma_data=0.7), process)
+        assert_close(got, torch.ones_like(got))
+
+
+def test_sigmoid_is_a_step_on_eps() -> None:
+    """Kingma & Gao 2023: sigmoid(k - log-SNR) on eps, k = 2: a half at snr = e^2."""
+    snr, got = weight(Sigmoid(), EpsPrediction(), DiscreteVP())
+    assert_close(got, 1 / (1 + snr * math.exp(-2)))
+    assert Sigmoid(shift=1.0).of_output(torch.ones(()), torch.tensor(math.exp(-0.5))).item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("weighting", [SNR(), Sigmoid(), EDMWeighting()], ids=lambda w: w.kind)
+@every_prediction
+def test_a_weighting_is_of_x0_whatever_is_predicted(weighting: Weighting, prediction: Prediction) -> None:
+    t = torch.arange(1, 1001, dtype=F64) / 1000
+    gain = prediction.x0_gain(DiscreteVP().alpha(t), DiscreteVP().sigma(t))
+    assert_close(weighting.of_output(DiscreteVP().log_snr(t), gain) / gain**2, weight(weighting, X0Prediction(), DiscreteVP())[1])
+
+
+@every_process
+@every_density
+def test_times_stay_where_the_process_is_trained(density: TimeDensity, process: NoiseProcess) -> None:
+    t = density.draw(streams(500), process)
+    assert t.dtype == F64 and t.unique().numel() > 50
+    assert (t >= process.t_first).all() and (t <= process.t_last).all()
+    assert_close(t[100:200], density.draw(streams(500).part(100, 200), process), rtol=1e-12, atol=0)
+
+
+def test_densities_have_their_moments() -> None:
+    """4 standard deviations of 4000 draws."""
+    t = UniformTime().draw(streams(4000), VPSDE())
+    assert_close(torch.histc(t, 4, 0, 1), torch.full((4,), 1000.0, dtype=F64), rtol=0, atol=110)
+    cubed = Power(exponent=2).draw(streams(4000), DiscreteVP()) ** 3  # of the density 3 t^2
+    assert_close(torch.histc(cubed, 4, 0, 1), torch.full((4,), 1000.0, dtype=F64), rtol=0, atol=110)
+    assert_close(Power(exponent=0).draw(streams(100), DiscreteVP()), UniformSteps().draw(streams(100), DiscreteVP()))
+    late = UniformTime().draw(streams(1000), RectifiedFlow(num_steps=4))  # from its first time, 1/4, to its last
+    assert 0.25 <= late.min() < 0.26 and 0.99 < late.max() <= 1
+    log_sigma = EDM().sigma(LogNormal().draw(streams(4000), EDM())).log()  # Karras et al. 2022: P_mean -1.2, P_std 1.2
+    assert log_sigma.mean().item() == pytest.approx(-1.2, abs=0.076)
+    assert log_sigma.std().item() == pytest.approx(1.2, abs=0.054)
+    logit = LogitNormal(mean=0.5, std=0.8).draw(streams(4000), RectifiedFlow()).logit()
+    assert logit.mean().item() == pytest.approx(0.5, abs=0.051)
+    assert logit.std().item() == pytest.approx(0.8, abs=0.036)
+
+
+def test_on_the_flow_log_normal_and_logit_normal_are_one() -> None:
+    """sigma / alpha = t / (1 - t)."""
+    ratio, logit = LogNormal(mean=0.3, std=1.1), LogitNormal(mean=0.3, std=1.1)
+    assert_close(ratio.draw(streams(100), RectifiedFlow()), logit.draw(streams(100), RectifiedFlow()))
+
+
+@every_prediction
 def test_min_snr_caps_the_x0_weight(prediction: Prediction) -> None:
     process = DiscreteVP()
     t = torch.arange(1, 1001, dtype=F64) / 1000
@@ -190,3 +311,31 @@ def test_mistakes_are_named() -> None:
         Objective(process=DiscreteVP(), prediction=EpsPrediction(), loss="huber")
     with pytest.raises(UserError, match="gamma > 0"):
         MinSNR(gamma=0)
+    with pytest.raises(UserError, match="sigma_data > 0"):
+        EDMWeighting(sigma_data=0)
+    for density in (LogNormal, LogitNormal):
+        with pytest.raises(UserError, match="std > 0"):
+            density(std=0)
+    with pytest.raises(UserError, match="exponent >= 0"):
+        Power(exponent=-1)
+    with pytest.raises(UserError, match="one sigma_data, got 0.5, 1"):
+        Objective(process=EDM(), prediction=EDMPrediction(), weighting=EDMWeighting(sigma_data=1), network_input=EDMInput())
+    with pytest.raises(UserError, match="no clock"):
+        Objective(process=RectifiedFlow(), prediction=VelocityPrediction(), network_input=EDMInput())
+
+
+@pytest.mark.parametrize(
+    "parts, said",
+    [
+        ({"learned_variance": True}, "never taught"),
+        ({"vlb_weight": 0.001}, "set learned_variance"),
+        ({"vlb_weight": 0.001, "loss": "vlb", "learned_variance": True}, "leave vlb_weight null"),
+        ({"vlb_weight": 0.0, "learned_variance": True}, "above 0"),
+        ({"vlb_weight": 0.001, "learned_variance": True, "density": UniformTime()}, "density to uniform or importance"),
+        ({"loss": "vlb", "density": LogNormal()}, "density to uniform or importance"),
+        ({"loss": "vlb", "weighting": MinSNR()}, "weighting to constant"),
+    ],
+)
+def test_bounds_that_make_no_sense_are_refused(parts: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Objective(process=DiscreteVP(), prediction=EpsPrediction(), **parts)

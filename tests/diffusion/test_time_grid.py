@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 from ldm.core.errors import UserError
-from ldm.diffusion.grid import Grid, Leading, Trailing, Uniform
+from ldm.diffusion.grid import GaussianOptimal, Grid, Karras, Leading, LogSNR, Trailing, Uniform
+from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
+from ldm.diffusion.processes.edm import EDM
+from ldm.diffusion.processes.rectified_flow import RectifiedFlow
 
+F64 = torch.float64
 PROCESS = DiscreteVP()
+PROCESSES = [*(kind() for kind in NoiseProcess.kinds().values()), DiscreteVP(spacing="cosine"), DiscreteVP(zero_terminal_snr=True)]
+every_process = pytest.mark.parametrize("process", PROCESSES, ids=repr)
 every_grid = pytest.mark.parametrize("grid", [kind() for kind in Grid.kinds().values()], ids=lambda g: g.kind)
 
 
@@ -33,12 +41,14 @@ def test_trailing_rounds_to_the_table() -> None:
     assert_close(Uniform().times(PROCESS, 7).diff(), torch.full((7,), -1 / 7, dtype=torch.float64))
 
 
+@every_process
 @every_grid
 @pytest.mark.parametrize("start", [1.0, 0.6])
-@pytest.mark.parametrize("steps", [1, 3, 50, 599])
-def test_falls_from_the_start_to_0(grid: Grid, steps: int, start: float) -> None:
-    times = grid.times(PROCESS, steps, start)
+@pytest.mark.parametrize("steps", [1, 2, 3, 50, 599])
+def test_falls_from_the_start_to_0(grid: Grid, steps: int, start: float, process: NoiseProcess) -> None:
+    times = grid.times(process, steps, start)
     assert len(times) == steps + 1
+    assert times[-2] >= process.t_first * (1 - 1e-9)  # no network was trained below
     assert (times.diff() < 0).all()
     assert times[-1] == 0 and times[0] <= start
     if grid.kind != "leading":
@@ -66,3 +76,84 @@ def test_no_more_steps_than_the_table() -> None:
         Leading(offset=1).times(PROCESS, 1000)
     with pytest.raises(UserError, match="offset >= 0"):
         Leading(offset=-1)
+
+
+def levels(process: NoiseProcess, times: torch.Tensor) -> torch.Tensor:
+    """sigma / alpha at all times but the last."""
+    return (process.sigma(times[:-1]) / process.alpha(times[:-1])).float()
+
+
+def test_karras_et_als_noise_levels() -> None:
+    """Karras et al. 2022, eq. 5, in EDM's own range: 80 to 0.002 in 18 steps, as its CIFAR-10 table has them."""
+    got = levels(EDM(), Karras().times(EDM(), 18))
+    assert got[[0, 17]].tolist() == pytest.approx([80.0, 0.002], rel=1e-6)
+    assert got[[1, 9, 16]].tolist() == pytest.approx([57.586, 1.9233, 0.0075280], rel=1e-4)
+    even = (got.double() ** (1 / 7)).diff()
+    assert_close(even, even[:1].expand(17), rtol=1e-4, atol=0)
+
+
+@every_process
+def test_log_snr_is_even_down_to_the_least_noise_that_networks_know(process: NoiseProcess) -> None:
+    times = LogSNR().times(process, 20, 0.9)
+    steps = process.log_snr(times[:-1]).diff()
+    assert_close(steps, steps[:1].expand(19), rtol=1e-5, atol=0)
+    assert times[-2].item() == pytest.approx(process.t_first, rel=1e-9)
+
+
+@pytest.mark.parametrize("process", [RectifiedFlow(), DiscreteVP(zero_terminal_snr=True)], ids=repr)
+@pytest.mark.parametrize("grid", [Karras(), LogSNR()], ids=lambda g: g.kind)
+def test_without_signal_levels_begin_at_the_chains_next_step(process: NoiseProcess, grid: Grid) -> None:
+    """The noisiest time stands, its infinite level is taken for that of step N - 1: so the second time lies below that."""
+    times = grid.times(process, 10)
+    assert times[0] == 1
+    assert 0.3 < times[1] < 0.999
+
+
+def deviation(process: NoiseProcess, grid: Grid | torch.Tensor, steps: int, std: float) -> float:
+    """Of what DDIM makes of data of N(0, std^2), from the right start, without chance: each step is a factor on x."""
+    times = grid if isinstance(grid, torch.Tensor) else grid.times(process, steps)
+    alpha, sigma = process.alpha(times), process.sigma(times)
+    made = (alpha[0] ** 2 * std**2 + sigma[0] ** 2).sqrt().item()
+    for i in range(steps):
+        variance = alpha[i] ** 2 * std**2 + sigma[i] ** 2
+        made *= ((alpha[i + 1] * alpha[i] * std**2 + sigma[i + 1] * sigma[i]) / variance).item()
+    return made
+
+
+@every_process
+@pytest.mark.parametrize("std", [0.5, 1.0, 2.0])
+def test_gaussian_optimal_is_optimal(process: NoiseProcess, std: float) -> None:
+    """Its closed form, std cos(total / n)^n; better than the other grids, and than itself with any one time moved."""
+    grid, steps = GaussianOptimal(sigma_data=std), 6
+    one = torch.ones((), dtype=F64)
+    total = math.atan2(process.sigma(one).item(), std * process.alpha(one).item())
+    best = deviation(process, grid, steps, std)
+    assert best == pytest.approx(std * math.cos(total / steps) ** steps, rel=1e-9)
+    for other in (Uniform(), Trailing(), Karras(), LogSNR()):
+        assert deviation(process, other, steps, std) < best + 1e-9
+    for i in range(1, steps):
+        for nudge in (0.97, 1.03):
+            moved = grid.times(process, steps)
+            moved[i] *= nudge
+            assert deviation(process, moved, steps, std) < best
+
+
+def test_gaussian_optimal_lies_near_align_your_steps() -> None:
+    """Sabour et al. 2024: the table's indices that were found for Stable Diffusion 1.5; here by a formula."""
+    published = [999, 850, 736, 645, 545, 455, 343, 233, 124, 24]
+    got = indices(GaussianOptimal(sigma_data=1.5).times(PROCESS, 10))
+    assert max(abs(a - b) for a, b in zip(got, published, strict=True)) <= 30
+
+
+@pytest.mark.parametrize("grid", [Karras(), LogSNR(), GaussianOptimal()], ids=lambda g: g.kind)
+def test_no_steps_below_the_least_noise(grid: Grid) -> None:
+    assert grid.times(PROCESS, 1, PROCESS.t_first).tolist() == [PROCESS.t_first, 0]
+    with pytest.raises(UserError, match="2 sampling steps asked from noise level 0.001, but networks know none below 0.001: take 1"):
+        grid.times(PROCESS, 2, PROCESS.t_first)
+
+
+def test_wrong_settings_are_named() -> None:
+    with pytest.raises(UserError, match="rho > 0, got 0"):
+        Karras(rho=0.0)
+    with pytest.raises(UserError, match="sigma_data > 0, got -1"):
+        GaussianOptimal(sigma_data=-1.0)

@@ -1,6 +1,8 @@
-"""Classifier-free guidance: its three identities, in one pass."""
+"""Classifier-free guidance: its three identities, in one pass; where it acts; the contrast it gives."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ldm.core.condition import Condition
+from ldm.core.errors import UserError
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.prediction import Prediction
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
@@ -73,3 +76,81 @@ def test_asks_the_network_once(scale: float) -> None:
 def test_guided_ends_still_make_x_t(prediction: Prediction) -> None:
     got = classifier_free(denoiser(prediction), TOLD, UNTOLD, 7.5)(X_T, T)
     assert_close(DiscreteVP().blend(got, T), X_T, rtol=1e-3, atol=1e-3)
+
+
+LEVELS = (DiscreteVP().sigma(T) / DiscreteVP().alpha(T)).tolist()
+
+
+@every_prediction
+def test_outside_the_interval_told_speaks_alone(prediction: Prediction) -> None:
+    """Kynkaanniemi et al. 2024, eq. 5, each row by its own noise level; where no row is inside, half the work."""
+    model = denoiser(prediction)
+    told = model.bind(TOLD)(X_T, T)
+    everywhere = classifier_free(model, TOLD, UNTOLD, 4.0)(X_T, T)
+
+    above = classifier_free(model, TOLD, UNTOLD, 4.0, interval=(LEVELS[2] * 1.01, math.inf))
+    model.network.asked.clear()
+    got = above(X_T, T)
+    assert torch.equal(got.x0, told.x0) and torch.equal(got.eps, told.eps)
+    assert [len(asked.vector) for asked in model.network.asked] == [3]
+
+    got = classifier_free(model, TOLD, UNTOLD, 4.0, interval=(LEVELS[0] * 1.01, LEVELS[1] * 1.01))(X_T, T)
+    for row, wanted in enumerate((told, everywhere, told)):
+        assert_close(got.x0[row], wanted.x0[row], rtol=1e-4, atol=1e-4)
+        assert_close(got.eps[row], wanted.eps[row], rtol=1e-4, atol=1e-4)
+
+    got = classifier_free(model, TOLD, UNTOLD, 4.0, interval=(0.0, math.inf))(X_T, T)
+    assert torch.equal(got.x0, everywhere.x0)
+
+
+@every_prediction
+def test_rescale_gives_back_the_contrast(prediction: Prediction) -> None:
+    """Lin et al. 2023, eq. 15 and 16: at 1 each sample's x0 has told's standard deviation, between 0 and 1 a share of it; x_t stays."""
+    model = denoiser(prediction)
+    told, plain = model.bind(TOLD)(X_T, T), classifier_free(model, TOLD, UNTOLD, 7.5)(X_T, T)
+
+    def stds(x0: Tensor) -> Tensor:
+        return x0.flatten(1).std(1)
+
+    assert (stds(plain.x0) / stds(told.x0) - 1).abs().max() > 0.1
+    for rescale in (0.7, 1.0):
+        got = classifier_free(model, TOLD, UNTOLD, 7.5, rescale=rescale)(X_T, T)
+        assert_close(stds(got.x0), rescale * stds(told.x0) + (1 - rescale) * stds(plain.x0), rtol=1e-4, atol=1e-5)
+        assert_close(got.x0 / plain.x0, (stds(got.x0) / stds(plain.x0))[:, None, None, None].expand_as(X_T), rtol=1e-3, atol=1e-4)
+        assert_close(DiscreteVP().blend(got, T), X_T, rtol=1e-4, atol=1e-4)
+
+
+def test_rescale_of_nothing_is_nothing() -> None:
+    """A network that has learned nothing says 0; its x0 has no contrast at zero SNR."""
+    process = DiscreteVP(zero_terminal_snr=True)
+    model = Denoiser(network=lambda x, clock, condition: 0 * x, process=process, prediction=Prediction.of_kind("v")())
+    got = classifier_free(model, TOLD, UNTOLD, 3.0, rescale=1.0)(X_T, torch.ones(3, dtype=torch.float64))
+    assert torch.equal(got.x0, torch.zeros_like(X_T)) and torch.equal(got.eps, X_T)
+
+
+def test_told_keeps_its_learned_variance() -> None:
+    network = Listener()
+    model = Denoiser(
+        network=lambda x, clock, condition: torch.cat([network(x, clock, condition)] * 2, dim=1),
+        process=DiscreteVP(),
+        prediction=Prediction.of_kind("eps")(),
+        learned_variance=True,
+    )
+    told = model.bind(TOLD)(X_T, T)
+    for scale, interval in ((0.0, (0.0, math.inf)), (1.0, (0.0, math.inf)), (4.0, (0.0, math.inf)), (4.0, (LEVELS[1], LEVELS[1]))):
+        got = classifier_free(model, TOLD, UNTOLD, scale, interval, rescale=0.5)(X_T, T)
+        assert_close(got.spread, told.spread)
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"interval": (2.0, 1.0)}, "0 <= low <= high, got 2.0 and 1.0"),
+        ({"interval": (-1.0, 1.0)}, "got -1.0 and 1.0"),
+        ({"rescale": 1.5}, "from 0 (none) to 1 (all), got 1.5"),
+    ],
+)
+def test_mistakes_are_named(wrong: dict, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        classifier_free(denoiser(Prediction.of_kind("v")()), TOLD, UNTOLD, 3.0, **wrong)
+    assert said in str(caught.value)

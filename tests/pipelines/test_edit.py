@@ -18,6 +18,7 @@ from ldm.core.errors import UserError
 from ldm.pipelines.canvas import BLEND_SIDE, Square, as_tensor, blended, hole_of, known_at
 from ldm.pipelines.edit import image_to_image, inpaint
 from ldm.pipelines.latent_diffusion import LatentDiffusion as Model
+from ldm.samplers.sampler import Sampler
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_what_was_in_the_hole_has_no_influence(model_of, name, size):
         assert np.array_equal(np.array(one), np.array(another))
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler", Sampler.kinds())
 def test_training_free_holds_the_known_latents_exactly(model_of, monkeypatch, sampler):
     model, picture = model_of("pixels"), noisy(16, 16)
     mask = mask_of(picture.size, MIDDLE)

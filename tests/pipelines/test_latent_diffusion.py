@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,9 @@ from ldm import LatentDiffusion
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.diffusion.estimate import Denoise
+from ldm.diffusion.grid import Leading
+from ldm.diffusion.prediction import EpsPrediction
+from ldm.diffusion.processes.edm import EDM
 from ldm.pipelines import latent_diffusion as module
 from ldm.pipelines.canvas import as_pictures
 from ldm.pipelines.latent_diffusion import LatentDiffusion as Model
@@ -61,11 +65,13 @@ class Seen:
 
 @pytest.mark.parametrize("sampler", Sampler.kinds())
 def test_a_picture_depends_on_seed_and_number_only(model, monkeypatch, sampler):
+    """Of 255 levels one may differ by rounding; the adaptive sampler's strides fit the batch, within a tolerance."""
+    rounding = 3 if sampler == "ode" else 1
     together = model.text_to_image("a red heart", num_images=5, seed=3, sampler=sampler)
     monkeypatch.setattr(module, "AT_ONCE", 2)
-    assert apart(model.text_to_image("a red heart", num_images=5, seed=3, sampler=sampler), together) <= 1
+    assert apart(model.text_to_image("a red heart", num_images=5, seed=3, sampler=sampler), together) <= rounding
     monkeypatch.setattr(module, "AT_ONCE", 1)
-    assert apart(model.text_to_image("a red heart", num_images=1, seed=3, sampler=sampler), together[:1]) <= 1
+    assert apart(model.text_to_image("a red heart", num_images=1, seed=3, sampler=sampler), together[:1]) <= rounding
     assert all(apart([together[0]], [other]) > 20 for other in together[1:])
     assert apart(model.text_to_image("a red heart", seed=4, sampler=sampler), together[:1]) > 20
 
@@ -211,6 +217,46 @@ def test_any_share_of_any_number_of_steps_fits_the_table(plain, monkeypatch):
             plain.generate(plain.untold(), plain.sampling(steps=steps), start=start, start_latent=latent)
 
 
+def test_the_grid_is_the_askers_or_the_models(plain, monkeypatch):
+    grids = Grids(monkeypatch)
+    plain.sample(steps=3)
+    plain.sample(steps=3, grid="uniform")
+    plain.sample(steps=3, grid=Leading(offset=1))
+    kept = replace(plain.spec, sampling=replace(plain.spec.sampling, grid=Leading()))
+    replace(plain, spec=kept).sample(steps=3)
+    wanted = [[1, 0.67, 0.33, 0], [1, 2 / 3, 1 / 3, 0], [0.68, 0.35, 0.02, 0], [0.67, 0.34, 0.01, 0]]
+    assert_close(torch.stack(grids.times), torch.tensor(wanted, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("grid, ratio", [("trailing", 1.0), ("leading", math.sqrt(1 + (40 * 0.951) ** 2) / math.sqrt(1 + 40**2))])
+def test_starts_from_the_processs_prior(plain, monkeypatch, grid, ratio):
+    """Below the noisiest time, from as much less as data of deviation 1 has there."""
+    starts = []
+    monkeypatch.setattr(Sampler, "sample", lambda self, denoise, x, *rest: starts.append(x) or x)
+    plain.sample(seed=5, grid=grid, steps=20)
+    exploding = replace(plain.spec, process=EDM(sigma_max=40.0), prediction=EpsPrediction())
+    replace(plain, spec=exploding).sample(seed=5, grid=grid, steps=20)
+    assert_close(starts[1], 40 * ratio * starts[0], rtol=1e-5, atol=1e-6)
+    assert 0.8 < starts[0].std() < 1.2
+
+
+def test_guidance_acts_in_its_interval_and_is_rescaled(model):
+    """One step from noise, where sigma / alpha is infinite: an interval that ends below says nothing there."""
+    how, seen = model.sampling(steps=1, guidance=4), []
+
+    def x0(how) -> torch.Tensor:
+        def spy(denoise: Denoise, streams: object) -> Denoise:
+            return lambda x, t: seen.append(denoise(x, t)) or seen[-1]
+
+        model.generate(model.text_inputs("a red heart"), how, known=spy)
+        return seen[-1].x0
+
+    told, guided = x0(replace(how, guidance=1)), x0(how)
+    assert_close(x0(replace(how, guidance_interval=(0.0, 100.0))), told, rtol=1e-5, atol=1e-5)
+    assert abs(guided.std() / told.std() - 1) > 0.01
+    assert_close(x0(replace(how, guidance_rescale=1.0)).std(), told.std(), rtol=1e-4, atol=0)
+
+
 def test_progress_counts_all_batches(plain, monkeypatch):
     monkeypatch.setattr(module, "AT_ONCE", 2)
     told = []
@@ -219,7 +265,8 @@ def test_progress_counts_all_batches(plain, monkeypatch):
 
 
 MISTAKES = {
-    "unknown sampler": ({"sampler": "dpmpp_2n"}, "'dpmpp_2n'; allowed: ddim, ddpm, dpmpp_2m. Did you mean 'dpmpp_2m'"),
+    "unknown sampler": ({"sampler": "dpmpp_2n"}, "langevin, ode, pc, pndm, unipc. Did you mean 'dpmpp_2m'"),
+    "unknown grid": ({"grid": "carras"}, "log_snr, trailing, uniform. Did you mean 'karras'"),
     "no steps": ({"steps": 0}, "steps must be at least 1, got 0"),
     "negative steps": ({"steps": -1}, "steps must be at least 1, got -1"),
     "more steps than the table": ({"steps": 101}, "101 sampling steps asked, but the process has 100"),

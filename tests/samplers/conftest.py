@@ -1,4 +1,4 @@
-"""A denoiser that is exact: data of N(mean, std^2), where the probability flow has a closed form."""
+"""Denoisers that are exact, for Gaussian data and a mixture, where the flow has a closed form; and what a sampler makes of the first."""
 
 from __future__ import annotations
 
@@ -38,19 +38,86 @@ class Gaussian:
         return mean_s + std_s / std_t * (x_t - mean_t)
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """Each number is N(-1, 0.3^2) or N(1.2, 0.3^2), as likely."""
+
+    process: NoiseProcess
+    means = torch.tensor([-1.0, 1.2], dtype=torch.float64)
+    std = 0.3
+
+    def parts(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Means (2,) of the parts of x_t's distribution, and their one standard deviation."""
+        alpha, sigma = self.process.scales(t.flatten()[0], x_t)
+        return alpha * self.means, (alpha**2 * self.std**2 + sigma**2).sqrt()
+
+    def denoise(self, x_t: Tensor, t: Tensor) -> Estimate:
+        means, std = self.parts(x_t, t)
+        alpha, sigma = self.process.scales(t.flatten()[0], x_t)
+        off = (x_t[..., None] - means) / std
+        likely = (-off.square() / 2).softmax(-1)
+        x0 = (likely * (self.means + alpha * self.std**2 / std * off)).sum(-1)
+        return Estimate(x0, (x_t - alpha * x0) / sigma)
+
+    def below(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """How much of the distribution lies below x_t."""
+        means, std = self.parts(x_t, t)
+        return torch.special.ndtr((x_t[..., None] - means) / std).mean(-1)
+
+    def flow(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """In one dimension the probability flow keeps what lies below; found by halving."""
+        wanted = self.below(x_t, t)
+        low, high = torch.full_like(x_t, -1e3), torch.full_like(x_t, 1e3)
+        for _ in range(80):
+            middle = (low + high) / 2
+            under = self.below(middle, s) < wanted
+            low, high = torch.where(under, middle, low), torch.where(under, high, middle)
+        return low
+
+
 @pytest.fixture
 def gaussian() -> Callable[[NoiseProcess, float, float], Gaussian]:
     return Gaussian
 
 
 @pytest.fixture
+def mixture() -> Callable[[NoiseProcess], Mixture]:
+    return Mixture
+
+
+@pytest.fixture
 def no_noise() -> Callable[[int], Tensor]:
     """For samplers that must not ask."""
 
-    def refuse(step: int) -> Tensor:
+    def refuse(step: int, further: int = 0) -> Tensor:
         raise AssertionError("a deterministic sampler asked for noise")
 
     return refuse
+
+
+@pytest.fixture
+def made_of() -> Callable[..., tuple[float, float]]:
+    """Mean and standard deviation of what a sampler makes of Gaussian data, exactly, where each step is x_s = A x_t + B + sum C_k z_k.
+
+    Row 0 starts at the mean of x_t and draws no noise; row 1 starts one deviation off; each row more draws a 1 in one of the draws.
+    """
+
+    def measure(sampler, world: Gaussian, grid: Tensor, draws: int) -> tuple[float, float]:
+        zero = torch.zeros(2 + draws, 1, dtype=torch.float64)
+        mean, std = world.marginal(grid[0], zero)
+        x = zero + mean
+        x[1] += std
+        rows: dict[tuple[int, int], int] = {}
+
+        def noise(step: int, further: int = 0) -> Tensor:
+            z = zero.clone()
+            z[rows.setdefault((step, further), 2 + len(rows))] = 1
+            return z
+
+        got = sampler.sample(world.denoise, x, grid, world.process, noise)
+        return got[0].item(), (got[1:] - got[0]).square().sum().sqrt().item()
+
+    return measure
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import diffusers
 import pytest
 import torch
@@ -12,19 +10,32 @@ from torch.testing import assert_close
 
 from ldm.core.condition import Condition
 from ldm.diffusion.denoiser import Denoiser
-from ldm.diffusion.grid import Leading, Trailing
+from ldm.diffusion.estimate import Estimate
+from ldm.diffusion.grid import Karras, Leading, Trailing, Uniform
 from ldm.diffusion.prediction import Prediction
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
+from ldm.diffusion.processes.rectified_flow import RectifiedFlow
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.ddpm import DDPM
 from ldm.samplers.dpmpp_2m import DPMpp2M
+from ldm.samplers.dpmpp_2m_sde import DPMpp2MSDE
+from ldm.samplers.euler import Euler
+from ldm.samplers.euler_ancestral import EulerAncestral
+from ldm.samplers.heun import Heun
+from ldm.samplers.pndm import PNDM
+from ldm.samplers.sampler import Sampler
+from ldm.samplers.unipc import UniPC
 
-pytestmark = pytest.mark.parity
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),  # the peer's own
+]
 
 STEPS = 20
 PEER_NAMES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 PEER_BETAS = {"linear": "linear", "sqrt_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
-every_prediction = pytest.mark.parametrize("prediction", [kind() for kind in Prediction.kinds().values()], ids=lambda p: p.kind)
+every_prediction = pytest.mark.parametrize("prediction", [Prediction.of_kind(name)() for name in PEER_NAMES], ids=lambda p: p.kind)
+eps_or_v = pytest.mark.parametrize("prediction", [Prediction.of_kind(name)() for name in ("eps", "v")], ids=lambda p: p.kind)
 every_table = pytest.mark.parametrize("process", [DiscreteVP(), DiscreteVP(spacing="linear"), DiscreteVP(spacing="cosine")], ids=repr)
 
 
@@ -48,19 +59,25 @@ def peer_settings(process: DiscreteVP, prediction: Prediction) -> dict[str, obje
 
 
 def peer(scheduler, x: Tensor, **each) -> Tensor:
-    scheduler.set_timesteps(STEPS)
+    """The peer's result from x, which is in its own frame; `each` is given to each of its steps, by number."""
     for i, timestep in enumerate(scheduler.timesteps):
         extra = {name: value(i) for name, value in each.items()}
-        x = scheduler.step(network(x, timestep.float().expand(len(x)), Condition()), timestep, x, **extra).prev_sample
+        seen = scheduler.scale_model_input(x, timestep) if hasattr(scheduler, "scale_model_input") else x
+        x = scheduler.step(network(seen, timestep.float().expand(len(x)), Condition()), timestep, x, **extra).prev_sample
     return x
 
 
+def steps_of(scheduler, **settings):
+    scheduler.set_timesteps(**(settings or {"num_inference_steps": STEPS}))
+    return scheduler
+
+
 @pytest.fixture
-def peers_noise(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Makes the peer's DDPM draw ours, one a step."""
+def peers_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the peer's samplers draw ours, one a step."""
     steps = iter(range(STEPS))
-    monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: noise(next(steps)))
-    yield
+    for room in ("ddpm", "euler_ancestral_discrete", "euler_discrete"):
+        monkeypatch.setattr(f"diffusers.schedulers.scheduling_{room}.randn_tensor", lambda *_, **__: noise(next(steps)))
 
 
 @every_table
@@ -85,7 +102,7 @@ def test_ddpm(process: DiscreteVP, prediction: Prediction, variance: str, peers_
     denoise = Denoiser(network=network, process=process, prediction=prediction).bind(Condition())
     x = noise(-1)
     ours = DDPM(variance=variance).sample(denoise, x, Leading().times(process, STEPS), process, noise)
-    assert_close(ours, peer(scheduler, x), rtol=1e-4, atol=1e-4)
+    assert_close(ours, peer(steps_of(scheduler), x), rtol=1e-4, atol=1e-4)
 
 
 @every_table
@@ -98,14 +115,13 @@ def test_ddim(process: DiscreteVP, prediction: Prediction, eta: float) -> None:
     each = {"eta": lambda i: eta, "variance_noise": noise if eta else lambda i: None}
     scheduler = diffusers.DDIMScheduler(**settings, clip_sample=False, timestep_spacing="leading", steps_offset=0)
     ours = DDIM(eta=eta).sample(denoise, x, Leading().times(process, STEPS), process, noise)
-    assert_close(ours, peer(scheduler, x, **each), rtol=1e-4, atol=1e-4)
+    assert_close(ours, peer(steps_of(scheduler), x, **each), rtol=1e-4, atol=1e-4)
 
     scheduler = diffusers.DDIMScheduler(**settings, clip_sample=False, timestep_spacing="trailing")
     ours = DDIM(eta=eta).sample(denoise, x, Trailing().times(process, STEPS), process, noise)
-    assert_close(ours, peer(scheduler, x, **each), rtol=1e-4, atol=1e-4)
+    assert_close(ours, peer(steps_of(scheduler), x, **each), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")  # the peer's own
 @every_table
 @every_prediction
 def test_dpmpp_2m(process: DiscreteVP, prediction: Prediction) -> None:
@@ -120,4 +136,127 @@ def test_dpmpp_2m(process: DiscreteVP, prediction: Prediction) -> None:
     denoise = Denoiser(network=network, process=process, prediction=prediction).bind(Condition())
     x = noise(-1)
     ours = DPMpp2M().sample(denoise, x, Trailing().times(process, STEPS), process, noise)
+    assert_close(ours, peer(steps_of(scheduler), x), rtol=1e-4, atol=1e-4)
+
+
+@every_table
+@every_prediction
+def test_dpmpp_2m_sde(process: DiscreteVP, prediction: Prediction) -> None:
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        **peer_settings(process, prediction),
+        algorithm_type="sde-dpmsolver++",
+        solver_order=2,
+        solver_type="midpoint",
+        timestep_spacing="trailing",
+        final_sigmas_type="zero",
+    )
+    denoise = Denoiser(network=network, process=process, prediction=prediction).bind(Condition())
+    x = noise(-1)
+    ours = DPMpp2MSDE().sample(denoise, x, Trailing().times(process, STEPS), process, noise)
+    assert_close(ours, peer(steps_of(scheduler), x, variance_noise=noise), rtol=1e-4, atol=1e-4)
+
+
+IN_RATIO_FRAME: dict[str, tuple[Sampler, str]] = {
+    "euler": (Euler(frame="ratio"), "EulerDiscreteScheduler"),
+    "euler_ancestral": (EulerAncestral(), "EulerAncestralDiscreteScheduler"),
+    "heun": (Heun(frame="ratio"), "HeunDiscreteScheduler"),
+}
+
+
+@pytest.mark.parametrize("process", [DiscreteVP(), DiscreteVP(spacing="linear")], ids=repr)
+@eps_or_v
+@pytest.mark.parametrize("sampler, name", IN_RATIO_FRAME.values(), ids=IN_RATIO_FRAME)
+def test_k_diffusions(process: DiscreteVP, prediction: Prediction, sampler: Sampler, name: str, peers_noise: None) -> None:
+    """The peer walks x / alpha, over sigma / alpha; alpha = 1 at the end.
+
+    Not the cosine table: it begins at sigma / alpha = 20,291, where the peer's float32 leaves three digits.
+    """
+    scheduler = steps_of(getattr(diffusers, name)(**peer_settings(process, prediction), timestep_spacing="trailing"))
+    denoise = Denoiser(network=network, process=process, prediction=prediction).bind(Condition())
+    x, grid = noise(-1), Trailing().times(process, STEPS)
+    ours = sampler.sample(denoise, x, grid, process, noise)
+    assert_close(ours, peer(scheduler, x / process.alpha(grid[0]).float()), rtol=1e-4, atol=1e-4)
+
+
+def test_churn(peers_noise: None) -> None:
+    """The peer's Euler has Karras et al.'s churn, but asks its network about the sample before; so this one always says the same eps."""
+    process, x, eps = DiscreteVP(), noise(-1), noise(-2)
+    settings = peer_settings(process, Prediction.of_kind("eps")())
+    scheduler = steps_of(diffusers.EulerDiscreteScheduler(**settings, timestep_spacing="trailing"))
+    churn = {"s_churn": 3.0, "s_tmin": 0.3, "s_tmax": 9.0, "s_noise": 1.01}
+    grid, drawn = Trailing().times(process, STEPS), iter(range(STEPS))
+
+    def stubborn(x: Tensor, t: Tensor) -> Estimate:
+        alpha, sigma = process.scales(t, x)
+        return Estimate((x - sigma * eps) / alpha, eps)
+
+    ours = Heun(frame="ratio", **churn).sample(stubborn, x, grid, process, lambda i: noise(next(drawn)))
+    state = x / process.alpha(grid[0]).float()
+    for timestep in scheduler.timesteps:
+        scheduler.scale_model_input(state, timestep)
+        state = scheduler.step(eps, timestep, state, **churn).prev_sample
+    assert_close(ours, state, rtol=1e-4, atol=1e-4)
+    assert 3 < next(drawn) < STEPS - 1
+
+
+KARRAS_PEERS = [(Euler(frame="ratio"), "EulerDiscreteScheduler"), (Heun(frame="ratio"), "HeunDiscreteScheduler")]
+
+
+@pytest.mark.parametrize("sampler, name", KARRAS_PEERS, ids=lambda part: part if isinstance(part, str) else "")
+def test_karras_grid(sampler: Sampler, name: str) -> None:
+    """The peer's noise levels, and its clock between the table's steps."""
+    process, prediction = DiscreteVP(), Prediction.of_kind("eps")()
+    scheduler = getattr(diffusers, name)(**peer_settings(process, prediction), timestep_spacing="linspace", use_karras_sigmas=True)
+    grid = Karras().times(process, STEPS)
+    levels = (process.sigma(grid) / process.alpha(grid)).float()
+    assert_close(levels, steps_of(scheduler).sigmas.unique().flip(0), rtol=1e-4, atol=1e-6)
+
+    denoise = Denoiser(network=network, process=process, prediction=prediction).bind(Condition())
+    x = noise(-1)
+    ours = sampler.sample(denoise, x, grid, process, noise)
+    assert_close(ours, peer(steps_of(scheduler), x / process.alpha(grid[0]).float()), rtol=2e-4, atol=2e-4)
+
+
+@every_table
+@every_prediction
+def test_unipc(process: DiscreteVP, prediction: Prediction) -> None:
+    settings = peer_settings(process, prediction)
+    scheduler = diffusers.UniPCMultistepScheduler(**settings, timestep_spacing="trailing", final_sigmas_type="zero")
+    assert (scheduler.config.solver_order, scheduler.config.solver_type, scheduler.config.predict_x0) == (2, "bh2", True)
+    denoise = Denoiser(network=network, process=process, prediction=prediction).bind(Condition())
+    x = noise(-1)
+    ours = UniPC().sample(denoise, x, Trailing().times(process, STEPS), process, noise)
+    assert_close(ours, peer(steps_of(scheduler), x), rtol=1e-4, atol=1e-4)
+
+
+@every_table
+def test_pndm(process: DiscreteVP) -> None:
+    """Stable Diffusion's PLMS: no Runge-Kutta steps, offset 1, and its last step ends at the table's first, not at data.
+
+    Of a network that predicts v the peer averages v, not eps as the paper has it; so eps alone is compared.
+    """
+    prediction = Prediction.of_kind("eps")()
+    settings = peer_settings(process, prediction)
+    scheduler = diffusers.PNDMScheduler(**settings, skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False, timestep_spacing="leading")
+    denoise = Denoiser(network=network, process=process, prediction=prediction).bind(Condition())
+    x, grid = noise(-1), Leading(offset=1).times(process, STEPS)
+    grid[-1] = 1 / process.num_steps
+    ours = PNDM().sample(denoise, x, grid, process, noise)
+    assert_close(ours, peer(steps_of(scheduler), x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("frame", ["flow", "ratio"])
+def test_flow_matching_euler(frame: str) -> None:
+    """The network gives the velocity eps - x0; the peer's sigma is t, and its clock 1000 t. Frame `ratio` from the second step on."""
+    process, x = RectifiedFlow(), noise(-1)
+
+    def denoise(x_t: Tensor, t: Tensor) -> Estimate:
+        velocity = network(x_t, 1000 * t.float(), Condition())
+        alpha, sigma = process.scales(t, x_t)
+        return Estimate(x_t - sigma * velocity, x_t + alpha * velocity)
+
+    grid = Uniform().times(process, STEPS)
+    grid = grid if frame == "flow" else grid[1:]
+    scheduler = steps_of(diffusers.FlowMatchEulerDiscreteScheduler(), sigmas=grid[:-1].tolist())
+    ours = Euler(frame=frame).sample(denoise, x, grid, process, noise)
     assert_close(ours, peer(scheduler, x), rtol=1e-4, atol=1e-4)

@@ -129,6 +129,23 @@ def test_micro_batches_make_the_same_gradient(tmp_path: Path) -> None:
     torch.testing.assert_close(first_step(3), first_step(1))
 
 
+def test_the_whole_gradient_is_clipped_and_logged_as_it_was(tmp_path: Path) -> None:
+    def first_step(clip_norm: float | None) -> tuple[Tensor, float]:
+        task = Regression(config(steps=1, optimizer=OptimizerConfig(learning_rate=0.01, clip_norm=clip_norm)))
+        run = RunFolder(tmp_path / str(clip_norm), True)
+        fit(task, task.config, run, "", 0, WORLD)
+        logged = json.loads(run.metrics_path.read_text())["gradient_norm/net"]
+        return torch.cat([p.grad.flatten() for p in task.net.parameters() if p.grad is not None]), logged
+
+    free, norm = first_step(None)
+    assert norm == pytest.approx(free.norm().item(), rel=1e-5)
+    clipped, logged = first_step(norm / 4)
+    assert logged == pytest.approx(norm, rel=1e-5)
+    torch.testing.assert_close(clipped, free / 4, rtol=1e-4, atol=1e-7)
+    untouched, _ = first_step(norm * 4)
+    torch.testing.assert_close(untouched, free)
+
+
 def test_a_nan_loss_reaches_neither_weights_nor_average(tmp_path: Path) -> None:
     before = weights(trained(tmp_path / "short", config(steps=5)))
     task = Regression(config())

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ldm.core.errors import UserError, unknown
 from ldm.core.family import kind
-from ldm.diffusion.process import NoiseProcess
+from ldm.diffusion.process import NoiseProcess, refuse_few_steps
 
 SPACINGS = ("linear", "sqrt_linear", "cosine")
 COSINE_OFFSET, COSINE_CLIP = 0.008, 0.999  # Nichol & Dhariwal 2021, eq. 17 and sec. 3.2
@@ -46,8 +46,7 @@ class DiscreteVP(NoiseProcess):
     def __post_init__(self) -> None:
         if self.spacing not in SPACINGS:
             raise unknown("beta spacing", self.spacing, SPACINGS)
-        if self.num_steps < 2:
-            raise UserError(f"a noise process needs num_steps >= 2, got {self.num_steps}")
+        refuse_few_steps(self.num_steps)
         if not 0 < self.beta_first <= self.beta_last < 1:
             raise UserError(f"need 0 < beta_first <= beta_last < 1, got {self.beta_first} and {self.beta_last}")
 
@@ -82,6 +81,25 @@ class DiscreteVP(NoiseProcess):
             alpha = wanted.sigmoid().sqrt()
             place = torch.where(wanted < table[-2], self.num_steps - alpha / table[-2].sigmoid().sqrt(), place)
         return place / self.num_steps
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Slopes jump at the table's steps; there, those of the noisier side."""
+        table = self.table(t.device)
+        place = (t.double() * self.num_steps).clamp(0, self.num_steps)
+        i = place.long().clamp(1, self.num_steps - 1)
+        half_slope = self.num_steps * (table[i] - table[i - 1]) / 2
+        alpha, sigma = self.alpha(t), self.sigma(t)
+        d_alpha, d_sigma = half_slope * alpha * sigma.square(), -half_slope * sigma * alpha.square()
+
+        # Where one scale is linear, alpha alpha' + sigma sigma' = 0 gives the other's slope.
+        first = self.num_steps * (-table[0]).sigmoid().sqrt()
+        d_sigma = torch.where(place < 1, first, d_sigma)
+        d_alpha = torch.where(place < 1, -sigma * first / alpha, d_alpha)
+        if self.zero_terminal_snr:
+            last = -self.num_steps * table[-2].sigmoid().sqrt()
+            d_alpha = torch.where(place >= self.num_steps - 1, last, d_alpha)
+            d_sigma = torch.where(place >= self.num_steps - 1, -alpha * last / sigma, d_sigma)
+        return d_alpha, d_sigma
 
     def table(self, device: torch.device) -> Tensor:
         """log-SNR of steps 1 to N, (N,) float64."""

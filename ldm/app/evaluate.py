@@ -1,0 +1,114 @@
+"""`scripts/evaluate.py`: a model in numbers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ldm
+from ldm.app.door import Parser
+from ldm.app.evaluate_ldm import evaluate_ldm
+from ldm.app.evaluate_vae import evaluate_vae
+from ldm.app.evaluation import Result, device
+from ldm.app.sampling_run import _check_folder
+from ldm.core.errors import UserError
+from ldm.core.files import write_file
+from ldm.diffusion.grid import Grid
+from ldm.metrics.bootstrap import FEW
+from ldm.metrics.report import table
+from ldm.pipelines.latent_diffusion import LatentDiffusion
+from ldm.pretrained.table import TABLE
+from ldm.samplers.sampler import Sampler
+
+EXAMPLES = """examples:
+  python scripts/evaluate.py vae --model checkpoints/emoji --data emoji-128
+      how well the first stage gives held-out pictures back
+  python scripts/evaluate.py ldm --model checkpoints/emoji --data emoji-128 --num-images 500 --steps 20 --guidance 4
+      how good generated pictures are, and which stage is the limit
+  python scripts/evaluate.py ldm --model runs/mine-ldm/checkpoint --data pictures/train --held-out pictures/test --json
+
+The features of the data are kept in ~/.cache/ldm/features (or $LDM_CACHE/features), so a second evaluation is quicker.
+"""
+ONLY_LDM = ("sampler", "grid", "steps", "guidance", "held_out")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Evaluates a model."""
+    options = _parse(arguments)
+    _check_folder(options.out)
+    result = _evaluate(options)
+    whole = {
+        "stage": options.stage,
+        "metrics": {metric.name: metric.plain() for metric in result.metrics},
+        **({"attribution": result.attribution} if result.attribution else {}),
+        **result.about,
+        "extractor": {"name": "Inception v3 of 2015-12-05, 2048 features", "sha256": TABLE["fid-inception"].sha256},
+        "intervals": f"95 %, of fewer than {FEW} pictures: bootstrap over the evaluated pictures; of shares, Wilson's; null = none",
+        "tool": f"ldm {ldm.__version__}",
+        "torch": torch.__version__,
+        "device": device().type,
+    }
+    text = json.dumps(whole, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    shown = "\n".join([table(result.metrics), *([result.attribution["line"]] if result.attribution else [])])
+    write_file(options.out / "evaluation.json", text)
+    write_file(options.out / "evaluation.txt", shown + "\n")
+    last = f"evaluation.json and evaluation.txt in {options.out}"
+    if options.json:
+        print(text, end="")
+        print(last, file=sys.stderr)
+    else:
+        print(f"{shown}\n{last}")
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser("Measure a model: its first stage (vae), or the pictures it makes (ldm).", EXAMPLES)
+    parser.add_argument("stage", choices=("vae", "ldm"), help="vae: PSNR, SSIM, LPIPS, rFID; ldm: FID, KID, precision, recall, ...")
+    parser.add_argument("--model", required=True, help="checkpoint folder")
+    parser.add_argument("--data", required=True, help="pictures, as a config's data.train: a built-in name, a folder, shards")
+    parser.add_argument("--held-out", help="held-out pictures, if --data has no such split (ldm)")
+    parser.add_argument(
+        "--split",
+        choices=("val", "train"),
+        default="val",
+        help="pictures that are reconstructed, or whose captions and labels are told (default: %(default)s, the held-out ones)",
+    )
+    parser.add_argument("--num-images", type=int, help="pictures to reconstruct or to make (default: as many as the split has)")
+    parser.add_argument("--background", default="255,255,255", help="R,G,B that transparent pictures are laid on (default: %(default)s)")
+    parser.add_argument("--sampler", help=f"{', '.join(Sampler.kinds())} (ldm; default: as the model says)")
+    parser.add_argument("--grid", help=f"spacing of the steps: {', '.join(Grid.kinds())} (ldm; default: as the model says)")
+    parser.add_argument("--steps", type=int, help="solver steps (ldm; default: as the model says)")
+    parser.add_argument("--guidance", type=float, help="classifier-free guidance; 1 = none (ldm; default: as the model says)")
+    parser.add_argument("--seed", type=int, default=0, help="picture i depends on (seed, i) only (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the JSON instead of the table, and nothing else on stdout")
+    parser.add_argument("--out", type=Path, help="folder for evaluation.json and evaluation.txt (default: outputs/evaluate-vae or -ldm)")
+    options = parser.parse_args(arguments)
+    if options.stage == "vae":
+        for name in ONLY_LDM:
+            if getattr(options, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')} is for ldm only; vae makes no new pictures")
+    if options.num_images is not None and options.num_images < 2:
+        raise UserError(f"--num-images must be at least 2 (a distance between sets needs two pictures), got {options.num_images}")
+    options.out = options.out or Path(f"outputs/evaluate-{options.stage}")
+    options.background = _levels(options.background)
+    return options
+
+
+def _levels(text: str) -> tuple[Any, ...]:
+    levels = text.split(",")
+    if len(levels) != 3 or not all(level.strip().isdigit() and int(level) <= 255 for level in levels):
+        raise UserError(f"--background must be three levels from 0 to 255, e.g. 255,255,255, got {text!r}")
+    return tuple(int(level) for level in levels)
+
+
+def _evaluate(options: argparse.Namespace) -> Result:
+    if options.stage == "vae":
+        return evaluate_vae(options.model, options.data, options.split, options.background, options.num_images)
+    model = LatentDiffusion.from_pretrained(options.model, device())
+    how = model.sampling(sampler=options.sampler, grid=options.grid, steps=options.steps, guidance=options.guidance, seed=options.seed)
+    return evaluate_ldm(model, how, options.data, options.held_out, options.split, options.background, options.model, options.num_images)

@@ -1,0 +1,211 @@
+"""What is measured of generated pictures: one function a metric, or two that belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ldm.app.evaluation import DrawnFrom
+from ldm.core.errors import UserError
+from ldm.metrics import bootstrap
+from ldm.metrics.frechet import FrechetReference
+from ldm.metrics.inception_score import SPLITS, inception_score
+from ldm.metrics.kernel import KernelReference
+from ldm.metrics.manifold import NEIGHBOURS, SMALLEST, precision_recall
+from ldm.metrics.neighbours import nearest, ranks
+from ldm.metrics.report import Metric
+from ldm.pipelines.latent_diffusion import LatentDiffusion
+from ldm.pipelines.sampling import Sampling
+from ldm.pretrained import class_layer
+
+TOP = 5
+CLOSE = 0.05  # of held-out pictures are nearer to the training set than what is called close
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """All that a measure may read. Features are (., 2048).
+
+    Attributes:
+        model, how: what made the pictures.
+        training: pictures of the training split.
+        told: pictures whose captions and labels were told, in order, again from the first if more pictures were made.
+        is_held_out: whether `told` were kept out of training.
+        tells_captions: whether captions were told.
+        reference: features of `training`.
+        real: of all of `told`.
+        generated: one row a picture made; picture i was told what `told` says of picture i.
+    """
+
+    model: LatentDiffusion
+    how: Sampling
+    training: DrawnFrom
+    told: DrawnFrom
+    is_held_out: bool
+    tells_captions: bool
+    reference: Tensor
+    real: Tensor
+    generated: Tensor
+
+
+def _fid(seen: Evaluated) -> list[Metric]:
+    reference = FrechetReference(seen.reference)
+    value = reference.distance(seen.generated)
+    interval = None
+    if len(seen.generated) < bootstrap.FEW:
+        interval = bootstrap.around(value, reference.replicates(seen.generated, bootstrap.draws(len(seen.generated)), progress=True))
+    return [
+        Metric(
+            name="fid",
+            title="FID",
+            value=value,
+            interval=interval,
+            pictures=len(seen.generated),
+            better="lower",
+            about=f"Heusel et al. 2017, to {len(seen.reference)} training pictures. Few pictures raise it: compare equal numbers only",
+        )
+    ]
+
+
+def _kid(seen: Evaluated) -> list[Metric]:
+    reference = KernelReference(seen.reference)
+    value = reference.distance(seen.generated)
+    interval = None
+    if len(seen.generated) < bootstrap.FEW:
+        interval = bootstrap.around(value, reference.replicates(seen.generated, bootstrap.draws(len(seen.generated))))
+    return [
+        Metric(
+            name="kid",
+            title="KID",
+            value=value,
+            interval=interval,
+            pictures=len(seen.generated),
+            better="lower",
+            about=f"Binkowski et al. 2018, all pictures at once, to {len(seen.reference)} training pictures. Without bias",
+        )
+    ]
+
+
+def _precision_recall(seen: Evaluated) -> list[Metric]:
+    enough = min(len(seen.generated), len(seen.reference)) >= SMALLEST
+    values = precision_recall(seen.generated, seen.reference) if enough else (None, None)
+    texts = ("share of generated pictures within the training set's balls", "share of training pictures within the generated set's balls")
+    found = []
+    for name, value, pictures, text in zip(("precision", "recall"), values, (len(seen.generated), len(seen.reference)), texts, strict=True):
+        found.append(
+            Metric(
+                name=name,
+                title=name.capitalize(),
+                value=value,
+                interval=None if value is None else bootstrap.of_share(value, pictures),
+                pictures=pictures,
+                better="higher",
+                about=f"Kynkaanniemi et al. 2019, k = {NEIGHBOURS}: {text}. Few pictures make larger balls"
+                if enough
+                else f"needs at least {SMALLEST} pictures of each",
+            )
+        )
+    return found
+
+
+def _inception_score(seen: Evaluated) -> list[Metric]:
+    value, about = None, f"Salimans et al. 2016, {SPLITS} parts"
+    try:
+        layer = class_layer()
+        if len(seen.generated) >= SPLITS:
+            value = inception_score(seen.generated, layer)
+        else:
+            about = f"needs at least {SPLITS} pictures"
+    except UserError as error:
+        about = str(error)
+    return [
+        Metric(name="inception_score", title="Inception Score", value=value, pictures=len(seen.generated), better="higher", about=about)
+    ]
+
+
+def _memorisation(seen: Evaluated) -> list[Metric]:
+    """How near generated pictures are to training pictures, beside how near held-out ones are."""
+    generated = nearest(seen.generated, seen.reference)
+    own = nearest(seen.real, seen.reference) if seen.is_held_out else None
+
+    def median(rows: Tensor) -> Tensor:
+        return rows.quantile(0.5, dim=1)
+
+    def metric(name: str, title: str, values: Tensor | None, about: str) -> Metric:
+        return Metric(
+            name=name,
+            title=title,
+            value=None if values is None else median(values[None]).item(),
+            interval=None if values is None else bootstrap.of_statistic(values, median),
+            pictures=len(seen.generated) if values is None else len(values),
+            better="",
+            about=about if values is not None else "needs held-out pictures (--split val)",
+        )
+
+    close = None if own is None else (generated < own.quantile(CLOSE)).double().mean().item()
+    return [
+        metric(
+            "nearest_training", "Nearest training picture", generated, "median Euclidean distance in feature space, of generated pictures"
+        ),
+        metric("nearest_training_held_out", "  the same of held-out pictures", own, "what to compare nearest_training with"),
+        Metric(
+            name="close_to_training",
+            title="Close to a training picture",
+            value=close,
+            interval=None if close is None else bootstrap.of_share(close, len(generated)),
+            pictures=len(generated),
+            better="",
+            about=f"share of generated pictures nearer to one than {1 - CLOSE:.0%} of held-out pictures are: {CLOSE:.2f} is expected, "
+            "much more says that training pictures are repeated"
+            if close is not None
+            else "needs held-out pictures (--split val)",
+        ),
+    ]
+
+
+def _prompt_fidelity(seen: Evaluated) -> list[Metric]:
+    """Whether the picture made from caption i leads back to picture i."""
+    names = ("retrieval_top_1", "retrieval_top_5")
+    titles = ("Caption's picture is nearest", f"  is among the nearest {TOP}")
+    if not seen.tells_captions:
+        why = "no captions were told: the model takes none, or the data have none"
+        return [
+            Metric(name=name, title=title, value=None, pictures=0, better="higher", about=why)
+            for name, title in zip(names, titles, strict=True)
+        ]
+    captions = [(seen.told.data.sample(i, 0).captions or ("",))[0] for i in range(seen.told.count)]
+    numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
+    groups = torch.tensor([numbers[caption] for caption in captions])
+    wanted = groups[torch.arange(len(seen.generated)) % len(groups)]
+    found = ranks(seen.generated, wanted, seen.real, groups)
+    about = (
+        f"how often, among the {len(groups)} real pictures of the split, in Inception's feature space, the picture made from a caption has "
+        "that caption's picture {where}; by chance {chance:.3f}. It measures likeness to one picture, not what the text says"
+    )
+    shares = [(found <= top).double().mean().item() for top in (1, TOP)]
+    return [
+        Metric(
+            name=name,
+            title=title,
+            value=share,
+            interval=bootstrap.of_share(share, len(found)),
+            pictures=len(found),
+            better="higher",
+            about=about.format(where=where, chance=min(1.0, top / len(groups))),
+        )
+        for name, title, share, top, where in zip(names, titles, shares, (1, TOP), ("nearest", f"among the nearest {TOP}"), strict=True)
+    ]
+
+
+MEASURES: tuple[Callable[[Evaluated], list[Metric]], ...] = (
+    _fid,
+    _kid,
+    _precision_recall,
+    _inception_score,
+    _memorisation,
+    _prompt_fidelity,
+)
+"""In the order of the table. A new metric is one more function here."""

@@ -1,0 +1,147 @@
+"""What both evaluations share: the pictures, brought to size as in training, their features, and the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.core.errors import UserError
+from ldm.data.config import DataConfig
+from ldm.data.decoder import Split
+from ldm.data.open import BUILTIN, open_dataset
+from ldm.data.pictures import PictureSet
+from ldm.data.shards import INDEX_NAME
+from ldm.data.stream import is_remote
+from ldm.metrics.features import SHOWN_AS, InceptionFeatures, cached_features
+from ldm.metrics.report import Metric
+
+AT_ONCE = 16  # pictures a batch
+MOST = 50_000  # of a set, unless more are asked for: as many as published numbers use
+DATA_SEED = 0  # nothing is drawn: no augmentation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How pictures are brought to size: as the model's training did, without augmentation."""
+
+    size: int
+    channels: int
+    background: tuple[int, int, int]
+
+    def plain(self) -> dict[str, object]:
+        """For the JSON."""
+        return {
+            "size": self.size,
+            "channels": self.channels,
+            "background": list(self.background),
+            "fit": "shorter side scaled to size (antialiased), centre square kept; no augmentation",
+            "inception_sees": SHOWN_AS,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnFrom:
+    """Pictures of a split, in its order.
+
+    Attributes:
+        place: as the user named it.
+        split: "train", "val", or "all" of a folder that has no splits.
+        data: the whole of it.
+        count: how many are taken, from the first.
+    """
+
+    place: str
+    split: str
+    data: PictureSet
+    count: int
+
+    def batches(self) -> Iterator[Tensor]:
+        """(B, C, size, size) in [-1, 1]."""
+        for first in range(0, self.count, AT_ONCE):
+            yield torch.stack([self.data.sample(i, 0).image for i in range(first, min(first + AT_ONCE, self.count))])
+
+    def features(self, inception: InceptionFeatures, what: str) -> Tensor:
+        """(count, 2048), from the user's cache if data, transform and extractor are the same."""
+        key = (self.data.digest, self.data.transform_digest, inception.digest)
+        return cached_features(key, self.count, lambda: inception.of(self.batches(), self.count, what))
+
+    def plain(self) -> dict[str, object]:
+        """For the JSON."""
+        return {
+            "place": self.place,
+            "split": self.split,
+            "pictures": self.count,
+            "of": len(self.data),
+            "unreadable": len(self.data.losses.lost),
+            "digest": self.data.digest,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """An evaluation.
+
+    Attributes:
+        about: what was evaluated and how, for the JSON.
+        metrics: in the order of the table.
+        attribution: which stage is the limit, for the JSON; its "line" is for people too.
+    """
+
+    about: dict[str, Any]
+    metrics: list[Metric]
+    attribution: dict[str, Any] = field(default_factory=dict)
+
+
+def training_pictures(place: str, how: Preprocessing, count: int | None = None) -> DrawnFrom:
+    """The training split of a place, or all of a folder without splits.
+
+    Args:
+        place: as a config's data.train.
+        how: see Preprocessing.
+        count: how many, at most; None = all, MOST at most.
+
+    Raises:
+        UserError: nothing there, or fewer than 2.
+    """
+    return _drawn(place, "train", DataConfig(train=place, **_keys(how)), count)
+
+
+def held_out_pictures(place: str, how: Preprocessing, shared: bool, count: int | None = None) -> DrawnFrom:
+    """The held-out split of a place.
+
+    Args:
+        place: as a config's data.val.
+        how: see Preprocessing.
+        shared: whether the same place is trained on, so that only a stored split is held out; else all of a folder without splits.
+        count: see training_pictures.
+
+    Raises:
+        UserError: nothing there, no such split, or fewer than 2.
+    """
+    return _drawn(place, "val", DataConfig(train=place if shared else "", val=place, **_keys(how)), count)
+
+
+def _keys(how: Preprocessing) -> dict[str, Any]:
+    return {"size": how.size, "channels": how.channels, "background": how.background}
+
+
+def _drawn(place: str, split: Split, config: DataConfig, count: int | None) -> DrawnFrom:
+    if is_remote(place):
+        raise UserError(f"{place}: evaluation reads pictures more than once: fetch the shards and name their folder")
+    data = open_dataset(config, split, DATA_SEED)
+    assert isinstance(data, PictureSet)
+    has_splits = place in BUILTIN or (Path(place).expanduser() / INDEX_NAME).is_file()
+    taken = min(len(data), count or MOST)
+    if taken < 2:
+        raise UserError(f"{place}: {taken} picture{'s' * (taken != 1)} in split {split}; a distance between sets needs at least 2")
+    return DrawnFrom(place=place, split=split if has_splits else "all", data=data, count=taken)
+
+
+def device() -> torch.device:
+    """The GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

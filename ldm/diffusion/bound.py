@@ -1,0 +1,79 @@
+"""The variational bound on -log p(x0), one term a step: what the reverse chain x_1 -> ... -> x_0 costs. All in bits/dim.
+
+-log p(x0) <= L_T + sum of L_{t-1} + L_0, with L_T = KL(q(x_1 | x0) || prior), L_{t-1} = KL(q(x_s | x_t, x0) || p(x_s | x_t)) and
+L_0 = -log p(x0 | x_t) at the last step, s = 0 (Ho et al. 2020, eq. 5). p(x_s | x_t) is a Gaussian about the posterior's mean with the
+estimated x0, and its variance is `NoiseProcess.log_variance`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.special import log_ndtr
+
+from ldm.diffusion.estimate import Estimate
+from ldm.diffusion.process import NoiseProcess
+
+PIXEL_LEVELS = 256
+
+
+def term(estimate: Estimate, x0: Tensor, s: Tensor, t: Tensor, process: NoiseProcess, levels: int | None) -> Tensor:
+    """L_{t-1}, or L_0 where s = 0: (B,) bits/dim, at x_t drawn from q(x_t | x0).
+
+    Args:
+        estimate: of x_t (B, ...). A spread that is None counts as 0: the variance is the posterior's own.
+        x0: (B, ...), the data.
+        s: (B,) float64 on the CPU, s < t; t likewise.
+        process: the denoiser's.
+        levels: the data are that many levels from -1 to 1, and L_0 is of their probability; None = the data are continuous, and L_0 is of
+            a density.
+    """
+    spread = torch.zeros_like(x0) if estimate.spread is None else estimate.spread
+    log_p = process.log_variance(spread, s, t)
+    log_q = process.log_variance(torch.zeros_like(spread), s, t)
+    off = process.posterior_mean(x0 - estimate.x0, torch.zeros_like(x0), s, t)
+    nats = (log_p - log_q + (log_q - log_p).exp() - 1 + off.square() * (-log_p).exp()) / 2
+
+    last = (process.sigma(s) == 0).nonzero()[:, 0].to(x0.device)
+    if len(last):
+        nats = nats.index_put((last,), -log_likelihood(x0[last], estimate.x0[last], log_p[last] / 2, levels))
+    return bits_per_dim(nats)
+
+
+def prior_term(x0: Tensor, process: NoiseProcess) -> Tensor:
+    """L_T = KL(q(x_1 | x0) || N(0, prior_std^2)): (B,) bits/dim. 0 where no signal is left at t = 1."""
+    t = torch.tensor(process.t_last, dtype=torch.float64)
+    off = process.alpha(t) / process.prior_std
+    more = (process.sigma(t) / process.prior_std) ** 2 - 1
+    nats = (more - torch.log1p(more)) / 2 + (off * x0.double()).square() / 2
+    return bits_per_dim(nats).to(x0.dtype)
+
+
+def log_likelihood(x0: Tensor, mean: Tensor, log_std: Tensor, levels: int | None) -> Tensor:
+    """log of the probability, or density, of each number under a Gaussian, in nats; of x0's shape.
+
+    Args:
+        x0: the data.
+        mean: of the Gaussian.
+        log_std: likewise.
+        levels: x0 lies on that many levels from -1 to 1, each with the share of the Gaussian nearest to it, the outer two with all that
+            is beyond (Ho et al. 2020, eq. 13); None = the density at x0.
+    """
+    off, scale = x0 - mean, (-log_std).exp()
+    if levels is None:
+        return -(off * scale).square() / 2 - log_std - math.log(2 * math.pi) / 2
+    half = 1 / (levels - 1)
+    above, below = (off + half) * scale, (off - half) * scale
+    # Both limits are mirrored to where the normal distribution function keeps its digits.
+    mirrored = off > 0
+    high = log_ndtr(torch.where(mirrored, -below, above))
+    low = log_ndtr(torch.where(mirrored, -above, below))
+    between = high + (-torch.expm1(low - high)).log()
+    return torch.where(x0 < half - 1, log_ndtr(above), torch.where(x0 > 1 - half, log_ndtr(-below), between))
+
+
+def bits_per_dim(nats: Tensor) -> Tensor:
+    """Nats of each number, (B, ...), as bits a number, (B,)."""
+    return nats.flatten(1).mean(1) / math.log(2)

@@ -1,0 +1,188 @@
+"""How probable data are under a denoiser, in bits/dim: the chain's variational bound term by term, and the probability flow's own density.
+
+Both are of what a Denoise says, so guidance, clipping and any network can be measured; a Denoise that draws gradients lets the flow be
+measured too. For latents these are bits of a latent: the first stage's term is for whoever knows it to add.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchdiffeq import odeint
+
+from ldm.core.errors import UserError, unknown
+from ldm.core.random import Streams
+from ldm.diffusion import bound
+from ldm.diffusion.estimate import Denoise, Estimate
+from ldm.diffusion.process import NoiseProcess
+
+PROBES = ("rademacher", "gaussian")
+BIN = 2 / (bound.PIXEL_LEVELS - 1)  # between two levels of a pixel in [-1, 1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """The variational bound of each sample, bits/dim.
+
+    Attributes:
+        prior: (B,), L_T.
+        steps: (B, steps), from the noisiest; the last is L_0.
+    """
+
+    prior: Tensor
+    steps: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """(B,), at least -log2 p(x0) a number, on average over the noise."""
+        return self.prior + self.steps.sum(1)
+
+
+@torch.no_grad()
+def variational_bound(
+    denoise: Denoise,
+    x0: Tensor,
+    times: Tensor,
+    process: NoiseProcess,
+    noise: Callable[[int], Tensor],
+    levels: int | None = bound.PIXEL_LEVELS,
+    fixed_spread: float = 0.0,
+) -> Bound:
+    """The bound of the chain that goes through `times`; any chain gives one, the full table the published one.
+
+    Args:
+        denoise: asked once a step.
+        x0: (B, ...), in [-1, 1] if it has levels.
+        times: (steps + 1,) falling from 1 to 0, see `Grid.times`; at least 2 steps.
+        process: the denoiser's.
+        noise: N(0, I) like x0 for step i (from 0).
+        levels: see `bound.term`.
+        fixed_spread: of the variance where it is not learned: 0 = the posterior's own, 1 = that of q(x_t | x_s).
+
+    Raises:
+        UserError: a single step, which has no variance; times that do not go from 1 to 0.
+    """
+    times = times.detach().double().cpu()
+    if len(times) < 3 or times[0] != process.t_last or times[-1] != 0:
+        raise UserError(f"the variational bound needs at least 2 steps, from t = 1 to t = 0, got {len(times) - 1} from {times[0]:g}")
+    terms = []
+    for i in range(len(times) - 1):
+        t, s = times[i].expand(len(x0)), times[i + 1].expand(len(x0))
+        now = denoise(process.blend(Estimate(x0=x0, eps=noise(i)), t), t)
+        if now.spread is None:
+            now = replace(now, spread=torch.full_like(x0, fixed_spread))
+        terms.append(bound.term(now, x0, s, t, process, levels))
+    return Bound(prior=bound.prior_term(x0, process), steps=torch.stack(terms, dim=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowDensity:
+    """What the probability flow says of each sample.
+
+    Attributes:
+        bits: (B,), -log2 of the density a number; with pixels, of a level's probability.
+        evaluations: how often the denoiser was asked.
+    """
+
+    bits: Tensor
+    evaluations: int
+
+
+def pixel_flow_density(
+    denoise: Denoise,
+    x0: Tensor,
+    process: NoiseProcess,
+    streams: Streams,
+    probe: Literal["rademacher", "gaussian"] = "rademacher",
+    first: float | None = None,
+    tolerance: float = 1e-5,
+) -> FlowDensity:
+    """bits/dim of pixels on 256 levels in [-1, 1], by uniform dequantisation.
+
+    Each pixel is moved within its bin, level +- 1/255, and the density there counts as the bin's; on average that is no fewer bits than
+    -log2 of the bin's probability. Theis et al. 2016, sec. 3.1.
+
+    Args:
+        denoise: see `flow_density`, and the others likewise.
+        x0: (B, ...), on the levels.
+        process: the denoiser's.
+        streams: one a sample; gives the places in the bins and the probes.
+        probe: what the trace is estimated with.
+        first: the least noisy time.
+        tolerance: of the solver.
+
+    Raises:
+        UserError: unknown probe.
+    """
+    if probe not in PROBES:
+        raise unknown("probe", probe, PROBES)
+    place = streams.uniform("dequantise", x0.shape[1:]).to(x0)
+    drawn = streams.normal("probe", x0.shape[1:]).to(x0)
+    if probe == "rademacher":
+        drawn = torch.where(drawn < 0, -torch.ones_like(drawn), torch.ones_like(drawn))
+    found = flow_density(denoise, x0 + BIN * (place - 0.5), process, drawn, first, tolerance)
+    return replace(found, bits=found.bits - math.log2(BIN))
+
+
+@torch.no_grad()
+def flow_density(
+    denoise: Denoise, x: Tensor, process: NoiseProcess, probe: Tensor, first: float | None = None, tolerance: float = 1e-5
+) -> FlowDensity:
+    """The density of continuous data by the instantaneous change of variables along the probability flow.
+
+    In the frame y = x / (alpha + sigma) with the clock u = sigma / (alpha + sigma) the flow is dy/du = eps - x0 =: F, with no singular
+    end, and d log p / du = -div F. The divergence is estimated by probe . (dF/dy) probe (Hutchinson).
+
+    Args:
+        denoise: must let gradients through from x_t to both ends, so not under `no_grad` of its own.
+        x: (B, ...), read as x_t at t = first.
+        process: the denoiser's.
+        probe: like x, of mean 0 and covariance I; the same along the whole flow.
+        first: the least noisy time, in (0, 1); None = the process's first. Smaller is nearer to the data and further from what was trained.
+        tolerance: of dopri5, absolute and relative, of y and of the log-density a number.
+
+    Source: Song et al. 2021, sec. 4.3 and appendix D.2; Grathwohl et al. 2019, eq. 7.
+    """
+    ends = torch.tensor([process.t_first if first is None else first, process.t_last], dtype=torch.float64)
+    share = process.noise_share(ends)
+    scale = process.alpha(ends) + process.sigma(ends)
+    numbers = x[0].numel()
+    evaluations = 0
+
+    def slope(u: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        nonlocal evaluations
+        evaluations += 1
+        # u = sigma / (alpha + sigma), so ln(sigma / alpha) = logit(u)
+        t = process.time_at(-2 * u.detach().double().cpu().clamp(*share.tolist()).logit())
+        with torch.enable_grad():
+            y = state[0].detach().requires_grad_()
+            alpha, sigma = process.scales(t, y)
+            estimate = denoise((alpha + sigma) * y, t.expand(len(y)))
+            velocity = estimate.eps - estimate.x0
+            (pulled,) = torch.autograd.grad((velocity * probe).sum(), y)
+        return velocity.detach(), (pulled * probe).flatten(1).sum(1) / numbers
+
+    start = (x / scale[0].to(x), torch.zeros(len(x), dtype=x.dtype, device=x.device))
+    u = share.to(x.device)
+    y, gained = odeint(slope, start, u, rtol=tolerance, atol=tolerance, method="dopri5", options={"step_t": u[1:]})
+    end = y[-1] * scale[1].to(x) / process.prior_std
+    # log p(x) a number: the prior's, the volume that the flow and the two changes of frame gain.
+    prior = -end.square().flatten(1).mean(1) / 2 - math.log(2 * math.pi) / 2 - math.log(process.prior_std)
+    log_density = prior + gained[-1] + (scale[1] / scale[0]).log().item()
+    return FlowDensity(bits=-log_density / math.log(2), evaluations=evaluations)
+
+
+def mean_and_error(bits: Tensor) -> tuple[float, float]:
+    """The mean over samples (B,) and its standard error, which holds the noise of probes, dequantisation and bound too.
+
+    Raises:
+        UserError: a single sample has no error.
+    """
+    if len(bits) < 2:
+        raise UserError("a standard error needs at least 2 samples")
+    return bits.double().mean().item(), (bits.double().std() / math.sqrt(len(bits))).item()

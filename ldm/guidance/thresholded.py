@@ -1,0 +1,41 @@
+"""x0 kept within the data's range: clipping, and dynamic thresholding (Saharia et al. 2022, sec. 2.3). For pixels; latents have none."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ldm.core.errors import UserError
+from ldm.core.shapes import over
+from ldm.diffusion.estimate import Denoise, Estimate
+from ldm.diffusion.process import NoiseProcess
+from ldm.guidance.ends import with_x0
+
+
+def thresholded(denoise: Denoise, process: NoiseProcess, limit: float = 1.0, percentile: float | None = None) -> Denoise:
+    """A denoiser whose x0 lies in [-limit, limit].
+
+    Args:
+        denoise: guided or not; guidance comes first, since it is what drives x0 out of range.
+        process: the denoiser's.
+        limit: of |x0| in the data.
+        percentile: None = x0 is clipped. In (0, 1]: dynamic thresholding: x0 is clipped at this quantile of its own |x0|, a sample at a
+            time, and scaled down to the limit; where the quantile is within the limit that is clipping. 0.995 in Imagen.
+
+    Raises:
+        UserError: limit or percentile out of range.
+    """
+    if limit <= 0:
+        raise UserError(f"thresholding needs limit > 0, got {limit}")
+    if percentile is not None and not 0 < percentile <= 1:
+        raise UserError(f"dynamic thresholding needs a percentile in (0, 1], got {percentile}")
+
+    def clipped(x_t: Tensor, t: Tensor) -> Estimate:
+        estimate = denoise(x_t, t)
+        bound = torch.full((len(x_t),), limit, dtype=x_t.dtype, device=x_t.device)
+        if percentile is not None:
+            bound = estimate.x0.flatten(1).abs().quantile(percentile, dim=1).clamp(min=limit)
+        bound = over(bound, x_t)
+        return with_x0(estimate, estimate.x0.clamp(-bound, bound) * (limit / bound), x_t, t, process)
+
+    return clipped

@@ -1,0 +1,54 @@
+"""KID: the squared maximum mean discrepancy of two sets of features, with the kernel (a.b / D + 1)^3 (Binkowski et al. 2018, sec. 4).
+
+    MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
+
+The estimate is without bias at any number of pictures, and so may be below zero. All pictures are taken at once, not subsets.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics.image.kid import poly_kernel
+
+BLOCK = 2048  # rows of the kernel's matrix at once
+
+
+class KernelReference:
+    """The set that others are compared with.
+
+    Args:
+        features: (M, D), M >= 2.
+    """
+
+    def __init__(self, features: Tensor) -> None:
+        self.features = features.double()
+        self._within = _within(self.features)
+
+    def distance(self, features: Tensor) -> float:
+        """MMD^2 to a set of features (N, D), N >= 2."""
+        features = features.double()
+        return (_within(features) + self._within - 2 * self._across(features).mean()).item()
+
+    def replicates(self, features: Tensor, draws: Tensor) -> Tensor:
+        """(R,): MMD^2 of each draw (R, N) of the rows of features (N, D), with this set as it is.
+
+        A picture that is drawn twice is never compared with itself, so the replicates keep the estimate's freedom from bias.
+        """
+        features = features.double()
+        kernel = poly_kernel(features, features).fill_diagonal_(0)
+        count = draws.shape[1]
+        times = torch.zeros(len(draws), count, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64))
+        within = ((times @ kernel) * times).sum(1) / (count**2 - times.square().sum(1))
+        return within + self._within - 2 * (times @ self._across(features)) / count
+
+    def _across(self, features: Tensor) -> Tensor:
+        """(N,): mean kernel of each row with this set."""
+        return torch.cat([poly_kernel(block, self.features).mean(1) for block in features.split(BLOCK)])
+
+
+def _within(features: Tensor) -> Tensor:
+    """Mean kernel between different rows."""
+    total = sum(poly_kernel(block, features).sum() for block in features.split(BLOCK))
+    itself = (features.square().sum(1) / features.shape[1] + 1) ** 3
+    return (total - itself.sum()) / (len(features) * (len(features) - 1))

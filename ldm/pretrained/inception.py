@@ -1,0 +1,57 @@
+"""The Inception v3 of 2015-12-05 whose features FID, KID and their kin are defined by (Heusel et al. 2017)."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ldm.core.errors import UserError
+from ldm.pretrained import sources
+from ldm.pretrained.cache import fetch
+from ldm.pretrained.table import TABLE, TORCH_FIDELITY_INCEPTION
+
+FEATURES = 2048
+CLASSES = 1008
+
+
+def fid_inception(progress: bool = True) -> nn.Module:
+    """torch-fidelity's network on the CPU, frozen, always in eval mode.
+
+    Its call takes pictures (B, 3, H, W) uint8 of any size, which it scales to 299 x 299 as TensorFlow 1 did (no antialiasing), and gives
+    (B, 2048). The global random state is left as it was.
+
+    Raises:
+        UserError: the weights cannot be had.
+    """
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
+    with tempfile.TemporaryDirectory(prefix="ldm-inception-") as folder:
+        path = write_fidelity_weights(Path(folder) / "inception.pth", progress)
+        with torch.random.fork_rng(devices=[]):  # the random weights it is born with are all replaced
+            return NoTrainInceptionV3("inception-v3-compat", [str(FEATURES)], str(path), antialias=False)
+
+
+def write_fidelity_weights(path: Path, progress: bool = True) -> Path:
+    """The weights as torch-fidelity and torchmetrics take them (`feature_extractor_weights_path`). Their class layer is zero."""
+    state = safetensors.torch.load_file(fetch("fid-inception", progress))
+    for layer in TABLE["fid-inception"].architecture["layers"]:  # type: ignore[attr-defined]
+        state[f"{layer}.bn.weight"] = torch.ones_like(state[f"{layer}.bn.bias"])
+    state |= {"fc.weight": torch.zeros(CLASSES, FEATURES), "fc.bias": torch.zeros(CLASSES)}
+    torch.save(state, path)
+    return path
+
+
+def class_layer(progress: bool = True) -> Tensor:
+    """(1008, 2048): the weights from features to logits without bias, as the Inception Score takes them.
+
+    Raises:
+        UserError: torch-fidelity's own file, the only one that has them, is neither in torch's cache nor can be downloaded.
+    """
+    try:
+        return sources.from_torch_hub(TORCH_FIDELITY_INCEPTION, progress)["fc.weight"].float()
+    except sources.Unavailable as error:
+        raise UserError(f"Inception's class layer cannot be had: only torch-fidelity's own download has it ({error})") from error

@@ -1,0 +1,82 @@
+"""The probability flow by an adaptive solver: Dormand and Prince's order 5(4), from torchdiffeq (Song et al. 2021, sec. 4.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torchdiffeq import odeint
+
+from ldm.core.errors import UserError
+from ldm.core.family import kind
+from ldm.diffusion.estimate import Denoise, Estimate
+from ldm.diffusion.process import NoiseProcess
+from ldm.samplers.frame import FLOW
+from ldm.samplers.sampler import Ask, Noise, Past, Sampler
+
+
+@kind("ode")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ODE(Sampler):
+    """Runs from the grid's first time to its last in strides of its own, so the number of steps asked does not matter.
+
+    It solves in the frame `flow`, whose slope is finite everywhere, down to the least noisy time that networks know, and takes x0 there.
+    The strides fit the picture that needs the shortest; so a picture depends on its batch, within the tolerance. `Counted` counts the
+    evaluations.
+
+    Attributes:
+        rtol: relative error allowed to a stride, by each picture's root mean square.
+        atol: absolute error likewise, in units of x / (alpha + sigma).
+    """
+
+    adaptive: ClassVar[bool] = True
+
+    rtol: float = 1e-5
+    atol: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if not (self.rtol > 0 and self.atol > 0):
+            raise UserError(f"ode needs rtol > 0 and atol > 0, got {self.rtol} and {self.atol}")
+
+    def sample(
+        self,
+        denoise: Denoise,
+        x: Tensor,
+        grid: Tensor,
+        process: NoiseProcess,
+        noise: Noise,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        ends = grid[[0, -1]] if len(grid) > 2 else grid
+        return Sampler.sample(self, denoise, x, ends, process, noise, on_step)
+
+    def step(
+        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Ask
+    ) -> Tensor:
+        if process.sigma(s) > 0:
+            return self._solved(x_t, t, s, process, denoise)
+        last = torch.full_like(t, process.t_first)
+        if last < t:
+            now = denoise(self._solved(x_t, t, last, process, denoise), last)
+        return process.blend(now, s)
+
+    def _solved(self, x_t: Tensor, t: Tensor, s: Tensor, process: NoiseProcess, denoise: Ask) -> Tensor:
+        clock = torch.stack([FLOW.clock(process, t), FLOW.clock(process, s)]).to(x_t.device)
+
+        def slope(u: Tensor, y: Tensor) -> Tensor:
+            u = u.double().clamp(clock[1], clock[0])  # the search for a first stride may look further
+            at = process.time_at(2 * ((1 - u) / u).log())
+            return FLOW.slope(denoise(FLOW.scale(process, at).to(y.dtype) * y, at))
+
+        start = x_t / FLOW.scale(process, t).to(x_t.dtype)
+        ends_there = {"norm": _worst, "step_t": clock[1:]}  # else the last stride goes beyond and is interpolated, 30 times less exact
+        y = odeint(slope, start, clock, rtol=self.rtol, atol=self.atol, method="dopri5", options=ends_there)
+        return y[-1] * FLOW.scale(process, s).to(x_t.dtype)
+
+
+def _worst(error: Tensor) -> Tensor:
+    """The greatest root mean square of a picture: (B, ...) -> ()."""
+    return error.flatten(1).square().mean(1).sqrt().max()

@@ -1,0 +1,277 @@
+"""`scripts/evaluate.py`: what it measures and says, on tiny models and pictures, with a stand-in for Inception."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from ldm.app import door, evaluate, evaluate_ldm
+from ldm.checkpoints.model import AutoencoderSpec, load_first_stage, write_autoencoder
+from ldm.core.errors import UserError
+from ldm.losses.statistics import StatisticsCollector
+from ldm.metrics.neighbours import nearest
+from ldm.pipelines.latent_diffusion import LatentDiffusion
+
+COUNTS = {"train": 12, "val": 6}
+
+
+class StandIn(nn.Module):
+    """Sixteen average colours: 48 features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.dtype == torch.uint8 and images.shape[1] == 3
+        self.calls += len(images)
+        return nn.functional.adaptive_avg_pool2d(images.float(), 4).flatten(1) / 255
+
+
+def write_pictures(folder: Path, count: int, seed: int, captions: bool = True, mode: str = "RGB") -> Path:
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(seed)
+    for i in range(count):
+        shape = (4, 4, 3) if mode == "RGB" else (4, 4)
+        levels = draw.integers(0, 256, shape, dtype=np.uint8).repeat(5, 0).repeat(5, 1)
+        Image.fromarray(levels).save(folder / f"{i:03d}.png")
+        if captions:
+            (folder / f"{i:03d}.txt").write_text(f"picture {i} of {seed}")
+    return folder
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    network = StandIn()
+    monkeypatch.setattr("ldm.metrics.features.fid_inception", lambda progress: network)
+    monkeypatch.setenv("LDM_OFFLINE", "1")  # no class layer
+    return network
+
+
+@pytest.fixture
+def home(tmp_path, tiny, stand_in, monkeypatch):
+    """Models, a training and a held-out folder; the current folder. The pretrained files stay where they are."""
+    from ldm.pretrained import cache
+
+    pretrained = cache.cache_folder()
+    monkeypatch.setenv("LDM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "pretrained").symlink_to(pretrained)
+    (tmp_path / "model").symlink_to(tiny("text"))
+    (tmp_path / "plain").symlink_to(tiny(first_stage="identity"))
+    (tmp_path / "labels").symlink_to(tiny("class"))
+    (tmp_path / "grey").symlink_to(tiny(first_stage="identity", image_channels=1))
+    first_stage, spec, weights = load_first_stage(tmp_path / "model", torch.device("cpu"))
+    spec = AutoencoderSpec(name="first", size=16, first_stage=spec.first_stage, space=spec.space)
+    write_autoencoder(tmp_path / "stage-one", spec, weights, "# tiny\n", 1 << 30)
+    for number, (name, count) in enumerate(COUNTS.items()):
+        write_pictures(tmp_path / name, count, number)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(words: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *words.split()])
+    with pytest.raises(SystemExit) as left:
+        door.run(evaluate.main)
+    return int(left.value.code)
+
+
+LDM = "ldm --data train --held-out val --steps 1"
+
+
+def measured(words: str, monkeypatch, capsys) -> dict:
+    """The JSON, which is all that stdout holds."""
+    assert call(f"{words} --json --out made", monkeypatch) == 0
+    text = capsys.readouterr().out
+    assert text == Path("made/evaluation.json").read_text()
+    return json.loads(text)
+
+
+@pytest.mark.parametrize("model", ["model", "stage-one"])
+def test_a_first_stage_in_numbers(home, model, monkeypatch, capsys):
+    found = measured(f"vae --model {model} --data val", monkeypatch, capsys)
+    assert list(found["metrics"]) == ["l1", "psnr", "ssim", "lpips", "rfid"]
+    first_stage, _, _ = load_first_stage(model, torch.device("cpu"))
+    images = torch.stack(pictures_of("val"))
+    collector = StatisticsCollector()  # the other home of PSNR, which training logs
+    collector.add(images, first_stage.decode(first_stage.encode(images)), first_stage.posterior(images))
+    assert found["metrics"]["psnr"]["value"] == pytest.approx(collector.result().psnr, rel=1e-5)
+    data = found["data"]["reconstructed"]
+    assert (data["split"], data["pictures"], data["of"]) == ("all", len(images), len(images))
+    for metric in found["metrics"].values():
+        assert metric["pictures"] == 6 and metric["interval"][0] <= metric["value"] <= metric["interval"][1]
+    assert found["preprocessing"]["size"] == 16 and "centre" in found["preprocessing"]["fit"]
+
+
+def test_a_first_stage_on_the_training_split_and_on_fewer(home, monkeypatch, capsys):
+    found = measured("vae --model model --data train --split train --num-images 5", monkeypatch, capsys)
+    assert found["data"]["reconstructed"]["pictures"] == 5 and found["data"]["reconstructed"]["of"] == 12
+
+
+def test_a_model_in_numbers(home, monkeypatch, capsys):
+    assert call(f"{LDM} --model model --out made", monkeypatch) == 0
+    shown = capsys.readouterr().out.splitlines()
+    found = json.loads(Path("made/evaluation.json").read_text())
+    assert shown[-1] == "evaluation.json and evaluation.txt in made"
+    assert shown[-2] == found["attribution"]["line"] and "the limit" in shown[-2]
+    assert any(line.startswith("Inception Score: not measured: Inception's class layer cannot be had") for line in shown)
+    assert Path("made/evaluation.txt").read_text().splitlines() == shown[:-1]
+
+    metrics = found["metrics"]
+    assert {name for name, metric in metrics.items() if metric["value"] is None} == {"inception_score"}
+    assert found["data"]["reference"]["pictures"] == 12 and found["data"]["told"]["pictures"] == found["data"]["generated"] == 6
+    assert found["data"]["told_of_them"] == ["captions"] and found["sampling"]["sampler"] == "ddim"
+    assert metrics["fid"]["value"] == pytest.approx(found["attribution"]["fid_generated"])
+    assert "by chance 0.167" in metrics["retrieval_top_1"]["about"]
+    assert metrics["nearest_training"]["value"] > 0 and metrics["nearest_training_held_out"]["value"] > 0
+
+
+def test_the_reference_is_kept_and_made_anew_when_the_data_change(home, stand_in, monkeypatch, capsys):
+    words = f"{LDM} --model plain"
+    first = measured(words, monkeypatch, capsys)
+    cold, stand_in.calls = stand_in.calls, 0
+    assert measured(words, monkeypatch, capsys)["metrics"] == first["metrics"]
+    assert (cold, stand_in.calls) == (12 + 6 + 6, 6)  # the generated only
+
+    Image.new("RGB", (20, 20), "red").save("train/003.png")
+    stand_in.calls = 0
+    changed = measured(words, monkeypatch, capsys)
+    assert stand_in.calls == 12 + 6 and changed["metrics"]["fid"] != first["metrics"]["fid"]
+
+    stand_in.calls = 0
+    other = measured(f"{words} --background 0,0,0", monkeypatch, capsys)
+    assert stand_in.calls == 12 + 6 + 6 and other["preprocessing"]["background"] == [0, 0, 0]
+
+
+def perfect(picture_of):
+    """A `render` that gives data pictures instead of making any."""
+
+    def render(self, told, untold, how, **_):
+        return torch.stack([picture_of(number) for number in range(how.num_images)])
+
+    return render
+
+
+def pictures_of(folder: str) -> list[torch.Tensor]:
+    from ldm.app.evaluation import Preprocessing, training_pictures
+
+    drawn = training_pictures(folder, Preprocessing(size=16, channels=3, background=(255, 255, 255)))
+    return [drawn.data.sample(i, 0).image for i in range(drawn.count)]
+
+
+def test_a_model_that_gives_back_the_pictures_of_the_captions(home, monkeypatch, capsys):
+    """Then every caption's picture is found, no stage is the limit, and pictures are as far from training as held-out ones."""
+    held_out = pictures_of("val")
+    monkeypatch.setattr(LatentDiffusion, "render", perfect(lambda i: held_out[i % 6]))
+    found = measured(f"{LDM} --model model --num-images 12", monkeypatch, capsys)
+    metrics = found["metrics"]
+    assert metrics["retrieval_top_1"]["value"] == metrics["retrieval_top_5"]["value"] == 1
+    assert metrics["nearest_training"]["value"] == pytest.approx(metrics["nearest_training_held_out"]["value"])
+    assert metrics["fid"]["pictures"] == 12 and found["attribution"]["pictures_of_each"] == 6
+    assert found["attribution"]["fid_generated"] == pytest.approx(found["attribution"]["fid_real"])
+
+
+def test_a_model_that_repeats_training_pictures_is_found_out(home, monkeypatch, capsys):
+    known = pictures_of("train")
+    monkeypatch.setattr(LatentDiffusion, "render", perfect(lambda i: known[i]))
+    found = measured(f"{LDM} --model plain --num-images 12", monkeypatch, capsys)
+    metrics = found["metrics"]
+    assert metrics["fid"]["value"] < 1e-9 and metrics["precision"]["value"] == metrics["recall"]["value"] == 1
+    assert metrics["nearest_training"]["value"] == 0 and metrics["close_to_training"]["value"] == 1
+    assert metrics["retrieval_top_1"]["value"] is None and "the model takes none" in metrics["retrieval_top_1"]["about"]
+    assert found["data"]["told_of_them"].startswith("nothing") and found["sampling"]["guidance"] == 1
+
+
+def test_what_is_told_is_the_caption_of_the_same_number(home, monkeypatch, capsys):
+    """And again from the first when they are used up."""
+    said, made = [], []
+    tell, render = LatentDiffusion.tell, LatentDiffusion.render
+
+    def telling(self, inputs):
+        said.append((inputs.captions, tell(self, inputs)))
+        return said[-1][1]
+
+    def rendering(self, told, untold, how):
+        made.extend(captions for condition in told for captions, known in said if known is condition)
+        return render(self, told, untold, how)
+
+    monkeypatch.setattr(LatentDiffusion, "tell", telling)
+    monkeypatch.setattr(LatentDiffusion, "render", rendering)
+    measured(f"{LDM} --model model --num-images 8 --guidance 1", monkeypatch, capsys)
+    assert made == [(f"picture {i % 6} of 1",) for i in range(8)]
+
+
+def test_labels_are_told_by_name(home, monkeypatch, capsys):
+    for name in ("owl", "cat"):
+        write_pictures(home / "classes" / name, 3, 5, captions=False)
+    told = []
+    tell = LatentDiffusion.tell
+    monkeypatch.setattr(LatentDiffusion, "tell", lambda self, inputs: told.append(inputs.labels) or tell(self, inputs))
+    found = measured("ldm --model labels --data classes --split train --steps 1 --guidance 1", monkeypatch, capsys)
+    assert [int(label) for label in told] == [0, 0, 0, 2, 2, 2]  # the model's numbers, not the folder's
+    assert found["data"]["told_of_them"] == ["labels"]
+    assert found["metrics"]["nearest_training_held_out"]["value"] is None  # no picture was held out
+
+
+def test_grey_pictures(home, monkeypatch, capsys):
+    write_pictures(home / "grey-pictures", 5, 3, captions=False, mode="L")
+    found = measured("ldm --model grey --data grey-pictures --split train --steps 1 --num-images 4", monkeypatch, capsys)
+    assert found["preprocessing"]["channels"] == 1 and found["metrics"]["fid"]["value"] > 0
+
+
+def test_a_measure_is_one_function(home, monkeypatch, capsys):
+    """Where another metric is added: it sees the model, the pictures told and all features."""
+    from ldm.metrics.report import Metric
+
+    def distance(seen):
+        value = nearest(seen.generated, seen.real).max().item() + seen.told.count + seen.model.spec.size
+        return [Metric(name="mine", title="Mine", value=value, pictures=len(seen.generated), better="", about="a test")]
+
+    monkeypatch.setattr(evaluate_ldm, "MEASURES", (distance,))
+    assert list(measured(f"{LDM} --model plain", monkeypatch, capsys)["metrics"]) == ["mine"]
+
+
+MISTAKES = {
+    "no such model": ("vae --model nowhere --data val", "checkpoint nowhere: no such folder"),
+    "no such model for ldm": ("ldm --model nowhere --data val", "checkpoint nowhere: no such folder"),
+    "stage one given to ldm": ("ldm --model stage-one --data train", "holds a first stage only"),
+    "a model on pixels given to vae": ("vae --model plain --data val", "no first stage to evaluate"),
+    "unknown data": ("vae --model model --data emoij", "data 'emoij': no such folder or shard; allowed: emoji-128"),
+    "unknown data for ldm": ("ldm --model model --data emoij", "no such folder or shard"),
+    "no held-out split": ("ldm --model model --data train", "--held-out DATA, or --split train"),
+    "remote data": ("vae --model model --data https://example.org/a.tar", "fetch the shards"),
+    "one picture": ("vae --model model --data single", "1 picture in split val; a distance between sets needs at least 2"),
+    "one picture asked for": (f"{LDM} --model model --num-images 1", "--num-images must be at least 2"),
+    "no stage": ("--model model --data val", "required: stage"),
+    "no model": ("vae --data val", "the following arguments are required: --model"),
+    "a sampler for vae": ("vae --model model --data val --sampler ddim", "--sampler is for ldm only"),
+    "unknown sampler": (f"{LDM} --model model --sampler dimm", "Did you mean 'ddim'?"),
+    "no colour": ("vae --model model --data val --background white", "--background must be three levels from 0 to 255"),
+    "out is a file": ("vae --model model --data val --out file", "--out file: file is a file"),
+}
+
+
+@pytest.mark.parametrize("words, said", MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line_and_exit_2(home, words, said, monkeypatch, capsys):
+    write_pictures(home / "single", 1, 0)
+    (home / "file").write_text("a file")
+    assert call(words if "--out" in words else f"{words} --out made", monkeypatch) == 2
+    shown = capsys.readouterr()
+    (line,) = (line for line in shown.err.splitlines() if line)
+    assert shown.out == "" and line.startswith("error: ") and said in line
+    assert not (home / "made").exists()
+
+
+def test_labels_that_the_model_does_not_know_are_refused(home, monkeypatch):
+    for name in ("horse", "cat"):
+        write_pictures(home / "classes" / name, 3, 5, captions=False)
+    with pytest.raises(UserError, match="allowed: cat, dog, owl"):
+        evaluate.main("ldm --model labels --data classes --split train --steps 1 --out made".split())

@@ -1,0 +1,37 @@
+"""Which run folders a config may go on in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ldm.app.train_ldm import TrainLDM
+from ldm.app.training_run import open_run
+from ldm.config.loader import dump, load
+from ldm.core.errors import UserError
+from ldm.training.distributed import World
+
+CONFIG = load(Path("configs/ldm/emoji-text.yaml"), TrainLDM, ["weighting=constant"])
+WORLD = World(rank=0, size=1, device=torch.device("cpu"))
+
+
+def run_folder(path: Path, stored: dict) -> Path:
+    (path / "state").mkdir(parents=True)
+    (path / "config.yaml").write_text(yaml.safe_dump(stored))
+    return path
+
+
+def test_a_run_from_before_a_key_was_there_goes_on(tmp_path: Path) -> None:
+    stored = dump(CONFIG)
+    for key in ("network_input", "learned_variance", "vlb_weight"):
+        del stored[key]
+    assert open_run(run_folder(tmp_path / "run", stored), CONFIG, WORLD).path == tmp_path / "run"
+
+
+@pytest.mark.parametrize("changes", [{"prediction": {"kind": "eps"}}, {"density": {"kind": "uniform"}}, {"no_such_key": 1}])
+def test_a_run_of_another_config_is_refused(tmp_path: Path, changes: dict) -> None:
+    with pytest.raises(UserError, match=f"another config \\(differs in {next(iter(changes))}"):
+        open_run(run_folder(tmp_path / "run", dump(CONFIG) | changes), CONFIG, WORLD)

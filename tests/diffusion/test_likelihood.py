@@ -1,0 +1,139 @@
+"""Exact likelihood by the probability flow, on data whose density is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, MixtureSameFamily, Normal
+from torch.testing import assert_close
+
+from ldm.core.errors import UserError
+from ldm.core.random import Streams
+from ldm.diffusion.estimate import Denoise, Estimate
+from ldm.diffusion.likelihood import flow_density, mean_and_error, pixel_flow_density
+from ldm.diffusion.process import NoiseProcess
+from ldm.diffusion.processes.rectified_flow import RectifiedFlow
+from ldm.diffusion.processes.vp_sde import VPSDE
+
+F64 = torch.float64
+every_process = pytest.mark.parametrize("process", [kind() for kind in NoiseProcess.kinds().values()], ids=lambda p: p.kind)
+
+
+def marginal(process: NoiseProcess, t: float, means: Tensor, stds: Tensor) -> MixtureSameFamily:
+    """The law of each number of x_t, for data that are an even mixture."""
+    alpha, sigma = (scale(torch.tensor(t, dtype=F64)) for scale in (process.alpha, process.sigma))
+    parts = Normal(alpha * means, ((alpha * stds) ** 2 + sigma**2).sqrt())
+    return MixtureSameFamily(Categorical(torch.ones_like(means)), parts)
+
+
+def exact(process: NoiseProcess, means: Tensor, stds: Tensor) -> Denoise:
+    """What a perfect network says of such data: x0 by Tweedie's formula on each part."""
+
+    def denoise(x_t: Tensor, t: Tensor) -> Estimate:
+        alpha, sigma = process.scales(t, x_t)
+        x, alpha, sigma = x_t[..., None], alpha[..., None], sigma[..., None]
+        variance = (alpha * stds) ** 2 + sigma**2
+        share = (-(x - alpha * means).square() / (2 * variance) - variance.log() / 2).softmax(-1)
+        x0 = (share * (means + alpha * stds**2 / variance * (x - alpha * means))).sum(-1)
+        eps = (share * sigma * (x - alpha * means) / variance).sum(-1)
+        return Estimate(x0=x0, eps=eps)
+
+    return denoise
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, dtype=F64, generator=torch.Generator().manual_seed(seed))
+
+
+def signs(*shape: int, seed: int = 3) -> Tensor:
+    return draw(*shape, seed=seed).sign()
+
+
+GAUSSIAN = torch.tensor([0.4], dtype=F64), torch.tensor([0.6], dtype=F64)
+MIXTURE = torch.tensor([-0.5, 0.3], dtype=F64), torch.tensor([0.1, 0.25], dtype=F64)
+
+
+@every_process
+def test_gaussian_data(process: NoiseProcess) -> None:
+    """The flow is a line, x_1 = m_1 + s_1 / s (x - m), so the model's density is known to the solver's tolerance, whatever the prior."""
+    x = 0.4 + 0.6 * draw(4, 10)
+    first, last = (marginal(process, t, *GAUSSIAN).component_distribution for t in (0.01, 1.0))
+    end = last.mean + last.stddev / first.stddev * (x - first.mean)
+    log_p = Normal(0.0, process.prior_std).log_prob(end) + (last.stddev / first.stddev).log()
+    got = flow_density(exact(process, *GAUSSIAN), x, process, signs(4, 10), first=0.01, tolerance=1e-6)
+    assert_close(got.bits, -log_p.mean(1) / math.log(2), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("process", [RectifiedFlow(), VPSDE(beta_max=40.0)], ids=lambda p: p.kind)
+def test_mixture_data(process: NoiseProcess) -> None:
+    """Their density, at the first time; both processes end in the prior, the VP-SDE because it was made longer."""
+    x = torch.linspace(-0.9, 0.9, 40, dtype=F64).reshape(4, 10)
+    got = flow_density(exact(process, *MIXTURE), x, process, signs(4, 10), first=0.02, tolerance=1e-6)
+    assert_close(got.bits, -marginal(process, 0.02, *MIXTURE).log_prob(x).mean(1) / math.log(2), rtol=0, atol=2e-4)
+
+
+def coupled(process: NoiseProcess) -> tuple[Denoise, Callable[[Tensor], Tensor]]:
+    """Gaussian data of two numbers that depend on each other, and their log-density a number: a Jacobian that is not diagonal."""
+    root = torch.tensor([[0.5, 0.0], [0.4, 0.3]], dtype=F64)
+    covariance = root @ root.T
+
+    def denoise(x_t: Tensor, t: Tensor) -> Estimate:
+        alpha, sigma = process.scales(t[0], x_t)
+        precision = (alpha**2 * covariance + sigma**2 * torch.eye(2, dtype=F64)).inverse()
+        return Estimate(x0=alpha * x_t @ precision @ covariance, eps=sigma * x_t @ precision)
+
+    def log_density(x: Tensor) -> Tensor:
+        alpha, sigma = (scale(torch.tensor(0.02, dtype=F64)) for scale in (process.alpha, process.sigma))
+        total = alpha**2 * covariance + sigma**2 * torch.eye(2, dtype=F64)
+        return torch.distributions.MultivariateNormal(torch.zeros(2, dtype=F64), total).log_prob(x) / 2
+
+    return denoise, log_density
+
+
+@pytest.mark.parametrize("kind", ["rademacher", "gaussian"])
+def test_probes_are_unbiased(kind: str) -> None:
+    """Where one probe errs, many agree with the density: 4 errors of 1000 rows of one point."""
+    denoise, log_density = coupled(RectifiedFlow())
+    x = torch.tensor([[0.5, -0.2]], dtype=F64).expand(1000, 2)
+    probe = signs(1000, 2) if kind == "rademacher" else draw(1000, 2)
+    got = flow_density(denoise, x, RectifiedFlow(), probe, first=0.02)
+    mean, error = mean_and_error(got.bits)
+    assert 0.003 < error < 0.05
+    assert abs(mean + log_density(x)[0].item() / math.log(2)) < 4 * error
+
+
+def test_pixels_cost_their_level() -> None:
+    """Broad data on 256 levels: bits are those of a level's probability, the density times the bin 2 / 255."""
+    streams = Streams.of(0, samples=range(3))
+    x0 = ((0.2 * draw(3, 1, 16, 16).abs() + 1) * 127.5).round() / 127.5 - 1  # on one side, where the density falls
+    means, stds = torch.zeros(1, dtype=F64), torch.full((1,), 0.2, dtype=F64)
+    got = pixel_flow_density(exact(VPSDE(), means, stds), x0, VPSDE(), streams, first=1e-4, tolerance=1e-6)
+    half = 1 / 255
+    p = Normal(0.0, 0.2).cdf(x0 + half) - Normal(0.0, 0.2).cdf(x0 - half)
+    assert_close(got.bits, -p.log2().flatten(1).mean(1), rtol=0, atol=4e-3)  # places in the bins: 0.01 bits each, 256 of them
+    alone = pixel_flow_density(exact(VPSDE(), means, stds), x0[1:2], VPSDE(), streams.part(1, 2), first=1e-4, tolerance=1e-6)
+    assert_close(alone.bits, got.bits[1:2], rtol=0, atol=1e-5)
+
+
+def test_precision_follows_the_tolerance() -> None:
+    process, x = RectifiedFlow(), torch.linspace(-0.9, 0.9, 20, dtype=F64).reshape(2, 10)
+    expected = -marginal(process, 0.02, *MIXTURE).log_prob(x).mean(1) / math.log(2)
+    found = [flow_density(exact(process, *MIXTURE), x, process, signs(2, 10), 0.02, tolerance) for tolerance in (1e-3, 1e-6)]
+    rough, fine = ((one.bits - expected).abs().max().item() for one in found)
+    assert fine < rough / 20
+    assert found[0].evaluations < found[1].evaluations
+
+
+def test_mean_and_error() -> None:
+    assert mean_and_error(torch.tensor([1.0, 3.0])) == pytest.approx((2.0, 1.0))
+    with pytest.raises(UserError, match="at least 2"):
+        mean_and_error(torch.tensor([1.0]))
+
+
+def test_unknown_probe() -> None:
+    with pytest.raises(UserError, match="unknown probe 'uniform'; allowed: gaussian, rademacher"):
+        pixel_flow_density(exact(VPSDE(), *GAUSSIAN), draw(1, 1, 2, 2), VPSDE(), Streams.of(0, samples=[0]), probe="uniform")

@@ -1,0 +1,195 @@
+"""Distances between sets of features: closed forms, identities, peers, and intervals that cover what they say."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+
+from ldm.metrics.attribution import attribute
+from ldm.metrics.bootstrap import FEW, around, draws, of_mean, of_share
+from ldm.metrics.frechet import FrechetReference, paired_replicates
+from ldm.metrics.kernel import KernelReference
+from ldm.metrics.manifold import precision_recall
+from ldm.metrics.neighbours import nearest, ranks
+
+
+def normal(count, size, seed=0):
+    return torch.randn(count, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def with_moments(mean, covariance, count=50, seed=0):
+    """Rows whose sample mean and covariance are exactly these."""
+    x = normal(count, len(mean), seed)
+    x = x - x.mean(0)
+    x = x @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(x.T)).T)
+    return x @ torch.linalg.cholesky(covariance).T + mean
+
+
+def test_frechet_of_two_gaussians_in_closed_form():
+    """Axes scaled: the sum of (s - s')^2 and of (m - m')^2."""
+    mean, other = torch.tensor([1.0, 2.0, 3.0]).double(), torch.tensor([1.0, 0.0, 2.0]).double()
+    one, two = torch.tensor([1.0, 4.0, 9.0]).double(), torch.tensor([4.0, 1.0, 0.25]).double()
+    expected = (mean - other).square().sum() + (one.sqrt() - two.sqrt()).square().sum()
+    found = FrechetReference(with_moments(mean, one.diag())).distance(with_moments(other, two.diag(), 70, seed=1))
+    assert found == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_frechet_of_covariances_that_do_not_commute():
+    """In two dimensions tr (S S')^(1/2) = (tr S S' + 2 (det S S')^(1/2))^(1/2)."""
+    one = torch.tensor([[2.0, 0.9], [0.9, 1.0]]).double()
+    two = torch.tensor([[1.0, -0.7], [-0.7, 3.0]]).double()
+    product = one @ two
+    root = math.sqrt(product.trace() + 2 * math.sqrt(torch.linalg.det(product)))
+    zero = torch.zeros(2).double()
+    found = FrechetReference(with_moments(zero, one)).distance(with_moments(zero, two, seed=1))
+    assert found == pytest.approx((one.trace() + two.trace()).item() - 2 * root, rel=1e-9)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("count, others", [(30, 40), (12, 300), (200, 9), (60, 60)])
+def test_frechet_is_the_peers_for_more_and_for_fewer_pictures_than_features(count, others):
+    x, y = normal(count, 24), normal(others, 24, seed=1) * 1.3 + 0.1
+    statistics = [fid_features_to_statistics(features) for features in (x, y)]
+    expected = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert FrechetReference(y).distance(x) == pytest.approx(expected, rel=1e-5)
+    assert FrechetReference(x).distance(y) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [5, 100])
+def test_a_set_is_at_no_distance_from_itself(count):
+    x = normal(count, 16)
+    assert FrechetReference(x).distance(x) < 1e-9
+    assert FrechetReference(x).distance(x.flip(0)) < 1e-9
+    assert precision_recall(x, x) == (1.0, 1.0)
+    assert nearest(x, x.flip(0)).abs().max() == 0
+
+
+@pytest.mark.parametrize("count, others", [(10, 30), (40, 30), (40, 12)])
+def test_replicates_are_the_distances_of_the_redrawn_rows(count, others):
+    x, y = normal(count, 16) + 0.3, normal(others, 16, seed=1)
+    drawn = draws(count, 5)
+    frechet, kernel = FrechetReference(y), KernelReference(y)
+    expected = torch.tensor([frechet.distance(x[draw]) for draw in drawn]).double()
+    torch.testing.assert_close(frechet.replicates(x, drawn), expected, rtol=1e-6, atol=1e-6)
+    if count <= others:
+        pairs = torch.tensor([FrechetReference(y[draw]).distance(x[draw]) for draw in drawn]).double()
+        torch.testing.assert_close(paired_replicates(x, y[:count], drawn), pairs, rtol=1e-6, atol=1e-6)
+    every = torch.arange(count)[None]
+    torch.testing.assert_close(kernel.replicates(x, every), torch.tensor([kernel.distance(x)]).double())
+
+
+def test_kernel_replicates_never_compare_a_picture_with_itself():
+    """A set drawn as one picture thrice and another once: only pairs of different pictures count, each as often as it is drawn."""
+    x, y = normal(4, 3), normal(6, 3, seed=1)
+
+    def k(a, b):
+        return (a @ b / 3 + 1) ** 3
+
+    within = k(x[0], x[1])  # 3 + 3 ordered pairs, all the same
+    among = sum(k(y[i], y[j]) for i in range(6) for j in range(6) if i != j) / 30
+    across = sum(weight * sum(k(x[i], y[j]) for j in range(6)) / 6 for i, weight in ((0, 0.75), (1, 0.25)))
+    found = KernelReference(y).replicates(x, torch.tensor([[0, 0, 0, 1]]))
+    torch.testing.assert_close(found[0], within + among - 2 * across)
+
+
+@pytest.mark.parity
+def test_kernel_distance_is_the_peers_with_one_full_size_subset():
+    x, y = normal(40, 16) + 0.5, normal(40, 16, seed=1)
+    expected = kid_features_to_metric(x, y, kid_subsets=1, kid_subset_size=40, verbose=False)["kernel_inception_distance_mean"]
+    assert KernelReference(y).distance(x) == pytest.approx(expected, rel=1e-9)
+
+
+def test_kernel_distance_has_no_bias():
+    """Sets of one distribution are at distance 0 on average, however few."""
+    found = torch.tensor([KernelReference(normal(6, 4, seed)).distance(normal(5, 4, 1000 + seed)) for seed in range(400)])
+    assert found.mean().abs() < 3 * found.std() / 20
+    assert (found < 0).any()
+
+
+def test_precision_is_of_the_generated_and_recall_of_the_real():
+    """Real pictures in two far clusters, generated ones in one of them: all are good, half of what there is is missing."""
+    cluster = normal(20, 3)
+    real = torch.cat([cluster, cluster + 1000])
+    assert precision_recall(cluster + 0.001, real) == (1.0, 0.5)
+    assert precision_recall(real, cluster + 0.001) == (0.5, 1.0)
+
+
+def test_balls_reach_to_the_third_neighbour():
+    """0, 1, 2, 3 on a line: the third neighbours are 3, 2, 2, 3 away, so the balls cover -3 to 6, ends included."""
+    real = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+    generated = torch.tensor([[-3.0], [6.0], [6.01], [-3.01]])
+    assert precision_recall(generated, real)[0] == 0.5
+
+
+def test_nearest_and_ranks():
+    features = torch.tensor([[0.0, 0.0], [10.0, 0.0]])
+    others = torch.tensor([[3.0, 4.0], [1.0, 0.0], [9.0, 0.0], [20.0, 0.0]])
+    assert nearest(features, others).tolist() == [1.0, 1.0]
+    groups = torch.tensor([7, 8, 9, 7])  # two pictures of one caption: the nearer counts
+    assert ranks(features, torch.tensor([7, 7]), others, groups).tolist() == [2, 2]
+    assert ranks(features, torch.tensor([8, 8]), others, groups).tolist() == [1, 3]
+
+
+def test_the_interval_of_a_mean_is_the_normal_one():
+    values = normal(400, 1)[:, 0]
+    low, high = of_mean(values)
+    assert (high - low) == pytest.approx(2 * 1.96 * values.std().item() / 20, rel=0.1)
+    assert low < values.mean() < high
+    assert of_mean(torch.zeros(FEW)) is None
+
+
+def test_the_interval_of_a_share():
+    """Nothing of 12 leaves up to z^2 / (12 + z^2) open; of many it is the normal one."""
+    assert of_share(0.0, 12) == (0.0, pytest.approx(3.8415 / 15.8415, rel=1e-4))
+    assert of_share(1.0, 12) == (pytest.approx(12 / 15.8415, rel=1e-4), 1.0)
+    low, high = of_share(0.3, 4000)
+    assert (high - low) == pytest.approx(2 * 1.96 * math.sqrt(0.21 / 4000), rel=1e-3)
+
+
+def test_intervals_of_distances_cover():
+    """Of 60 sets of 60, nearly all intervals hold the mean distance of such sets, and are as wide as the distances really spread."""
+    reference = normal(300, 3, seed=99) * 1.2
+    drawn = draws(60, 100)
+    for side in (FrechetReference(reference), KernelReference(reference)):
+        sets = [normal(60, 3, seed) + 0.5 for seed in range(60)]
+        values = torch.tensor([side.distance(x) for x in sets])
+        spans = [around(value, side.replicates(x, drawn)) for value, x in zip(values.tolist(), sets, strict=True)]
+        low, high = torch.tensor(spans).T
+        assert ((low <= values.mean()) & (values.mean() <= high)).double().mean() >= 0.85
+        assert (high - low).mean().item() == pytest.approx(2 * 1.96 * values.std().item(), rel=0.25)
+
+
+def test_repeated_pictures_do_not_move_the_interval():
+    """With fewer pictures than features every redrawn set is farther away; only the spread of those distances is used."""
+    x, reference = normal(20, 40), FrechetReference(normal(200, 40, seed=1))
+    value, replicates = reference.distance(x), reference.replicates(x, draws(20))
+    assert replicates.min() > value
+    low, high = around(value, replicates)
+    assert low < value < high
+    assert (high - low) == pytest.approx(3.92 * replicates.std().item(), rel=0.2)
+
+
+def test_the_same_draws_every_time():
+    assert torch.equal(draws(10, 3), draws(10, 3))
+    assert draws(50).unique().tolist() == list(range(50))
+    assert (draws(2).sort(1).values == torch.tensor([0, 1])).all()  # never one picture alone
+
+
+def test_attribution_names_the_stage():
+    training, real = normal(400, 4), normal(100, 4, seed=1)
+    near, far = real + 0.02 * normal(100, 4, seed=2), 3 * real + 1
+    reference = FrechetReference(training)
+    two = attribute(reference, real, near, far)
+    assert two.line.startswith("stage two is the limit") and two.stage_two.value > 10 > two.stage_one.value
+    one = attribute(reference, real, far, far)
+    assert one.line.startswith("stage one is the limit") and one.stage_two.value == 0 and one.stage_two.interval == (0, 0)
+    neither = attribute(reference, real, real, real.flip(0))
+    assert neither.line.startswith("neither stage is the limit at 100 pictures")
+    assert neither.stage_one.interval == (0, 0)  # the same pictures are drawn for all three sets
+    both = attribute(reference, real, real + 0.7, real + 0.99)
+    assert both.line.startswith("100 pictures do not tell")
+    assert two.real == pytest.approx(reference.distance(real)) and two.generated == pytest.approx(reference.distance(far))

@@ -1,0 +1,98 @@
+"""What is measured of pictures, how Inception is shown them, and what is kept."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ldm.core.errors import UserError
+from ldm.metrics import reconstruction
+from ldm.metrics.features import cached_features, levels
+from ldm.metrics.inception_score import inception_score
+from ldm.metrics.report import Metric, table
+from ldm.pipelines.canvas import as_pictures
+
+
+def pictures(count=3, channels=3, size=16, seed=0):
+    return torch.rand(count, channels, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_errors_in_closed_form():
+    """An error of 0.1 everywhere is 20 log10(2 / 0.1) dB."""
+    images = pictures() * 0.8
+    torch.testing.assert_close(reconstruction.l1(images, images + 0.1), torch.full((3,), 0.1))
+    torch.testing.assert_close(reconstruction.psnr(images, images + 0.1), torch.full((3,), 20 * math.log10(20)).double(), rtol=1e-5, atol=0)
+
+
+def test_each_picture_has_its_own_number():
+    images, other = pictures(), pictures(seed=1)
+    for measure in (reconstruction.l1, reconstruction.psnr, reconstruction.ssim):
+        together = measure(images, other)
+        torch.testing.assert_close(together, torch.cat([measure(images[i : i + 1], other[i : i + 1]) for i in range(3)]))
+
+
+def test_equal_pictures_and_what_is_out_of_range():
+    images = pictures().round()
+    beyond = images * 5  # clipped, it is the same
+    assert reconstruction.psnr(images, beyond).tolist() == [126.0] * 3
+    assert reconstruction.l1(images, beyond).max() == 0
+    torch.testing.assert_close(reconstruction.ssim(images, beyond), torch.ones(3))
+
+
+def test_ssim_of_flat_pictures():
+    """Without structure only the means' term stays: (2ab + C) / (a^2 + b^2 + C), C = (0.01 L)^2, L = 2."""
+    a, b, c = 0.5, -0.25, 0.02**2
+    found = reconstruction.ssim(torch.full((1, 1, 16, 16), a), torch.full((1, 1, 16, 16), b))
+    torch.testing.assert_close(found, torch.tensor([(2 * a * b + c) / (a * a + b * b + c)]), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_inception_is_shown_what_a_png_would_hold(channels):
+    images = pictures(channels=channels) * 1.2
+    for shown, picture in zip(levels(images), as_pictures(images), strict=True):
+        assert np.array_equal(shown.permute(1, 2, 0).numpy(), np.asarray(picture.convert("RGB")))
+
+
+def test_inception_refuses_other_channels():
+    with pytest.raises(UserError, match="these have 4 channels"):
+        levels(torch.zeros(1, 4, 8, 8))
+
+
+def test_features_are_made_once_and_anew_when_anything_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("LDM_CACHE", str(tmp_path))
+    made = []
+
+    def make():
+        made.append(1)
+        return torch.full((4, 2), float(len(made)))
+
+    first = cached_features(("data", "transform"), 4, make)
+    assert torch.equal(cached_features(("data", "transform"), 4, make), first) and len(made) == 1
+    assert cached_features(("other data", "transform"), 4, make)[0, 0] == 2
+    assert cached_features(("data", "other transform"), 4, make)[0, 0] == 3
+
+    (file,) = (f for f in (tmp_path / "features").iterdir() if f.read_bytes()[-4:] == first[0, 0].numpy().tobytes())
+    file.write_bytes(file.read_bytes()[:-8])  # cut short
+    assert cached_features(("data", "transform"), 4, make)[0, 0] == 4
+
+
+def test_inception_score_in_closed_form():
+    """Sure of its class, and all ten classes as often: ten. Never sure: one."""
+    layer = torch.zeros(1008, 2048)
+    layer[torch.arange(10), torch.arange(10)] = 1
+    sure = torch.zeros(1000, 2048)
+    sure[torch.arange(1000), torch.arange(1000) % 10] = 200
+    assert inception_score(sure, layer) == pytest.approx(10, rel=0.05)  # parts of 100 shuffled pictures are not quite even
+    assert inception_score(torch.zeros(20, 2048), layer) == pytest.approx(1)
+
+
+def test_table_says_what_could_not_be_measured():
+    there = Metric(name="fid", title="FID", value=12.34567, interval=(11.0, 1300.4), pictures=8, better="lower", about="...")
+    missing = Metric(name="is", title="Inception Score", value=None, pictures=8, better="higher", about="no class layer")
+    lines = table([there, missing]).splitlines()
+    assert lines[2].split() == ["FID", "12.35", "11", "to", "1300", "8", "lower"]
+    assert lines[-1] == "Inception Score: not measured: no class layer"
+    assert there.plain()["interval"] == [11.0, 1300.4] and missing.plain()["value"] is None

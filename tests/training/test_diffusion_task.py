@@ -1,0 +1,99 @@
+"""Stage two's task with what its objective may ask: a learned variance, steps drawn by their cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from tasks import DrawnPictures, diffusion_task, train_config
+
+from ldm.checkpoints.folder import Checkpoint, load_strictly
+from ldm.checkpoints.model import LatentDiffusionSpec
+from ldm.config.loader import build
+from ldm.core.random import Streams
+from ldm.diffusion.importance import ImportanceSteps
+from ldm.diffusion.objective import Objective
+from ldm.diffusion.prediction import VPrediction
+from ldm.diffusion.processes.discrete_vp import DiscreteVP
+from ldm.training.config import TrainConfig
+from ldm.training.diffusion_task import DiffusionTask
+from ldm.training.distributed import World
+from ldm.training.engine import _Engine
+from ldm.training.run_folder import RunFolder
+
+ALONE = World(0, 1, torch.device("cpu"))
+PROCESS = DiscreteVP(num_steps=4, beta_first=0.1, beta_last=0.9)
+
+
+def hybrid_task(config: TrainConfig) -> DiffusionTask:
+    """The tiny task with the hybrid loss on four steps, drawn by the last loss of each."""
+    plain = diffusion_task(ALONE, config)
+    spec = dataclasses.replace(plain.spec, process=PROCESS, learned_variance=True)
+    objective = Objective(
+        process=PROCESS,
+        prediction=VPrediction(),
+        density=ImportanceSteps(history=1).begin(PROCESS),
+        learned_variance=True,
+        vlb_weight=0.001,
+    )
+    torch.manual_seed(1)
+    network = spec.build_network(plain.conditioners)
+    return DiffusionTask(
+        spec, plain.first_stage, {}, network, plain.conditioners, objective, DrawnPictures(), None, None, config, 0.1, (), 0, ALONE,
+    )  # fmt: skip
+
+
+def engine_of(task: DiffusionTask, config: TrainConfig, folder: Path) -> _Engine:
+    return _Engine(task, config, RunFolder(folder, True), 0, ALONE)
+
+
+def test_what_steps_cost_is_learned_and_survives_a_resume(tmp_path: Path) -> None:
+    config = train_config(steps=9)
+    task = hybrid_task(config)
+    engine, batches = engine_of(task, config, tmp_path), task.batches(1)
+    even = task.memory.probabilities()
+    for step in (1, 2):
+        engine.step(step, next(batches))
+    (tmp_path / "metrics.jsonl").touch()  # of which curves are drawn
+    engine.save(2)
+    learned = task.memory.probabilities()
+    assert task.memory.seen.tolist() == [1, 1, 1, 1]
+    assert (learned - even).abs().max() > 0.01
+
+    again = hybrid_task(config)
+    resumed = engine_of(again, config, tmp_path)
+    assert resumed.restore() == 2
+    assert torch.equal(again.memory.probabilities(), learned)
+    assert resumed.step(3, next(again.batches(3)))["loss"] == engine.step(3, next(batches))["loss"]
+    assert torch.equal(again.memory.losses, task.memory.losses)
+
+
+def test_micro_batches_learn_the_same(tmp_path: Path) -> None:
+    whole, parts = (hybrid_task(train_config(accumulate=count)) for count in (1, 3))
+    for task in (whole, parts):
+        engine_of(task, task.config, tmp_path).step(1, next(task.batches(1)))
+    torch.testing.assert_close(parts.memory.losses, whole.memory.losses, rtol=1e-4, atol=1e-6)
+    assert torch.equal(parts.memory.seen, whole.memory.seen)
+
+
+def test_held_out_times_do_not_depend_on_what_was_learned() -> None:
+    task = hybrid_task(train_config())
+    before = task.evaluate(torch.autocast("cpu", enabled=False)).metrics
+    task.memory.record(torch.arange(1, 5) / 4, torch.tensor([9.0, 0.0, 0.0, 0.0]))
+    streams = Streams.of(0, samples=range(20))
+    assert (task.memory.draw(streams, PROCESS) == 0.25).sum() > 15
+    assert task.evaluate(torch.autocast("cpu", enabled=False)).metrics == before
+
+
+def test_a_learned_variance_is_saved_and_read_back(tmp_path: Path) -> None:
+    task = hybrid_task(train_config())
+    task.save(tmp_path / "model", 1, 1)
+    opened = Checkpoint.open(tmp_path / "model")
+    spec = build(opened.config, LatentDiffusionSpec)
+    assert spec.learned_variance
+    network = spec.build_network(spec.build_conditioners())
+    load_strictly(network, opened.tensors("denoiser"), "saved")
+    assert network.out[-1].weight.shape[0] == 2 * 2  # twice the latent's channels
+    grid = task.picture(torch.autocast("cpu", enabled=False))
+    assert grid.isfinite().all()
