@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on -e '.[dev]'
 	@touch $@
 
-fetch: $(STAMP)  ## get the pretrained networks into ~/.cache/ldm (150 MB)
+fetch: $(STAMP)  ## get the pretrained networks into ~/.cache/ldm (240 MB)
 	$(BIN)/python -m ldm.pretrained
 
 demo: $(STAMP)  ## pictures from the shipped model, then both stages trained briefly: outputs/demo/index.html

@@ -16,7 +16,7 @@ from ldm.app.door import Parser
 from ldm.app.evaluate_ldm import evaluate_ldm
 from ldm.app.evaluate_vae import evaluate_vae
 from ldm.app.evaluation import Result, device
-from ldm.app.sampling_run import _check_folder
+from ldm.app.sampling_run import check_folder
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.diffusion.grid import Grid
@@ -41,7 +41,7 @@ ONLY_LDM = ("sampler", "grid", "steps", "guidance", "held_out")
 def main(arguments: Sequence[str]) -> None:
     """Evaluates a model."""
     options = _parse(arguments)
-    _check_folder(options.out)
+    check_folder(options.out)
     result = _evaluate(options)
     whole = {
         "stage": options.stage,

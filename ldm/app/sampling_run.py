@@ -68,7 +68,7 @@ def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
     Raises:
         UserError: a model that cannot be opened, unknown sampler or grid, a number out of range, a place that cannot be written.
     """
-    _check_folder(options.out)
+    check_folder(options.out)
     model = LatentDiffusion.from_pretrained(options.model, precision=options.precision)
     how = model.sampling(
         sampler=options.sampler,
@@ -82,7 +82,7 @@ def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
     return model, how
 
 
-def _check_folder(out: Path) -> None:
+def check_folder(out: Path) -> None:
     """Refuses, before any work, a folder that could not be made or written."""
     there = next(path for path in (out, *out.parents, Path()) if path.exists())
     if not there.is_dir():
