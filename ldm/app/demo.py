@@ -26,7 +26,7 @@ EXAMPLES = """examples:
   python scripts/demo.py --out /tmp/demo
 """
 
-PROMPTS = ("a red heart", "a smiling yellow face", "a puppy", "a slice of pizza", "a green tree", "a blue car")
+PROMPTS = ("a red heart", "a smiling yellow face", "dog face", "a house", "a green tree", "a sad crying face")
 SIMPLE = (
     "a red heart",
     "a smiling yellow face",
@@ -89,7 +89,7 @@ def _scenes(out: Path) -> list[Scene]:
     drawn = [
         Scene(
             title=f"Text to image: {prompt}",
-            text="The shipped model, 20 steps, guidance 4.",
+            text="The shipped model, 20 steps.",
             command=("scripts/txt2img.py", "--prompt", prompt, "--out", str(grid / prompt.replace(" ", "-"))),
             pictures=((grid / prompt.replace(" ", "-") / "grid.png", prompt),),
         )
@@ -119,7 +119,7 @@ def _scenes(out: Path) -> list[Scene]:
         Scene(
             title="Stage two from scratch",
             text=f"A text-to-image model on that autoencoder's latents after {LDM_STEPS} steps. "
-            "It has seen each picture a few times only: shapes and colours begin to show. The shipped model went on for hours.",
+            "It has seen each picture a few times only: shapes and colours begin to show. The shipped model was trained for two hours.",
             command=(
                 "scripts/train_ldm.py", "--run-dir", str(ldm), f"first_stage.checkpoint={vae / 'checkpoint'}", "data.cache_views=1",
                 f"train.steps={LDM_STEPS}", f"train.sample_every={LDM_STEPS}",

@@ -29,7 +29,7 @@ from ldm.samplers.sampler import Sampler
 EXAMPLES = """examples:
   python scripts/evaluate.py vae --model checkpoints/emoji --data emoji-128
       how well the first stage gives held-out pictures back
-  python scripts/evaluate.py ldm --model checkpoints/emoji --data emoji-128 --num-images 500 --steps 20 --guidance 4
+  python scripts/evaluate.py ldm --model checkpoints/emoji --data emoji-128 --num-images 500 --steps 20
       how good generated pictures are, and which stage is the limit
   python scripts/evaluate.py ldm --model runs/mine-ldm/checkpoint --data pictures/train --held-out pictures/test --json
 

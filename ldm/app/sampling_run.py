@@ -39,7 +39,7 @@ def parser(description: str, examples: str, out: str) -> Parser:
     made.add_argument("--sampler", help=f"{', '.join(Sampler.kinds())} (default: as the model says)")
     made.add_argument("--grid", help=f"spacing of the steps: {', '.join(Grid.kinds())} (default: as the model says, mostly trailing)")
     made.add_argument("--steps", type=int, help="solver steps (default: as the model says, mostly 20)")
-    made.add_argument("--guidance", type=float, help="classifier-free guidance; 1 = none (default: as the model says, mostly 4)")
+    made.add_argument("--guidance", type=float, help="classifier-free guidance; 1 = none (default: as the model says)")
     made.add_argument("--num-images", type=int, default=4, help="how many pictures (default: %(default)s)")
     made.add_argument("--seed", type=int, default=0, help="picture i depends on (seed, i) only (default: %(default)s)")
     made.add_argument("--out", type=Path, default=Path(out), help="folder for the pictures (default: %(default)s)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,20 @@ import torch
 from tasks import autoencoder_task, diffusion_task, train_config
 from torch import Tensor, nn
 
+from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.engine import _Engine
 from ldm.training.run_folder import RunFolder
 
 ALONE = World(0, 1, torch.device("cpu"))
 STEPS = 3
-TASKS = {"autoencoder": autoencoder_task, "diffusion": diffusion_task}
+TASKS: dict[str, Callable[[World, TrainConfig], Any]] = {"autoencoder": autoencoder_task, "diffusion": diffusion_task}
 each_task = pytest.mark.parametrize("which", TASKS)
 
 
 def engine_of(which: str, **changes: object) -> _Engine:
     config = train_config(steps=STEPS, **changes)
-    task: Any = TASKS[which](ALONE, config)
-    return _Engine(task, config, RunFolder(Path("unused"), False), 0, ALONE)
+    return _Engine(TASKS[which](ALONE, config), config, RunFolder(Path("unused"), False), 0, ALONE)
 
 
 def weights(engine: _Engine) -> Tensor:
