@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -53,40 +54,24 @@ class Evaluated:
 
 def _fid(seen: Evaluated) -> list[Metric]:
     reference = FrechetReference(seen.reference)
-    value = reference.distance(seen.generated)
-    interval = None
-    if len(seen.generated) < bootstrap.FEW:
-        interval = bootstrap.around(value, reference.replicates(seen.generated, bootstrap.draws(len(seen.generated)), progress=True))
-    return [
-        Metric(
-            name="fid",
-            title="FID",
-            value=value,
-            interval=interval,
-            pictures=len(seen.generated),
-            better="lower",
-            about=f"Heusel et al. 2017, to {len(seen.reference)} training pictures. Few pictures raise it: compare equal numbers only",
-        )
-    ]
+    about = f"Heusel et al. 2017, to {len(seen.reference)} training pictures. Few pictures raise it: compare equal numbers only"
+    return [_distance(seen, "fid", reference.distance, partial(reference.replicates, progress=True), about)]
 
 
 def _kid(seen: Evaluated) -> list[Metric]:
     reference = KernelReference(seen.reference)
-    value = reference.distance(seen.generated)
-    interval = None
-    if len(seen.generated) < bootstrap.FEW:
-        interval = bootstrap.around(value, reference.replicates(seen.generated, bootstrap.draws(len(seen.generated))))
-    return [
-        Metric(
-            name="kid",
-            title="KID",
-            value=value,
-            interval=interval,
-            pictures=len(seen.generated),
-            better="lower",
-            about=f"Binkowski et al. 2018, all pictures at once, to {len(seen.reference)} training pictures. Without bias",
-        )
-    ]
+    about = f"Binkowski et al. 2018, all pictures at once, to {len(seen.reference)} training pictures. Without bias"
+    return [_distance(seen, "kid", reference.distance, reference.replicates, about)]
+
+
+def _distance(
+    seen: Evaluated, name: str, distance: Callable[[Tensor], float], replicates: Callable[[Tensor, Tensor], Tensor], about: str
+) -> Metric:
+    """Of the generated pictures to the training set, with an interval where they are few."""
+    count, value, interval = len(seen.generated), distance(seen.generated), None
+    if count < bootstrap.FEW:
+        interval = bootstrap.around(value, replicates(seen.generated, bootstrap.draws(count)))
+    return Metric(name=name, title=name.upper(), value=value, interval=interval, pictures=count, better="lower", about=about)
 
 
 def _precision_recall(seen: Evaluated) -> list[Metric]:

@@ -124,10 +124,15 @@ def test_ddim(process: DiscreteVP, prediction: Prediction, eta: float) -> None:
 
 @every_table
 @every_prediction
-def test_dpmpp_2m(process: DiscreteVP, prediction: Prediction) -> None:
+@pytest.mark.parametrize(
+    "sampler, algorithm, draws",
+    [(DPMpp2M(), "dpmsolver++", {}), (DPMpp2MSDE(), "sde-dpmsolver++", {"variance_noise": noise})],
+    ids=["dpmpp_2m", "dpmpp_2m_sde"],
+)
+def test_dpmpp_2m_and_its_sde(process: DiscreteVP, prediction: Prediction, sampler: Sampler, algorithm: str, draws: dict) -> None:
     scheduler = diffusers.DPMSolverMultistepScheduler(
         **peer_settings(process, prediction),
-        algorithm_type="dpmsolver++",
+        algorithm_type=algorithm,
         solver_order=2,
         solver_type="midpoint",
         timestep_spacing="trailing",
@@ -135,25 +140,8 @@ def test_dpmpp_2m(process: DiscreteVP, prediction: Prediction) -> None:
     )
     denoise = Denoiser(network=network, process=process, prediction=prediction).bind(Condition())
     x = noise(-1)
-    ours = DPMpp2M().sample(denoise, x, Trailing().times(process, STEPS), process, noise)
-    assert_close(ours, peer(steps_of(scheduler), x), rtol=1e-4, atol=1e-4)
-
-
-@every_table
-@every_prediction
-def test_dpmpp_2m_sde(process: DiscreteVP, prediction: Prediction) -> None:
-    scheduler = diffusers.DPMSolverMultistepScheduler(
-        **peer_settings(process, prediction),
-        algorithm_type="sde-dpmsolver++",
-        solver_order=2,
-        solver_type="midpoint",
-        timestep_spacing="trailing",
-        final_sigmas_type="zero",
-    )
-    denoise = Denoiser(network=network, process=process, prediction=prediction).bind(Condition())
-    x = noise(-1)
-    ours = DPMpp2MSDE().sample(denoise, x, Trailing().times(process, STEPS), process, noise)
-    assert_close(ours, peer(steps_of(scheduler), x, variance_noise=noise), rtol=1e-4, atol=1e-4)
+    ours = sampler.sample(denoise, x, Trailing().times(process, STEPS), process, noise)
+    assert_close(ours, peer(steps_of(scheduler), x, **draws), rtol=1e-4, atol=1e-4)
 
 
 IN_RATIO_FRAME: dict[str, tuple[Sampler, str]] = {
