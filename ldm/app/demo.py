@@ -123,7 +123,7 @@ def _scenes(out: Path) -> list[Scene]:
             "It has seen each picture a few times only: shapes and colours begin to show. The shipped model was trained for two hours.",
             command=(
                 "scripts/train_ldm.py", "--run-dir", str(ldm), f"first_stage.checkpoint={vae / 'checkpoint'}", "data.cache_views=1",
-                f"train.steps={LDM_STEPS}", f"train.sample_every={LDM_STEPS}",
+                f"train.steps={LDM_STEPS}", f"train.sample_every={LDM_STEPS}", "train.optimizer.warmup_steps=50",
                 f"prompts=[{', '.join(SIMPLE)}]",
             ),
             pictures=((ldm / "samples" / f"step-{LDM_STEPS:08d}.png", "samples"), (ldm / "curves.png", "curves")),

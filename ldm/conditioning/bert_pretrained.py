@@ -41,9 +41,14 @@ class BertPretrainedConfig(ConditionerConfig):
     max_tokens: int = 32
     cached_captions: int = 16384
     vector_width: int | None = None
+    word_drop: float = 0.0
+    feature_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("word_drop", "feature_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} must be a share from 0 to less than 1, got {getattr(self, name)}")
         if not 2 <= self.max_tokens <= 512:
             raise UserError(f"max_tokens must be from 2 to 512, got {self.max_tokens}")
         if self.cached_captions < 0:
@@ -113,6 +118,7 @@ class BertPretrained(Conditioner):
         self.config = config
         self.frozen = None if torch.get_default_device().type == "meta" else _load(config)
         width = _width_of(config) if self.frozen is None else self.frozen.width
+        self.dropout = nn.Dropout(config.feature_dropout)
         self.norm = nn.LayerNorm(width)
         self.projection = nn.Linear(width, context_width)
         self.vector_width = config.vector_width
@@ -121,14 +127,25 @@ class BertPretrained(Conditioner):
     def forward(self, inputs: ConditionInputs, latent_size: tuple[int, int]) -> Condition:
         """Tokens (B, max_tokens, context width) and their mask; a vector (B, vector_width) if there is one."""
         assert self.frozen is not None, "built on the meta device: only to be counted"
-        rows = self.frozen.features(captions_of(inputs))
-        features, mask = padded(rows, self.config.max_tokens)
-        tokens = self.projection(self.norm(self._here(features)))
-        vector = None if self.summary is None else self.summary(self._here(torch.stack([row.mean(dim=0) for row in rows])))
+        features, mask = padded(self.frozen.features(captions_of(inputs)), self.config.max_tokens)
+        if self.training and self.config.word_drop:
+            mask = mask & ~self._hidden(mask)
+        tokens = self.projection(self.dropout(self.norm(self._here(features))))
+        vector = None
+        if self.summary is not None:
+            mean = (features * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+            vector = self.summary(self.dropout(self._here(mean)))
         return Condition(tokens=tokens, token_mask=mask.to(self.device), vector=vector)
 
     def _here(self, features: Tensor) -> Tensor:
         return features.to(self.device, self.norm.weight.dtype)
+
+    def _hidden(self, mask: Tensor) -> Tensor:
+        """(B, L) bool: the word pieces that this step hides; never [CLS] and [SEP], which hold the whole caption."""
+        words = mask.clone()
+        words[:, 0] = False
+        words[torch.arange(len(words)), mask.sum(dim=1) - 1] = False
+        return words & (torch.rand(mask.shape) < self.config.word_drop)
 
     def blank(self, inputs: ConditionInputs, rows: Tensor) -> ConditionInputs:
         """Caption ""."""

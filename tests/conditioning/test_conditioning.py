@@ -10,6 +10,7 @@ import torch
 
 from ldm.conditioning.bert_pretrained import BertPretrainedConfig
 from ldm.conditioning.bert_scratch import BertScratchConfig
+from ldm.conditioning.captions import padded
 from ldm.conditioning.class_label import ClassLabelConfig
 from ldm.conditioning.conditioner import ConditionerConfig, Conditioners, build_conditioners
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig, latent_mask
@@ -370,3 +371,36 @@ def test_it_follows_to_the_device(name):
         if x is not None:
             assert y.device.type == "cuda"
             torch.testing.assert_close(x, y.cpu(), rtol=1e-2, atol=1e-2)
+
+
+def test_hidden_words_are_words_only_and_only_in_training():
+    """[CLS] and [SEP] stay, about the asked share of the words goes, and the mean that makes the vector is of what is left."""
+    config = BertPretrainedConfig(max_tokens=12, word_drop=0.5, vector_width=6)
+    part, inputs = build("bert_pretrained", bert_pretrained=config).parts["bert_pretrained"], told()
+    whole = part.eval()(inputs, (4, 4))
+    torch.manual_seed(0)
+    steps = [part.train()(inputs, (4, 4)) for _ in range(200)]
+    ends = whole.token_mask.sum(dim=1) - 1
+    for step in steps:
+        assert step.token_mask[:, 0].all() and step.token_mask[torch.arange(4), ends].all()
+        assert not (step.token_mask & ~whole.token_mask).any()
+    kept = torch.stack([step.token_mask.sum(dim=1) - 2 for step in steps]).double().mean(dim=0)
+    torch.testing.assert_close(kept, (whole.token_mask.sum(dim=1) - 2).double() / 2, rtol=0.15, atol=0.1)
+    features, _ = padded(part.frozen.features(inputs.captions), 12)
+    row = steps[0].token_mask[2]
+    torch.testing.assert_close(steps[0].vector[2], part.summary(features[2, row].mean(dim=0)), rtol=1e-5, atol=1e-5)
+
+
+def test_feature_dropout_is_in_training_only():
+    config = BertPretrainedConfig(max_tokens=12, feature_dropout=0.5, vector_width=6)
+    part, inputs = build("bert_pretrained", bert_pretrained=config).parts["bert_pretrained"], told()
+    plain = build("bert_pretrained", bert_pretrained=replace(config, feature_dropout=0.0)).parts["bert_pretrained"].train()(inputs, (4, 4))
+    assert_same(part.eval()(inputs, (4, 4)), plain)
+    one, other = (part.train()(inputs, (4, 4)) for _ in range(2))
+    assert not torch.allclose(one.tokens, other.tokens) and not torch.allclose(one.vector, other.vector)
+
+
+@pytest.mark.parametrize("name", ["word_drop", "feature_dropout"])
+def test_all_of_a_caption_cannot_be_hidden(name):
+    with pytest.raises(UserError, match=f"{name} must be a share from 0 to less than 1, got 1"):
+        BertPretrainedConfig(**{name: 1})

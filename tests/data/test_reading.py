@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
 
@@ -192,6 +195,19 @@ def test_a_stream_resumes_and_shares_out(streamed: Callable[[], Pictures]) -> No
     resumed, places = list(islice(streamed().batches(4, 4, (1, 3)), 1))[0]
     assert resumed.keys == whole[3].keys[1:3] and places == (1, 2)
     assert torch.equal(resumed.images, whole[3].images[1:3])
+
+
+def test_a_stream_over_http_is_the_stream_of_the_same_files(streamed: Callable[[], Pictures], tmp_path: Path) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / "far")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"http://127.0.0.1:{server.server_port}/part{{0..1}}-000000.tar"
+        data = open_dataset(DataConfig(train=place, size=32, allow_remote=True, augment=MOVES), "train", 0)
+        far = [batch for batch, _ in islice(data.batches(5, 1, (0, 5)), 3)]
+        server.shutdown()
+    near = [batch for batch, _ in islice(streamed().batches(5, 1, (0, 5)), 3)]
+    assert [batch.keys for batch in far] == [batch.keys for batch in near]
+    assert all(torch.equal(a.images, b.images) for a, b in zip(far, near, strict=True))
 
 
 def test_a_stream_that_breaks_off_is_named(streamed: Callable[[], Pictures], tmp_path: Path) -> None:
