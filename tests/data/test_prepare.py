@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
+import pickle
 import struct
 import tarfile
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision import datasets
 
 from ldm.app.prepare_data import main
 from ldm.core.errors import UserError
@@ -167,6 +170,52 @@ def test_mnist_from_raw_files(tmp_path: Path) -> None:
     found = list(records_of(tmp_path / "out").values())
     assert [record.label for record in found] == ["7", "0", "4"] and found[0].captions == ("the digit 7",)
     np.testing.assert_array_equal(np.asarray(opened(found[2].image)), drawn[2])
+    assert len(records_of(tmp_path / "out", "val")) == 2
+
+
+def test_cifar10_from_raw_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pickled batches as published, 3 colours of 32 x 32 in a row; torchvision reads them only if their checksums are right."""
+    raw = tmp_path / "raw/cifar-10-batches-py"
+    raw.mkdir(parents=True)
+    drawn = np.random.default_rng(0).integers(0, 256, (6, 3072), dtype=np.uint8)
+    batches = {f"data_batch_{i + 1}": {"data": drawn[i : i + 1], "labels": [i]} for i in range(5)}
+    batches |= {"test_batch": {"data": drawn[5:], "labels": [9]}, "batches.meta": {"label_names": list("abcdefghij")}}
+    for name, content in batches.items():
+        (raw / name).write_bytes(pickle.dumps(content))
+    arguments = ["cifar10", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out")]
+    with pytest.raises(UserError, match="corrupted"):
+        main(arguments)
+
+    sums = {name: hashlib.md5((raw / name).read_bytes()).hexdigest() for name in batches}
+    for attribute in ("train_list", "test_list"):
+        monkeypatch.setattr(datasets.CIFAR10, attribute, [[name, sums[name]] for name, _ in getattr(datasets.CIFAR10, attribute)])
+    monkeypatch.setitem(datasets.CIFAR10.meta, "md5", sums["batches.meta"])
+    main(arguments)
+    found = list(records_of(tmp_path / "out").values())
+    assert [record.label for record in found] == list("abcde") and found[1].captions == ("a photo of b",)
+    np.testing.assert_array_equal(np.asarray(opened(found[2].image)), drawn[2].reshape(3, 32, 32).transpose(1, 2, 0))
+    assert [record.label for record in records_of(tmp_path / "out", "val").values()] == ["j"]
+
+
+def test_pets_from_raw_files(tmp_path: Path) -> None:
+    """The trimap (1 pet, 2 background, 3 outline) becomes the map, and all but background the mask."""
+    raw = tmp_path / "raw"
+    trimap = np.full((10, 20), 2, dtype=np.uint8)
+    trimap[2:8, 5:15], trimap[2, 5:15] = 1, 3
+    for name in ("Birman_1", "great_dane_2"):
+        picture(raw / f"images/{name}.jpg")
+        (raw / "annotations/trimaps").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(trimap).save(raw / f"annotations/trimaps/{name}.png")
+    for part in ("trainval", "test"):
+        (raw / f"annotations/{part}.txt").write_text("Birman_1 1 1 1\ngreat_dane_2 2 2 1\n")
+    main(["pets", "--raw", str(raw), "--out", str(tmp_path / "out")])
+    found = list(records_of(tmp_path / "out").values())
+    assert [(record.label, record.captions) for record in found] == [
+        ("Birman", ("a photo of birman",)),
+        ("Great Dane", ("a photo of great dane",)),
+    ]
+    np.testing.assert_array_equal(np.asarray(opened(found[0].map)), trimap - 1)
+    np.testing.assert_array_equal(np.asarray(opened(found[0].mask).convert("L")) > 127, trimap != 2)
     assert len(records_of(tmp_path / "out", "val")) == 2
 
 
