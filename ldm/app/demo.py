@@ -42,7 +42,7 @@ VAE_STEPS, LDM_STEPS = 300, 400
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One section of the page: what is shown, the command that made it, and the pictures it leaves, each with a caption."""
+    """A command on the page: what it shows, and the pictures it leaves, each with a caption. Scenes of one title are one section."""
 
     title: str
     text: str
@@ -88,8 +88,8 @@ def _scenes(out: Path) -> list[Scene]:
     grid = out / "txt2img"
     drawn = [
         Scene(
-            title=f"Text to image: {prompt}",
-            text="The shipped model, 20 steps.",
+            title="Text to image",
+            text="The shipped model, 20 steps, four pictures each.",
             command=("scripts/txt2img.py", "--prompt", prompt, "--out", str(grid / prompt.replace(" ", "-"))),
             pictures=((grid / prompt.replace(" ", "-") / "grid.png", prompt),),
         )
@@ -120,7 +120,7 @@ def _scenes(out: Path) -> list[Scene]:
         Scene(
             title="Stage two from scratch",
             text=f"A text-to-image model on that autoencoder's latents after {LDM_STEPS} steps. "
-            "It has seen each picture a few times only: shapes and colours begin to show. The shipped model was trained for two hours.",
+            "It has seen each picture a few times only: shapes and colours begin to show. The shipped model was trained for hours.",
             command=(
                 "scripts/train_ldm.py", "--run-dir", str(ldm), f"first_stage.checkpoint={vae / 'checkpoint'}", "data.cache_views=1",
                 f"train.steps={LDM_STEPS}", f"train.sample_every={LDM_STEPS}", "train.optimizer.warmup_steps=50",
@@ -142,16 +142,18 @@ figcaption { color: #666; font-size: .85rem; } img { max-width: 100%; min-height
 
 def _page(scenes: Sequence[Scene], seconds: Sequence[float], out: Path) -> str:
     sections = []
+    title = ""
     for scene, taken in zip(scenes, seconds, strict=True):
+        if scene.title != title:
+            title = scene.title
+            sections.append(f"<h2>{html.escape(title)}</h2>\n<p>{html.escape(scene.text)}</p>")
         figures = "".join(
             f'<figure><img src="{html.escape(str(path.relative_to(out)))}" alt="{html.escape(caption)}">'
             f"<figcaption>{html.escape(caption)}</figcaption></figure>"
             for path, caption in scene.pictures
         )
         command = html.escape(shlex.join(("python", *scene.command)))
-        sections.append(
-            f"<h2>{html.escape(scene.title)}</h2>\n<p>{html.escape(scene.text)}</p>\n<pre>{command}</pre>\n{figures}\n<p>{taken:.0f} s</p>"
-        )
+        sections.append(f"<pre>{command}</pre>\n{figures}\n<p><small>{taken:.0f} s</small></p>")
     return (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>ldm: demo</title><style>{STYLE}</style>\n'
         "<h1>Latent diffusion, from pictures to pictures</h1>\n"
