@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from ldm.checkpoints.classifier import ClassifierSpec, write_classifier
 from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults, write_latent_diffusion
 from ldm.conditioning.bert_scratch import BertScratchConfig
 from ldm.conditioning.class_label import ClassLabelConfig
@@ -20,9 +23,11 @@ from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.first_stage.autoencoder import KLAutoencoderConfig
 from ldm.first_stage.identity import IdentityConfig
 from ldm.first_stage.latent_space import LatentSpace, weights_digest
+from ldm.networks.classifier import ClassifierConfig
 from ldm.networks.unet import UNetConfig
 from ldm.samplers.ddim import DDIM
 
+PROCESS = DiscreteVP(num_steps=100, beta_last=0.1, zero_terminal_snr=True)
 CONDITIONERS: dict[str, ConditionerConfig] = {
     "text": BertScratchConfig(width=16, depth=1, heads=2, head_width=8, max_tokens=8),
     "class": ClassLabelConfig(num_classes=3, names=("cat", "dog", "owl"), width=8),
@@ -76,7 +81,7 @@ def write_tiny(
                 context_width=16 if "text" in told else None,
                 vector_width=8 if "class" in told else None,
             ),
-            process=DiscreteVP(num_steps=100, beta_last=0.1, zero_terminal_snr=True),
+            process=PROCESS,
             prediction=VPrediction(),
             conditioning={name: CONDITIONERS[name] for name in told},
             sampling=SamplingDefaults(sampler=DDIM(), steps=3, guidance=2.0),
@@ -86,6 +91,24 @@ def write_tiny(
         conditioner = random_weights(conditioners, 3)
     parts = [{name: value.to(dtype) for name, value in part.items()} for part in (network, conditioner)]
     write_latent_diffusion(folder, spec, encoder_weights, *parts, "# tiny\n", max_file_bytes)
+    return folder
+
+
+def write_tiny_classifier(folder: Path, **changes: Any) -> Path:
+    """A checkpoint of a classifier that fits `tiny(first_stage="identity")`; its spec may be changed."""
+    spec = ClassifierSpec(
+        name="tiny-classifier",
+        size=16,
+        channels=3,
+        network=ClassifierConfig(channels=8, multipliers=(1, 2), blocks=1, attention=(2,), heads=2),
+        process=PROCESS,
+        label_names=("cat", "dog", "owl"),
+    )
+    spec = replace(spec, **changes)
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        weights = random_weights(spec.build_network(), 4)
+    write_classifier(folder, spec, weights, "# tiny\n", 1 << 30)
     return folder
 
 
@@ -108,3 +131,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def write_model() -> Callable[..., Path]:
     """`write_tiny`, for tests that damage what they write."""
     return write_tiny
+
+
+@pytest.fixture(scope="session")
+def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny_classifier(process=None)`: the folder of such a checkpoint; see `write_tiny_classifier`."""
+    return lambda **changes: write_tiny_classifier(tmp_path_factory.mktemp("tiny") / "classifier", **changes)

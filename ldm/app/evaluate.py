@@ -7,19 +7,22 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 import ldm
 from ldm.app.door import Parser
-from ldm.app.evaluate_ldm import evaluate_ldm
+from ldm.app.evaluate_bits_task import BITS_PICTURES, TOLERANCE, BitsAsked, Variance
+from ldm.app.evaluate_ldm import Asked, evaluate_ldm
+from ldm.app.evaluate_pictures import FOLDER, PictureFolder
 from ldm.app.evaluate_vae import evaluate_vae
 from ldm.app.evaluation import Result, device
 from ldm.app.sampling_run import check_folder
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.diffusion.grid import Grid
+from ldm.diffusion.likelihood import FIRST_NOISE, Probe
 from ldm.metrics.bootstrap import FEW
 from ldm.metrics.report import table
 from ldm.pipelines.latent_diffusion import LatentDiffusion
@@ -32,10 +35,17 @@ EXAMPLES = """examples:
   python scripts/evaluate.py ldm --model checkpoints/emoji --data emoji-128 --num-images 500 --steps 20
       how good generated pictures are, and which stage is the limit
   python scripts/evaluate.py ldm --model runs/mine-ldm/checkpoint --data pictures/train --held-out pictures/test --json
+  python scripts/evaluate.py ldm --model checkpoints/emoji --data emoji-128 --num-images 16 --bits-per-dim 16
+      also what held-out pictures cost under the model; slow
+  python scripts/evaluate.py ldm --model runs/mine-ldm/checkpoint --data mine --judge runs/mine-judge/checkpoint --save-images
+      also by a classifier of one's own, and the pictures kept in OUT/pictures for other tools
 
 The features of the data are kept in ~/.cache/ldm/features (or $LDM_CACHE/features), so a second evaluation is quicker.
 """
-ONLY_LDM = ("sampler", "grid", "steps", "guidance", "held_out")
+ONLY_BITS = ("bound_steps", "bound_variance", "probe", "first_noise", "tolerance")
+ONLY_LDM = (
+    "sampler", "grid", "steps", "guidance", "held_out", "classifier", "classifier_scale", "judge", "save_images", "bits_per_dim", *ONLY_BITS
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -58,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
     shown = "\n".join([table(result.metrics), *([result.attribution["line"]] if result.attribution else [])])
     write_file(options.out / "evaluation.json", text)
     write_file(options.out / "evaluation.txt", shown + "\n")
-    last = f"evaluation.json and evaluation.txt in {options.out}"
+    last = f"{f'{FOLDER}/, ' if options.save_images else ''}evaluation.json and evaluation.txt in {options.out}"
     if options.json:
         print(text, end="")
         print(last, file=sys.stderr)
@@ -84,19 +94,58 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--grid", help=f"spacing of the steps: {', '.join(Grid.kinds())} (ldm; default: as the model says)")
     parser.add_argument("--steps", type=int, help="solver steps (ldm; default: as the model says)")
     parser.add_argument("--guidance", type=float, help="classifier-free guidance; 1 = none (ldm; default: as the model says)")
+    parser.add_argument("--classifier", help="checkpoint of a noise-aware classifier that leads each picture to its label (ldm)")
+    parser.add_argument("--classifier-scale", type=float, help="how strongly; 1 = Bayes' rule (ldm; default: 1)")
+    parser.add_argument("--judge", help="checkpoint of a classifier of clean pictures that judges them (ldm)")
+    parser.add_argument("--save-images", action="store_true", default=None, help="keep the pictures in OUT/pictures (ldm)")
+    _add_bits(parser)
     parser.add_argument("--seed", type=int, default=0, help="picture i depends on (seed, i) only (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the JSON instead of the table, and nothing else on stdout")
-    parser.add_argument("--out", type=Path, help="folder for evaluation.json and evaluation.txt (default: outputs/evaluate-vae or -ldm)")
+    parser.add_argument("--out", type=Path, help="folder for the results (default: outputs/evaluate-vae or -ldm)")
     options = parser.parse_args(arguments)
     if options.stage == "vae":
         for name in ONLY_LDM:
             if getattr(options, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')} is for ldm only; vae makes no new pictures")
+    for name in ONLY_BITS:
+        if getattr(options, name) is not None and options.bits_per_dim is None:
+            raise UserError(f"--{name.replace('_', '-')} is of --bits-per-dim, which is not asked for")
+    if options.classifier_scale is not None and options.classifier is None:
+        raise UserError("--classifier-scale needs --classifier CHECKPOINT")
     if options.num_images is not None and options.num_images < 2:
         raise UserError(f"--num-images must be at least 2 (a distance between sets needs two pictures), got {options.num_images}")
     options.out = options.out or Path(f"outputs/evaluate-{options.stage}")
     options.background = _levels(options.background)
     return options
+
+
+def _add_bits(parser: Parser) -> None:
+    parser.add_argument(
+        "--bits-per-dim",
+        nargs="?",
+        type=int,
+        const=BITS_PICTURES,
+        metavar="COUNT",
+        help="bits/dim of the first COUNT pictures of the split; slow (ldm; default: not computed; without COUNT: %(const)s)",
+    )
+    parser.add_argument("--bound-steps", type=int, metavar="N", help="of the bound's chain; pixels only (default: the process's own)")
+    parser.add_argument("--bound-variance", choices=get_args(Variance), help="of its steps, where the model learns none (default: small)")
+    parser.add_argument("--probe", choices=get_args(Probe), help="of the flow's divergence (default: rademacher)")
+    parser.add_argument("--first-noise", type=float, metavar="R", help=f"sigma / alpha at which the flow ends (default: {FIRST_NOISE:g})")
+    parser.add_argument("--tolerance", type=float, help=f"of the flow's solver (default: {TOLERANCE:g}; published numbers: 1e-5)")
+
+
+def _bits(options: argparse.Namespace) -> BitsAsked | None:
+    if options.bits_per_dim is None:
+        return None
+    return BitsAsked(
+        count=options.bits_per_dim,
+        steps=options.bound_steps,
+        variance=options.bound_variance,
+        probe=options.probe or "rademacher",
+        first_noise=FIRST_NOISE if options.first_noise is None else options.first_noise,
+        tolerance=TOLERANCE if options.tolerance is None else options.tolerance,
+    )
 
 
 def _levels(text: str) -> tuple[Any, ...]:
@@ -109,6 +158,22 @@ def _levels(text: str) -> tuple[Any, ...]:
 def _evaluate(options: argparse.Namespace) -> Result:
     if options.stage == "vae":
         return evaluate_vae(options.model, options.data, options.split, options.background, options.num_images)
+    folder = PictureFolder(options.out) if options.save_images else None
+    if folder is not None:
+        folder.check()
+    asked = Asked(
+        place=options.data,
+        held_out=options.held_out,
+        split=options.split,
+        background=options.background,
+        name=options.model,
+        count=options.num_images,
+        classifier=options.classifier,
+        classifier_scale=1.0 if options.classifier_scale is None else options.classifier_scale,
+        judge=options.judge,
+        bits=_bits(options),
+        folder=folder,
+    )
     model = LatentDiffusion.from_pretrained(options.model, device())
     how = model.sampling(sampler=options.sampler, grid=options.grid, steps=options.steps, guidance=options.guidance, seed=options.seed)
-    return evaluate_ldm(model, how, options.data, options.held_out, options.split, options.background, options.model, options.num_images)
+    return evaluate_ldm(model, how, asked)

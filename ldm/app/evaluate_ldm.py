@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ldm.app.evaluate_bits_task import BitsAsked
+from ldm.app.evaluate_judge import Judge, Verdict
+from ldm.app.evaluate_likelihood import bits_per_dim
 from ldm.app.evaluate_measures import MEASURES, Evaluated
+from ldm.app.evaluate_pictures import RECORD, PictureFolder, made
+from ldm.app.evaluate_told import Telling
 from ldm.app.evaluate_vae import LATENT, reconstructions
-from ldm.app.evaluation import AT_ONCE, DrawnFrom, Preprocessing, Result, held_out_pictures, training_pictures
-from ldm.app.sampling_run import Progress
-from ldm.conditioning.class_label import ClassLabel
-from ldm.core.condition import Condition
+from ldm.app.evaluation import DrawnFrom, Preprocessing, Result, held_out_pictures, training_pictures
 from ldm.core.errors import UserError
 from ldm.data.decoder import Split
 from ldm.first_stage.identity import IdentityConfig
@@ -23,40 +25,67 @@ from ldm.pipelines.latent_diffusion import LatentDiffusion
 from ldm.pipelines.sampling import Sampling
 
 
-def evaluate_ldm(
-    model: LatentDiffusion,
-    how: Sampling,
-    place: str,
-    held_out: str | None,
-    split: Split,
-    background: tuple[int, int, int],
-    name: str,
-    count: int | None,
-) -> Result:
-    """Every measure in MEASURES, and the failure attribution.
-
-    Args:
-        model: both stages.
-        how: its num_images is set here.
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """
+    Attributes:
         place: of the training pictures.
         held_out: of the held-out pictures; None = the split in `place`.
         split: whether held-out or training pictures tell what to make.
         background: that transparent pictures are laid on.
         name: of the model, for the JSON.
         count: pictures to make; None = one for each picture of the split.
+        classifier: checkpoint of one that leads each picture to its label; None = none does.
+        classifier_scale: how strongly.
+        judge: checkpoint of a classifier that judges the pictures; None = none does.
+        bits: of bits/dim; None = it is not computed.
+        folder: where the pictures are kept; None = they are not.
+    """
+
+    place: str
+    held_out: str | None
+    split: Split
+    background: tuple[int, int, int]
+    name: str
+    count: int | None
+    classifier: str | None
+    classifier_scale: float
+    judge: str | None
+    bits: BitsAsked | None
+    folder: PictureFolder | None
+
+
+def evaluate_ldm(model: LatentDiffusion, how: Sampling, asked: Asked) -> Result:
+    """Every measure in MEASURES, and the failure attribution; what the judge says, and bits/dim.
+
+    Args:
+        model: both stages.
+        how: its num_images and guide are set here.
+        asked: see Asked.
 
     Raises:
-        UserError: no such data or split; fewer than 2 pictures; labels that the model does not know.
+        UserError: no such data or split; fewer than 2 pictures; labels that the model, its classifier or the judge does not know; a
+            classifier or a judge that does not fit.
     """
     spec = model.spec
-    at_size = Preprocessing(size=spec.size, channels=spec.first_stage.image_channels, background=background)
-    training = training_pictures(place, at_size)
-    told = training if split == "train" else _held_out(place, held_out, at_size)
-    how = replace(how, num_images=count or told.count)
-    conditions, said = _conditions(model, told, how.num_images)
-    how = how if said else replace(how, guidance=1.0)  # nothing told: nothing to lead away from
-
+    at_size = Preprocessing(size=spec.size, channels=spec.first_stage.image_channels, background=asked.background)
+    training = training_pictures(asked.place, at_size)
+    told = training if asked.split == "train" else _held_out(asked.place, asked.held_out, at_size)
+    is_held_out = asked.split == "val"
+    telling = Telling(model=model, told=told)
+    telling.check()
+    how = replace(how, num_images=asked.count or told.count)
+    how = how if telling.said else replace(how, guidance=1.0)  # nothing told: nothing to lead away from
+    has_labels = telling.tells_labels or asked.classifier is not None
+    labels = telling.labels(how.num_images) if has_labels and (asked.classifier, asked.judge) != (None, None) else None
+    if asked.classifier is not None and labels is not None:
+        how = replace(how, guide=model.guide(asked.classifier, telling.to_lead_to(labels), asked.classifier_scale))
+    judge = None if asked.judge is None else Judge.open(asked.judge, told, spec.size, spec.first_stage.image_channels, model.device)
     inception = InceptionFeatures(model.device)
+    # What the user may have to mend comes before what takes long.
+    verdict = None if judge is None else Verdict.begin(judge, labels, told, is_held_out)
+    bits = None if asked.bits is None else bits_per_dim(telling, training, asked.bits, how.seed, is_held_out)
+
     reference = training.features(inception, "training pictures")
     real = told.features(inception, "pictures whose captions and labels are told")
     shared = min(how.num_images, told.count)
@@ -65,35 +94,43 @@ def evaluate_ldm(
     else:
         some = replace(told, count=shared)
         reconstructed = inception.of((given for _, given in reconstructions(model.first_stage, some)), shared, "reconstructions")
-    pictures = _made(model, conditions, how)
-    generated = inception.of(pictures.split(AT_ONCE), len(pictures), "generated pictures")
+    generated, logits = _seen(telling, how, inception, judge, asked.folder)
 
     evaluated = Evaluated(
         model=model,
         how=how,
         training=training,
         told=told,
-        is_held_out=split == "val",
-        tells_captions="captions" in said,
+        is_held_out=is_held_out,
+        tells_captions=telling.tells_captions,
         reference=reference,
         real=real,
         generated=generated,
     )
     metrics = [metric for measure in MEASURES for metric in measure(evaluated)]
     found = attribute(FrechetReference(reference), real[:shared], reconstructed, generated[:shared], progress=True)
-    about = {
-        "model": {"checkpoint": name, "name": spec.name, "process": spec.process.kind, "prediction": spec.prediction.kind},
-        "sampling": {"sampler": how.sampler.kind, "grid": how.grid.kind, "steps": how.steps, "guidance": how.guidance, "seed": how.seed},
+    about: dict[str, object] = {
+        "model": {"checkpoint": asked.name, "name": spec.name, "process": spec.process.kind, "prediction": spec.prediction.kind},
+        "sampling": _how(how, asked.classifier),
         "data": {
             "reference": training.plain(),
             "told": told.plain(),
             "generated": how.num_images,
-            "told_of_them": list(said) or "nothing: unconditional",
+            "told_of_them": list(telling.said) or "nothing: unconditional",
+            "led_to": "labels, by the classifier" if how.guide is not None else "nothing",
             "order": "picture i is told what picture i of the split has, from the first again when they are used up",
         },
         "reconstruction": f"of {LATENT}",
         "preprocessing": at_size.plain(),
     }
+    if verdict is not None:
+        metrics += verdict.metrics(logits)
+        about["judge"] = verdict.judge.plain()
+    if bits is not None:
+        metrics += bits.metrics
+        about["bits_per_dim"] = bits.about
+    if asked.folder is not None:
+        about[RECORD] = how.num_images
     return Result(about=about, metrics=metrics, attribution=_plain(found))
 
 
@@ -106,34 +143,38 @@ def _held_out(place: str, held_out: str | None, how: Preprocessing) -> DrawnFrom
         raise UserError(f"{error} (in an evaluation: --held-out DATA, or --split train)") from error
 
 
-def _conditions(model: LatentDiffusion, told: DrawnFrom, count: int) -> tuple[list[Condition], tuple[str, ...]]:
-    """What is told of the first pictures, at most `count`, and which of captions and labels that is; one untold condition if neither."""
-    labels = next((part for part in model.conditioners if isinstance(part, ClassLabel)), None)
-    reads_text = any(part.reads_text for part in model.conditioners) and told.data.has_captions
-    reads_labels = labels is not None and told.data.has_labels
-    if not reads_text and not reads_labels:
-        return [model.tell(model.untold())], ()
-    made = []
-    for number in range(min(count, told.count)):
-        sample = told.data.sample(number, 0)
-        inputs = model.untold()
-        if reads_text and sample.captions:
-            inputs = replace(inputs, captions=(sample.captions[0],))
-        if labels is not None and reads_labels and sample.label >= 0:
-            names = told.data.label_names
-            inputs = replace(inputs, labels=torch.tensor([labels.index_of(names[sample.label] if names else sample.label)]))
-        made.append(model.tell(inputs))
-    return made, (*(["captions"] if reads_text else []), *(["labels"] if reads_labels else []))
+def _seen(
+    telling: Telling, how: Sampling, inception: InceptionFeatures, judge: Judge | None, folder: PictureFolder | None
+) -> tuple[Tensor, Tensor]:
+    """Features (num_images, 2048) of the generated pictures and, with a judge, its logits (num_images, classes); else none, (0,)."""
+    features, logits, count = [], [torch.zeros(0)] if judge is None else [], 0
+    if folder is not None:
+        folder.clear()
+    for images in made(telling, how):
+        features.append(inception(images))
+        if judge is not None:
+            logits.append(judge.logits(images))
+        if folder is not None:
+            folder.add(images, count)
+        count += len(images)
+    return torch.cat(features), torch.cat(logits)
 
 
-def _made(model: LatentDiffusion, conditions: list[Condition], how: Sampling) -> Tensor:
-    """(num_images, C, size, size) in [-1, 1]; picture i is told condition i, from the first again when they are used up."""
-    told = [conditions[number % len(conditions)] for number in range(how.num_images)]
-    untold = told if how.guidance == 1 else [model.tell(model.untold())] * len(told)
-    pictures = model.render(told, untold, replace(how, on_step=Progress()))
-    if not pictures.isfinite().all():
-        raise UserError("some of the pictures came out as NaN or infinity: train the model longer, or take another sampler")
-    return pictures
+def _how(how: Sampling, classifier: str | None) -> dict[str, object]:
+    interval = how.guidance_interval
+    found: dict[str, object] = {
+        "sampler": how.sampler.kind,
+        "grid": how.grid.kind,
+        "steps": how.steps,
+        "guidance": how.guidance,
+        "guidance_interval": "all noise levels" if interval is None else f"sigma / alpha from {interval[0]:g} to {interval[1]:g}",
+        "guidance_rescale": how.guidance_rescale,
+        "seed": how.seed,
+    }
+    if how.guide is not None:
+        led = how.guide.classifier
+        found["classifier"] = {"checkpoint": classifier, "name": led.spec.name, "digest": led.digest, "scale": how.guide.scale}
+    return found
 
 
 def _plain(found: Attribution) -> dict[str, object]:

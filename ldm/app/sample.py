@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ldm.app.sampling_run import parser, prepare, write_pictures
+from ldm.core.errors import UserError
 from ldm.data.images import open_map
 from ldm.pipelines.canvas import as_pictures
 
@@ -13,6 +15,8 @@ EXAMPLES = """examples:
   python scripts/sample.py
   python scripts/sample.py --label animals-nature --num-images 8
   python scripts/sample.py --map layout.png --model runs/maps/checkpoint
+  python scripts/sample.py --label food-drink --classifier runs/emoji-classifier/checkpoint --classifier-scale 2
+      a classifier that scripts/train_classifier.py trained leads to the class; the model need not know labels
 """
 
 
@@ -21,7 +25,18 @@ def main(arguments: Sequence[str]) -> None:
     flags = parser("Pictures of a class, of a map of classes, of both, or of nothing in particular.", EXAMPLES, "outputs/sample")
     flags.add_argument("--label", help="a class, by name or number")
     flags.add_argument("--map", type=Path, help="a grey or palette picture whose pixels are class indices")
+    flags.add_argument("--classifier", metavar="CHECKPOINT", help="a noise-aware classifier's folder; it leads to --label")
+    flags.add_argument("--classifier-scale", type=float, metavar="S", help="how hard it leads; 1 = Bayes' rule (default: 1)")
     options = flags.parse_args(arguments)
+    is_led = options.classifier is not None
+    if is_led and options.label is None:
+        raise UserError("--classifier needs --label, the class to lead to")
+    if options.classifier_scale is not None and not is_led:
+        raise UserError("--classifier-scale is of a classifier: name one with --classifier")
     layout = None if options.map is None else open_map(options.map)
     model, how = prepare(options)
-    write_pictures(as_pictures(model.generate(model.class_inputs(options.label, layout), how)), options, how)
+    if is_led:
+        options.classifier_scale = 1.0 if options.classifier_scale is None else options.classifier_scale
+        how = replace(how, guide=model.guide(options.classifier, (options.label,), options.classifier_scale))
+    inputs = model.class_inputs(options.label, layout, is_led=is_led)
+    write_pictures(as_pictures(model.generate(inputs, how)), options, how)

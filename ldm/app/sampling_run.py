@@ -24,7 +24,8 @@ from ldm.app.door import Parser
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.diffusion.grid import Grid
-from ldm.pipelines.latent_diffusion import LatentDiffusion, Precision
+from ldm.pipelines.latent_diffusion import LatentDiffusion
+from ldm.pipelines.renderer import Precision
 from ldm.pipelines.sampling import Sampling
 from ldm.samplers.sampler import Sampler
 
@@ -40,6 +41,19 @@ def parser(description: str, examples: str, out: str) -> Parser:
     made.add_argument("--grid", help=f"spacing of the steps: {', '.join(Grid.kinds())} (default: as the model says, mostly trailing)")
     made.add_argument("--steps", type=int, help="solver steps (default: as the model says, mostly 20)")
     made.add_argument("--guidance", type=float, help="classifier-free guidance; 1 = none (default: as the model says)")
+    made.add_argument(
+        "--guidance-interval",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="noise levels, in sigma / alpha, at which that guidance acts; HIGH may be inf (default: as the model says, mostly all)",
+    )
+    made.add_argument(
+        "--guidance-rescale",
+        type=float,
+        metavar="R",
+        help="0 to 1, how far the contrast that it adds is taken back (default: as the model says, mostly 0)",
+    )
     made.add_argument("--num-images", type=int, default=4, help="how many pictures (default: %(default)s)")
     made.add_argument("--seed", type=int, default=0, help="picture i depends on (seed, i) only (default: %(default)s)")
     made.add_argument("--out", type=Path, default=Path(out), help="folder for the pictures (default: %(default)s)")
@@ -75,6 +89,8 @@ def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
         grid=options.grid,
         steps=options.steps,
         guidance=options.guidance,
+        guidance_interval=options.guidance_interval and tuple(options.guidance_interval),
+        guidance_rescale=options.guidance_rescale,
         num_images=options.num_images,
         seed=options.seed,
         on_step=Progress(),
@@ -99,6 +115,7 @@ def write_pictures(pictures: Sequence[Image.Image], options: argparse.Namespace,
     out = options.out
     parameters: dict[str, Any] = {key: str(value) if isinstance(value, Path) else value for key, value in sorted(vars(options).items())}
     parameters |= {"sampler": how.sampler.kind, "grid": how.grid.kind, "steps": how.steps, "guidance": how.guidance}
+    parameters |= {"guidance_interval": _as_json(how.guidance_interval), "guidance_rescale": how.guidance_rescale}
     parameters |= {"tool": f"ldm {ldm.__version__}", "torch": torch.__version__}
     stale = _pictures_of(out)
     names = [f"{number:03d}.png" for number in range(len(pictures))]
@@ -111,6 +128,11 @@ def write_pictures(pictures: Sequence[Image.Image], options: argparse.Namespace,
         (out / name).unlink(missing_ok=True)
     write_file(out / "parameters.json", json.dumps(parameters | {"pictures": names}, ensure_ascii=False, indent=1) + "\n")
     print(f"{len(pictures)} picture{'s' * (len(pictures) > 1)}, grid.png and parameters.json in {out}")
+
+
+def _as_json(interval: tuple[float, float] | None) -> list[float | str] | None:
+    """JSON has no infinity: it is written as the flag takes it."""
+    return interval and [level if math.isfinite(level) else str(level) for level in interval]
 
 
 def _pictures_of(out: Path) -> set[str]:

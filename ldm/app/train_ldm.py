@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
+from ldm.app.frozen_first_stage import FirstStageSource, check_fit, latent_cache
 from ldm.app.training_run import finish, load_config, open_run, parse, use_deterministic_kernels
 from ldm.checkpoints.folder import load_strictly
-from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults, load_first_stage, load_latent_diffusion
+from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults, load_latent_diffusion
 from ldm.conditioning.conditioner import ConditionerConfig
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig
+from ldm.conditioning.low_resolution import LowResolutionConfig
 from ldm.core.errors import UserError
 from ldm.core.random import digest
 from ldm.data.config import DataConfig
-from ldm.data.latent_cache import LatentCache
 from ldm.data.open import open_dataset
-from ldm.data.pictures import Pictures, PictureSet
+from ldm.data.pictures import Pictures
 from ldm.diffusion.bound import PIXEL_LEVELS
 from ldm.diffusion.network_input import NetworkInput, TableIndex
 from ldm.diffusion.objective import Objective
@@ -28,10 +28,6 @@ from ldm.diffusion.prediction import Prediction
 from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.time_density import TimeDensity, UniformSteps
 from ldm.diffusion.weighting import Weighting
-from ldm.first_stage.config import FirstStageConfig
-from ldm.first_stage.identity import IdentityConfig
-from ldm.first_stage.latent_space import LatentSpace
-from ldm.first_stage.stage import FirstStage
 from ldm.networks.config import DenoiserNetworkConfig
 from ldm.training.config import TrainConfig
 from ldm.training.diffusion_task import DiffusionTask
@@ -44,27 +40,6 @@ EXAMPLES = """examples:
       your own pictures on your own first stage
   torchrun --nproc_per_node 4 scripts/train_ldm.py --config configs/ldm/emoji.yaml
 """
-
-ENCODE_BATCH = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class FirstStageSource:
-    """Where the frozen first stage comes from: a checkpoint, or none at all (`kind: identity`, pixel space)."""
-
-    kind: Literal["checkpoint", "identity"] = "checkpoint"
-    checkpoint: str | None = "checkpoints/emoji"
-
-    def open(self, channels: int) -> tuple[FirstStage, FirstStageConfig, LatentSpace, dict[str, Tensor]]:
-        """The first stage, what rebuilds it, its latent contract, and its weights as stored."""
-        if self.kind == "identity":
-            config = IdentityConfig(image_channels=channels)
-            identity = config.build().eval()
-            return identity, config, identity.space, {}
-        if self.checkpoint is None:
-            raise UserError("first_stage.checkpoint is null: name a checkpoint folder, or set first_stage.kind=identity for pixel space")
-        first_stage, spec, weights = load_first_stage(self.checkpoint, torch.device("cpu"))
-        return first_stage, spec.first_stage, spec.space, weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +93,7 @@ def main(arguments: Sequence[str]) -> None:
     use_deterministic_kernels()
     world = World.join()
     first_stage, first_stage_config, space, weights = config.first_stage.open(config.data.channels)
-    if config.data.channels != first_stage_config.image_channels:
-        raise UserError(f"data.channels is {config.data.channels}, but the first stage takes {first_stage_config.image_channels}")
-    if config.data.size % first_stage_config.ratio:
-        raise UserError(f"data.size ({config.data.size}) must be a multiple of the first stage's ratio ({first_stage_config.ratio})")
+    check_fit(config.data, first_stage_config)
     train_set = open_dataset(config.data, "train", config.seed)
     held_out = open_dataset(config.data, "val", config.seed) if config.data.val else None
     conditioning = {
@@ -158,7 +130,8 @@ def main(arguments: Sequence[str]) -> None:
         load_strictly(conditioners, start.conditioners.state_dict(), f"init_from={config.init_from}")
 
     first_stage.to(world.device)
-    cache = _cache(run.path / "latents", train_set, first_stage, space, config, world)
+    keeps_pixels = any(isinstance(part, InpaintMaskConfig | LowResolutionConfig) for part in config.conditioning.values())
+    cache = latent_cache(run.path / "latents", train_set, first_stage, config.data, world, keeps_pixels=keeps_pixels)
     task = DiffusionTask(
         spec, first_stage, weights, network, conditioners, config.objective(), train_set, held_out, cache,
         config.train, config.drop_all, config.prompts, config.seed, world,
@@ -170,38 +143,3 @@ def _told_by(data: Pictures) -> frozenset[str]:
     """Which conditions the data can teach."""
     found = {"captions": data.has_captions, "labels": data.has_labels, "masks": True, "maps": data.has_maps}
     return frozenset(name for name, there in found.items() if there)
-
-
-def _cache(
-    folder: Path, train_set: Pictures, first_stage: FirstStage, space: LatentSpace, config: TrainLDM, world: World
-) -> LatentCache | None:
-    """The moments of the training set's latents; made by the first process, read by all."""
-    if not config.data.cache_latents:
-        return None
-    if not isinstance(train_set, PictureSet):
-        raise UserError(
-            "latents of remote shards cannot be cached: set data.cache_latents=false, or fetch the shards and train on the folder"
-        )
-
-    @torch.no_grad()
-    def encode(images: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std = first_stage.moments(images.to(world.device))
-        return mean.cpu(), std.cpu()
-
-    def open_cache(progress: bool) -> LatentCache:
-        return LatentCache.open_or_build(
-            folder,
-            train_set,
-            encode,
-            first_stage_digest=space.digest,
-            views=config.data.cache_views,
-            keeps_pixels=any(isinstance(part, InpaintMaskConfig) for part in config.conditioning.values()),
-            batch_size=ENCODE_BATCH,
-            progress=progress,
-        )
-
-    cache = open_cache(True) if world.is_first else None
-    if train_set.losses.lost:
-        print(train_set.losses.line(), flush=True)
-    world.wait()
-    return cache or open_cache(False)

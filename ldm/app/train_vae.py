@@ -63,7 +63,7 @@ class TrainVAE:
 
 def main(arguments: Sequence[str]) -> None:
     """Trains a first stage."""
-    options = parse(arguments, "Train stage one: a KL autoencoder on your pictures.", "configs/vae/emoji-f4.yaml", EXAMPLES)
+    options = parse(arguments, "Train stage one: a KL or VQ autoencoder on your pictures.", "configs/vae/emoji-f4.yaml", EXAMPLES)
     config = load_config(options, TrainVAE)
     use_deterministic_kernels()
     world = World.join()

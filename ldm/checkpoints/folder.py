@@ -10,7 +10,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -19,8 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import ldm
+from ldm.config.loader import build
 from ldm.core.errors import UserError, unknown
 from ldm.core.files import new_folder, recover_folder, sha256_of, standing_folder, write_file
+
+T = TypeVar("T")
 
 HEADER_BYTES = 160  # at most so many name a tensor in a file's header, its name aside; and as many stand around them
 
@@ -113,11 +116,22 @@ class Checkpoint:
             raise UserError(f"checkpoint {folder}: config.yaml must be a mapping of keys, found {type(config).__name__}")
         return Checkpoint(folder, config, tuple(files))
 
+    def spec(self, schema: type[T]) -> T:
+        """The config, typed.
+
+        Raises:
+            UserError: it is not of this schema.
+        """
+        try:
+            return build(self.config, schema)
+        except UserError as error:
+            raise UserError(f"checkpoint {self.folder}: {error}") from error
+
     def has(self, part: str) -> bool:
         return bool(self._files_of(part))
 
     def tensors(self, part: str) -> dict[str, Tensor]:
-        """All tensors of a part, on the CPU, in the precision they were saved in.
+        """All tensors of a part, mapped from its files, on the CPU, in the precision they were saved in.
 
         Raises:
             UserError: the checkpoint has no such part.
@@ -152,7 +166,9 @@ def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], what: str) -> None:
-    """Loads weights with no missing, unexpected or misshapen tensor.
+    """Gives a module its weights, with no missing, unexpected or misshapen tensor.
+
+    They are not copied unless their precision changes: those of a file stay mapped from it, and the module may stand on the meta device.
 
     Raises:
         UserError: names the first tensor that differs.
@@ -164,4 +180,4 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], what: str
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise UserError(f"{what}: tensor {name!r} has shape {tuple(tensor.shape)}, the config wants {tuple(wanted[name].shape)}")
-    module.load_state_dict(tensors)
+    module.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in tensors.items()}, assign=True)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ldm.checkpoints.folder import Checkpoint, load_strictly, write_checkpoint
 from ldm.conditioning.conditioner import ConditionerConfig, Conditioners, build_conditioners
-from ldm.config.loader import build, to_yaml
+from ldm.config.loader import to_yaml
 from ldm.core.errors import UserError
 from ldm.diffusion.grid import Grid, Trailing
 from ldm.diffusion.network_input import NetworkInput, TableIndex
@@ -21,10 +20,9 @@ from ldm.diffusion.process import NoiseProcess
 from ldm.first_stage.config import FirstStageConfig
 from ldm.first_stage.latent_space import LatentSpace, weights_digest
 from ldm.first_stage.stage import FirstStage
+from ldm.guidance.classifier_free import check_limits
 from ldm.networks.config import DenoiserNetworkConfig
 from ldm.samplers.sampler import Sampler
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +46,19 @@ class AutoencoderSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingDefaults:
-    """How the model is sampled when the caller does not say."""
+    """How the model is sampled when the caller does not say; see `ldm.guidance.classifier_free`."""
 
     sampler: Sampler
     steps: int = 20
     guidance: float = 4.0
+    guidance_interval: tuple[float, float] | None = None
+    guidance_rescale: float = 0.0
     grid: Grid = Trailing()
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UserError(f"steps must be at least 1, got {self.steps}")
+        check_limits(self.guidance_interval, self.guidance_rescale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,20 +144,21 @@ def load_first_stage(folder: Path | str, device: torch.device) -> tuple[FirstSta
         UserError: not a checkpoint; altered; weights that are not those the latent contract was measured with.
     """
     opened = Checkpoint.open(folder)
+    _refuse_classifier(opened)
     if "denoiser" in opened.config:  # stage two's: it has all of stage one's keys
-        whole = _spec(opened, LatentDiffusionSpec)
+        whole = opened.spec(LatentDiffusionSpec)
         spec = AutoencoderSpec(name=whole.name, size=whole.size, first_stage=whole.first_stage, space=whole.space)
     else:
-        spec = _spec(opened, AutoencoderSpec)
+        spec = opened.spec(AutoencoderSpec)
     weights = _weights(opened, "first_stage")
     return _first_stage(spec.first_stage, spec.space, weights, device, opened.folder), spec, weights
 
 
-def _spec(opened: Checkpoint, schema: type[T]) -> T:
-    try:
-        return build(opened.config, schema)
-    except UserError as error:
-        raise UserError(f"checkpoint {opened.folder}: {error}") from error
+def _refuse_classifier(opened: Checkpoint) -> None:
+    if opened.has("classifier"):
+        raise UserError(
+            f"checkpoint {opened.folder} holds a classifier, neither first stage nor diffusion model; it goes with --classifier"
+        )
 
 
 def _weights(opened: Checkpoint, part: str) -> dict[str, Tensor]:
@@ -175,7 +177,8 @@ def _first_stage(config: FirstStageConfig, space: LatentSpace, weights: dict[str
             f"checkpoint {where}: its latent contract is of {space.channels} channels at ratio {space.ratio}, "
             f"its first stage has {config.latent_channels} at ratio {config.ratio}"
         )
-    first_stage = config.build()
+    with torch.device("meta"):  # its weights come from the file: none need be drawn first
+        first_stage = config.build()
     load_strictly(first_stage, weights, f"checkpoint {where}: first stage")
     first_stage.space = space
     return first_stage.to(device).eval().requires_grad_(False)
@@ -198,11 +201,12 @@ def load_latent_diffusion(folder: Path | str, device: torch.device) -> LoadedPar
         UserError: not a checkpoint; altered; of a first stage only; weights and config that do not belong together.
     """
     opened = Checkpoint.open(folder)
+    _refuse_classifier(opened)
     if "denoiser" not in opened.config:
         raise UserError(
             f"checkpoint {folder} holds a first stage only; train the second with scripts/train_ldm.py first_stage.checkpoint={folder}"
         )
-    spec = _spec(opened, LatentDiffusionSpec)
+    spec = opened.spec(LatentDiffusionSpec)
     first_stage = _first_stage(spec.first_stage, spec.space, _weights(opened, "first_stage"), device, opened.folder)
     conditioners = spec.build_conditioners()
     for name, digest in conditioners.frozen_digests().items():
@@ -212,7 +216,8 @@ def load_latent_diffusion(folder: Path | str, device: torch.device) -> LoadedPar
                 f"(sha256 {spec.frozen.get(name, 'none')[:12]}, not {digest[:12]})"
             )
     load_strictly(conditioners, _weights(opened, "conditioner"), f"checkpoint {folder}: conditioner")
-    network = spec.build_network(conditioners)
+    with torch.device("meta"):
+        network = spec.build_network(conditioners)
     load_strictly(network, opened.tensors("denoiser"), f"checkpoint {folder}: denoiser")
     return LoadedParts(
         spec=spec,

@@ -1,4 +1,4 @@
-"""Captions to tokens: what both text conditioners share."""
+"""Captions to tokens: what the text conditioners share."""
 
 from __future__ import annotations
 

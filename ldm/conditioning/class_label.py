@@ -49,6 +49,11 @@ class ClassLabelConfig(ConditionerConfig):
             raise UserError("class_label needs num_classes: only training can leave it open, where the data says it")
         return self.num_classes
 
+    @property
+    def is_open(self) -> bool:
+        """See `ConditionerConfig.is_open`."""
+        return self.num_classes is None
+
     def fitted(self, *, label_names: tuple[str, ...], map_names: tuple[str, ...], has: frozenset[str]) -> ConditionerConfig:
         """See `ConditionerConfig.fitted`."""
         needs("class_label", "labels", has)
@@ -94,18 +99,27 @@ class ClassLabel(Conditioner):
         return replace(inputs, labels=labels.masked_fill(rows.to(labels.device), -1))
 
     def index_of(self, label: str | int) -> int:
-        """The index of a label that the user names.
+        """The index of a label that the user names; see `label_index`."""
+        return label_index(label, self.config.names, self.config.classes)
 
-        Raises:
-            UserError: a number outside the classes, or a name that no class has.
-        """
-        text, names = str(label), self.config.names
-        if text in names:
-            return names.index(text)
-        if text.lstrip("-").isdigit():
-            if 0 <= int(text) < self.config.classes:
-                return int(text)
-            raise UserError(f"label {text} is outside 0 to {self.config.classes - 1}")
-        if names:
-            raise unknown("label", text, names)
-        raise UserError(f"unknown label {text!r}: this model's labels have no names, give a number from 0 to {self.config.classes - 1}")
+
+def label_index(label: str | int, names: tuple[str, ...], classes: int) -> int:
+    """The index of a label that the user names, by its name or number.
+
+    Args:
+        names: of the classes; empty = they have none.
+        classes: how many there are.
+
+    Raises:
+        UserError: a number outside the classes, or a name that no class has.
+    """
+    text = str(label)
+    if text in names:
+        return names.index(text)
+    if text.lstrip("-").isdigit():
+        if 0 <= int(text) < classes:
+            return int(text)
+        raise UserError(f"label {text} is outside 0 to {classes - 1}")
+    if names:
+        raise unknown("label", text, names)
+    raise UserError(f"unknown label {text!r}: this model's labels have no names, give a number from 0 to {classes - 1}")

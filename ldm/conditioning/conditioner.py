@@ -66,6 +66,11 @@ class Conditioner(nn.Module, abc.ABC):
         """Parameters of those networks; they are not in `parameters()`."""
         return 0
 
+    @property
+    def num_unused(self) -> int:
+        """Parameters that the published weights carry beside for a layer that nothing reads, and that we do not have."""
+        return 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionerConfig(Family, abc.ABC):
@@ -81,12 +86,17 @@ class ConditionerConfig(Family, abc.ABC):
         if not 0 <= self.drop <= 1:
             raise UserError(f"drop must be a share from 0 to 1, got {self.drop}")
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it leaves to the training data what `build` needs; see `fitted`."""
+        return False
+
     def fitted(self, *, label_names: tuple[str, ...], map_names: tuple[str, ...], has: frozenset[str]) -> ConditionerConfig:
         """The same, with what it leaves open taken from the training data.
 
         Args:
             label_names, map_names: of the data, in the order of their indices.
-            has: what the data can tell: "captions", "labels", "masks", "maps".
+            has: what the data can tell: "captions", "labels", "masks", "maps", "boxes".
 
         Raises:
             UserError: the data cannot tell what this conditioner reads.
@@ -189,3 +199,8 @@ class Conditioners(nn.Module):
     def num_frozen(self) -> int:
         """Parameters of those networks."""
         return sum(part.num_frozen for part in self)
+
+    @property
+    def num_unused(self) -> int:
+        """See `Conditioner.num_unused`."""
+        return sum(part.num_unused for part in self)

@@ -12,7 +12,7 @@ class ConditionInputs:
     """Everything that conditioners may read, for B pictures. None = nothing is told by it to any picture.
 
     "Nothing" is a value of each input, so a row can be dropped by changing values: caption "", label -1, mask all ones over the latent
-    of a grey picture, class "unknown" all over the map.
+    of a grey picture, class "unknown" all over the map, no boxes, a grey small picture.
 
     Attributes:
         count: B.
@@ -22,6 +22,8 @@ class ConditionInputs:
         masked_latents: (B, C, h, w), normalised latents of the pictures with their painted part grey.
         grey_latent: (C, h, w), the normalised latent of a grey picture; needed by a model with `inpaint_mask`.
         maps: (B, H, W) int64 in [0, num_classes); -1 or num_classes = unknown.
+        boxes: (B, K, 5) float: class index, then left, top, right, bottom as shares of the picture from 0 to 1; class -1 = no box.
+        low_resolution: (B, C, H, W) in [-1, 1], of any size.
     """
 
     count: int
@@ -31,6 +33,8 @@ class ConditionInputs:
     masked_latents: Tensor | None = None
     grey_latent: Tensor | None = None
     maps: Tensor | None = None
+    boxes: Tensor | None = None
+    low_resolution: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name in _PER_ROW:

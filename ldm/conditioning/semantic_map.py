@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, needs
@@ -25,11 +26,14 @@ class SemanticMapConfig(ConditionerConfig):
         num_classes: indices are 0 to num_classes - 1; num_classes itself means "unknown"; None = as many as the training data has.
         names: the classes' names, if they have any.
         channels: None = one channel a class; a number = a learned mix of the classes into so many (LDM: 3).
+        shares: whether a latent cell is told each class's share of its pixels, or only the class at its centre. Halving a one-hot map by
+            bilinear interpolation is the mean of 2x2 pixels, so this is LDM's rescaling: twice for ratio 4.
     """
 
     num_classes: int | None = None
     names: tuple[str, ...] = ()
     channels: int | None = None
+    shares: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,6 +53,11 @@ class SemanticMapConfig(ConditionerConfig):
             raise UserError("semantic_map needs num_classes: only training can leave it open, where the data says it")
         return self.num_classes
 
+    @property
+    def is_open(self) -> bool:
+        """See `ConditionerConfig.is_open`."""
+        return self.num_classes is None
+
     def fitted(self, *, label_names: tuple[str, ...], map_names: tuple[str, ...], has: frozenset[str]) -> ConditionerConfig:
         """See `ConditionerConfig.fitted`."""
         needs("semantic_map", "maps", has)
@@ -62,7 +71,7 @@ class SemanticMapConfig(ConditionerConfig):
 
 
 class SemanticMap(Conditioner):
-    """One-hot classes of the pixel nearest to each latent cell's centre. "Unknown" is zero in every channel and needs none of its own."""
+    """Each latent cell's class, one-hot, or the shares of its classes. "Unknown" is zero in every channel and needs none of its own."""
 
     def __init__(self, config: SemanticMapConfig) -> None:
         super().__init__(config.drop)
@@ -82,10 +91,18 @@ class SemanticMap(Conditioner):
         wrong = maps[(maps < UNKNOWN) | (maps > num_classes)]
         if len(wrong):
             raise UserError(f"the map has class {int(wrong[0])}; this model knows 0 to {num_classes - 1} ({num_classes} = unknown)")
-        cells = F.interpolate(maps[:, None].float(), size=latent_size, mode="nearest-exact")[:, 0].long()  # (B, h, w)
-        cells = cells.where(cells != UNKNOWN, num_classes)
-        one_hot = F.one_hot(cells.to(self.device), num_classes + 1)[..., :num_classes].movedim(-1, 1).float()
-        return Condition(concat=self.mix(one_hot))
+        return Condition(concat=self.mix(self._shares(maps, latent_size)))
+
+    def _shares(self, maps: Tensor, latent_size: tuple[int, int]) -> Tensor:
+        """(B, classes, h, w): of each class in each latent cell's n x n pixels; n = 1: the pixel at its centre."""
+        height, width = latent_size
+        n = max(1, -(-maps.shape[1] // height), -(-maps.shape[2] // width)) if self.config.shares else 1
+        pixels = F.interpolate(maps[:, None].float(), size=(n * height, n * width), mode="nearest-exact")[:, 0].long()
+        classes = pixels.where(pixels != UNKNOWN, self.config.classes).to(self.device)
+        cells = rearrange(classes, "b (h n) (w m) -> b (h w) (n m)", n=n, m=n)
+        count = torch.zeros(*cells.shape[:2], self.config.classes + 1, device=self.device)
+        count.scatter_add_(2, cells, torch.ones(cells.shape, device=self.device))
+        return rearrange(count[..., :-1] / n**2, "b (h w) k -> b k h w", h=height)
 
     def blank(self, inputs: ConditionInputs, rows: Tensor) -> ConditionInputs:
         """Class "unknown" everywhere."""

@@ -8,6 +8,7 @@ estimated x0, and its variance is `NoiseProcess.log_variance`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -64,14 +65,27 @@ def log_likelihood(x0: Tensor, mean: Tensor, log_std: Tensor, levels: int | None
     off, scale = x0 - mean, (-log_std).exp()
     if levels is None:
         return -(off * scale).square() / 2 - log_std - math.log(2 * math.pi) / 2
+    return level_log_probability(x0, off, scale, levels, log_ndtr)
+
+
+def level_log_probability(x0: Tensor, off: Tensor, scale: Tensor, levels: int, log_cdf: Callable[[Tensor], Tensor]) -> Tensor:
+    """log of the probability of each level under a symmetric distribution, in nats; of x0's shape.
+
+    Args:
+        x0: on that many levels from -1 to 1. Each has the share nearest to it, the outer two with all that is beyond.
+        off: x0 less the distribution's centre.
+        scale: what brings `off` to the distribution's own unit.
+        levels: how many.
+        log_cdf: log of the distribution function about 0 in that unit, exact to its digits where the argument is negative.
+    """
     half = 1 / (levels - 1)
     above, below = (off + half) * scale, (off - half) * scale
-    # Both limits are mirrored to where the normal distribution function keeps its digits.
+    # Both limits are mirrored to where the distribution function keeps its digits.
     mirrored = off > 0
-    high = log_ndtr(torch.where(mirrored, -below, above))
-    low = log_ndtr(torch.where(mirrored, -above, below))
+    high = log_cdf(torch.where(mirrored, -below, above))
+    low = log_cdf(torch.where(mirrored, -above, below))
     between = high + (-torch.expm1(low - high)).log()
-    return torch.where(x0 < half - 1, log_ndtr(above), torch.where(x0 > 1 - half, log_ndtr(-below), between))
+    return torch.where(x0 < half - 1, log_cdf(above), torch.where(x0 > 1 - half, log_cdf(-below), between))
 
 
 def bits_per_dim(nats: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """How probable data are under a denoiser, in bits/dim: the chain's variational bound term by term, and the probability flow's own density.
 
 Both are of what a Denoise says, so guidance, clipping and any network can be measured; a Denoise that draws gradients lets the flow be
-measured too. For latents these are bits of a latent: the first stage's term is for whoever knows it to add.
+measured too. For latents these are bits of a latent: `ldm.metrics.latent_bound` adds the first stage's terms.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,10 +19,47 @@ from ldm.core.errors import UserError, unknown
 from ldm.core.random import Streams
 from ldm.diffusion import bound
 from ldm.diffusion.estimate import Denoise, Estimate
+from ldm.diffusion.grid import Trailing
 from ldm.diffusion.process import NoiseProcess
+from ldm.diffusion.processes.discrete_vp import DiscreteVP
 
-PROBES = ("rademacher", "gaussian")
+Probe = Literal["rademacher", "gaussian"]
 BIN = 2 / (bound.PIXEL_LEVELS - 1)  # between two levels of a pixel in [-1, 1]
+FIRST_NOISE = 1e-3  # sigma / alpha; less than the 2.3e-3 that dequantised pixels have of their own
+LAST_NOISE = 1e-2  # sigma / alpha from which the bound's last step leads to the data: that of the first of Ho et al.'s 1000
+
+
+def first_time(process: NoiseProcess, noise: float = FIRST_NOISE) -> float:
+    """The time at which sigma / alpha is `noise`: where the flow is taken to have reached the data.
+
+    For the VP-SDE it is the published 1e-5. For a chain of N steps it lies below 1 / N, and must: step 1 has more noise than a bin is
+    wide, and data that are sharper than that get bits which no sample of the chain pays. Below 1 / N, networks answer as at 1 / N.
+    """
+    return process.time_at(torch.tensor(-2 * math.log(noise), dtype=torch.float64)).item()
+
+
+def bound_times(process: NoiseProcess, steps: int | None = None) -> Tensor:
+    """The chain that `variational_bound` goes through: (steps + 1,) times falling from 1 to 0.
+
+    Of a table, its own steps, evenly left out where fewer are asked for. Of a continuous process, times even in sigma / (alpha + sigma)
+    down to sigma / alpha = LAST_NOISE, then 0: less noise than that would tell a pixel's place within its level, which nobody asks for.
+
+    Args:
+        process: to lay it on.
+        steps: None = as many as the process has.
+
+    Raises:
+        UserError: more steps than a table has, or fewer than 2.
+    """
+    steps = process.num_steps if steps is None else steps
+    if steps < 2:
+        raise UserError(f"the variational bound needs at least 2 steps, got {steps}")
+    if isinstance(process, DiscreteVP):
+        return Trailing().times(process, steps)
+    ends = process.noise_share(torch.tensor([process.t_last, first_time(process, LAST_NOISE)], dtype=torch.float64))
+    times = process.time_at(-2 * torch.lerp(ends[0], ends[1], torch.linspace(0, 1, steps, dtype=torch.float64)).logit())
+    times[0] = process.t_last  # to the bit
+    return torch.cat([times, torch.zeros(1, dtype=torch.float64)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +95,7 @@ def variational_bound(
     Args:
         denoise: asked once a step.
         x0: (B, ...), in [-1, 1] if it has levels.
-        times: (steps + 1,) falling from 1 to 0, see `Grid.times`; at least 2 steps.
+        times: (steps + 1,) falling from 1 to 0, see `bound_times`; at least 2 steps.
         process: the denoiser's.
         noise: N(0, I) like x0 for step i (from 0).
         levels: see `bound.term`.
@@ -98,7 +135,7 @@ def pixel_flow_density(
     x0: Tensor,
     process: NoiseProcess,
     streams: Streams,
-    probe: Literal["rademacher", "gaussian"] = "rademacher",
+    probe: Probe = "rademacher",
     first: float | None = None,
     tolerance: float = 1e-5,
 ) -> FlowDensity:
@@ -113,20 +150,30 @@ def pixel_flow_density(
         process: the denoiser's.
         streams: one a sample; gives the places in the bins and the probes.
         probe: what the trace is estimated with.
-        first: the least noisy time.
+        first: the least noisy time; None = `first_time`.
         tolerance: of the solver.
 
     Raises:
         UserError: unknown probe.
     """
-    if probe not in PROBES:
-        raise unknown("probe", probe, PROBES)
+    drawn = draw_probe(probe, streams, x0)
     place = streams.uniform("dequantise", x0.shape[1:]).to(x0)
-    drawn = streams.normal("probe", x0.shape[1:]).to(x0)
-    if probe == "rademacher":
-        drawn = torch.where(drawn < 0, -torch.ones_like(drawn), torch.ones_like(drawn))
     found = flow_density(denoise, x0 + BIN * (place - 0.5), process, drawn, first, tolerance)
     return replace(found, bits=found.bits - math.log2(BIN))
+
+
+def draw_probe(probe: Probe, streams: Streams, x: Tensor) -> Tensor:
+    """What `flow_density` estimates the divergence with: like x (B, ...), of mean 0 and covariance I.
+
+    Raises:
+        UserError: unknown probe.
+    """
+    if probe not in get_args(Probe):
+        raise unknown("probe", probe, get_args(Probe))
+    drawn = streams.normal("probe", x.shape[1:]).to(x)
+    if probe == "gaussian":
+        return drawn
+    return torch.where(drawn < 0, -torch.ones_like(drawn), torch.ones_like(drawn))
 
 
 @torch.no_grad()
@@ -143,12 +190,12 @@ def flow_density(
         x: (B, ...), read as x_t at t = first.
         process: the denoiser's.
         probe: like x, of mean 0 and covariance I; the same along the whole flow.
-        first: the least noisy time, in (0, 1); None = the process's first. Smaller is nearer to the data and further from what was trained.
+        first: the least noisy time, in (0, 1); None = `first_time`. Smaller is nearer to the data and further from what was trained.
         tolerance: of dopri5, absolute and relative, of y and of the log-density a number.
 
     Source: Song et al. 2021, sec. 4.3 and appendix D.2; Grathwohl et al. 2019, eq. 7.
     """
-    ends = torch.tensor([process.t_first if first is None else first, process.t_last], dtype=torch.float64)
+    ends = torch.tensor([first_time(process) if first is None else first, process.t_last], dtype=torch.float64)
     share = process.noise_share(ends)
     scale = process.alpha(ends) + process.sigma(ends)
     numbers = x[0].numel()

@@ -1,4 +1,4 @@
-"""The two halves of the KL autoencoder. Names of the parts are the published ones, so that published weights map one to one."""
+"""The two halves of the convolutional autoencoders. Names of the parts are the published ones, so that published weights map one to one."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ldm.core.errors import UserError
 from ldm.core.family import kind
 from ldm.first_stage.config import FirstStageConfig
-from ldm.first_stage.posterior import DiagonalGaussian
+from ldm.first_stage.posterior import Encoded
 from ldm.first_stage.stage import FirstStage
 
 
@@ -48,7 +48,7 @@ class Identity(FirstStage):
     def _decode(self, raw_latent: Tensor) -> Tensor:
         return raw_latent
 
-    def reconstruct(self, images: Tensor, noise: Tensor) -> tuple[Tensor, DiagonalGaussian]:
+    def reconstruct(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Encoded]:
         _nothing_to_train()
 
     @property

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,6 +45,10 @@ class LatentSpace:
                 raise UserError(f"latent {name} must be finite numbers, got {values}")
         if not all(s > 0 for s in self.scale):
             raise UserError(f"latent scale must be positive, got {self.scale}")
+
+    def stated(self, scale: float) -> LatentSpace:
+        """The same first stage's latents by a scale that is given, not measured: shift 0, and one scale for all channels."""
+        return replace(self, shift=(0.0,), scale=(scale,))
 
     def normalise(self, raw_latent: Tensor) -> Tensor:
         """Raw (B, C, h, w) to about mean 0 and std 1."""

@@ -1,9 +1,10 @@
-"""What an encoder says of a latent: a Gaussian with its own mean and standard deviation in every dimension."""
+"""What an encoder says of a latent; here, a Gaussian with its own mean and standard deviation in every dimension."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +15,28 @@ LOG_VARIANCE_RANGE = (-30.0, 20.0)  # as published: a std between 3e-7 and 2.2e4
 def full_precision(x: Tensor) -> Tensor:
     """In float32, or wider if it is wider already: what autocast made leaves the networks by this door."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class Encoded(Protocol):
+    """What training asks of an encoder's word on raw latents (B, C, h, w)."""
+
+    @property
+    def mean(self) -> Tensor: ...
+
+    @property
+    def std(self) -> Tensor: ...
+
+    def penalties(self, values: int) -> dict[str, Tensor]:
+        """(B,) each, by name: what is lowered beside a negative log-likelihood that is a sum over a picture's `values` numbers."""
+        ...
+
+    def kl_per_dimension(self) -> Tensor | None:
+        """(B, C, h, w) nats against N(0, 1); None = this is no density."""
+        ...
+
+    def code_counts(self) -> Tensor | None:
+        """(K,) how often each code was chosen; None = there is no codebook."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -50,6 +73,13 @@ class DiagonalGaussian:
     def kl(self) -> Tensor:
         """(B,) nats: KL against N(0, 1), summed over a sample's dimensions."""
         return self.kl_per_dimension().flatten(1).sum(1)
+
+    def penalties(self, values: int) -> dict[str, Tensor]:
+        """The KL, itself a sum."""
+        return {"kl": self.kl()}
+
+    def code_counts(self) -> None:
+        """There is no codebook."""
 
     def nll(self, raw_latent: Tensor) -> Tensor:
         """(B,) nats: negative log-density of (B, C, h, w), summed over a sample's dimensions."""

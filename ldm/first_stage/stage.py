@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ldm.core.errors import UserError
 from ldm.first_stage.latent_space import LatentSpace
-from ldm.first_stage.posterior import DiagonalGaussian
+from ldm.first_stage.posterior import Encoded
 from ldm.first_stage.tiling import in_tiles
 
 
@@ -37,15 +37,15 @@ class FirstStage(nn.Module, abc.ABC):
         """Images of a checked raw latent."""
 
     @abc.abstractmethod
-    def reconstruct(self, images: Tensor, noise: Tensor) -> tuple[Tensor, DiagonalGaussian]:
-        """Training's pass: the images again, by a latent drawn with noise (B, Z, h, w), and the distribution that it was drawn from."""
+    def reconstruct(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Encoded]:
+        """Training's pass: the images again, by a latent drawn with noise (B, Z, h, w), and what it was drawn from."""
 
     @property
     @abc.abstractmethod
     def last_layer(self) -> Tensor:
         """The weight that the adaptive adversarial weight compares gradients at."""
 
-    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, DiagonalGaussian]:
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Encoded]:
         """`reconstruct`, where a wrapper (DDP, compile) wants the module called."""
         return self.reconstruct(images, noise)
 

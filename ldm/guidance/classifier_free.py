@@ -21,7 +21,7 @@ def classifier_free(
     told: Condition,
     untold: Condition,
     scale: float,
-    interval: tuple[float, float] = (0.0, math.inf),
+    interval: tuple[float, float] | None = None,
     rescale: float = 0.0,
 ) -> Denoise:
     """untold + scale (told - untold), by one pass of twice the batch.
@@ -32,18 +32,15 @@ def classifier_free(
         untold: "nothing", or what is not wanted (a negative prompt); of B, with the same channels and number of tokens.
         scale: 0 = untold, 1 = told (no second half is computed), beyond 1 = away from untold.
         interval: least and greatest noise level, in sigma / alpha, at which guidance acts; outside it is told alone (Kynkaanniemi et al.
-            2024), and where no sample of the batch is inside no second half is computed.
+            2024), and where no sample of the batch is inside no second half is computed. None = all levels.
         rescale: 0 to 1: how far the standard deviation of each sample's x0 is brought back to what told has (Lin et al. 2023, sec. 3.4,
             phi; there of the network's output, which at zero SNR is x0 likewise).
 
     Raises:
         UserError: an interval that is none, or rescale out of range.
     """
-    low, high = interval
-    if not 0 <= low <= high:
-        raise UserError(f"a guidance interval is two noise levels sigma / alpha, 0 <= low <= high, got {low} and {high}")
-    if not 0 <= rescale <= 1:
-        raise UserError(f"guidance rescale must be from 0 (none) to 1 (all), got {rescale}")
+    check_limits(interval, rescale)
+    low, high = interval or (0.0, math.inf)
     told_alone = denoiser.bind(told)
     if scale == 1:
         return told_alone
@@ -63,6 +60,15 @@ def classifier_free(
         return replace(wanted, x0=x0, eps=eps)
 
     return denoise
+
+
+def check_limits(interval: tuple[float, float] | None, rescale: float) -> None:
+    """Refuses, by UserError, an interval that is none, or a rescale out of range."""
+    low, high = interval or (0.0, math.inf)
+    if not 0 <= low <= high:
+        raise UserError(f"a guidance interval is two noise levels sigma / alpha, 0 <= low <= high, got {low} and {high}")
+    if not 0 <= rescale <= 1:
+        raise UserError(f"guidance rescale must be from 0 (none) to 1 (all), got {rescale}")
 
 
 def _halves(estimate: Estimate) -> tuple[Estimate, Estimate]:

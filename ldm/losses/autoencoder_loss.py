@@ -1,13 +1,15 @@
 """Stage one's loss, term by term; the engine averages, takes gradients and steps.
 
-    total = nll + kl_weight * KL + weight * adversarial
+    total = nll + penalties + weight * adversarial
     nll = sum of (pixel error + perceptual_weight * LPIPS) / exp(log_variance) + log_variance
+    penalties = kl_weight * KL, or, for a VQ first stage, codebook_weight * (codebook + commitment * commitment error)
     weight = disc_factor * disc_weight * [step >= disc_start] * |d nll / d last layer| / |d adversarial / d last layer|
 
 NLL and KL are sums over a sample, and LPIPS, one number a picture, is added to every pixel's error before the sum: the scale at which
-published values such as kl_weight = 1e-6 mean what they say. Everything is returned per sample, in float32.
+published values such as kl_weight = 1e-6 mean what they say. VQ models were published with an nll that is a mean; so the two errors of
+the codebook, means themselves, are counted once for every number of the picture. Everything is returned per sample, in float32.
 
-Source: Rombach et al. 2022, appendix G; Esser et al. 2021, sec. 3.1.
+Source: Rombach et al. 2022, appendix G; Esser et al. 2021, sec. 3.1; van den Oord et al. 2017, eq. 3.
 """
 
 from __future__ import annotations
@@ -28,11 +30,11 @@ from ldm.losses.reconstruction import PixelError, negative_log_likelihood, pixel
 from ldm.networks.patchgan import PatchGAN
 
 
-class Posterior(Protocol):
-    """What the loss asks of an encoder's distribution."""
+class Encoded(Protocol):
+    """What the loss asks of an encoder's word on the latent."""
 
-    def kl(self) -> Tensor:
-        """(B,) nats, summed over a sample."""
+    def penalties(self, values: int) -> dict[str, Tensor]:
+        """(B,) each, by name: what is lowered beside an nll that is a sum over a picture's `values` numbers."""
         ...
 
 
@@ -42,13 +44,13 @@ class AutoencoderTerms:
 
     Attributes:
         nll: negative log-likelihood, a sum over the sample; what is lowered.
-        kl: nats, a sum over the sample; what is lowered.
+        penalties: by name, see `AutoencoderLoss.weights`; what is lowered, each by its weight.
         pixel: mean pixel error, for the log.
         perceptual: LPIPS, for the log; 0 without it.
     """
 
     nll: Tensor
-    kl: Tensor
+    penalties: dict[str, Tensor]
     pixel: Tensor
     perceptual: Tensor
 
@@ -76,7 +78,10 @@ class AutoencoderLossConfig:
 
     Attributes:
         pixel: l1 or l2.
-        kl_weight: of the KL, a sum over the latent.
+        kl_weight: of the KL, a sum over the latent; first_stage.kind kl.
+        codebook_weight: of the codebook's two errors together; first_stage.kind vq.
+        commitment: of the latents' error beside the codes' own, beta of van den Oord et al. The code by which the published VQ models were
+            trained had it on the other one: codebook_weight 0.25 and commitment 4 are the same.
         perceptual_weight: of LPIPS; 0 = LPIPS is not loaded.
         disc_weight: of the adversarial term, times the adaptive weight; 0 = no discriminator.
         disc_start: optimizer step from which the discriminator trains and its term counts for the autoencoder.
@@ -92,6 +97,8 @@ class AutoencoderLossConfig:
 
     pixel: PixelError = "l1"
     kl_weight: float = 1e-6
+    codebook_weight: float = 1.0
+    commitment: float = 0.25
     perceptual_weight: float = 1.0
     disc_weight: float = 0.5
     disc_start: int = 50_001
@@ -108,7 +115,7 @@ class AutoencoderLossConfig:
         for name, allowed in (("pixel", ("l1", "l2")), ("disc_loss", KINDS), ("disc_norm", ("group", "none", "batch"))):
             if getattr(self, name) not in allowed:
                 raise unknown(f"loss.{name}", getattr(self, name), allowed)
-        for name in ("kl_weight", "perceptual_weight", "disc_weight", "disc_start", "disc_factor"):
+        for name in ("kl_weight", "codebook_weight", "commitment", "perceptual_weight", "disc_weight", "disc_start", "disc_factor"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"loss.{name} must not be negative, got {getattr(self, name)}")
         if not 1 <= self.disc_layers <= 5:
@@ -154,7 +161,13 @@ class AutoencoderLoss(nn.Module):
         """What the discriminator's optimizer trains; empty without one."""
         return [] if self.discriminator is None else list(self.discriminator.parameters())
 
-    def terms(self, images: Tensor, reconstruction: Tensor, posterior: Posterior) -> AutoencoderTerms:
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the penalties that an encoder may name."""
+        codebook = self.config.codebook_weight
+        return {"kl": self.config.kl_weight, "codebook": codebook, "commitment": codebook * self.config.commitment}
+
+    def terms(self, images: Tensor, reconstruction: Tensor, encoded: Encoded) -> AutoencoderTerms:
         """Everything but the adversarial term; images and reconstruction (B, C, H, W) in [-1, 1]."""
         error = pixel_error(images, reconstruction, self.config.pixel)
         pixel = error.flatten(1).mean(1)
@@ -164,7 +177,10 @@ class AutoencoderLoss(nn.Module):
             perceptual = self.perceptual(images, reconstruction)
             error = error + self.config.perceptual_weight * over(perceptual, error)
         return AutoencoderTerms(
-            nll=negative_log_likelihood(error, self.log_variance), kl=posterior.kl(), pixel=pixel, perceptual=perceptual
+            nll=negative_log_likelihood(error, self.log_variance),
+            penalties=encoded.penalties(images[0].numel()),
+            pixel=pixel,
+            perceptual=perceptual,
         )
 
     def generator_loss(self, reconstruction: Tensor) -> Tensor:
@@ -212,7 +228,7 @@ class AutoencoderLoss(nn.Module):
 
     def plain(self, terms: AutoencoderTerms) -> Tensor:
         """(B,): what the autoencoder lowers, but for the adversary: `adversarial_weight` times `generator_loss` comes on top."""
-        return terms.nll + self.config.kl_weight * terms.kl
+        return terms.nll + sum(self.weights[name] * penalty for name, penalty in terms.penalties.items())
 
     def _discriminator(self) -> nn.Module:
         assert self.discriminator is not None, "disc_weight or disc_factor is 0: there is no discriminator"

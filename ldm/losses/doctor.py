@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ldm.losses.statistics import AutoencoderStatistics
+from ldm.losses.statistics import AutoencoderStatistics, CodeUsage
 
 # Thresholds, each with its reason.
 COLLAPSED_KL = 0.05  # nats a dimension: less than a tenth of a bit
@@ -22,6 +22,8 @@ STRONG_GAP = 4.0  # ... if its logits are also twice as far apart as the hinge a
 WEAK_ACCURACY = 0.55  # nearly coin tosses
 PINNED = 0.99  # of the adaptive weight's clamp
 TINY_WEIGHT = 1e-4  # the adversarial term then moves nothing
+LEAST_CODES = 0.1  # share of the codebook in use, of as many codes as the held-out positions could reach
+LEAST_PERPLEXITY = 0.05  # likewise, of the perplexity: a few codes then serve nearly all positions
 SHOWN_CHANNELS = 16  # beyond it, KL by channel is more than a reader or a log wants
 
 
@@ -80,7 +82,10 @@ def _numbers(s: AutoencoderStatistics, a: AdversaryState | None) -> dict[str, fl
     numbers = {"l1": s.l1, "psnr": s.psnr}
     if s.perceptual is not None:
         numbers["lpips"] = s.perceptual
-    numbers["kl_per_dimension"] = s.kl
+    if s.kl is not None:
+        numbers["kl_per_dimension"] = s.kl
+    if s.codes is not None:
+        numbers |= {"codes_used": float(s.codes.used), "code_perplexity": s.codes.perplexity}
     numbers |= {f"kl_channel_{i}": kl for i, kl in enumerate(s.kl_per_channel)} if len(s.kl_per_channel) <= SHOWN_CHANNELS else {}
     numbers |= {
         "active_channels": float(s.active_channels),
@@ -97,13 +102,17 @@ def _numbers(s: AutoencoderStatistics, a: AdversaryState | None) -> dict[str, fl
 
 def _summary(s: AutoencoderStatistics, a: AdversaryState | None) -> tuple[str, ...]:
     lpips = "" if s.perceptual is None else f", LPIPS {s.perceptual:.4f}"
-    shown = " ".join(f"{kl:.2f}" for kl in s.kl_per_channel[:SHOWN_CHANNELS])
-    shown += " ..." * (len(s.kl_per_channel) > SHOWN_CHANNELS)
+    told = ""
+    if s.kl is not None:
+        shown = " ".join(f"{kl:.2f}" for kl in s.kl_per_channel[:SHOWN_CHANNELS])
+        shown += " ..." * (len(s.kl_per_channel) > SHOWN_CHANNELS)
+        told += f"; KL {s.kl:.2f} nats a dimension (by channel: {shown})"
+    if s.codes is not None:
+        told += f"; {s.codes.used} of {s.codes.codes} codes used, perplexity {s.codes.perplexity:.0f}"
     lines = [
         f"reconstruction ({s.count} pictures): L1 {s.l1:.4f}, PSNR {s.psnr:.2f} dB{lpips}",
         f"{'normalised' if s.is_normalised else 'raw'} latent: mean {s.latent_mean:.3f}, std {s.latent_std:.3f}, excess kurtosis "
-        f"{s.latent_kurtosis:.2f}; KL {s.kl:.2f} nats a dimension (by channel: {shown}); "
-        f"{s.active_channels} of {len(s.kl_per_channel)} channels active",
+        f"{s.latent_kurtosis:.2f}{told}; {s.active_channels} of {len(s.std_per_channel)} channels active",
     ]
     if a is not None:
         weight = "not counted yet" if a.weight is None else f"weight {a.weight:.3g}"
@@ -113,23 +122,35 @@ def _summary(s: AutoencoderStatistics, a: AdversaryState | None) -> tuple[str, .
 
 
 def _findings(s: AutoencoderStatistics, a: AdversaryState | None, is_scaled_per_channel: bool) -> tuple[str, ...]:
-    if not all(map(math.isfinite, (s.l1, s.psnr, s.kl, s.latent_mean, s.latent_std))):
+    if not all(map(math.isfinite, (s.l1, s.psnr, s.kl or 0.0, s.latent_mean, s.latent_std))):
         return ("the autoencoder gives numbers that are not finite: go back to an earlier state and lower train.optimizer.learning_rate",)
-    return (*_latent(s), *_scale(s, is_scaled_per_channel), *_pictures(s), *(() if a is None else _adversary(a)))
+    latent = [] if s.kl is None else _posterior(s, s.kl)
+    codebook = [] if s.codes is None else _codebook(s.codes)
+    return (*latent, *codebook, *_scale(s, is_scaled_per_channel), *_pictures(s), *(() if a is None else _adversary(a)))
 
 
-def _latent(s: AutoencoderStatistics) -> list[str]:
+def _codebook(c: CodeUsage) -> list[str]:
+    reachable = min(c.codes, c.positions)
+    if c.used >= LEAST_CODES * reachable and c.perplexity >= LEAST_PERPLEXITY * reachable:
+        return []
+    return [
+        f"codebook collapse: {c.used} of {c.codes} codes are used, perplexity {c.perplexity:.0f}: raise loss.codebook_weight, or lower "
+        "first_stage.num_codes or train.optimizer.learning_rate"
+    ]
+
+
+def _posterior(s: AutoencoderStatistics, kl: float) -> list[str]:
     channels = len(s.kl_per_channel)
-    if s.active_channels == 0 or s.kl < COLLAPSED_KL:
-        return [f"posterior collapse: the latent carries nothing (KL {s.kl:.3g} nats a dimension): lower loss.kl_weight by 10 or more"]
+    if s.active_channels == 0 or kl < COLLAPSED_KL:
+        return [f"posterior collapse: the latent carries nothing (KL {kl:.3g} nats a dimension): lower loss.kl_weight by 10 or more"]
     lines = []
     if s.active_channels < channels:
         idle = channels - s.active_channels
         lines.append(f"{idle} of {channels} latent channels carry nothing: lower loss.kl_weight or first_stage.latent_channels")
     if s.noise_share > LARGEST_NOISE_SHARE:
         lines.append(f"KL weight too high: {100 * s.noise_share:.0f}% of the latent's variance is noise: lower loss.kl_weight")
-    if s.kl > LARGEST_KL:
-        lines.append(f"KL weight too low: {s.kl:.0f} nats a dimension, more than stage two can use: raise loss.kl_weight")
+    if kl > LARGEST_KL:
+        lines.append(f"KL weight too low: {kl:.0f} nats a dimension, more than stage two can use: raise loss.kl_weight")
     if s.latent_kurtosis > LARGEST_KURTOSIS:
         lines.append(f"the latent has heavy tails (excess kurtosis {s.latent_kurtosis:.0f}): raise loss.kl_weight")
     return lines
@@ -145,7 +166,8 @@ def _scale(s: AutoencoderStatistics, is_scaled_per_channel: bool) -> list[str]:
         )
     if not s.is_normalised and s.active_channels and not low <= s.latent_std <= high:
         turn = "raise" if s.latent_std > high else "lower"
-        lines.append(f"scale far from 1: the raw latent has std {s.latent_std:.3g}: {turn} loss.kl_weight")
+        key = "loss.kl_weight" if s.codes is None else "loss.commitment"
+        lines.append(f"scale far from 1: the raw latent has std {s.latent_std:.3g}: {turn} {key}")
     if not is_scaled_per_channel and min(s.std_per_channel) * CHANNEL_SPREAD < max(s.std_per_channel):
         lines.append(
             f"latent channels differ in scale (std {min(s.std_per_channel):.2g} to {max(s.std_per_channel):.2g}): "
@@ -157,7 +179,8 @@ def _scale(s: AutoencoderStatistics, is_scaled_per_channel: bool) -> list[str]:
 def _pictures(s: AutoencoderStatistics) -> list[str]:
     if s.psnr >= POOR_PSNR:
         return []
-    return [f"reconstructions are poor (PSNR {s.psnr:.1f} dB): raise train.steps, or first_stage.latent_channels or first_stage.channels"]
+    width = "first_stage.latent_channels" if s.codes is None else "first_stage.num_codes"
+    return [f"reconstructions are poor (PSNR {s.psnr:.1f} dB): raise train.steps, or {width} or first_stage.channels"]
 
 
 def _adversary(a: AdversaryState) -> list[str]:

@@ -13,6 +13,7 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
 from ldm.core.errors import UserError
+from ldm.core.precision import without_autocast
 
 SMALLEST_SIDE = 16  # four poolings of VGG16 leave one position
 
@@ -52,7 +53,7 @@ class Perceptual(nn.Module):
         with torch.no_grad():
             wanted = network.net(network.scaling_layer(_shown(images)))
         given = network.net(network.scaling_layer(_shown(reconstruction)))
-        with torch.autocast(images.device.type, enabled=False):
+        with without_autocast(images.device):
             layers = zip(network.lins, wanted, given, strict=True)
             distance = sum(layer((_unit(a) - _unit(b)).square()).mean((1, 2, 3)) for layer, a, b in layers)
         return reduce(distance, "(b k) -> b", "mean", b=len(images))

@@ -15,8 +15,8 @@ from ldm.core.errors import UserError
 ACTIVE_VARIANCE = 0.01
 
 
-class Posterior(Protocol):
-    """What is asked of an encoder's distribution: (B, C, h, w) each."""
+class Encoded(Protocol):
+    """What is asked of an encoder's word on raw latents (B, C, h, w); see `ldm.first_stage.posterior`."""
 
     @property
     def mean(self) -> Tensor: ...
@@ -24,7 +24,33 @@ class Posterior(Protocol):
     @property
     def std(self) -> Tensor: ...
 
-    def kl_per_dimension(self) -> Tensor: ...
+    def kl_per_dimension(self) -> Tensor | None: ...
+
+    def code_counts(self) -> Tensor | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeUsage:
+    """Of a codebook over a held-out set.
+
+    Attributes:
+        codes: in the codebook.
+        positions: of latents that were quantised.
+        used: codes that were chosen at all.
+        perplexity: exp of the entropy, in nats, of how often each was: as many codes chosen equally often would have it.
+    """
+
+    codes: int
+    positions: int
+    used: int
+    perplexity: float
+
+    @staticmethod
+    def of(counts: Tensor) -> CodeUsage:
+        """From how often each code was chosen, (K,), at least one once."""
+        shares = counts.double() / counts.sum()
+        entropy = -torch.special.xlogy(shares, shares).sum()
+        return CodeUsage(codes=len(counts), positions=int(counts.sum()), used=int((counts > 0).sum()), perplexity=float(entropy.exp()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +62,9 @@ class AutoencoderStatistics:
         l1: mean absolute error, of values in [-1, 1].
         psnr: dB for the range 2, of reconstructions clipped to [-1, 1]; mean over pictures.
         perceptual: mean LPIPS; None = not measured.
-        kl: nats per latent dimension, of raw latents.
-        kl_per_channel: the same, of each channel.
+        kl: nats per latent dimension, of raw latents; None = nothing is drawn (VQ).
+        kl_per_channel: the same, of each channel; none without.
+        codes: of a VQ first stage's codebook.
         active_channels: how many channels' raw means vary over the data (variance above ACTIVE_VARIANCE).
         latent_mean: over all channels; after shift and scale if is_normalised.
         latent_std: likewise.
@@ -51,7 +78,7 @@ class AutoencoderStatistics:
     l1: float
     psnr: float
     perceptual: float | None
-    kl: float
+    kl: float | None
     kl_per_channel: tuple[float, ...]
     active_channels: int
     latent_mean: float
@@ -60,6 +87,7 @@ class AutoencoderStatistics:
     std_per_channel: tuple[float, ...]
     noise_share: float
     is_normalised: bool
+    codes: CodeUsage | None = None
 
 
 class StatisticsCollector:
@@ -76,12 +104,14 @@ class StatisticsCollector:
         self._scale = torch.tensor(tuple(scale or (1.0,)), dtype=torch.float64)
         self._pictures = self._positions = 0
         self._origin: Tensor | None = None  # (C, 1): powers are summed around the first batch's mean, where they do not cancel
-        self._powers = self._noise = self._kl = torch.zeros(0, dtype=torch.float64)
+        self._powers = self._noise = torch.zeros(0, dtype=torch.float64)
+        self._kl: Tensor | None = None
+        self._codes: Tensor | None = None
         self._sums = torch.zeros(3, dtype=torch.float64)  # over pictures: L1, PSNR, LPIPS
         self._has_perceptual = True
 
-    def add(self, images: Tensor, reconstruction: Tensor, posterior: Posterior, perceptual: Tensor | None = None) -> None:
-        """A batch: pictures (B, C, H, W) in [-1, 1], the raw latents' distribution, LPIPS (B,) if measured."""
+    def add(self, images: Tensor, reconstruction: Tensor, encoded: Encoded, perceptual: Tensor | None = None) -> None:
+        """A batch: pictures (B, C, H, W) in [-1, 1], what the encoder says of their raw latents, LPIPS (B,) if measured."""
         images, reconstruction = images.detach().double().cpu(), reconstruction.detach().double().cpu()
         l1 = (images - reconstruction).abs().flatten(1).mean(1)
         square = (images - reconstruction.clamp(-1, 1)).square().flatten(1).mean(1)
@@ -90,15 +120,16 @@ class StatisticsCollector:
         lpips = torch.zeros_like(l1) if perceptual is None else perceptual.detach().double().cpu()
         self._sums = self._sums + torch.stack([l1, psnr, lpips]).sum(1)
 
-        mean, std, kl = (_by_channel(x) for x in (posterior.mean, posterior.std, posterior.kl_per_dimension()))
+        mean, std = (_by_channel(x) for x in (encoded.mean, encoded.std))
         if self._origin is None:
             self._origin = mean.mean(1, keepdim=True)
             self._powers = torch.zeros(4, len(mean), dtype=torch.float64)
-            self._noise = self._kl = torch.zeros(len(mean), dtype=torch.float64)
+            self._noise = torch.zeros(len(mean), dtype=torch.float64)
         away = mean - self._origin
         self._powers = self._powers + torch.stack([away.pow(n).sum(1) for n in (1, 2, 3, 4)])
         self._noise = self._noise + std.square().sum(1)
-        self._kl = self._kl + kl.sum(1)
+        self._kl = _added(self._kl, None if (kl := encoded.kl_per_dimension()) is None else _by_channel(kl).sum(1))
+        self._codes = _added(self._codes, None if (counts := encoded.code_counts()) is None else counts.detach().cpu())
         self._pictures, self._positions = self._pictures + len(images), self._positions + mean.shape[1]
 
     def result(self) -> AutoencoderStatistics:
@@ -119,14 +150,14 @@ class StatisticsCollector:
         noise = self._noise / self._positions
         centre = (self._origin[:, 0] + first - self._shift) * self._scale
         spread = (variance + noise) * self._scale**2
-        kl = self._kl / self._positions
+        kl = None if self._kl is None else self._kl / self._positions
         return AutoencoderStatistics(
             count=self._pictures,
             l1=l1,
             psnr=psnr,
             perceptual=lpips if self._has_perceptual else None,
-            kl=kl.mean().item(),
-            kl_per_channel=tuple(kl.tolist()),
+            kl=None if kl is None else kl.mean().item(),
+            kl_per_channel=() if kl is None else tuple(kl.tolist()),
             active_channels=int((variance > ACTIVE_VARIANCE).sum()),
             latent_mean=centre.mean().item(),
             latent_std=(spread + (centre - centre.mean()).square()).mean().sqrt().item(),
@@ -134,7 +165,12 @@ class StatisticsCollector:
             std_per_channel=tuple(spread.sqrt().tolist()),
             noise_share=(noise.sum() / (variance + noise).sum().clamp_min(1e-300)).item(),
             is_normalised=self._is_normalised,
+            codes=None if self._codes is None else CodeUsage.of(self._codes),
         )
+
+
+def _added(total: Tensor | None, more: Tensor | None) -> Tensor | None:
+    return more if total is None else total if more is None else total + more
 
 
 def _by_channel(x: Tensor) -> Tensor:

@@ -51,8 +51,17 @@ def levels(images: Tensor) -> Tensor:
     """
     if images.shape[1] not in (1, 3):
         raise UserError(f"Inception sees grey and RGB pictures only, these have {images.shape[1]} channels: FID and its kin do not apply")
-    eight_bit = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    eight_bit = _eight_bit(images).to(torch.uint8)
     return eight_bit if images.shape[1] == 3 else repeat(eight_bit, "b 1 h w -> b c h w", c=3)
+
+
+def as_shown(images: Tensor) -> Tensor:
+    """Pictures in [-1, 1], clipped to it, with the values that an 8-bit file of them holds; scaling to size leaves others."""
+    return _eight_bit(images) / 127.5 - 1
+
+
+def _eight_bit(images: Tensor) -> Tensor:
+    return ((images.clamp(-1, 1) + 1) * 127.5).round()
 
 
 def cached_features(key: tuple[object, ...], count: int, make: Callable[[], Tensor]) -> Tensor:

@@ -9,10 +9,15 @@ SPLITS = 10
 
 
 def inception_score(features: Tensor, class_layer: Tensor) -> float:
-    """Mean over SPLITS parts of the set, as it is published.
+    """Of Inception's features, as it is published.
 
     Args:
         features: (N, 2048), N >= SPLITS.
         class_layer: (1008, 2048).
     """
-    return isc_features_to_metric(features.double() @ class_layer.double().T, splits=SPLITS)["inception_score_mean"]
+    return score_of_logits(features.double() @ class_layer.double().T)
+
+
+def score_of_logits(logits: Tensor) -> float:
+    """Mean over SPLITS parts of the set, by any classifier's logits (N, classes), N >= SPLITS."""
+    return isc_features_to_metric(logits.double(), splits=SPLITS)["inception_score_mean"]

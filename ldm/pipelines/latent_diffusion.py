@@ -2,49 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from ldm.checkpoints.model import LatentDiffusionSpec, load_latent_diffusion
+from ldm.checkpoints.classifier import LoadedClassifier, load_classifier
+from ldm.checkpoints.model import load_latent_diffusion
 from ldm.conditioning.class_label import ClassLabel
-from ldm.conditioning.conditioner import Conditioner, Conditioners
-from ldm.conditioning.inpaint_mask import InpaintMask
+from ldm.conditioning.conditioner import Conditioner
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.conditioning.semantic_map import SemanticMap
-from ldm.core.condition import Condition
 from ldm.core.errors import UserError, unknown
-from ldm.core.random import Streams
-from ldm.diffusion.denoiser import Denoiser
-from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.diffusion.grid import Grid
-from ldm.first_stage.stage import FirstStage
-from ldm.guidance.classifier_free import classifier_free
 from ldm.pipelines.canvas import as_pictures
-from ldm.pipelines.sampling import OnStep, Sampling, shifted, start_std
-from ldm.samplers.sampler import Sampler, step_noise
-
-Precision = Literal["fp32", "bf16", "fp16"]
-AT_ONCE = 16  # pictures a batch; the result does not depend on it
+from ldm.pipelines.classifier_guide import ClassifierGuide
+from ldm.pipelines.renderer import Precision, Renderer
+from ldm.pipelines.sampling import OnStep, Sampling
+from ldm.samplers.sampler import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentDiffusion:
+class LatentDiffusion(Renderer):
     """Both stages, frozen, on one device."""
-
-    spec: LatentDiffusionSpec
-    first_stage: FirstStage
-    network: nn.Module
-    conditioners: Conditioners
-    device: torch.device
-    precision: Precision = "fp32"
 
     @staticmethod
     def from_pretrained(folder: Path | str, device: str | torch.device | None = None, precision: Precision = "fp32") -> LatentDiffusion:
@@ -73,6 +57,8 @@ class LatentDiffusion:
         grid: str | Grid | None = None,
         steps: int | None = None,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float | None = None,
         num_images: int = 1,
         seed: int = 0,
         on_step: OnStep | None = None,
@@ -91,6 +77,8 @@ class LatentDiffusion:
             grid=spacing,
             steps=default.steps if steps is None else steps,
             guidance=default.guidance if guidance is None else guidance,
+            guidance_interval=default.guidance_interval if guidance_interval is None else guidance_interval,
+            guidance_rescale=default.guidance_rescale if guidance_rescale is None else guidance_rescale,
             num_images=num_images,
             seed=seed,
             on_step=on_step,
@@ -107,6 +95,8 @@ class LatentDiffusion:
         grid: str | Grid | None = None,
         steps: int | None = None,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float | None = None,
         num_images: int = 1,
         seed: int = 0,
         on_step: OnStep | None = None,
@@ -116,7 +106,10 @@ class LatentDiffusion:
         Raises:
             UserError: empty prompt; a model without text conditioning; see `sampling`.
         """
-        how = self.sampling(sampler=sampler, grid=grid, steps=steps, guidance=guidance, num_images=num_images, seed=seed, on_step=on_step)
+        how = self.sampling(
+            sampler=sampler, grid=grid, steps=steps, guidance=guidance, guidance_interval=guidance_interval,
+            guidance_rescale=guidance_rescale, num_images=num_images, seed=seed, on_step=on_step,
+        )  # fmt: skip
         return as_pictures(self.generate(self.text_inputs(prompt), how, self.untold(negative_prompt)))
 
     def sample(
@@ -124,21 +117,48 @@ class LatentDiffusion:
         *,
         label: str | int | None = None,
         layout: Tensor | None = None,
+        classifier: str | Path | LoadedClassifier | None = None,
+        classifier_scale: float = 1.0,
         sampler: str | Sampler | None = None,
         grid: str | Grid | None = None,
         steps: int | None = None,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float | None = None,
         num_images: int = 1,
         seed: int = 0,
         on_step: OnStep | None = None,
     ) -> list[Image.Image]:
         """Pictures of a class, of a map (`layout`, (H, W) class indices), of both, or of nothing in particular.
 
+        With a classifier it is this that leads to the class, see `guide`; the model is told it too if it was trained with labels.
+
         Raises:
-            UserError: unknown label; a model that was not trained with labels or maps; see `sampling`.
+            UserError: unknown label; a model that was not trained with labels or maps; see `guide` and `sampling`.
         """
-        how = self.sampling(sampler=sampler, grid=grid, steps=steps, guidance=guidance, num_images=num_images, seed=seed, on_step=on_step)
-        return as_pictures(self.generate(self.class_inputs(label, layout), how))
+        how = self.sampling(
+            sampler=sampler, grid=grid, steps=steps, guidance=guidance, guidance_interval=guidance_interval,
+            guidance_rescale=guidance_rescale, num_images=num_images, seed=seed, on_step=on_step,
+        )  # fmt: skip
+        if classifier is not None:
+            how = replace(how, guide=self.guide(classifier, () if label is None else (label,), classifier_scale))
+        return as_pictures(self.generate(self.class_inputs(label, layout, is_led=classifier is not None), how))
+
+    def guide(self, classifier: str | Path | LoadedClassifier, labels: Sequence[str | int], scale: float = 1.0) -> ClassifierGuide:
+        """What leads picture i to class labels[i], from the first again when they are used up.
+
+        Args:
+            classifier: a checkpoint's folder, or what was loaded from one.
+            labels: by the classifier's own names, or numbers.
+            scale: see ClassifierGuide.
+
+        Raises:
+            UserError: not a classifier; one that does not fit the model; no label, or one that it does not know; scale out of range.
+        """
+        opened = classifier if isinstance(classifier, LoadedClassifier) else load_classifier(classifier, self.device)
+        found = ClassifierGuide(classifier=opened, labels=tuple(opened.index_of(label) for label in labels), scale=scale)
+        found.check(self.spec)
+        return found
 
     def text_inputs(self, prompt: str) -> ConditionInputs:
         """What a prompt tells.
@@ -152,14 +172,16 @@ class LatentDiffusion:
             raise UserError(f"this model was not trained with text; it takes {', '.join(self.conditioners.names) or 'no condition'}")
         return replace(self.untold(), captions=(prompt,))
 
-    def class_inputs(self, label: str | int | None = None, layout: Tensor | None = None) -> ConditionInputs:
+    def class_inputs(self, label: str | int | None = None, layout: Tensor | None = None, *, is_led: bool = False) -> ConditionInputs:
         """What a class and a map, (H, W) class indices, tell; without either: nothing.
+
+        Where a classifier leads to the label (`is_led`), a model that was not trained with labels need not be told it.
 
         Raises:
             UserError: unknown label; a model that was not trained with labels or maps.
         """
         told = self.untold()
-        if label is not None:
+        if label is not None and (self.knows_labels or not is_led):
             told = replace(told, labels=torch.tensor([self.part(ClassLabel, "class labels").index_of(label)]))
         if layout is not None:
             self.part(SemanticMap, "semantic maps")
@@ -168,7 +190,12 @@ class LatentDiffusion:
 
     def untold(self, negative_prompt: str = "") -> ConditionInputs:
         """What guidance leads away from: nothing, or a negative prompt."""
-        return self.text_inputs(negative_prompt) if negative_prompt else ConditionInputs(count=1, grey_latent=self.grey_latent)
+        return self.text_inputs(negative_prompt) if negative_prompt else self.nothing
+
+    @property
+    def knows_labels(self) -> bool:
+        """Whether it was trained with class labels."""
+        return any(isinstance(part, ClassLabel) for part in self.conditioners)
 
     def part(self, wanted: type[Conditioner], what: str) -> Any:
         """The model's conditioner of a class.
@@ -180,132 +207,3 @@ class LatentDiffusion:
             if isinstance(conditioner, wanted):
                 return conditioner
         raise UserError(f"this model was not trained with {what}; it takes {', '.join(self.conditioners.names) or 'no condition'}")
-
-    @property
-    def paints_masks(self) -> bool:
-        """Whether it was trained to inpaint; else inpainting is training-free."""
-        return any(isinstance(part, InpaintMask) for part in self.conditioners)
-
-    @property
-    def latent_size(self) -> tuple[int, int]:
-        side = self.spec.size // self.first_stage.ratio
-        return side, side
-
-    @cached_property
-    def grey_latent(self) -> Tensor | None:
-        """The normalised latent (C, h, w) of a grey picture, which is what `inpaint_mask` is told as "nothing"; None for other models."""
-        return grey_latent(self.first_stage, self.spec.size, self.device) if self.paints_masks else None
-
-    @torch.no_grad()
-    def tell(self, inputs: ConditionInputs) -> Condition:
-        """The condition of one picture, encoded once a call."""
-        with self._autocast():
-            return self.conditioners(inputs, self.latent_size)
-
-    @torch.no_grad()
-    def generate(
-        self,
-        told: ConditionInputs,
-        how: Sampling,
-        untold: ConditionInputs | None = None,
-        *,
-        start: float = 1.0,
-        start_latent: Tensor | None = None,
-        known: Callable[[Denoise, Streams], Denoise] | None = None,
-    ) -> Tensor:
-        """Pictures (num_images, C, size, size) in [-1, 1], not clipped, on the CPU.
-
-        Args:
-            told: of one picture; all are told the same.
-            how: see Sampling.
-            untold: of one picture, what guidance leads away from; None = nothing told.
-            start: noise level in (0, 1] to begin at; this share of the steps is taken, at least one.
-            start_latent: (1, C, h, w), what is noised to begin with; None = pure noise.
-            known: wraps the guided denoiser, e.g. training-free inpainting; gets the pictures' random streams.
-
-        Raises:
-            UserError: a picture that is not finite.
-        """
-        wanted = self.tell(told)
-        unwanted = wanted if how.guidance == 1 else self.tell(untold or self.untold())
-        if _same(wanted, unwanted):  # nothing to lead away from: half the work
-            how = replace(how, guidance=1.0)
-        count = how.num_images
-        pictures = self.render([wanted] * count, [unwanted] * count, how, start=start, start_latent=start_latent, known=known)
-        if not pictures.isfinite().all():
-            raise UserError(f"the pictures came out as NaN or infinity in {self.precision}: use bf16 or fp32, or train the model longer")
-        return pictures
-
-    @torch.no_grad()
-    def render(
-        self,
-        told: Sequence[Condition],
-        untold: Sequence[Condition],
-        how: Sampling,
-        *,
-        start: float = 1.0,
-        start_latent: Tensor | None = None,
-        known: Callable[[Denoise, Streams], Denoise] | None = None,
-    ) -> Tensor:
-        """`generate` for encoded conditions, one a picture; picture i draws from stream (how.seed, i)."""
-        process = self.spec.process
-        start = max(start, process.t_first)
-        times = how.grid.times(process, max(1, round(how.steps * start)), start)
-        shape = (self.first_stage.latent_channels, *self.latent_size)
-        pictures = []
-        starts = range(0, len(told), AT_ONCE)
-        for number, first in enumerate(starts):
-            rows = range(first, min(first + AT_ONCE, len(told)))
-            streams = Streams.of(how.seed, "image", samples=rows)
-            noise = streams.normal("start", shape).to(self.device)
-            if start_latent is None:
-                x = start_std(process, times[0]) * noise
-            else:
-                x = process.blend(Estimate(x0=start_latent.expand_as(noise), eps=noise), times[0])
-            conditions = _joined(told, rows), _joined(untold, rows)
-            denoise = classifier_free(self.denoiser, *conditions, how.guidance, how.guidance_interval, how.guidance_rescale)
-            if known is not None:
-                denoise = known(denoise, streams)
-            on_step = shifted(how.on_step, number, len(starts))
-            latent = how.sampler.sample(denoise, x, times, process, step_noise(streams, x), on_step)
-            with self._autocast():
-                pictures.append(self.first_stage.decode(latent).float().cpu())
-        return torch.cat(pictures)
-
-    @property
-    def denoiser(self) -> Denoiser:
-        def network(x: Tensor, clock: Tensor, condition: Condition) -> Tensor:
-            with self._autocast():
-                return self.network(x, clock, condition)
-
-        return Denoiser(
-            network=network,
-            process=self.spec.process,
-            prediction=self.spec.prediction,
-            network_input=self.spec.network_input,
-            learned_variance=self.spec.learned_variance,
-        )
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision])
-
-
-@torch.no_grad()
-def grey_latent(first_stage: FirstStage, size: int, device: torch.device) -> Tensor:
-    """(C, h, w): the normalised latent of a grey picture of size x size."""
-    return first_stage.encode(torch.zeros(1, first_stage.image_channels, size, size, device=device))[0]
-
-
-def _joined(conditions: Sequence[Condition], rows: range) -> Condition:
-    chosen = [conditions[i] for i in rows]
-    if all(c is chosen[0] for c in chosen):
-        return chosen[0].repeated(len(chosen))
-    return Condition.stack(chosen)
-
-
-def _same(one: Condition, other: Condition) -> bool:
-    """Whether two conditions, made by the same conditioners, tell the same."""
-    pairs = ((getattr(one, field.name), getattr(other, field.name)) for field in fields(Condition))
-    return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from ldm.core.errors import UserError
 from ldm.diffusion.grid import Grid, Trailing
 from ldm.diffusion.process import NoiseProcess
+from ldm.guidance.classifier_free import check_limits
+from ldm.pipelines.classifier_guide import ClassifierGuide
 from ldm.samplers.sampler import Sampler
 
 OnStep = Callable[[int, int], None]
@@ -25,8 +27,9 @@ class Sampling:
         sampler: the solver.
         steps: solver steps from pure noise; a start from a noised picture takes its share of them.
         guidance: classifier-free scale; 1 = plain conditional.
-        guidance_interval: noise levels, in sigma / alpha, at which guidance acts.
-        guidance_rescale: 0 to 1, how far the contrast that guidance adds is taken back.
+        guidance_interval: noise levels, in sigma / alpha, at which that guidance acts; None = all.
+        guidance_rescale: 0 to 1, how far the contrast that it adds is taken back.
+        guide: a classifier that leads to classes besides; None = none.
         num_images: pictures.
         seed: picture i depends on (seed, i) only.
         grid: where the solver stops on the way.
@@ -36,8 +39,9 @@ class Sampling:
     sampler: Sampler
     steps: int
     guidance: float
-    guidance_interval: tuple[float, float] = (0.0, inf)
+    guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float = 0.0
+    guide: ClassifierGuide | None = None
     num_images: int = 1
     seed: int = 0
     grid: Grid = Trailing()
@@ -50,6 +54,7 @@ class Sampling:
             raise UserError(f"the number of images must be at least 1, got {self.num_images}")
         if not (self.guidance >= 0 and isfinite(self.guidance)):
             raise UserError(f"guidance must be a number from 0 up (1 = no guidance, 4 = usual), got {self.guidance}")
+        check_limits(self.guidance_interval, self.guidance_rescale)
 
 
 def shifted(on_step: OnStep | None, number: int, count: int) -> OnStep | None:

@@ -46,6 +46,11 @@ def vgg_lpips(net: Literal["vgg", "alex"] = "vgg", progress: bool = True) -> lpi
     return model.requires_grad_(False).eval()
 
 
+def lpips_to_count() -> lpips.LPIPS:
+    """LPIPS of VGG16 on the meta device: nothing is fetched, and it can only be counted."""
+    return _empty("vgg")[1].to("meta").requires_grad_(False).eval()
+
+
 def _empty(net: str):  # noqa: ANN202
     """lpips and its module without storage: no random weights are ever drawn."""
     with warnings.catch_warnings():

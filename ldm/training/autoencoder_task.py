@@ -1,4 +1,4 @@
-"""Stage one: reconstruction, KL, LPIPS and an adversary, balanced by the gradients of the decoder's last layer."""
+"""Stage one: reconstruction, KL or codebook, LPIPS and an adversary, balanced by the gradients of the decoder's last layer."""
 
 from __future__ import annotations
 
@@ -126,12 +126,12 @@ class AutoencoderTask:
             reconstruction, posterior = self._reconstruct(images, noise)
             terms = self.loss.terms(images, reconstruction, posterior)
             adversarial = self.loss.generator_loss(reconstruction).sum() / now.batch_size if with_adversary else None
-        parts = self.loss.plain(terms), terms.nll, terms.kl, terms.pixel, terms.perceptual
-        plain, nll, kl, pixel, lpips = (part.sum() / now.batch_size for part in parts)
-        numbers = {"nll": nll, "kl": kl, "pixel": pixel, "lpips": lpips}
+        found = {"nll": terms.nll, **terms.penalties, "pixel": terms.pixel, "lpips": terms.perceptual}
+        numbers = {name: part.sum() / now.batch_size for name, part in found.items()}
+        plain = self.loss.plain(terms).sum() / now.batch_size
         if adversarial is not None:
             numbers["adversarial"] = adversarial
-        return _Forward(images, reconstruction, nll, plain, adversarial, numbers)
+        return _Forward(images, reconstruction, numbers["nll"], plain, adversarial, numbers)
 
     def _adversarial_weight(self, pieces: list[tuple[Tensor, Streams]], now: Pass) -> tuple[Tensor, _Forward | None]:
         """Weight from last-layer gradients of the whole global batch; and the forward pass, if one was enough and can be used again."""
@@ -228,7 +228,7 @@ class AutoencoderTask:
     def _card(self, step: int, space: LatentSpace) -> str:
         return (
             f"# First stage: {self.spec.name}\n\n"
-            f"KL autoencoder, {sum(p.numel() for p in self.first_stage.parameters()):,} parameters, ratio {space.ratio}, "
+            f"{self.spec.first_stage.kind.upper()} autoencoder, {sum(p.numel() for p in self.first_stage.parameters()):,} parameters, ratio {space.ratio}, "
             f"{space.channels} latent channels, averaged weights in {self.config.checkpoint_dtype}.\n\n"
             f"- Data: {self.train_set.name}, {self.train_set.size_in_words} at {self.spec.size}x{self.spec.size}.\n"
             f"- Trained {step} steps of batch {self.config.batch_size}, seed {self.seed}, {self.config.precision}.\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +16,28 @@ from ldm.conditioning.class_label import ClassLabel
 from ldm.conditioning.conditioner import Conditioners
 from ldm.conditioning.inpaint_mask import InpaintMask
 from ldm.conditioning.inputs import ConditionInputs
+from ldm.conditioning.low_resolution import LowResolution
 from ldm.conditioning.semantic_map import SemanticMap
 from ldm.core.random import Streams
 from ldm.data.batch import Batch
 from ldm.data.latent_cache import LatentCache
-from ldm.data.order import GlobalOrder
 from ldm.data.pictures import Pictures
 from ldm.data.random_masks import random_mask
 from ldm.diffusion.importance import LossMemory
 from ldm.diffusion.objective import Objective
 from ldm.diffusion.time_density import UniformSteps
 from ldm.first_stage.stage import FirstStage
-from ldm.pipelines.latent_diffusion import LatentDiffusion, Sampling, grey_latent
+from ldm.pipelines.latent_diffusion import LatentDiffusion
+from ldm.pipelines.renderer import grey_latent
 from ldm.training.config import DTYPES, TrainConfig
 from ldm.training.distributed import World
 from ldm.training.ema import Ema
 from ldm.training.engine import Evaluation, Pass
+from ldm.training.latents import LatentBatch, Latents
 from ldm.training.pictures import grid_of
 
 EVALUATED = 256  # held-out pictures whose loss is measured, at always the same times and noises
 SHOWN = 8  # pictures a row of the sample grid
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatentBatch:
-    """This process's share of a global batch; positions are its samples' numbers in it."""
-
-    pictures: Batch
-    positions: tuple[int, ...]
-    moments: tuple[Tensor, Tensor] | None  # raw mean and std, if cached
-
-    def part(self, start: int, stop: int) -> LatentBatch:
-        moments = self.moments and (self.moments[0][start:stop], self.moments[1][start:stop])
-        return LatentBatch(pictures=self.pictures.part(start, stop), positions=self.positions[start:stop], moments=moments)
 
 
 class DiffusionTask:
@@ -77,7 +65,8 @@ class DiffusionTask:
         self.first_stage, self.first_stage_weights = first_stage.to(world.device), first_stage_weights
         self.network = network.to(world.device).to(memory_format=self.memory_format)
         self.conditioners = conditioners.to(world.device)
-        self.train_set, self.held_out, self.cache = train_set, held_out, cache
+        self.train_set = train_set
+        self.latents = Latents(self.first_stage, train_set, held_out, cache, seed, world.device)
         self.drop_all, self.prompts = drop_all, prompts
         self.trained: dict[str, nn.Module] = {"denoiser": self.network, "conditioner": self.conditioners}
         self.mean_network, self.mean_conditioners = Ema(self.network, config.ema_decay), Ema(self.conditioners, config.ema_decay)
@@ -93,7 +82,7 @@ class DiffusionTask:
         self._paints = any(isinstance(part, InpaintMask) for part in conditioners)
         self._grey = grey_latent(self.first_stage, spec.size, world.device) if self._paints else None
         self._latent_size = (spec.size // self.first_stage.ratio,) * 2
-        self._held_out: LatentBatch | None = None
+        self._held_out: list[LatentBatch] = []
 
     def describe(self) -> dict[str, int]:
         parts = {"denoiser": self.network, "conditioner": self.conditioners, "first_stage": self.first_stage}
@@ -101,30 +90,15 @@ class DiffusionTask:
         return counts | {"frozen_encoder": self.conditioners.num_frozen}
 
     def batches(self, first_step: int) -> Iterator[LatentBatch]:
-        start, stop = self.world.part(self.config.batch_size)
-        if self.cache is None:
-            for pictures, positions in self.train_set.batches(self.config.batch_size, first_step, (start, stop)):
-                yield LatentBatch(pictures=pictures, positions=positions, moments=None)
-            return
-        order = GlobalOrder(self.cache.count, self.config.batch_size, self.seed)
-        step = first_step
-        while True:
-            items = [self.cache.item(index, epoch) for index, epoch in order.indices(step)[start:stop]]
-            samples, means, stds = zip(*items, strict=True)
-            yield LatentBatch(
-                pictures=Batch.of(samples), positions=tuple(range(start, stop)), moments=(torch.stack(means), torch.stack(stds))
-            )
-            step += 1
+        return self.latents.batches(self.config.batch_size, first_step, self.world.part(self.config.batch_size))
 
     def keys(self, batch: LatentBatch) -> tuple[str, ...]:
         return batch.pictures.keys
 
     def accumulate(self, batch: LatentBatch, now: Pass) -> dict[str, Tensor]:
         streams = Streams.of(self.seed, "train", now.step, samples=batch.positions)
-        count = max(1, min(self.config.accumulate, len(batch.positions)))
-        bounds = [len(batch.positions) * i // count for i in range(count + 1)]
         total, losses = torch.zeros((), device=self.world.device), []
-        for start, stop in zip(bounds, bounds[1:], strict=False):
+        for start, stop in batch.parts(self.config.accumulate):
             each = self._loss(batch.part(start, stop), streams.part(start, stop), now.autocast())
             loss = each.sum() / now.batch_size
             now.backward(loss)
@@ -136,20 +110,16 @@ class DiffusionTask:
 
     def _loss(self, batch: LatentBatch, streams: Streams, autocast: AbstractContextManager[Any]) -> Tensor:
         """Per sample, (B,)."""
-        latents = self._latents(batch, streams)
+        latents = self._drawn(batch, streams)
         drops = self._drops(streams)
         inputs = self._told(batch.pictures, drops, streams)
         with autocast:
             condition = self.conditioners(inputs, self._latent_size, drops)
             return self.objective(self._call, latents, condition, streams)
 
-    @torch.no_grad()
-    def _latents(self, batch: LatentBatch, streams: Streams) -> Tensor:
+    def _drawn(self, batch: LatentBatch, streams: Streams) -> Tensor:
         """Normalised latents, drawn anew from the posterior each time."""
-        mean, std = batch.moments or self.first_stage.moments(batch.pictures.images.to(self.world.device))
-        mean, std = mean.to(self.world.device), std.to(self.world.device)
-        noise = streams.normal("posterior", mean.shape[1:]).to(mean)
-        return self.first_stage.normalise(mean + std * noise).contiguous(memory_format=self.memory_format)
+        return self.latents.draw(batch, streams).contiguous(memory_format=self.memory_format)
 
     def _drops(self, streams: Streams) -> dict[str, Tensor]:
         """Which rows, (B,) bool, are told nothing by each conditioner: by its own share, and with all the others by `drop_all`."""
@@ -171,6 +141,7 @@ class DiffusionTask:
             masks=masks,
             masked_latents=masked,
             grey_latent=self._grey,
+            low_resolution=pictures.images,
         )
 
     def _holes(self, pictures: Batch, kept: Tensor, streams: Streams) -> tuple[Tensor, Tensor]:
@@ -188,32 +159,20 @@ class DiffusionTask:
             latents[rows] = self.first_stage.encode(masked.to(self.world.device))
         return masks, latents
 
-    def _held_out_batch(self) -> LatentBatch:
-        """The first pictures of the held-out set (of the training set if there is none), encoded once."""
-        if self._held_out is None:
-            source = self.held_out or self.train_set
-            pictures = Batch.of(list(source.some(EVALUATED)))
-            moments = [self.first_stage.moments(images.to(self.world.device)) for images in pictures.images.split(32)]
-            means, stds = zip(*moments, strict=True)
-            self._held_out = LatentBatch(
-                pictures=pictures, positions=tuple(range(len(pictures.keys))), moments=(torch.cat(means), torch.cat(stds))
-            )
+    def _held_out_parts(self) -> list[LatentBatch]:
+        """The first held-out pictures (training pictures, if there are none), encoded once."""
+        self._held_out = self._held_out or list(self.latents.first_held_out(EVALUATED))
         return self._held_out
 
     def evaluate(self, autocast: AbstractContextManager[Any]) -> Evaluation:
         """Loss of the averaged weights, all conditions told, at times and noises that are the same at every evaluation."""
-        batch = self._held_out_batch()
-        streams = Streams.of(self.seed, "evaluate", samples=batch.positions)
-        network, conditioners = self.mean_network.module, self.mean_conditioners.module
-        nothing_dropped = {name: torch.zeros(len(batch.positions), dtype=torch.bool) for name in self.conditioners.names}
         losses = []
-        for start in range(0, len(batch.positions), 32):
-            stop = min(start + 32, len(batch.positions))
-            part, part_streams = batch.part(start, stop), streams.part(start, stop)
-            drops = {name: rows[start:stop] for name, rows in nothing_dropped.items()}
+        for batch in self._held_out_parts():
+            streams = Streams.of(self.seed, "evaluate", samples=batch.positions)
+            nothing_dropped = {name: torch.zeros(len(batch.positions), dtype=torch.bool) for name in self.conditioners.names}
             with autocast:
-                condition = conditioners(self._told(part.pictures, drops, part_streams), self._latent_size)
-                losses.append(self.measure(network, self._latents(part, part_streams), condition, part_streams))
+                condition = self.mean_conditioners.module(self._told(batch.pictures, nothing_dropped, streams), self._latent_size)
+                losses.append(self.measure(self.mean_network.module, self._drawn(batch, streams), condition, streams))
         loss = torch.cat(losses).mean().item()
         return Evaluation(metrics={"val/loss": loss}, lines=(f"held-out loss {loss:.4f} (averaged weights)",))
 
@@ -227,9 +186,8 @@ class DiffusionTask:
             device=self.world.device,
             precision=self.config.precision,
         )
-        default = self.spec.sampling
-        how = Sampling(sampler=default.sampler, grid=default.grid, steps=default.steps, guidance=default.guidance, seed=self.seed)
-        pictures = self._held_out_batch().pictures
+        how = model.sampling(seed=self.seed)
+        pictures = self._held_out_parts()[0].pictures
         untold = model.tell(model.untold())
         rows = []
         for inputs, keeps in self._asked(pictures):
@@ -255,6 +213,9 @@ class DiffusionTask:
                 asked = True
             if isinstance(part, SemanticMap) and pictures.maps is not None:
                 yield [dataclasses.replace(base, maps=pictures.maps[i : i + 1]) for i in shown], []
+                asked = True
+            if isinstance(part, LowResolution):
+                yield [dataclasses.replace(base, low_resolution=pictures.images[i : i + 1]) for i in shown], []
                 asked = True
         if self._paints:
             holes = _centre_box(pictures.images)

@@ -1,4 +1,4 @@
-"""kill -9, Ctrl-C or SIGTERM at any moment of either stage, the same command again: the same weights to the bit."""
+"""kill -9, Ctrl-C or SIGTERM at any moment of a training, the same command again: the same weights to the bit."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, squares: Path) -> Path:
-    """Both stages, trained without a break, in `vae` and `ldm`."""
+    """Both stages and a classifier, trained without a break, in `vae`, `ldm` and `classifier`."""
     folder = tmp_path_factory.mktemp("kill")
-    train(folder, squares, "vae", "vae")
-    train(folder, squares, "ldm", "ldm")
+    for which in ("vae", "ldm", "classifier"):
+        train(folder, squares, which, which)
     return folder
 
 
 def train(home: Path, squares: Path, which: str, run: str, mishap: Mishap | None = None, kill_at: int | None = None) -> None:
     """One process of a training script; something may happen to it, or it is killed once so many steps are logged."""
-    first_stage = [f"first_stage.checkpoint={home / 'vae' / 'checkpoint'}"] if which == "ldm" else []
+    first_stage = [f"first_stage.checkpoint={home / 'vae' / 'checkpoint'}"] if which != "vae" else []
     log = home / f"{run}.log"
     process = start(f"train_{which}", arguments(which, home / run, squares, *first_stage), log, mishap=mishap)
     rows = home / run / "metrics.jsonl"
@@ -64,7 +64,8 @@ def test_what_a_whole_run_says_and_leaves(home: Path) -> None:
         r"parameters: first_stage 0\.\d+M, discriminator 0\.\d+M; weights and optimizer 0\.\d+ GiB .*batch 4; step 1 of 12\n", log
     )
     assert re.search(r"speed: [\d.]+ samples/s; about \d+ minutes left, finished near \d{4}-\d\d-\d\d \d\d:\d\d", log)
-    for which, spoken in (("vae", "reconstruction (10 pictures): L1"), ("ldm", "held-out loss")):
+    spoken_of = {"vae": "reconstruction (10 pictures): L1", "ldm": "held-out loss", "classifier": "training cross-entropy"}
+    for which, spoken in spoken_of.items():
         run = home / which
         assert spoken in (run / "report.txt").read_text() and spoken in (home / f"{which}.log").read_text()
         board = EventAccumulator(str(run)).Reload()
@@ -77,7 +78,7 @@ def test_what_a_whole_run_says_and_leaves(home: Path) -> None:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("which", ["vae", "ldm"])
+@pytest.mark.parametrize("which", ["vae", "ldm", "classifier"])
 def test_killed_at_a_random_step(home: Path, squares: Path, which: str) -> None:
     at = random.Random(time.time_ns()).randint(1, STEPS - 2)
     train(home, squares, which, f"{which}-killed-at-{at}", kill_at=at)

@@ -23,10 +23,12 @@ MAINS = {"txt2img": txt2img.main, "sample": sample.main, "inpaint": inpaint.main
 
 
 @pytest.fixture
-def home(tmp_path: Path, tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a model of everything, one of nothing, and pictures; the current one."""
+def home(tmp_path: Path, tiny: Callable[..., Path], tiny_classifier: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model of everything, one of nothing, classifiers for it, and pictures; the current one."""
     (tmp_path / "model").symlink_to(tiny("text", "class", "mask", "map"))
     (tmp_path / "plain").symlink_to(tiny(first_stage="identity"))
+    (tmp_path / "guide").symlink_to(tiny_classifier())
+    (tmp_path / "judge").symlink_to(tiny_classifier(process=None))
     pixels = np.random.default_rng(0).integers(0, 256, (21, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     mask = Image.new("L", (30, 21))
@@ -95,6 +97,27 @@ def test_all_inputs_are_remembered(home, monkeypatch):
     assert parameters["image"] == "photo.png" and parameters["mask"] == "mask.png" and parameters["prompt"] is None
 
 
+def test_limits_of_guidance_and_a_classifier_are_remembered(home, monkeypatch):
+    """As JSON, which knows no infinity, and as they were resolved; they change the picture."""
+    calls = {
+        "plainly": "",
+        "limited": "--guidance-interval 0.3 inf --guidance-rescale 0.5",
+        "led": "--label owl --classifier guide --classifier-scale 50",
+        "bayes": "--label owl --classifier guide",
+    }
+    told = {}
+    for out, words in calls.items():
+        script = "sample" if "label" in words else "txt2img"
+        more = "--model plain" if script == "sample" else "--model model --prompt cat"
+        assert call(script, f"{more} {words} --num-images 1 --out {out}", monkeypatch) == 0
+        told[out] = json.loads((home / out / "parameters.json").read_text(), parse_constant=pytest.fail)
+    assert (told["plainly"]["guidance_interval"], told["plainly"]["guidance_rescale"]) == (None, 0.0)
+    assert (told["limited"]["guidance_interval"], told["limited"]["guidance_rescale"]) == ([0.3, "inf"], 0.5)
+    assert (told["led"]["classifier"], told["led"]["classifier_scale"], told["bayes"]["classifier_scale"]) == ("guide", 50.0, 1.0)
+    for one, other in (("plainly", "limited"), ("led", "bayes")):
+        assert not np.array_equal(np.array(Image.open(f"{one}/000.png")), np.array(Image.open(f"{other}/000.png")))
+
+
 def test_the_same_call_makes_the_same_picture(home, monkeypatch):
     for out in ("one", "other"):
         assert call("sample", f"--model model --label owl --map map.png --num-images 1 --seed 3 --out {out}", monkeypatch) == 0
@@ -134,6 +157,7 @@ def test_inpaint_keeps_known_pixels_in_the_file(home, monkeypatch):
 
 
 TXT, EDIT = ["--model", "model", "--prompt", "a cat"], ["--model", "plain", "--image", "photo.png"]
+PLAIN, LED = ["--model", "plain"], ["--model", "plain", "--classifier"]
 MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "no such model": ("txt2img", ["--model", "nowhere", "--prompt", "a cat"], "checkpoint nowhere: no such folder"),
     "a model that is none": ("sample", ["--model", "."], "has no manifest.json"),
@@ -167,6 +191,25 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "mask of another size": ("inpaint", [*EDIT, "--mask", "turned.png"], "the mask is 21x30, the picture 30x21"),
     "strength out of range": ("img2img", [*EDIT, "--strength", "2"], "strength must be above 0 and at most 1, got 2.0"),
     "no strength": ("img2img", EDIT, "required: --strength"),
+    "an interval of one level": ("txt2img", [*TXT, "--guidance-interval", "1"], "--guidance-interval: expected 2 arguments"),
+    "an interval turned round": ("txt2img", [*TXT, "--guidance-interval", "2", "1"], "0 <= low <= high, got 2.0 and 1.0"),
+    "too much rescale": ("img2img", [*EDIT, "--strength", "1", "--guidance-rescale", "2"], "from 0 (none) to 1 (all), got 2.0"),
+    "a classifier without a label": ("sample", [*PLAIN, "--classifier", "guide"], "--classifier needs --label, the class to lead to"),
+    "a scale of no classifier": ("sample", [*PLAIN, "--classifier-scale", "2"], "name one with --classifier"),
+    "a label that the classifier lacks": ("sample", [*LED, "guide", "--label", "owll"], "Did you mean 'owl'?"),
+    "a classifier turned round": (
+        "sample",
+        [*LED, "guide", "--label", "owl", "--classifier-scale", "-1"],
+        "scale must be a number from 0 up",
+    ),
+    "a judge as guide": ("sample", [*LED, "judge", "--label", "owl"], "it can judge but not guide"),
+    "a model as guide": ("sample", [*LED, "plain", "--label", "owl"], "checkpoint plain holds a diffusion model, not a classifier"),
+    "a guide that sees pixels, for latents": (
+        "sample",
+        ["--model", "model", "--label", "owl", "--classifier", "guide"],
+        "it sees pixels, the model draws latents of first stage",
+    ),
+    "a classifier as model": ("txt2img", ["--model", "guide", "--prompt", "a cat"], "checkpoint guide holds a classifier"),
     "out is a file": ("sample", ["--model", "plain", "--out", "file"], "--out file: file is a file"),
     "out is under a file": ("sample", ["--model", "plain", "--out", "file/deep/er"], "--out file/deep/er: file is a file"),
 }

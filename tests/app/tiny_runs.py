@@ -1,4 +1,4 @@
-"""Tiny runs of both training scripts, on ten coloured squares in two class folders, for the tests of this folder.
+"""Tiny runs of the training scripts, on ten coloured squares in two class folders, for the tests of this folder.
 
 Scripts run in processes of their own, forked from one that has imported everything, so that a process costs what it does and no more.
 """
@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import ldm.app.sample
+import ldm.app.train_classifier
 import ldm.app.train_ldm
 import ldm.app.train_vae  # noqa: F401 - imported for the processes that are forked
 
@@ -62,7 +63,20 @@ conditioning: {}
 sampling: {sampler: ddim, steps: 8, guidance: 1}
 train: {steps: 120, batch_size: 8, ema_decay: 0.95, checkpoint_every: 500, sample_every: 500, optimizer: {learning_rate: 3.0e-3}}
 """
-SCRIPTS = {"vae": ("train_vae", VAE), "ldm": ("train_ldm", LDM), "pixels": ("train_ldm", PIXELS)}
+CLASSIFIER = """
+name: tiny-classifier
+data: {train: null, val: null, size: 16, cache_views: 2}
+first_stage: {checkpoint: null}
+network: {channels: 16, multipliers: [1, 2], blocks: 1, attention: [], heads: 2, dropout: 0.1}
+process: discrete_vp
+train: {steps: 12, batch_size: 4, checkpoint_every: 3, sample_every: 100, optimizer: {learning_rate: 1.0e-3}}
+"""
+SCRIPTS = {
+    "vae": ("train_vae", VAE),
+    "ldm": ("train_ldm", LDM),
+    "pixels": ("train_ldm", PIXELS),
+    "classifier": ("train_classifier", CLASSIFIER),
+}
 
 
 def write_squares(folder: Path) -> Path:

@@ -234,6 +234,18 @@ def test_a_kill_between_the_renames_is_mended_by_the_next_write(model, write_mod
     assert load_latent_diffusion(model, CPU).spec.name == "tiny"
 
 
+def test_checkpoints_from_before_a_key_open_with_its_default(model):
+    """As those that were written when guidance had no limits and the network's input no choice."""
+
+    def older(config: dict) -> None:
+        del config["sampling"]["guidance_interval"], config["sampling"]["guidance_rescale"], config["network_input"]
+
+    spec = load_latent_diffusion(model, CPU).spec
+    assert load_latent_diffusion(edit_config(model, older), CPU).spec == spec
+    edit_config(model, lambda c: c["sampling"].update(guidance_interval=[2.0, 1.0]))
+    assert "a guidance interval is two noise levels sigma / alpha, 0 <= low <= high, got 2.0 and 1.0" in refusal(model)
+
+
 def test_unknown_keys_of_a_first_stage_are_refused(tmp_path, model):
     _, spec, weights = load_first_stage(model, CPU)
     write_autoencoder(tmp_path / "first", spec, weights, "", 1 << 30)

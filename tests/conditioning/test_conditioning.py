@@ -7,14 +7,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ldm.conditioning.bert_pretrained import BertPretrainedConfig
 from ldm.conditioning.bert_scratch import BertScratchConfig
+from ldm.conditioning.boxes import BoxesConfig
 from ldm.conditioning.captions import padded
 from ldm.conditioning.class_label import ClassLabelConfig
+from ldm.conditioning.clip_pretrained import CLIP_L, OPEN_CLIP_H, ClipPretrainedConfig
 from ldm.conditioning.conditioner import ConditionerConfig, Conditioners, build_conditioners
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig, latent_mask
 from ldm.conditioning.inputs import ConditionInputs
+from ldm.conditioning.low_resolution import LowResolutionConfig
 from ldm.conditioning.semantic_map import SemanticMapConfig
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
@@ -27,8 +31,29 @@ CONFIGS = {
     "class_label": ClassLabelConfig(num_classes=3, names=("face", "animal", "food"), width=16),
     "inpaint_mask": InpaintMaskConfig(),
     "semantic_map": SemanticMapConfig(num_classes=5),
+    "boxes": BoxesConfig(num_classes=3, width=24, depth=2, heads=2, head_width=8, max_boxes=4, vocabulary=101),
+    "low_resolution": LowResolutionConfig(),
 }
+OLD = ("bert_pretrained", "bert_scratch", "class_label", "inpaint_mask", "semantic_map")
 every_kind = pytest.mark.parametrize("name", sorted(ConditionerConfig.kinds()))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_clip(tmp_path_factory):
+    """A CLIP text tower of two layers with random weights, and letters for a vocabulary, in a folder."""
+    folder = tmp_path_factory.mktemp("clip")
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[]).save_pretrained(folder)
+    shape = CLIPTextConfig(
+        vocab_size=len(words), hidden_size=20, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=40, bos_token_id=len(words) - 2, eos_token_id=len(words) - 1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    CLIPTextModel(shape).save_pretrained(folder)
+    CONFIGS["clip_pretrained"] = ClipPretrainedConfig(model=str(folder), max_tokens=40)
+    yield folder
+    del CONFIGS["clip_pretrained"]
 
 
 def build(*names, **others) -> Conditioners:
@@ -47,6 +72,8 @@ def told(count: int = 4) -> ConditionInputs:
         masked_latents=torch.randn(count, 4, 4, 4, generator=g),
         grey_latent=torch.full((4, 4, 4), 0.25),
         maps=torch.randint(0, 6, (count, 16, 16), generator=g),
+        boxes=torch.cat([torch.randint(0, 3, (count, 2, 1), generator=g), torch.rand(count, 2, 4, generator=g)], dim=2),
+        low_resolution=torch.rand(count, 3, 6, 6, generator=g) * 2 - 1,
     )
 
 
@@ -85,6 +112,8 @@ def test_nothing_is_the_same_however_it_is_said(name):
         masks=torch.ones(4, 1, 16, 16),
         masked_latents=torch.full((4, 4, 4, 4), 0.25),
         maps=torch.full((4, 16, 16), 5),
+        boxes=torch.full((4, 2, 5), -1.0),
+        low_resolution=torch.zeros(4, 3, 9, 9),
     )
     nothing = conditioners(conditioners.blank(inputs), (4, 4))
     assert_same(nothing, conditioners(unsaid, (4, 4)))
@@ -120,7 +149,7 @@ def test_what_is_reported_is_what_is_given(name):
 
 def test_all_together_stand_side_by_side():
     attended = ClassLabelConfig(num_classes=3, how="attend")
-    both = build(*CONFIGS, attended=attended).eval()
+    both = build(*OLD, attended=attended).eval()
     inputs = told()
     merged = both(inputs, (4, 4))
     assert merged.tokens.shape == (4, 12 + 10 + 1, 20)
@@ -278,8 +307,8 @@ def test_bert_scratch_has_the_published_size(width, published):
     """CompVis' text encoders of 32 layers, without the output layer to 30,522 words that they carry and never use."""
     with torch.device("meta"):
         encoder = BertScratchConfig(width=width, depth=32).build(context_width=width, latent_channels=4)
-    unused = width * 30522 + 30522
-    assert sum(p.numel() for p in encoder.parameters()) == published - unused
+    assert encoder.num_unused == width * 30522 + 30522
+    assert sum(p.numel() for p in encoder.parameters()) == published - encoder.num_unused
 
 
 def test_bert_scratch_trains_down_to_its_words_and_ignores_padding():
@@ -310,6 +339,80 @@ def test_bert_scratch_is_its_equations():
     h = h * 0.5 * (1 + torch.erf(h / 2**0.5))
     x = torch.nn.functional.layer_norm(x + h @ layer.narrow.weight.T + layer.narrow.bias, (12,))
     torch.testing.assert_close(encoder(pieces, None)[0], x)
+
+
+def test_the_box_encoder_has_the_published_size():
+    """LDM's for OpenImages, 512 x 16, 92 tokens, without the output layer that it carries and never uses."""
+    with torch.device("meta"):
+        encoder = BoxesConfig(num_classes=601).build(context_width=512, latent_channels=3)
+    assert sum(p.numel() for p in encoder.parameters()) == 58_858_496 - encoder.num_unused == 54_656_000
+
+
+def test_a_box_is_its_class_and_two_corners():
+    """On a grid of 4 x 4 places, row by row: (0, 0) is 0, (1/3, 2/3) is 9, (1, 1) is 15; 16 says that there is no box."""
+    part = build(boxes=BoxesConfig(num_classes=3, width=8, depth=1, max_boxes=2, vocabulary=17)).parts["boxes"]
+    one = [2, 1 / 3, 2 / 3, 1, 1]
+    none = [-1, 0.0, 0.0, 0.0, 0.0]
+    told = part.tokens(torch.tensor([[one, [0, 0, 0, 0.4, 0.1]], [none, one], [none, none]]))
+    assert told.tolist() == [[2, 9, 15, 0, 0, 1, 0, 15], [16, 16, 16, 2, 9, 15, 0, 15], [16] * 6 + [0, 15]]
+    more = part.tokens(torch.tensor([[one, one, one]]))
+    assert more.tolist() == [[2, 9, 15, 2, 9, 15, 0, 15]]
+    fewer = part.tokens(torch.tensor([[one]]))
+    assert fewer.tolist() == [[2, 9, 15, 16, 16, 16, 0, 15]]
+
+
+def test_clip_tells_the_features_of_its_layer_padding_and_all(tiny_clip):
+    """`last` is the tower's own output; `penultimate` the layer before under the tower's last norm. A caption is padded to the length."""
+    tower, tokenizer = CLIPTextModel.from_pretrained(tiny_clip), CLIPTokenizer.from_pretrained(tiny_clip)
+    tokens = torch.tensor(tokenizer(["a puppy", ""], padding="max_length", max_length=40)["input_ids"])
+    assert tokens.shape == (2, 40)
+    with torch.no_grad():
+        whole = tower(input_ids=tokens, output_hidden_states=True)
+        expected = {"last": whole.last_hidden_state, "penultimate": tower.final_layer_norm(whole.hidden_states[1])}
+    for layer, features in expected.items():
+        part = build(text=replace(CONFIGS["clip_pretrained"], layer=layer)).parts["text"]
+        condition = part(ConditionInputs(count=2, captions=("a puppy", "")), (4, 4))
+        torch.testing.assert_close(condition.tokens, features)
+        assert condition.token_mask is None
+        assert sum(p.numel() for p in part.parameters()) == 0
+    assert not torch.allclose(*expected.values())
+
+
+@pytest.mark.parametrize("model, width, published", [(CLIP_L, 768, 123_060_480), (OPEN_CLIP_H, 1024, 352_984_064)])
+def test_published_clips_are_counted_without_being_fetched(model, width, published):
+    """OpenAI's ViT-L/14 text tower; LAION's ViT-H/14, whose last layer Stable Diffusion 2 does not use but transformers keeps."""
+    with torch.device("meta"):
+        part = ClipPretrainedConfig(model=model).build(context_width=width, latent_channels=4)
+    assert part.num_frozen == published
+    assert part.frozen_digests() == {}
+    with pytest.raises(UserError, match=f"context_width must be {width}"), torch.device("meta"):
+        ClipPretrainedConfig(model=model).build(context_width=width + 1, latent_channels=4)
+
+
+def test_a_small_picture_of_the_latents_size_is_told_as_it_is():
+    part = build("low_resolution").parts["low_resolution"]
+    small = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert torch.equal(part(ConditionInputs(count=2, low_resolution=small), (4, 4)).concat, small)
+    rows, columns = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
+    board = ((rows + columns) % 2 * 2.0 - 1).expand(1, 3, 16, 16)  # as fine as can be: nothing of it fits into a quarter
+    assert part(ConditionInputs(count=1, low_resolution=board), (4, 4)).concat.abs().max() < 0.02
+    ramp = torch.linspace(-0.9, 0.9, 16).expand(1, 3, 16, 16)
+    told = part(ConditionInputs(count=1, low_resolution=ramp), (4, 4)).concat
+    torch.testing.assert_close(told[0, 0, 1, 1:3], torch.tensor([-0.24, 0.24]), atol=0.01, rtol=0)
+    with pytest.raises(UserError, match="has 1 channels; this model takes 3"):
+        part(ConditionInputs(count=1, low_resolution=board[:, :1]), (4, 4))
+
+
+def test_shares_of_a_map_are_its_one_hot_halved_twice():
+    """LDM's rescaling: bilinear to half, twice, then a learned mix of the 5 classes into 3 channels. "Unknown" has no share."""
+    maps = torch.randint(0, 6, (2, 16, 24), generator=torch.Generator().manual_seed(0))
+    one_hot = torch.nn.functional.one_hot(maps, 6)[..., :5].movedim(-1, 1).float()
+    for _ in range(2):
+        one_hot = torch.nn.functional.interpolate(one_hot, scale_factor=0.5, mode="bilinear")
+    for channels in (None, 3):
+        part = build(map=SemanticMapConfig(num_classes=5, channels=channels, shares=True)).parts["map"]
+        told = part(ConditionInputs(count=2, maps=maps), (4, 6)).concat
+        torch.testing.assert_close(told, part.mix(one_hot))
 
 
 def test_a_touched_latent_cell_is_painted():
@@ -356,6 +459,16 @@ def test_mistakes_get_one_line():
         build("class_label", other=ClassLabelConfig(num_classes=2, width=8))
     with pytest.raises(UserError, match="from 0 to 1, got 1.5"):
         InpaintMaskConfig(drop=1.5)
+    with pytest.raises(UserError, match="a box has class 3; this model knows 0 to 2"):
+        build("boxes")(replace(inputs, boxes=inputs.boxes * torch.tensor([0.0, 1, 1, 1, 1]) + torch.tensor([3.0, 0, 0, 0, 0])), (4, 4))
+    with pytest.raises(UserError, match="shares of the picture's width and height"):
+        build("boxes")(replace(inputs, boxes=inputs.boxes * torch.tensor([1.0, 1, 1, 1, 3])), (4, 4))
+    with pytest.raises(UserError, match="no room for 20 classes"):
+        BoxesConfig(num_classes=20, vocabulary=20)
+    with pytest.raises(UserError, match="needs boxes, and the training data has none"):
+        CONFIGS["boxes"].fitted(label_names=(), map_names=(), has=frozenset({"captions"}))
+    with pytest.raises(UserError, match="reads at most 40 tokens; max_tokens is 41"):
+        build(text=replace(CONFIGS["clip_pretrained"], max_tokens=41))
     with pytest.raises(UserError, match="2 label names for 3 classes"):
         ClassLabelConfig(num_classes=3, names=("a", "b"))
 

@@ -34,7 +34,7 @@ def test_overrides_reach_nested_keys_and_interpolations(tmp_path: Path) -> None:
     ("override", "told"),
     [
         ("train.stepz=3", r"unknown config key 'train\.stepz'.*Did you mean 'train\.steps'"),
-        ("first_stage.kind=kll", r"first_stage.*'kll'; allowed: identity, kl\. Did you mean 'kl'"),
+        ("first_stage.kind=kll", r"first_stage.*'kll'; allowed: identity, kl, vq\. Did you mean 'kl'"),
         ("train.steps=few", r"'train\.steps': must be a whole number, got 'few'"),
         ("train.steps=true", r"'train\.steps': must be a whole number, got True"),
         ("train.optimizer.learning_rate=nan", r"learning_rate': must be a finite number"),

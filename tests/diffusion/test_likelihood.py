@@ -14,12 +14,14 @@ from torch.testing import assert_close
 from ldm.core.errors import UserError
 from ldm.core.random import Streams
 from ldm.diffusion.estimate import Denoise, Estimate
-from ldm.diffusion.likelihood import flow_density, mean_and_error, pixel_flow_density
+from ldm.diffusion.likelihood import bound_times, first_time, flow_density, mean_and_error, pixel_flow_density
 from ldm.diffusion.process import NoiseProcess
+from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.diffusion.processes.rectified_flow import RectifiedFlow
 from ldm.diffusion.processes.vp_sde import VPSDE
 
 F64 = torch.float64
+DDPM = DiscreteVP(spacing="linear", beta_first=1e-4, beta_last=0.02)  # Ho et al. 2020
 every_process = pytest.mark.parametrize("process", [kind() for kind in NoiseProcess.kinds().values()], ids=lambda p: p.kind)
 
 
@@ -117,6 +119,46 @@ def test_pixels_cost_their_level() -> None:
     assert_close(got.bits, -p.log2().flatten(1).mean(1), rtol=0, atol=4e-3)  # places in the bins: 0.01 bits each, 256 of them
     alone = pixel_flow_density(exact(VPSDE(), means, stds), x0[1:2], VPSDE(), streams.part(1, 2), first=1e-4, tolerance=1e-6)
     assert_close(alone.bits, got.bits[1:2], rtol=0, atol=1e-5)
+
+
+@every_process
+def test_the_flow_begins_where_there_is_little_noise(process: NoiseProcess) -> None:
+    t = torch.tensor(first_time(process), dtype=F64)
+    assert (process.sigma(t) / process.alpha(t)).item() == pytest.approx(1e-3, rel=1e-9)
+
+
+def test_the_first_time_is_the_published_one_and_below_a_tables_first_step() -> None:
+    """Song et al. 2021, appendix C, take 1e-5 for the VP-SDE."""
+    assert first_time(VPSDE()) == pytest.approx(1e-5, rel=0.01)
+    assert first_time(DDPM) < 1 / 1000 < first_time(DDPM, 0.02)
+
+
+def test_sharp_pixels_need_less_noise_than_a_tables_first_step_has() -> None:
+    """Pixels that are almost certain: by default they cost what the places in their bins cost; from step 1 on, 1.5 bits more."""
+    process, means, stds = DDPM, torch.zeros(1, dtype=F64), torch.full((1,), 1 / 255 / 3**0.5, dtype=F64)
+    streams = Streams.of(0, samples=range(3))
+    bits = [
+        pixel_flow_density(exact(process, means, stds), torch.zeros(3, 1, 8, 8, dtype=F64), process, streams, first=first).bits.mean()
+        for first in (None, 1 / 1000)
+    ]
+    gaussian = Normal(0.0, stds.item()).entropy().item() / math.log(2) - math.log2(2 / 255)  # of bins taken for a Gaussian of their std
+    assert bits[0] == pytest.approx(gaussian, abs=0.15) and bits[1] > bits[0] + 1.4
+
+
+@every_process
+def test_the_bounds_chain(process: NoiseProcess) -> None:
+    """From t = 1 to little noise, ever less of it, then to the data; as many steps as the process has, or as asked."""
+    times = bound_times(process)
+    assert len(times) == 1001 and times[0] == 1 and times[-1] == 0 and (times.diff() < 0).all()
+    few = bound_times(process, 20)
+    assert len(few) == 21 and few[0] == 1
+    if isinstance(process, DiscreteVP):
+        assert_close(times, torch.arange(1000, -1, -1, dtype=F64) / 1000)
+    else:
+        assert_close(process.sigma(few[-2]) / process.alpha(few[-2]), torch.tensor(1e-2, dtype=F64))
+        assert_close(process.noise_share(few[:-1]).diff(n=2), torch.zeros(18, dtype=F64), rtol=0, atol=1e-9)
+    with pytest.raises(UserError, match="at least 2 steps"):
+        bound_times(process, 1)
 
 
 def test_precision_follows_the_tolerance() -> None:

@@ -14,10 +14,11 @@ import torch
 from ldm.core.errors import UserError
 from ldm.first_stage.autoencoder import KLAutoencoderConfig
 from ldm.first_stage.posterior import DiagonalGaussian
+from ldm.first_stage.vq import QuantisedLatent, VQAutoencoderConfig
 from ldm.losses import doctor
 from ldm.losses.autoencoder_loss import AutoencoderLossConfig
 from ldm.losses.doctor import AdversaryState, diagnose
-from ldm.losses.statistics import AutoencoderStatistics, StatisticsCollector
+from ldm.losses.statistics import AutoencoderStatistics, CodeUsage, StatisticsCollector
 
 HEALTHY = AutoencoderStatistics(
     count=100,
@@ -34,6 +35,8 @@ HEALTHY = AutoencoderStatistics(
     noise_share=0.01,
     is_normalised=False,
 )
+USED = CodeUsage(codes=1000, positions=5000, used=700, perplexity=400.0)
+QUANTISED = dataclasses.replace(HEALTHY, kl=None, kl_per_channel=(), codes=USED)
 NORMALISED = dataclasses.replace(HEALTHY, latent_std=1.0, std_per_channel=(0.9, 1.1), is_normalised=True)
 GAME = AdversaryState(weight=0.4, largest_weight=5e3, real_logit=0.4, fake_logit=-0.5, accuracy=0.7)
 
@@ -105,7 +108,7 @@ def test_lpips_may_be_left_out_and_an_empty_set_is_refused():
         StatisticsCollector().result()
 
 
-@pytest.mark.parametrize("statistics", [HEALTHY, NORMALISED])
+@pytest.mark.parametrize("statistics", [HEALTHY, NORMALISED, QUANTISED])
 @pytest.mark.parametrize("adversary", [None, GAME, dataclasses.replace(GAME, weight=None)])
 def test_nothing_is_said_of_health(statistics, adversary):
     assert diagnose(statistics, adversary).findings == ()
@@ -126,6 +129,20 @@ def test_nothing_is_said_of_health(statistics, adversary):
         (NORMALISED, {"latent_mean": -0.7}, "scale far from 1", "data.train"),
         (HEALTHY, {"std_per_channel": (0.5, 4.0)}, "differ in scale", "first_stage.scale_per_channel=true"),
         (HEALTHY, {"psnr": 17.0}, "reconstructions are poor", "first_stage.latent_channels"),
+        (
+            QUANTISED,
+            {"codes": CodeUsage(codes=1000, positions=5000, used=60, perplexity=55.0)},
+            "codebook collapse",
+            "loss.codebook_weight",
+        ),
+        (
+            QUANTISED,
+            {"codes": CodeUsage(codes=1000, positions=5000, used=900, perplexity=9.0)},
+            "codebook collapse",
+            "first_stage.num_codes",
+        ),
+        (QUANTISED, {"latent_std": 90.0}, "scale far from 1", "raise loss.commitment"),
+        (QUANTISED, {"psnr": 17.0}, "reconstructions are poor", "first_stage.num_codes"),
         (HEALTHY, {"l1": math.nan}, "not finite", "train.optimizer.learning_rate"),
     ],
 )
@@ -163,12 +180,34 @@ def test_all_numbers_are_told_and_logged():
     assert {"l1", "psnr", "lpips", "latent_std", "latent_kurtosis", "active_channels", "disc_accuracy"} <= set(found.numbers)
 
 
+def test_a_codebooks_use_is_counted_over_the_whole_set_and_told():
+    """Codes 0 to 3 with shares 1/2, 1/4, 1/8, 1/8 of 32 positions: an entropy of 7/4 ln 2, as of 2^1.75 codes; code 4 is never chosen."""
+    collector, images = StatisticsCollector(), torch.zeros(1, 3, 8, 8)
+    for indices in ([0] * 16, [1] * 8 + [2] * 4 + [3] * 4):
+        raw = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(len(set(indices))))
+        collector.add(images, images, QuantisedLatent(raw, raw, torch.tensor(indices).reshape(1, 4, 4), num_codes=5))
+    found = collector.result()
+    assert (found.codes.codes, found.codes.positions, found.codes.used) == (5, 32, 4)
+    np.testing.assert_allclose(found.codes.perplexity, 2**1.75)
+    assert (found.kl, found.kl_per_channel, found.noise_share) == (None, (), 0.0)
+    told = diagnose(found)
+    assert "4 of 5 codes used, perplexity 3" in "\n".join(told.summary) and "KL" not in "\n".join(told.summary)
+    assert told.numbers["codes_used"] == 4 and "kl_per_dimension" not in told.numbers
+
+
+def test_few_positions_cannot_use_many_codes():
+    """A small held-out set is judged by what it could reach."""
+    few = dataclasses.replace(QUANTISED, codes=CodeUsage(codes=8192, positions=64, used=40, perplexity=30.0))
+    assert diagnose(few).findings == ()
+
+
 def test_every_key_that_the_doctor_names_exists():
     """A finding that names a key that no config has would send its reader in circles."""
-    configs = {"loss": AutoencoderLossConfig, "first_stage": KLAutoencoderConfig}
+    configs = {"loss": (AutoencoderLossConfig,), "first_stage": (KLAutoencoderConfig, VQAutoencoderConfig)}
+    known = {room: {f.name for config in kinds for f in dataclasses.fields(config)} for room, kinds in configs.items()}
     named = set(re.findall(r"\b(loss|first_stage)\.(\w+)", inspect.getsource(doctor)))
     assert len(named) > 6
-    assert [key for room, key in named if key not in {f.name for f in dataclasses.fields(configs[room])}] == []
+    assert [key for room, key in named if key not in known[room]] == []
 
 
 def test_channels_may_differ_where_each_has_its_own_scale():

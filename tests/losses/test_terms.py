@@ -16,6 +16,7 @@ from torch.testing import assert_close
 from ldm.core.errors import UserError
 from ldm.first_stage.autoencoder import KLAutoencoderConfig
 from ldm.first_stage.posterior import DiagonalGaussian
+from ldm.first_stage.vq import QuantisedLatent
 from ldm.losses.adversarial import adaptive_weight, discriminator_error, generator_error
 from ldm.losses.autoencoder_loss import AutoencoderLoss, AutoencoderLossConfig
 from ldm.losses.perceptual import Perceptual
@@ -59,8 +60,21 @@ def test_terms_are_numpys_at_the_published_scale(network, how, error):
     np.testing.assert_allclose(terms.perceptual.detach(), distance.reshape(3), rtol=1e-5)
     mean, variance = latent.mean.double().numpy(), latent.log_variance.double().exp().numpy()
     kl = 0.5 * (mean**2 + variance - 1 - np.log(variance)).sum((1, 2, 3))
-    np.testing.assert_allclose(terms.kl, kl, rtol=1e-5)
+    np.testing.assert_allclose(terms.penalties["kl"], kl, rtol=1e-5)
     np.testing.assert_allclose(loss.plain(terms).detach(), nll + 1e-2 * kl, rtol=1e-5)
+
+
+def test_a_quantised_latents_errors_weigh_as_in_the_published_mean():
+    """VQ models: mean error + codebook_weight * (codebook + commitment * commitment error), all means; ours is that times the numbers."""
+    images, reconstruction = pictures()
+    raw = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    code = raw.round()
+    latent = QuantisedLatent(raw, code, torch.zeros(3, 8, 8, dtype=torch.long), num_codes=1)
+    loss = dataclasses.replace(PLAIN, codebook_weight=0.7, commitment=0.3).build(3)
+    terms = loss.terms(images, reconstruction, latent)
+    mean = (images - reconstruction).abs().mean((1, 2, 3)) + 0.7 * 1.3 * (raw - code).square().mean((1, 2, 3))
+    assert_close(loss.plain(terms) / images[0].numel(), mean, rtol=1e-5, atol=1e-7)
+    assert loss.weights == {"kl": 1e-6, "codebook": 0.7, "commitment": pytest.approx(0.21)}
 
 
 def test_without_lpips_the_term_is_zero_and_nothing_is_loaded():
@@ -144,7 +158,7 @@ def test_bf16_autocast_gives_float32_terms_near_the_exact_ones(network):
     with torch.autocast("cpu", torch.bfloat16):
         rough = loss.terms(images, reconstruction.bfloat16(), posterior())
         adversarial = loss.generator_loss(reconstruction)
-    assert {rough.nll.dtype, rough.kl.dtype, rough.perceptual.dtype, adversarial.dtype} == {torch.float32}
+    assert {rough.nll.dtype, rough.penalties["kl"].dtype, rough.perceptual.dtype, adversarial.dtype} == {torch.float32}
     assert_close(rough.nll, exact.nll, rtol=0.02, atol=0)
     assert_close(rough.perceptual, exact.perceptual, rtol=0.05, atol=1e-4)
 

@@ -20,7 +20,7 @@ from ldm.diffusion.estimate import Denoise
 from ldm.diffusion.grid import Leading
 from ldm.diffusion.prediction import EpsPrediction
 from ldm.diffusion.processes.edm import EDM
-from ldm.pipelines import latent_diffusion as module
+from ldm.pipelines import renderer as module
 from ldm.pipelines.canvas import as_pictures
 from ldm.pipelines.latent_diffusion import LatentDiffusion as Model
 from ldm.samplers.sampler import Sampler
@@ -257,6 +257,17 @@ def test_guidance_acts_in_its_interval_and_is_rescaled(model):
     assert_close(x0(replace(how, guidance_rescale=1.0)).std(), told.std(), rtol=1e-4, atol=0)
 
 
+def test_limits_of_guidance_are_the_askers_or_the_models(model):
+    kept = replace(model.spec.sampling, guidance_interval=(0.5, 2.0), guidance_rescale=0.7)
+    mine = replace(model, spec=replace(model.spec, sampling=kept))
+    as_it_says, asked, plainly = mine.sampling(), mine.sampling(guidance_interval=(0.0, 1.0), guidance_rescale=0.0), model.sampling()
+    assert (as_it_says.guidance_interval, as_it_says.guidance_rescale) == ((0.5, 2.0), 0.7)
+    assert (asked.guidance_interval, asked.guidance_rescale) == ((0.0, 1.0), 0.0)
+    assert (plainly.guidance_interval, plainly.guidance_rescale) == (None, 0.0)
+    with pytest.raises(UserError, match="0 <= low <= high, got 2.0 and 1.0"):
+        replace(kept, guidance_interval=(2.0, 1.0))
+
+
 def test_progress_counts_all_batches(plain, monkeypatch):
     monkeypatch.setattr(module, "AT_ONCE", 2)
     told = []
@@ -274,6 +285,8 @@ MISTAKES = {
     "negative guidance": ({"guidance": -1.0}, "guidance must be a number from 0 up"),
     "guidance not a number": ({"guidance": float("nan")}, "guidance must be a number from 0 up"),
     "endless guidance": ({"guidance": float("inf")}, "guidance must be a number from 0 up"),
+    "an interval turned round": ({"guidance_interval": (2.0, 1.0)}, "0 <= low <= high, got 2.0 and 1.0"),
+    "too much rescale": ({"guidance_rescale": 1.5}, "from 0 (none) to 1 (all), got 1.5"),
 }
 
 

@@ -1,14 +1,17 @@
-"""Tiny tasks of both stages on pictures drawn by number, for the tests of this folder and their worker processes."""
+"""Tiny tasks of both stages, and of a classifier, on pictures drawn by number, for the tests of this folder and their worker processes."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ldm.checkpoints.classifier import ClassifierSpec
 from ldm.checkpoints.model import AutoencoderSpec, LatentDiffusionSpec, SamplingDefaults
 from ldm.conditioning.class_label import ClassLabelConfig
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig
@@ -21,17 +24,21 @@ from ldm.data.pictures import PictureSet
 from ldm.diffusion.objective import Objective
 from ldm.diffusion.prediction import VPrediction
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
+from ldm.diffusion.time_density import UniformSteps
 from ldm.diffusion.weighting import MinSNR
 from ldm.first_stage.autoencoder import KLAutoencoderConfig
 from ldm.first_stage.latent_space import LatentSpace
 from ldm.losses.autoencoder_loss import AutoencoderLossConfig
+from ldm.networks.classifier import ClassifierConfig
 from ldm.networks.unet import UNetConfig
 from ldm.samplers.ddim import DDIM
 from ldm.training.autoencoder_task import AutoencoderTask
+from ldm.training.classifier_task import ClassifierTask
 from ldm.training.config import OptimizerConfig, TrainConfig
 from ldm.training.diffusion_task import DiffusionTask
 from ldm.training.distributed import World
 from ldm.training.engine import _Engine
+from ldm.training.latents import Latents
 from ldm.training.run_folder import RunFolder
 
 SIZE = 16
@@ -54,6 +61,14 @@ class DrawnPictures(PictureSet):
         disc = (rows - draw[0]).square() + (columns - draw[1]).square() < 0.05 + 0.1 * draw[2]
         image = torch.where(disc, draw[3:, None, None], torch.ones(3, SIZE, SIZE)) * 2 - 1
         return Sample(key=f"disc-{index}", image=image, caption=f"disc {index}", label=index % 2, mask=disc[None].float(), map=disc.long())
+
+
+class HalfLabelled(DrawnPictures):
+    """The same; every third has no label."""
+
+    def sample(self, index: int, epoch: int) -> Sample:
+        drawn = super().sample(index, epoch)
+        return replace(drawn, label=-1) if index % 3 == 0 else drawn
 
 
 def train_config(**changes: object) -> TrainConfig:
@@ -98,10 +113,35 @@ def diffusion_task(world: World, config: TrainConfig) -> DiffusionTask:
     )  # fmt: skip
 
 
+def classifier_task(world: World, config: TrainConfig) -> ClassifierTask:
+    """Noise-aware, on latents; some pictures have no label."""
+    torch.manual_seed(0)
+    first_stage = FIRST_STAGE.build().eval().requires_grad_(False)
+    spec = ClassifierSpec(
+        name="tiny",
+        size=SIZE,
+        space="digest",
+        ratio=2,
+        channels=2,
+        network=ClassifierConfig(channels=32, multipliers=(1, 2), blocks=1, attention=(2,), heads=2),
+        process=DiscreteVP(spacing="cosine"),
+        label_names=("even", "odd"),
+    )
+    latents = Latents(first_stage, HalfLabelled(), None, None, 0, world.device)
+    return ClassifierTask(spec, spec.build_network(), UniformSteps(), latents, config, 0, world)
+
+
+TASKS: dict[str, Callable[[World, TrainConfig], Any]] = {
+    "autoencoder": autoencoder_task,
+    "diffusion": diffusion_task,
+    "classifier": classifier_task,
+}
+
+
 def gradients_of_a_step(which: str, world: World, folder: Path, **changes: object) -> dict[str, torch.Tensor]:
     """All gradients of step 1 as the optimizer sees them, and the logged numbers, as tensors by name."""
     config = train_config(**changes)
-    task = autoencoder_task(world, config) if which == "autoencoder" else diffusion_task(world, config)
+    task = TASKS[which](world, config)
     engine = _Engine(task, config, RunFolder(folder, world.is_first), 0, world)
     metrics = engine.step(1, next(task.batches(1)))
     found = {
@@ -119,7 +159,7 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     world = replace(World.join(), device=torch.device("cpu"))
     folder = Path(sys.argv[1])
-    for which in ("autoencoder", "diffusion"):
+    for which in TASKS:
         torch.save(gradients_of_a_step(which, world, folder), folder / f"{which}-{os.environ['RANK']}.pt")
     world.leave()
 

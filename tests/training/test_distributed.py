@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tasks import gradients_of_a_step
+from tasks import TASKS, gradients_of_a_step
 
 from ldm.training.distributed import World
 
@@ -28,9 +28,9 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return folder, request.param
 
 
-@pytest.mark.parametrize("which", ["autoencoder", "diffusion"])
+@pytest.mark.parametrize("which", TASKS)
 def test_the_summed_gradient_is_the_single_process_one(ranks: tuple[Path, int], which: str, tmp_path: Path) -> None:
-    """Adaptive weight, discriminator, condition drops, masks, times and noises included; all ranks end with the same."""
+    """Adaptive weight, discriminator, condition drops, masks, times, noises and missing labels included; all ranks end with the same."""
     folder, size = ranks
     alone = gradients_of_a_step(which, ALONE, tmp_path)
     for rank in range(size):
@@ -40,7 +40,7 @@ def test_the_summed_gradient_is_the_single_process_one(ranks: tuple[Path, int], 
             torch.testing.assert_close(found[name], wanted, rtol=2e-4, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("which", ["autoencoder", "diffusion"])
+@pytest.mark.parametrize("which", TASKS)
 def test_micro_batches_make_the_same_gradient(which: str, tmp_path: Path) -> None:
     """The adaptive weight too is that of the whole batch."""
     whole = gradients_of_a_step(which, ALONE, tmp_path)

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from tasks import autoencoder_task, diffusion_task, train_config
+from tasks import TASKS, train_config
 from torch import Tensor, nn
 
-from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.engine import _Engine
 from ldm.training.run_folder import RunFolder
 
 ALONE = World(0, 1, torch.device("cpu"))
 STEPS = 3
-TASKS: dict[str, Callable[[World, TrainConfig], Any]] = {"autoencoder": autoencoder_task, "diffusion": diffusion_task}
 each_task = pytest.mark.parametrize("which", TASKS)
 
 

@@ -1,0 +1,70 @@
+"""What guidance buys and what it costs: FID, precision, recall and our judge's Inception Score against the guidance scale, plotted.
+
+    python benchmarks/guidance_sweep.py --model runs/mnist-ddpm/checkpoint --data data/mnist --judge runs/mnist-judge/checkpoint \\
+        --classifier runs/mnist-classifier/checkpoint --out outputs/guidance
+    python benchmarks/guidance_sweep.py --model checkpoints/emoji --data emoji-128 --out outputs/guidance
+
+With --classifier the scale is the classifier's, without it that of classifier-free guidance. Each scale is one call of scripts/evaluate.py,
+whose evaluation.json stays in OUT; scales that have one are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+from matplotlib import pyplot as plt
+
+SHOWN = ("FID", "precision", "recall", "Inception Score")
+EVALUATE = Path(__file__).parents[1] / "scripts" / "evaluate.py"
+
+
+def main() -> None:
+    """Measures the scales that are missing, and draws all."""
+    parser = argparse.ArgumentParser(description="The trade-off of guidance, measured.")
+    parser.add_argument("--model", required=True, help="checkpoint folder")
+    parser.add_argument("--data", required=True, help="its training pictures")
+    parser.add_argument("--judge", help="classifier of clean pictures, for the Inception Score and the share of hits")
+    parser.add_argument("--classifier", help="noise-aware classifier to guide by; without it, classifier-free guidance is swept")
+    parser.add_argument("--scales", type=float, nargs="+", help="default: 0 0.5 1 2 4 8 with a classifier, 1 1.5 2 3 5 8 without")
+    parser.add_argument("--num-images", type=int, default=1000, help="pictures a scale (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("outputs/guidance"), help="folder for results (default: %(default)s)")
+    options = parser.parse_args()
+    scales = options.scales or ([0, 0.5, 1, 2, 4, 8] if options.classifier else [1, 1.5, 2, 3, 5, 8])
+    found = {scale: measured(options, scale) for scale in scales}
+    draw(found, "classifier's scale" if options.classifier else "guidance", options.out / "guidance.png")
+    print(f"guidance.png in {options.out}")
+
+
+def measured(options: argparse.Namespace, scale: float) -> dict[str, float]:
+    """Name -> value of every metric at a scale."""
+    out = options.out / f"{scale:g}"
+    if not (out / "evaluation.json").exists():
+        guided = (
+            ["--classifier", options.classifier, "--classifier-scale", str(scale)] if options.classifier else ["--guidance", str(scale)]
+        )
+        judged = ["--judge", options.judge] if options.judge else []
+        common = ["--model", options.model, "--data", options.data, "--num-images", str(options.num_images), "--out", str(out)]
+        subprocess.run([sys.executable, str(EVALUATE), "ldm", *common, *guided, *judged], check=True)
+    metrics = json.loads((out / "evaluation.json").read_text())["metrics"]
+    return {name: metric["value"] for name, metric in metrics.items()}
+
+
+def draw(found: dict[float, dict[str, float]], axis: str, path: Path) -> None:
+    """A panel a metric."""
+    matplotlib.use("Agg")
+    names = [name for wanted in SHOWN for name in next(iter(found.values())) if name.lower().startswith(wanted.lower())]
+    figure, panels = plt.subplots(1, len(names), figsize=(3.4 * len(names), 3.2), layout="constrained", squeeze=False)
+    for panel, name in zip(panels[0], names, strict=True):
+        panel.plot(list(found), [metrics[name] for metrics in found.values()], marker="o")
+        panel.set(title=name, xlabel=axis)
+        panel.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""FID against network evaluations for every solver, on one trained model, from the same noise.
+
+    python benchmarks/solvers.py --model runs/mnist-sde/checkpoint --data data/mnist --out benchmarks/solvers
+
+Results lie in OUT/solvers.jsonl, a line each; what is there is not measured again, so the command can be stopped and called again. The last
+call draws OUT/solvers.png. A solver gets as many steps as its evaluations allow; `ode`, which sizes its own strides, stands where its
+tolerance puts it. `ddim` is `euler` too: their steps are the same (tests/samplers).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import matplotlib
+import torch
+from matplotlib import pyplot as plt
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm import LatentDiffusion
+from ldm.app.evaluation import Preprocessing, training_pictures
+from ldm.core.files import write_file
+from ldm.core.random import Streams
+from ldm.diffusion.estimate import Denoise
+from ldm.metrics.features import InceptionFeatures
+from ldm.metrics.frechet import FrechetReference
+from ldm.samplers.ddim import DDIM
+from ldm.samplers.ddpm import DDPM
+from ldm.samplers.dpmpp_2m import DPMpp2M
+from ldm.samplers.dpmpp_2m_sde import DPMpp2MSDE
+from ldm.samplers.euler_ancestral import EulerAncestral
+from ldm.samplers.heun import Heun
+from ldm.samplers.langevin import AnnealedLangevin
+from ldm.samplers.ode import ODE
+from ldm.samplers.pc import PredictorCorrector
+from ldm.samplers.pndm import PNDM
+from ldm.samplers.sampler import Counted, Sampler
+from ldm.samplers.unipc import UniPC
+
+FEW, MANY = (5, 10, 20, 50), (250, 1000)
+AT_ONCE = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entrant:
+    """A solver, how often a step asks the network, and what that costs beside the steps."""
+
+    sampler: Sampler
+    a_step: int = 1
+    beside: int = 0
+    evaluations: tuple[int, ...] = FEW
+
+    def steps(self, evaluations: int) -> int:
+        """As many as so many evaluations allow; 0 = none."""
+        return (evaluations - self.beside) // self.a_step
+
+
+ENTRANTS = {
+    "ddpm": Entrant(sampler=DDPM(), evaluations=FEW + MANY),
+    "ddim": Entrant(sampler=DDIM(), evaluations=FEW + MANY),
+    "pndm": Entrant(sampler=PNDM(), beside=1),
+    "euler_ancestral": Entrant(sampler=EulerAncestral()),
+    "heun": Entrant(sampler=Heun(), a_step=2, beside=-1),
+    "dpmpp_2m": Entrant(sampler=DPMpp2M()),
+    "dpmpp_2m_sde": Entrant(sampler=DPMpp2MSDE()),
+    "unipc": Entrant(sampler=UniPC()),
+    "pc": Entrant(sampler=PredictorCorrector(), a_step=2, beside=-1),
+    "langevin": Entrant(sampler=AnnealedLangevin(rounds=2), a_step=2, beside=1),
+} | {f"ode {tolerance:g}": Entrant(sampler=ODE(rtol=tolerance, atol=tolerance), evaluations=(0,)) for tolerance in (1e-1, 1e-2, 1e-3)}
+
+
+def main() -> None:
+    """Measures what is not measured yet, and draws all."""
+    parser = argparse.ArgumentParser(description="FID against network evaluations for every solver.")
+    parser.add_argument("--model", required=True, help="checkpoint folder of an unconditional model")
+    parser.add_argument("--data", required=True, help="its training pictures")
+    parser.add_argument("--num-images", type=int, default=2000, help="pictures a solver (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("outputs/solvers"), help="folder for results (default: %(default)s)")
+    options = parser.parse_args()
+    model = LatentDiffusion.from_pretrained(options.model)
+    inception = InceptionFeatures(model.device)
+    at_size = Preprocessing(size=model.spec.size, channels=model.first_stage.image_channels, background=(255, 255, 255))
+    reference = FrechetReference(training_pictures(options.data, at_size).features(inception, "training pictures"))
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = options.out / "solvers.jsonl"
+    lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    done = {(line["solver"], line["asked"]) for line in lines}
+    for name, entrant in ENTRANTS.items():
+        for asked in entrant.evaluations:
+            if (name, asked) in done or (asked and entrant.steps(asked) < 1):
+                continue
+            began = time.perf_counter()
+            pictures, evaluations = sampled(model, entrant, asked, options.num_images, f"{name}, {asked}")
+            features = inception.of(pictures.split(50), len(pictures), f"{name}, {asked}")
+            line = {
+                "solver": name,
+                "asked": asked,
+                "evaluations": evaluations,
+                "fid": reference.distance(features),
+                "pictures": len(pictures),
+                "seconds": round(time.perf_counter() - began, 1),
+            }
+            lines.append(line)
+            with results.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+    draw(lines, options.out / "solvers.png")
+
+
+def sampled(model: LatentDiffusion, entrant: Entrant, asked: int, count: int, said: str) -> tuple[Tensor, float]:
+    """(count, C, size, size) in [-1, 1], and how often the network was asked for each picture, on average over batches."""
+    counters: list[Counted] = []
+
+    def counting(denoise: Denoise, streams: Streams) -> Denoise:
+        counters.append(Counted(denoise))
+        return counters[-1]
+
+    how = replace(model.sampling(guidance=1.0), sampler=entrant.sampler, steps=entrant.steps(asked) if asked else 1)
+    nothing = model.tell(model.untold())
+    pictures = []
+    for first in tqdm(range(0, count, AT_ONCE), desc=said, unit="batch", dynamic_ncols=True):
+        told = [nothing] * min(AT_ONCE, count - first)
+        pictures.append(model.render(told, told, how, offset=first, known=counting))
+    return torch.cat(pictures), sum(counter.evaluations for counter in counters) / len(counters)
+
+
+def draw(lines: list[dict[str, float]], path: Path) -> None:
+    """One curve a solver."""
+    matplotlib.use("Agg")
+    figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for line in lines:
+        curves.setdefault(str(line["solver"]).split()[0], []).append((line["evaluations"], line["fid"]))
+    colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
+    for number, (name, points) in enumerate(curves.items()):
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, label=name, color=colours[2 * number % 19])
+    axes.set(xscale="log", yscale="log", xlabel="network evaluations a picture", ylabel="FID")
+    axes.grid(which="both", alpha=0.2)
+    axes.legend(ncols=2, fontsize=8)
+    figure.savefig(path, dpi=110)
+    write_file(path.with_suffix(".md"), table(lines))
+
+
+def table(lines: list[dict[str, float]]) -> str:
+    """The same as a Markdown table."""
+    rows = [f"| {line['solver']} | {line['evaluations']:g} | {line['fid']:.2f} |" for line in lines]
+    return "\n".join(["| solver | evaluations | FID |", "|---|---|---|", *rows]) + "\n"
+
+
+if __name__ == "__main__":
+    main()

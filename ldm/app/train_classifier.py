@@ -1,0 +1,115 @@
+"""`scripts/train_classifier.py`: a classifier of noisy samples, to guide by; or of clean ones, to judge by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ldm.app.frozen_first_stage import FirstStageSource, check_fit, latent_cache
+from ldm.app.training_run import finish, load_config, open_run, parse, use_deterministic_kernels
+from ldm.checkpoints.classifier import PIXELS, ClassifierSpec, load_classifier
+from ldm.checkpoints.folder import load_strictly
+from ldm.core.errors import UserError
+from ldm.core.random import digest
+from ldm.data.config import DataConfig
+from ldm.data.open import open_dataset
+from ldm.data.pictures import Pictures
+from ldm.diffusion.network_input import NetworkInput, TableIndex
+from ldm.diffusion.process import NoiseProcess
+from ldm.diffusion.time_density import TimeDensity, UniformSteps
+from ldm.networks.classifier import ClassifierConfig
+from ldm.training.classifier_task import ClassifierTask
+from ldm.training.config import TrainConfig
+from ldm.training.distributed import World
+from ldm.training.latents import Latents
+
+EXAMPLES = """examples:
+  python scripts/train_classifier.py
+      the built-in pictures' eight groups, on noisy latents of the shipped first stage, into runs/emoji-classifier; guides checkpoints/emoji
+  python scripts/train_classifier.py --config configs/classifier/mnist.yaml
+      noise-aware, in pixel space, on data/mnist (made by: python scripts/prepare_data.py mnist --out data/mnist)
+  python scripts/train_classifier.py --config configs/classifier/mnist-judge.yaml
+      an ordinary classifier of clean pictures: the independent judge of what was drawn
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainClassifier:
+    """The config of a classifier's run."""
+
+    name: str
+    seed: int = 0
+    data: DataConfig
+    first_stage: FirstStageSource = field(default_factory=FirstStageSource)
+    network: ClassifierConfig
+    process: NoiseProcess | None  # that of the model to be guided; null = none, a judge
+    network_input: NetworkInput = TableIndex()
+    density: TimeDensity = UniformSteps()
+    num_classes: int | None = None  # where the data's labels are numbers without names
+    train: TrainConfig
+    init_from: str | None = None  # a classifier's checkpoint whose weights to start from
+
+    def __post_init__(self) -> None:
+        if self.process is not None and self.density.begin(self.process) is not self.density:
+            raise UserError(
+                f"density {self.density.kind!r} learns from a denoiser's losses; a classifier takes one that does not, e.g. uniform"
+            )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Trains a classifier."""
+    description = "Train a classifier: noise-aware, to guide a diffusion model by; or with process=null on clean pictures, to judge by."
+    options = parse(arguments, description, "configs/classifier/emoji.yaml", EXAMPLES)
+    config = load_config(options, TrainClassifier)
+    use_deterministic_kernels()
+    world = World.join()
+    first_stage, first_stage_config, space, _ = config.first_stage.open(config.data.channels)
+    check_fit(config.data, first_stage_config)
+    train_set = open_dataset(config.data, "train", config.seed)
+    held_out = open_dataset(config.data, "val", config.seed) if config.data.val else None
+    spec = ClassifierSpec(
+        name=config.name,
+        size=config.data.size,
+        space=space.digest or PIXELS,
+        ratio=first_stage_config.ratio,
+        channels=first_stage_config.latent_channels,
+        network=config.network,
+        process=config.process,
+        network_input=config.network_input,
+        label_names=_classes(train_set, held_out, config.num_classes),
+    )
+    torch.manual_seed(digest(config.seed, "weights"))
+    network = spec.build_network()
+    if config.init_from:
+        start = load_classifier(config.init_from, torch.device("cpu"))
+        load_strictly(network, start.network.state_dict(), f"init_from={config.init_from}")
+
+    run = open_run(options.run_dir or Path("runs") / config.name, config, world)
+    first_stage.to(world.device)
+    cache = latent_cache(run.path / "latents", train_set, first_stage, config.data, world, keeps_pixels=False)
+    latents = Latents(first_stage, train_set, held_out, cache, config.seed, world.device)
+    task = ClassifierTask(spec, network, config.density, latents, config.train, config.seed, world)
+    finish(task, config.train, run, config, config.seed, world)
+
+
+def _classes(train_set: Pictures, held_out: Pictures | None, count: int | None) -> tuple[str, ...]:
+    """The classes' names; their numbers, where the data names none.
+
+    Raises:
+        UserError: no labels; labels without names or number; held-out pictures with others.
+    """
+    for data in filter(None, (train_set, held_out)):
+        if not data.has_labels:
+            raise UserError(f"a classifier is taught by labels, and {data.name} has none: see docs/data.md for how pictures get them")
+    names = train_set.label_names
+    if held_out is not None and held_out.label_names != names:
+        theirs, ours = (", ".join(said) or "numbers" for said in (held_out.label_names, names))
+        raise UserError(f"data.val names other labels ({theirs}) than data.train ({ours})")
+    if names and count not in (None, len(names)):
+        raise UserError(f"num_classes is {count}, but data.train names {len(names)} labels: leave num_classes null")
+    if not names and count is None:
+        raise UserError("the data's labels are numbers without names: set num_classes")
+    return names or tuple(str(number) for number in range(count or 0))

@@ -1,0 +1,117 @@
+"""A layout of boxes, each an object's class and two corners, as tokens for a transformer trained together with the denoiser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ldm.conditioning.conditioner import Conditioner, context_of, needs
+from ldm.conditioning.inputs import ConditionInputs
+from ldm.conditioning.transformer import TokenTransformer, TransformerConfig, projection
+from ldm.core.condition import Condition
+from ldm.core.errors import UserError
+from ldm.core.family import kind
+
+
+@kind("boxes")
+@dataclass(frozen=True, kw_only=True)
+class BoxesConfig(TransformerConfig):
+    """LDM: width 512, depth 16, 30 boxes, a vocabulary of 8192.
+
+    Attributes:
+        num_classes: classes are 0 to num_classes - 1.
+        max_boxes: more are cut.
+        vocabulary: of tokens. A number stands for a class, or for a place on a grid of as many rows and columns as fit; the last is
+            "no box".
+    """
+
+    num_classes: int
+    depth: int = 16
+    max_boxes: int = 30
+    vocabulary: int = 8192
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_classes < 1 or self.max_boxes < 1 or self.vocabulary < 5:
+            raise UserError(
+                f"num_classes and max_boxes must be at least 1 and vocabulary at least 5, got {self.num_classes}, {self.max_boxes}, "
+                f"{self.vocabulary}"
+            )
+        if self.num_classes >= self.vocabulary:
+            raise UserError(f"a vocabulary of {self.vocabulary} has no room for {self.num_classes} classes and 'no box'")
+
+    @property
+    def grid(self) -> int:
+        """Places a side: the most whose square leaves the last token free."""
+        return int((self.vocabulary - 1) ** 0.5)
+
+    def fitted(self, *, label_names: tuple[str, ...], map_names: tuple[str, ...], has: frozenset[str]) -> BoxesConfig:
+        """See `ConditionerConfig.fitted`."""
+        needs("boxes", "boxes", has)
+        return self
+
+    def build(self, *, context_width: int | None, latent_channels: int) -> Boxes:
+        """See `ConditionerConfig.build`."""
+        return Boxes(self, context_of("boxes", context_width))
+
+
+class Boxes(Conditioner):
+    """Three tokens a box, its class and its corners at the top left and bottom right, then two for the corners of the picture.
+
+    "Nothing" = no boxes.
+
+    Source: Rombach et al. 2022, sec. 4.3.1; the tokens are those of Esser et al.'s layout models, whose last two name the part of the
+    picture that was cut out: all of it here.
+    """
+
+    uses_tokens = True
+
+    def __init__(self, config: BoxesConfig, context_width: int) -> None:
+        super().__init__(config.drop)
+        self.config = config
+        self.encoder = TokenTransformer(config, config.vocabulary, 3 * config.max_boxes + 2)
+        self.projection = projection(config.width, context_width)
+
+    def forward(self, inputs: ConditionInputs, latent_size: tuple[int, int]) -> Condition:
+        """Tokens (B, 3 max_boxes + 2, context width).
+
+        Raises:
+            UserError: a class outside 0 to num_classes - 1; a corner outside the picture.
+        """
+        boxes = self.blank(inputs, torch.zeros(inputs.count, dtype=torch.bool)).boxes
+        assert boxes is not None
+        return Condition(tokens=self.projection(self.encoder(self.tokens(boxes).to(self.device), None)))
+
+    def tokens(self, boxes: Tensor) -> Tensor:
+        """(B, K, 5) to (B, 3 max_boxes + 2) int64; see `ConditionInputs.boxes`.
+
+        Raises:
+            UserError: see `forward`.
+        """
+        config = self.config
+        boxes = boxes[:, : config.max_boxes]
+        labels, corners = boxes[..., 0].long(), boxes[..., 1:].reshape(*boxes.shape[:2], 2, 2)  # (B, K), (B, K, 2 corners, x y)
+        there = labels >= 0
+        wrong = labels[labels >= config.num_classes]
+        if len(wrong):
+            raise UserError(f"a box has class {int(wrong[0])}; this model knows 0 to {config.num_classes - 1}")
+        if ((corners < 0) | (corners > 1))[there].any():
+            raise UserError("a box's corners must be shares of the picture's width and height, from 0 to 1")
+        columns, rows = (corners * (config.grid - 1)).round().long().unbind(-1)
+        triples = torch.cat([labels[..., None], rows * config.grid + columns], dim=-1)
+        tokens = torch.full((len(boxes), 3 * config.max_boxes + 2), config.vocabulary - 1)
+        tokens[:, : 3 * boxes.shape[1]] = triples.where(there[..., None], config.vocabulary - 1).flatten(1)
+        tokens[:, -2], tokens[:, -1] = 0, config.grid**2 - 1
+        return tokens
+
+    def blank(self, inputs: ConditionInputs, rows: Tensor) -> ConditionInputs:
+        """Class -1 in every box."""
+        boxes = torch.full((inputs.count, 1, 5), -1.0) if inputs.boxes is None else inputs.boxes
+        return replace(inputs, boxes=boxes.masked_fill(rows.to(boxes.device)[:, None, None], -1))
+
+    @property
+    def num_unused(self) -> int:
+        """See `Conditioner.num_unused`."""
+        return self.encoder.num_unused

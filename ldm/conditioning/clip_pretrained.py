@@ -1,0 +1,114 @@
+"""The features of a frozen CLIP's text tower, attended to as they are: what Stable Diffusion is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ldm.conditioning.captions import captions_of
+from ldm.conditioning.conditioner import ConditionerConfig, context_of, needs
+from ldm.conditioning.frozen_text import FrozenText, FrozenTextConditioner, Pretrained, check_cached, counted_only, load_pretrained
+from ldm.conditioning.inputs import ConditionInputs
+from ldm.core.condition import Condition
+from ldm.core.errors import UserError, unknown
+from ldm.core.family import kind
+
+CLIP_L = "openai/clip-vit-large-patch14"
+OPEN_CLIP_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+SHAPES: dict[str, dict[str, object]] = {  # so that they can be counted before anything is fetched
+    CLIP_L: {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+    OPEN_CLIP_H: {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "hidden_act": "gelu",
+    },
+}
+LAYERS = ("last", "penultimate")
+
+
+@kind("clip_pretrained")
+@dataclass(frozen=True, kw_only=True)
+class ClipPretrainedConfig(ConditionerConfig):
+    """Defaults are Stable Diffusion 1's. Stable Diffusion 2: `laion/CLIP-ViT-H-14-laion2B-s32B-b79K`, layer penultimate.
+
+    Attributes:
+        model: folder or hub name of any CLIP with a text tower that transformers reads and that is stored as safetensors.
+        layer: whose output is told, after the tower's last norm: of the last layer, or of the one before.
+        max_tokens: shorter captions are padded, longer ones cut; start and end count. Padding is attended to, as published.
+        cached_captions: features kept in memory, the longest unused forgotten first (a quarter of a megabyte each with the default model).
+    """
+
+    model: str = CLIP_L
+    layer: Literal["last", "penultimate"] = "last"
+    max_tokens: int = 77
+    cached_captions: int = 1024
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layer not in LAYERS:
+            raise unknown("layer", self.layer, LAYERS)
+        if self.max_tokens < 2:
+            raise UserError(f"max_tokens must be at least 2, got {self.max_tokens}")
+        check_cached(self.cached_captions)
+
+    def fitted(self, *, label_names: tuple[str, ...], map_names: tuple[str, ...], has: frozenset[str]) -> ClipPretrainedConfig:
+        """See `ConditionerConfig.fitted`."""
+        needs("clip_pretrained", "captions", has)
+        return self
+
+    def build(self, *, context_width: int | None, latent_channels: int) -> ClipPretrained:
+        """See `ConditionerConfig.build`. On the meta device nothing is fetched, and the conditioner can only be counted."""
+        return ClipPretrained(self, context_of("clip_pretrained", context_width))
+
+
+class ClipPretrained(FrozenTextConditioner):
+    """Has no weights of its own: the network attends to the encoder's features, so its context_width is the encoder's width."""
+
+    def __init__(self, config: ClipPretrainedConfig, context_width: int) -> None:
+        super().__init__(config.drop, config.model, _frozen(config))
+        if self.frozen.width != context_width:
+            raise UserError(f"denoiser.context_width must be {self.frozen.width}, the width of {config.model}, not {context_width}")
+
+    def forward(self, inputs: ConditionInputs, latent_size: tuple[int, int]) -> Condition:
+        """Tokens (B, max_tokens, context width)."""
+        return Condition(tokens=torch.stack(self.frozen.features(captions_of(inputs))).to(self.device))
+
+
+def _frozen(config: ClipPretrainedConfig) -> FrozenText:
+    pretrained = _counted(config) if torch.get_default_device().type == "meta" else _loaded(config)
+
+    def pieces(caption: str) -> Tensor:
+        assert pretrained.tokenizer is not None
+        told = pretrained.tokenizer(caption, truncation=True, max_length=config.max_tokens, padding="max_length")
+        return torch.tensor(told["input_ids"])
+
+    def read(tokens: Tensor) -> Tensor:
+        if config.layer == "last":
+            return pretrained.encoder(input_ids=tokens).last_hidden_state
+        before_last = pretrained.encoder(input_ids=tokens, output_hidden_states=True).hidden_states[-2]
+        tower: Any = getattr(pretrained.encoder, "text_model", pretrained.encoder)  # transformers 5 has had it both ways
+        return tower.final_layer_norm(before_last)
+
+    return FrozenText(pretrained, pieces, read, max_tokens=config.max_tokens, cached=config.cached_captions)
+
+
+def _loaded(config: ClipPretrainedConfig) -> Pretrained:
+    from transformers import CLIPTextModel
+
+    loaded = load_pretrained(CLIPTextModel, config.model, "a folder or a hub name")
+    positions = loaded.encoder.config.max_position_embeddings
+    if config.max_tokens > positions:
+        raise UserError(f"{config.model} reads at most {positions} tokens; max_tokens is {config.max_tokens}")
+    return loaded
+
+
+def _counted(config: ClipPretrainedConfig) -> Pretrained:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    shape = CLIPTextConfig.from_dict(dict(SHAPES[config.model])) if config.model in SHAPES else CLIPTextConfig.from_pretrained(config.model)
+    return counted_only(CLIPTextModel, shape)

@@ -1,0 +1,159 @@
+"""Pretrained text encoders that stay as they are: what their features are made by, kept in, and named by."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ldm.conditioning.captions import blank_captions
+from ldm.conditioning.conditioner import Conditioner
+from ldm.conditioning.inputs import ConditionInputs
+from ldm.core.errors import UserError
+from ldm.core.precision import without_autocast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """An encoder in float32, frozen; its tokenizer; a sha256 of its weights. On the meta device the encoder can only be counted."""
+
+    encoder: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    digest: str | None
+
+
+def load_pretrained(kind: type[Any], model: str, built_in: str) -> Pretrained:
+    """A folder or hub name, stored as safetensors, by a class of transformers.
+
+    Args:
+        kind: whose `from_pretrained` loads it.
+        model: folder or hub name.
+        built_in: names that need neither, for the message.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        with torch.random.fork_rng(devices=[]):
+            encoder = kind.from_pretrained(model, use_safetensors=True, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load the text encoder {model!r}: {str(error).splitlines()[0]} ({built_in})") from error
+    content = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        content.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        content.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return Pretrained(encoder.requires_grad_(False).eval(), tokenizer, content.hexdigest())
+
+
+def counted_only(build: Callable[[Any], PreTrainedModel], shape: PreTrainedConfig) -> Pretrained:
+    """The encoder of a shape on the meta device."""
+    with torch.device("meta"):
+        return Pretrained(build(shape).requires_grad_(False), None, None)
+
+
+class FrozenText:
+    """Features of captions, outside every module: no optimizer, state dict or copy ever holds them.
+
+    They are computed one caption at a time, in float32 and outside autocast: so they are the same bits whatever stands beside the caption,
+    and whether they come from memory or not.
+
+    Args:
+        pretrained: the encoder.
+        pieces: a caption's tokens, (L,) int64.
+        read: features (1, L, width) of tokens (1, L).
+        max_tokens: what L is at most.
+        cached: captions whose features are kept in memory, the longest unused forgotten first.
+    """
+
+    def __init__(
+        self,
+        pretrained: Pretrained,
+        pieces: Callable[[str], Tensor],
+        read: Callable[[Tensor], Tensor],
+        *,
+        max_tokens: int,
+        cached: int,
+    ) -> None:
+        self.encoder, self.digest, self.max_tokens = pretrained.encoder, pretrained.digest, max_tokens
+        self.width: int = pretrained.encoder.config.hidden_size
+        self._pieces, self._read, self._cached = pieces, read, cached
+        self._known: OrderedDict[str, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenText:
+        return self
+
+    def features(self, captions: tuple[str, ...]) -> list[Tensor]:
+        """One (L_i, width) float32 on the CPU a caption, without gradient; zeros of the longest L if the encoder can only be counted."""
+        if self.digest is None:
+            return [torch.zeros(self.max_tokens, self.width)] * len(captions)
+        with self._lock:
+            return [self._feature(caption) for caption in captions]
+
+    def _feature(self, caption: str) -> Tensor:
+        found = self._known.get(caption)
+        if found is None:
+            found = self._known[caption] = self._computed(caption)
+            if len(self._known) > max(self._cached, 1):
+                self._known.popitem(last=False)
+        self._known.move_to_end(caption)
+        return found
+
+    def _computed(self, caption: str) -> Tensor:
+        device = self.encoder.device
+        pieces = self._pieces(caption).to(device)
+        # inference_mode(False): a caption first met while sampling may be needed by training's backward pass.
+        with torch.inference_mode(False), without_autocast(device):
+            return self._read(pieces[None])[0].float().cpu()
+
+
+class FrozenTextConditioner(Conditioner):
+    """Base of the conditioners that read captions by a frozen encoder; "nothing" = the features of the empty caption."""
+
+    reads_text = True
+    uses_tokens = True
+
+    def __init__(self, drop: float, name: str, frozen: FrozenText) -> None:
+        super().__init__(drop)
+        self.name, self.frozen = name, frozen
+
+    def blank(self, inputs: ConditionInputs, rows: Tensor) -> ConditionInputs:
+        """Caption ""."""
+        return blank_captions(inputs, rows)
+
+    def frozen_digests(self) -> dict[str, str]:
+        """The encoder's."""
+        return {} if self.frozen.digest is None else {self.name: self.frozen.digest}
+
+    @property
+    def num_frozen(self) -> int:
+        """The encoder's."""
+        return sum(p.numel() for p in self.frozen.encoder.parameters())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenTextConditioner:
+        """The frozen encoder follows to the device, but stays float32."""
+        super()._apply(fn, recurse)
+        if self.frozen.digest is not None and self.device.type != "meta":
+            self.frozen.encoder.to(self.device)  # type: ignore[arg-type]
+        return self
+
+
+def check_cached(cached_captions: int) -> None:
+    """
+    Raises:
+        UserError: a negative number.
+    """
+    if cached_captions < 0:
+        raise UserError(f"cached_captions must not be negative, got {cached_captions}")

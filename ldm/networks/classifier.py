@@ -1,0 +1,62 @@
+"""A classifier of noisy samples: a UNet's way down, then attention pooling. B batch, C channels, H W size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from ldm.core.errors import UserError
+from ldm.networks.blocks.attention_pool import AttentionPool
+from ldm.networks.blocks.norm import group_norm
+from ldm.networks.unet_encoder import UNetEncoder, UNetEncoderConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(UNetEncoderConfig):
+    """Dhariwal & Nichol 2021, sec. 4.3; theirs has scale_shift, resample: residual, and attention down to 8x8."""
+
+    def build(self, in_channels: int, side: int, num_classes: int) -> ClassifierNetwork:
+        """A network with fresh weights, for samples of in_channels and side x side.
+
+        Raises:
+            UserError: the side cannot be halved down to the last level.
+        """
+        if side % self.ratio:
+            raise UserError(
+                f"samples of {side}x{side} cannot be halved down to the classifier's last level: "
+                f"give network.multipliers fewer levels, or make the side a multiple of {self.ratio}"
+            )
+        return ClassifierNetwork(self, in_channels, side, num_classes)
+
+
+class ClassifierNetwork(UNetEncoder):
+    """See ClassifierConfig."""
+
+    def __init__(self, config: ClassifierConfig, in_channels: int, side: int, num_classes: int) -> None:
+        super().__init__(config, in_channels)
+        self.side = side
+        width = self.left_channels[-1]
+        self.norm = group_norm(width, groups=config.groups, eps=1e-5)
+        places = (side // config.ratio) ** 2
+        self.pool = AttentionPool(width, places, config.heads_for(width), num_classes, backend=config.attention_backend)
+
+    def forward(self, x: Tensor, clock: Tensor) -> Tensor:
+        """Logits.
+
+        Args:
+            x: (B, in_channels, side, side).
+            clock: (B,) real numbers, as for a denoiser.
+
+        Returns:
+            (B, num_classes), in the weights' dtype, or autocast's.
+
+        Raises:
+            UserError: another size or number of channels.
+        """
+        self.check(x)
+        if x.shape[2:] != (self.side, self.side):
+            raise UserError(f"this classifier was trained on samples of {self.side} x {self.side}, not {x.shape[2]} x {x.shape[3]}")
+        h, _ = self.descend(x, self.embed(clock))
+        return self.pool(F.silu(self.norm(h)))

@@ -1,0 +1,63 @@
+"""A classifier that leads pictures to classes, and whether it fits the model that draws them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+
+from ldm.checkpoints.classifier import PIXELS, LoadedClassifier
+from ldm.checkpoints.model import LatentDiffusionSpec
+from ldm.core.errors import UserError
+from ldm.diffusion.estimate import Denoise
+from ldm.diffusion.process import NoiseProcess
+from ldm.guidance.classifier_guided import classifier_guided
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierGuide:
+    """Classifier guidance of one call.
+
+    Attributes:
+        classifier: noise-aware.
+        labels: picture i is led to class labels[i], from the first again when they are used up.
+        scale: 1 = Bayes' rule, beyond 1 sharpens; see `classifier_guided`.
+    """
+
+    classifier: LoadedClassifier
+    labels: tuple[int, ...]
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.classifier.spec.process is None:
+            raise UserError(
+                f"classifier {self.classifier.spec.name!r} was trained on clean samples (process: null), so it can judge but not guide"
+            )
+        if not self.labels:
+            raise UserError("classifier guidance needs a label, the class to lead to")
+        if not (self.scale >= 0 and isfinite(self.scale)):
+            raise UserError(f"the classifier's scale must be a number from 0 up (0 = none, 1 = Bayes' rule), got {self.scale}")
+
+    def check(self, model: LatentDiffusionSpec) -> None:
+        """Refuses, by UserError, a model whose noisy samples are not those that the classifier was trained on."""
+        seen, space = self.classifier.spec, model.space.digest or PIXELS
+        misfit = f"classifier {seen.name!r} does not fit model {model.name!r}"
+        if seen.space != space:
+            raise UserError(f"{misfit}: it sees {_in_words(seen.space)}, the model draws {_in_words(space)}")
+        for what, its, models in (
+            ("picture size", seen.size, model.size),
+            ("number of channels", seen.channels, model.first_stage.latent_channels),
+            ("process", seen.process, model.process),
+        ):
+            if its != models:
+                raise UserError(f"{misfit}: its {what} is {its}, the model's {models}")
+
+    def __call__(self, denoise: Denoise, process: NoiseProcess, rows: range) -> Denoise:
+        """The denoiser of the pictures with these numbers, led."""
+        labels = torch.tensor([self.labels[row % len(self.labels)] for row in rows])
+        return classifier_guided(denoise, self.classifier.logits, labels, self.scale, process)
+
+
+def _in_words(space: str) -> str:
+    return space if space == PIXELS else f"latents of first stage {space[:12]}"

@@ -1,0 +1,183 @@
+"""Conditions to pictures, by both stages. No words, no files: those are `latent_diffusion`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ldm.checkpoints.model import LatentDiffusionSpec
+from ldm.conditioning.conditioner import Conditioners
+from ldm.conditioning.inpaint_mask import InpaintMask
+from ldm.conditioning.inputs import ConditionInputs
+from ldm.core.condition import Condition
+from ldm.core.errors import UserError
+from ldm.core.random import Streams
+from ldm.diffusion.denoiser import Denoiser
+from ldm.diffusion.estimate import Denoise, Estimate
+from ldm.first_stage.stage import FirstStage
+from ldm.guidance.classifier_free import classifier_free
+from ldm.pipelines.sampling import Sampling, shifted, start_std
+from ldm.samplers.sampler import step_noise
+
+Precision = Literal["fp32", "bf16", "fp16"]
+AT_ONCE = 16  # pictures a batch; the result does not depend on it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renderer:
+    """Both stages, frozen, on one device."""
+
+    spec: LatentDiffusionSpec
+    first_stage: FirstStage
+    network: nn.Module
+    conditioners: Conditioners
+    device: torch.device
+    precision: Precision = "fp32"
+
+    @property
+    def paints_masks(self) -> bool:
+        """Whether it was trained to inpaint; else inpainting is training-free."""
+        return any(isinstance(part, InpaintMask) for part in self.conditioners)
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        side = self.spec.size // self.first_stage.ratio
+        return side, side
+
+    @cached_property
+    def grey_latent(self) -> Tensor | None:
+        """The normalised latent (C, h, w) of a grey picture, which is what `inpaint_mask` is told as "nothing"; None for other models."""
+        return grey_latent(self.first_stage, self.spec.size, self.device) if self.paints_masks else None
+
+    @property
+    def nothing(self) -> ConditionInputs:
+        """One picture that is told nothing."""
+        return ConditionInputs(count=1, grey_latent=self.grey_latent)
+
+    @torch.no_grad()
+    def tell(self, inputs: ConditionInputs) -> Condition:
+        """The condition of one picture, encoded once a call."""
+        with self._autocast():
+            return self.conditioners(inputs, self.latent_size)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        told: ConditionInputs,
+        how: Sampling,
+        untold: ConditionInputs | None = None,
+        *,
+        start: float = 1.0,
+        start_latent: Tensor | None = None,
+        known: Callable[[Denoise, Streams], Denoise] | None = None,
+    ) -> Tensor:
+        """Pictures (num_images, C, size, size) in [-1, 1], not clipped, on the CPU.
+
+        Args:
+            told: of one picture; all are told the same.
+            how: see Sampling.
+            untold: of one picture, what guidance leads away from; None = nothing told.
+            start: noise level in (0, 1] to begin at; this share of the steps is taken, at least one.
+            start_latent: (1, C, h, w), what is noised to begin with; None = pure noise.
+            known: wraps the guided denoiser, e.g. training-free inpainting; gets the pictures' random streams.
+
+        Raises:
+            UserError: a picture that is not finite.
+        """
+        wanted = self.tell(told)
+        unwanted = wanted if how.guidance == 1 else self.tell(untold or self.nothing)
+        if _same(wanted, unwanted):  # nothing to lead away from: half the work
+            how = replace(how, guidance=1.0)
+        count = how.num_images
+        pictures = self.render([wanted] * count, [unwanted] * count, how, start=start, start_latent=start_latent, known=known)
+        if not pictures.isfinite().all():
+            raise UserError(f"the pictures came out as NaN or infinity in {self.precision}: use bf16 or fp32, or train the model longer")
+        return pictures
+
+    @torch.no_grad()
+    def render(
+        self,
+        told: Sequence[Condition],
+        untold: Sequence[Condition],
+        how: Sampling,
+        *,
+        offset: int = 0,
+        start: float = 1.0,
+        start_latent: Tensor | None = None,
+        known: Callable[[Denoise, Streams], Denoise] | None = None,
+    ) -> Tensor:
+        """`generate` for encoded conditions, one a picture; picture i draws from stream (how.seed, offset + i).
+
+        Args:
+            offset: number of the first picture, where the call is a part of a larger one.
+        """
+        process = self.spec.process
+        start = max(start, process.t_first)
+        times = how.grid.times(process, max(1, round(how.steps * start)), start)
+        shape = (self.first_stage.latent_channels, *self.latent_size)
+        pictures = []
+        starts = range(0, len(told), AT_ONCE)
+        for number, first in enumerate(starts):
+            rows = range(first, min(first + AT_ONCE, len(told)))
+            numbers = range(offset + rows.start, offset + rows.stop)
+            streams = Streams.of(how.seed, "image", samples=numbers)
+            noise = streams.normal("start", shape).to(self.device)
+            if start_latent is None:
+                x = start_std(process, times[0]) * noise
+            else:
+                x = process.blend(Estimate(x0=start_latent.expand_as(noise), eps=noise), times[0])
+            conditions = _joined(told, rows), _joined(untold, rows)
+            denoise = classifier_free(self.denoiser, *conditions, how.guidance, how.guidance_interval, how.guidance_rescale)
+            if how.guide is not None:
+                denoise = how.guide(denoise, process, numbers)
+            if known is not None:
+                denoise = known(denoise, streams)
+            on_step = shifted(how.on_step, number, len(starts))
+            latent = how.sampler.sample(denoise, x, times, process, step_noise(streams, x), on_step)
+            with self._autocast():
+                pictures.append(self.first_stage.decode(latent).float().cpu())
+        return torch.cat(pictures)
+
+    @property
+    def denoiser(self) -> Denoiser:
+        def network(x: Tensor, clock: Tensor, condition: Condition) -> Tensor:
+            with self._autocast():
+                return self.network(x, clock, condition)
+
+        return Denoiser(
+            network=network,
+            process=self.spec.process,
+            prediction=self.spec.prediction,
+            network_input=self.spec.network_input,
+            learned_variance=self.spec.learned_variance,
+        )
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision])
+
+
+@torch.no_grad()
+def grey_latent(first_stage: FirstStage, size: int, device: torch.device) -> Tensor:
+    """(C, h, w): the normalised latent of a grey picture of size x size."""
+    return first_stage.encode(torch.zeros(1, first_stage.image_channels, size, size, device=device))[0]
+
+
+def _joined(conditions: Sequence[Condition], rows: range) -> Condition:
+    chosen = [conditions[i] for i in rows]
+    if all(c is chosen[0] for c in chosen):
+        return chosen[0].repeated(len(chosen))
+    return Condition.stack(chosen)
+
+
+def _same(one: Condition, other: Condition) -> bool:
+    """Whether two conditions, made by the same conditioners, tell the same."""
+    pairs = ((getattr(one, field.name), getattr(other, field.name)) for field in fields(Condition))
+    return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)

@@ -1,0 +1,96 @@
+"""What tasks on a frozen first stage train on: pictures with the moments of their latents, from the cache or encoded at each use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count, islice
+
+import torch
+from torch import Tensor
+
+from ldm.core.random import Streams
+from ldm.data.batch import Batch
+from ldm.data.latent_cache import LatentCache
+from ldm.data.order import GlobalOrder
+from ldm.data.pictures import Pictures
+from ldm.first_stage.stage import FirstStage
+
+PART = 32  # held-out pictures encoded at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentBatch:
+    """Some samples, for example a process's share of a global batch; positions are their numbers in it."""
+
+    pictures: Batch
+    positions: tuple[int, ...]
+    moments: tuple[Tensor, Tensor] | None  # raw mean and std, if cached
+
+    def part(self, start: int, stop: int) -> LatentBatch:
+        moments = self.moments and (self.moments[0][start:stop], self.moments[1][start:stop])
+        return LatentBatch(pictures=self.pictures.part(start, stop), positions=self.positions[start:stop], moments=moments)
+
+    def parts(self, most: int) -> Iterator[tuple[int, int]]:
+        """[start, stop) of at most so many parts of about one size; one at least, none of them empty if the batch is not."""
+        number = max(1, min(most, len(self.positions)))
+        bounds = [len(self.positions) * i // number for i in range(number + 1)]
+        return zip(bounds, bounds[1:], strict=False)
+
+
+class Latents:
+    """The latents of a training and a held-out set; the pictures themselves where the first stage is the identity.
+
+    Args:
+        first_stage: frozen, on the device where latents come to lie.
+        train_set, held_out: pictures; None = the training set stands in for the held-out one.
+        cache: of the training set; None = pictures are encoded at each use.
+        seed: of the order.
+        device: see first_stage.
+    """
+
+    def __init__(
+        self,
+        first_stage: FirstStage,
+        train_set: Pictures,
+        held_out: Pictures | None,
+        cache: LatentCache | None,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.first_stage, self.train_set, self.held_out = first_stage, train_set, held_out
+        self.cache, self.seed, self.device = cache, seed, device
+
+    def batches(self, batch_size: int, first_step: int, share: tuple[int, int]) -> Iterator[LatentBatch]:
+        """The share [start, stop) of the global batches of steps first_step, first_step + 1, ..., without end."""
+        start, stop = share
+        if self.cache is None:
+            for pictures, positions in self.train_set.batches(batch_size, first_step, share):
+                yield LatentBatch(pictures=pictures, positions=positions, moments=None)
+            return
+        order = GlobalOrder(self.cache.count, batch_size, self.seed)
+        for step in count(first_step):
+            items = [self.cache.item(index, epoch) for index, epoch in order.indices(step)[start:stop]]
+            samples, means, stds = zip(*items, strict=True)
+            yield LatentBatch(
+                pictures=Batch.of(samples), positions=tuple(range(start, stop)), moments=(torch.stack(means), torch.stack(stds))
+            )
+
+    @torch.no_grad()
+    def first_held_out(self, limit: int) -> Iterator[LatentBatch]:
+        """The first held-out pictures in order, encoded, PART at a time."""
+        samples = (self.held_out or self.train_set).some(limit)
+        first = 0
+        while some := list(islice(samples, PART)):
+            pictures = Batch.of(some)
+            moments = self.first_stage.moments(pictures.images.to(self.device))
+            yield LatentBatch(pictures=pictures, positions=tuple(range(first, first + len(some))), moments=moments)
+            first += len(some)
+
+    @torch.no_grad()
+    def draw(self, batch: LatentBatch, streams: Streams) -> Tensor:
+        """(B, C, h, w), normalised, drawn from the posterior under the streams' name "posterior"."""
+        mean, std = batch.moments or self.first_stage.moments(batch.pictures.images.to(self.device))
+        mean, std = mean.to(self.device), std.to(self.device)
+        noise = streams.normal("posterior", mean.shape[1:]).to(mean)
+        return self.first_stage.normalise(mean + std * noise)
