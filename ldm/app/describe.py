@@ -1,0 +1,116 @@
+"""`scripts/describe.py`: how large a run would be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ldm.app.description import Description, describe
+from ldm.app.door import Parser
+from ldm.core.errors import UserError
+
+EXAMPLES = """examples:
+  python scripts/describe.py --config configs/published/txt2img-1.45b.yaml
+      the 1.45B text-to-image model: parameters, memory, operations, days
+  python scripts/describe.py --config configs/published/txt2img-1.45b.yaml --processes 32 train.accumulate=2
+      the same, its batch shared by 32 processes
+  python scripts/describe.py --config configs/ldm/emoji.yaml --json
+"""
+# What the time is reckoned by: a common GPU, and the share of its peak that tuned training reaches; the published runs took longer.
+GPU, SHARE = "A100", 0.3
+PEAK = {"bf16": 312e12, "fp16": 312e12, "fp32": 19.5e12}  # FLOP/s, as its maker states them; TF32 is off by default
+GB = 1e9
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prints what a config would cost."""
+    parser = Parser("Say how many parameters a config has and what training it costs. Nothing is allocated or fetched.", EXAMPLES)
+    parser.add_argument("--config", type=Path, required=True, help="YAML file of train_vae or train_ldm")
+    parser.add_argument("--processes", type=int, default=1, help="that share each batch (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print JSON only")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config, e.g. train.batch_size=8")
+    options = parser.parse_intermixed_args(arguments)
+    if options.processes < 1:
+        raise UserError(f"--processes must be at least 1, got {options.processes}")
+    found = describe(options.config, options.overrides)
+    cost = Cost.of(found, options.processes)
+    print(json.dumps(as_json(found, cost), indent=2) if options.json else as_text(found, cost))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of a run over so many processes; `at_once` and `bytes` are of one of them, `flops` and `days` (of one GPU) of the whole run."""
+
+    processes: int
+    at_once: int
+    activations: int
+    bytes: int
+    step_flops: int
+    flops: int
+    peak: float
+    days: float
+
+    @staticmethod
+    def of(found: Description, processes: int) -> Cost:
+        step, peak = found.step(processes), PEAK[found.train.precision]
+        flops = step.flops * found.train.steps
+        return Cost(
+            processes=processes,
+            at_once=found.at_once(processes),
+            activations=step.bytes,
+            bytes=found.weights + step.bytes,
+            step_flops=step.flops,
+            flops=flops,
+            peak=peak,
+            days=flops / (SHARE * peak) / 86_400,
+        )
+
+
+def as_json(found: Description, cost: Cost) -> dict[str, object]:
+    """Plain data; memory in bytes."""
+    return {
+        "name": found.name,
+        "stage": found.stage,
+        "image": list(found.image),
+        "latent": list(found.latent),
+        "parameters": found.parameters,
+        "trained": list(found.trained),
+        "batch": {"pictures": found.train.batch_size, "processes": cost.processes, "at_once": cost.at_once},
+        "precision": found.train.precision,
+        "memory": {"weights": found.weights, "activations": cost.activations, "total": cost.bytes},
+        "flops": {"step": cost.step_flops, "run": cost.flops},
+        "steps": found.train.steps,
+        "gpu_days": {"gpu": GPU, "share_of_peak": SHARE, "peak": cost.peak, "days": cost.days},
+    }
+
+
+def as_text(found: Description, cost: Cost) -> str:
+    """Some lines to read."""
+    train = found.train
+    (channels, height, width), (z, h, w) = found.image, found.latent
+    time = f"{cost.days:,.1f} days" if cost.days >= 1 else f"{24 * cost.days:,.2g} hours"
+    return "\n".join(
+        [
+            f"{found.name}: stage {('one', 'two')[found.stage - 1]}, pictures {width}x{height} of {channels} channels, latents {w}x{h} of {z}",
+            "",
+            "parameters",
+            *(f"  {name:<20}{count:>15,}  {_role(name, found)}" for name, count in found.parameters.items()),
+            "",
+            f"memory of one process of {cost.processes} that share a batch of {train.batch_size}: {cost.at_once} pictures at once, "
+            f"{train.precision}",
+            f"  {'weights':<20}{found.weights / GB:>12.1f} GB  with gradients, AdamW's moments and averages",
+            f"  {'activations':<20}{cost.activations / GB:>12.1f} GB  at most, with autocast's copies",
+            f"  {'together':<20}{cost.bytes / GB:>12.1f} GB",
+            "",
+            f"a step: {cost.step_flops / 1e12:,.2g} TFLOP; {train.steps:,} steps: {cost.flops:.2g} FLOP, {time} of one {GPU} at "
+            f"{100 * SHARE:.0f}% of its {cost.peak / 1e12:g} TFLOP/s ({train.precision})",
+        ]
+    )
+
+
+def _role(name: str, found: Description) -> str:
+    if name in found.trained:
+        return "trained"
+    return "not here: an output layer that the published weights carry and nothing reads" if name == "conditioner_unused" else "frozen"

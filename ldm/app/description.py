@@ -1,0 +1,227 @@
+"""How large a run of either stage would be, before anything is allocated or fetched: its parts are built and run on the meta device.
+
+Memory is that of one process, in bytes. What training holds for every weight, in float32: the weight, its gradient, AdamW's two moments and
+the running average, so 20 bytes; for the discriminator, which is not averaged, 16. Frozen weights take 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ldm.app.footprint import Footprint, measure, training_footprint
+from ldm.app.frozen_first_stage import FirstStageSource, check_fit
+from ldm.app.train_ldm import TrainLDM
+from ldm.app.train_vae import TrainVAE
+from ldm.checkpoints.model import LatentDiffusionSpec
+from ldm.conditioning.conditioner import ConditionerConfig
+from ldm.conditioning.inpaint_mask import InpaintMask
+from ldm.conditioning.inputs import ConditionInputs
+from ldm.config.loader import build, load, read
+from ldm.core.errors import UserError
+from ldm.core.files import standing_folder
+from ldm.data.open import open_dataset
+from ldm.first_stage.config import FirstStageConfig
+from ldm.first_stage.identity import IdentityConfig
+from ldm.first_stage.latent_space import LatentSpace
+from ldm.first_stage.stage import FirstStage
+from ldm.pretrained import lpips_to_count
+from ldm.training.config import TrainConfig
+
+META = torch.device("meta")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """
+    Attributes:
+        name: of the run.
+        stage: 1 or 2.
+        image: (C, H, W) of a picture.
+        latent: (Z, h, w).
+        parameters: by part. `conditioner`: those that are trained and stored; `frozen_encoder`: of pretrained text encoders;
+            `conditioner_unused`: of an output layer that published weights of the conditioner carry, that nothing reads and we do not have.
+        trained: the parts that training changes.
+        weights: bytes that training holds all the time, see the module's text.
+        train: batch, steps and precision of the run.
+        passes: the footprint of so many pictures in each pass of a step, one after the other.
+    """
+
+    name: str
+    stage: int
+    image: tuple[int, int, int]
+    latent: tuple[int, int, int]
+    parameters: dict[str, int]
+    trained: tuple[str, ...]
+    weights: int
+    train: TrainConfig
+    passes: tuple[Callable[[int], Footprint], ...]
+
+    def at_once(self, processes: int) -> int:
+        """Pictures that one of the processes which share a batch holds activations of: the largest micro-batch."""
+        share = -(-self.train.batch_size // processes)
+        return -(-share // self.train.accumulate)
+
+    def step(self, processes: int) -> Footprint:
+        """Operations of one optimizer step over all processes; bytes of one process."""
+        found = [(of(1), of(2)) for of in self.passes]
+        return Footprint(
+            flops=sum(one.extended(two, self.train.batch_size).flops for one, two in found),
+            bytes=max(one.extended(two, self.at_once(processes)).bytes for one, two in found),
+        )
+
+
+def describe(config: Path, overrides: Sequence[str] = ()) -> Description:
+    """The run that a config names.
+
+    Args:
+        config: of train_vae or train_ldm.
+        overrides: `key=value`.
+
+    Raises:
+        UserError: as these scripts'; a config of another script.
+    """
+    content = read(config, overrides)
+    if "denoiser" in content:
+        return _of_diffusion(build(content, TrainLDM))
+    if "loss" in content:
+        return _of_autoencoder(build(content, TrainVAE))
+    raise UserError(f"config {config}: has neither `denoiser` nor `loss`, so it is none of train_ldm or train_vae, which describe reads")
+
+
+def first_stage_of(source: FirstStageSource, channels: int) -> FirstStageConfig:
+    """The first stage that a stage-two run would take: of the checkpoint, or while that is not there of the config that makes it.
+
+    Raises:
+        UserError: neither is there.
+    """
+    if source.kind == "identity":
+        return IdentityConfig(image_channels=channels)
+    if source.is_there:
+        assert source.checkpoint is not None
+        folder = standing_folder(Path(source.checkpoint))
+        return build(read(folder / "config.yaml").get("first_stage"), FirstStageConfig, "first_stage")  # type: ignore[type-abstract]
+    if source.config is not None:
+        return load(source.config, TrainVAE).first_stage
+    raise UserError(f"first_stage.checkpoint {source.checkpoint}: no such folder; name one, or its config in first_stage.config")
+
+
+def _of_autoencoder(config: TrainVAE) -> Description:
+    channels = config.data.channels
+    with META:
+        first_stage = config.first_stage.build()
+        loss = config.loss.build(channels, lpips_to_count() if config.loss.perceptual_weight else None)
+    lpips = None if loss.perceptual is None else loss.perceptual.network
+    parts = {"first_stage": first_stage, "discriminator": loss.discriminator, "lpips": lpips}
+    parameters = {name: _count(part) for name, part in parts.items() if part is not None}
+    image = (channels, config.data.size, config.data.size)
+
+    def step(count: int) -> Tensor:
+        """The adversary counts, as after loss.disc_start; see `AutoencoderTask`."""
+        images = torch.empty(count, *image, device=META)
+        noise = torch.empty(count, *first_stage.latent_shape(images), device=META)
+        reconstruction, encoded = first_stage.reconstruct(images, noise)
+        terms = loss.terms(images, reconstruction, encoded)
+        total = loss.plain(terms).sum()
+        if loss.discriminator is None:
+            return total
+        adversarial = loss.generator_loss(reconstruction).sum()
+        if config.loss.adaptive:
+            for term in (terms.nll.sum(), adversarial):
+                torch.autograd.grad(term, first_stage.last_layer, retain_graph=True)
+        return total + adversarial + loss.discriminator_loss(images, reconstruction).loss.sum()
+
+    modules: list[nn.Module] = [first_stage] if loss.discriminator is None else [first_stage, loss.discriminator]
+    return Description(
+        name=config.name,
+        stage=1,
+        image=image,
+        latent=first_stage.latent_shape(torch.empty(1, *image, device=META)),
+        parameters=parameters,
+        trained=tuple(name for name in parameters if name != "lpips"),
+        weights=20 * parameters["first_stage"] + 16 * parameters.get("discriminator", 0) + 4 * parameters.get("lpips", 0),
+        train=config.train,
+        passes=(lambda count: training_footprint(modules, lambda: step(count), config.train.autocast_dtype),),
+    )
+
+
+def _of_diffusion(config: TrainLDM) -> Description:
+    stage_config = first_stage_of(config.first_stage, config.data.channels)
+    check_fit(config.data, stage_config)
+    spec = LatentDiffusionSpec(
+        name=config.name,
+        size=config.data.size,
+        first_stage=stage_config,
+        space=LatentSpace(channels=stage_config.latent_channels, ratio=stage_config.ratio),
+        denoiser=config.denoiser,
+        process=config.process,
+        prediction=config.prediction,
+        network_input=config.network_input,
+        learned_variance=config.learned_variance,
+        conditioning=_closed(config),
+        sampling=config.sampling,
+    )
+    with META:
+        first_stage = stage_config.build().requires_grad_(False)
+        conditioners = spec.build_conditioners()
+        network = spec.build_network(conditioners)
+    image = (config.data.channels, config.data.size, config.data.size)
+    latent = first_stage.latent_shape(torch.empty(1, *image, device=META))
+    parameters = {
+        "denoiser": _count(network),
+        "first_stage": _count(first_stage),
+        "conditioner": _count(conditioners),
+        "frozen_encoder": conditioners.num_frozen,
+        "conditioner_unused": conditioners.num_unused,
+    }
+
+    def step(count: int) -> Tensor:
+        told = ConditionInputs(count=count, grey_latent=torch.empty(latent, device=META))
+        condition = conditioners(told, latent[1:])
+        x_t, clock = torch.empty(count, *latent, device=META), torch.empty(count, device=META)
+        return network(x_t, clock, condition).float().square().mean()
+
+    def trains(count: int) -> Footprint:
+        return training_footprint([network, conditioners], lambda: step(count), config.train.autocast_dtype)
+
+    def encodes(count: int) -> Footprint:
+        return measure(lambda: _encoded(first_stage, count, image), None)
+
+    encodings = (not config.data.cache_latents) + any(isinstance(part, InpaintMask) for part in conditioners)
+    always = ("denoiser", "first_stage", "conditioner")
+    return Description(
+        name=config.name,
+        stage=2,
+        image=image,
+        latent=latent,
+        parameters={name: count for name, count in parameters.items() if count or name in always},
+        trained=("denoiser", "conditioner"),
+        weights=20 * (parameters["denoiser"] + parameters["conditioner"]) + 4 * (parameters["first_stage"] + parameters["frozen_encoder"]),
+        train=config.train,
+        passes=(trains, *[encodes] * encodings),
+    )
+
+
+def _closed(config: TrainLDM) -> dict[str, ConditionerConfig]:
+    """The conditioners, with what they leave to the training data taken from it."""
+    if not any(part.is_open for part in config.conditioning.values()):
+        return config.conditioning
+    data = open_dataset(config.data, "train", config.seed)
+    told = frozenset(("captions", "labels", "masks", "maps", "boxes"))
+    return {
+        name: part.fitted(label_names=data.label_names, map_names=data.map_names, has=told) if part.is_open else part
+        for name, part in config.conditioning.items()
+    }
+
+
+@torch.no_grad()
+def _encoded(first_stage: FirstStage, count: int, image: tuple[int, int, int]) -> Tensor:
+    return first_stage.moments(torch.empty(count, *image, device=META))[0]
+
+
+def _count(part: nn.Module) -> int:
+    return sum(p.numel() for p in part.parameters())

@@ -1,0 +1,82 @@
+"""Where the conditioners' weights stand in CompVis's files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ldm.checkpoints.interop.keymap import SAME, Entry, Form, Hint, KeyMap
+from ldm.checkpoints.interop.transformer_keys import transformer_keys
+from ldm.conditioning.bert_scratch import WORDS, BertScratchConfig
+from ldm.conditioning.boxes import BoxesConfig
+from ldm.conditioning.class_label import ClassLabelConfig
+from ldm.conditioning.conditioner import ConditionerConfig
+from ldm.conditioning.semantic_map import SemanticMapConfig
+from ldm.core.errors import UserError
+
+TRANSFORMER, TABLE = "transformer.", "embedding.weight"
+_WITHOUT_NOTHING = Form(
+    lambda mine: (mine[:-1],), lambda theirs, shape: torch.cat([theirs[0], theirs[0].new_zeros(1, shape[1])])
+)  # a table whose last row, for "nothing", the peer's has not
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """Weights of a conditioner: what our names and the peer's start with, and the map of the rest."""
+
+    ours: str
+    theirs: str
+    keys: KeyMap
+
+    def give(self, mine: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `KeyMap.give`; of all conditioners' tensors."""
+        given = self.keys.give({name.removeprefix(self.ours): tensor for name, tensor in mine.items() if name.startswith(self.ours)})
+        return {self.theirs + name: tensor for name, tensor in given.items()}
+
+    def take(self, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+        """See `KeyMap.take`; of what the peer's file has of its conditioner."""
+        for name, tensor in theirs.items():
+            if not name.startswith(self.theirs):
+                raise UserError(f"{where}{name}, of shape {tuple(tensor.shape)}, has no place in the conditioner that the config describes")
+        inside = {name.removeprefix(self.theirs): tensor for name, tensor in theirs.items()}
+        return {self.ours + name: tensor for name, tensor in self.keys.take(inside, where + self.theirs).items()}
+
+    def passed_over(self, theirs: Mapping[str, Tensor]) -> dict[str, str]:
+        """See `KeyMap.passed_over`; with the whole start of the names."""
+        found = self.keys.passed_over(name.removeprefix(self.theirs) for name in theirs)
+        return {self.theirs + start: reason for start, reason in found.items()}
+
+
+def has_nothing(config: ClassLabelConfig, theirs: Mapping[str, Tensor]) -> bool:
+    """Whether a file's table of classes has a row for "nothing", as cin256-v2's has."""
+    return TABLE not in theirs or len(theirs[TABLE]) != config.classes
+
+
+def stored_part(name: str, config: ConditionerConfig, width: int, *, with_nothing: bool = True) -> StoredPart | None:
+    """A conditioner's weights in CompVis's dialect; None = it has none.
+
+    Args:
+        name: the conditioner's.
+        config: its config.
+        width: of the tokens that the network attends to.
+        with_nothing: whether the peer's table of classes has a row for "nothing".
+    """
+    ours = f"parts.{name}."
+    if isinstance(config, BertScratchConfig):
+        keys = transformer_keys(config, WORDS, config.max_tokens, "compvis")
+        return StoredPart(f"{ours}encoder.", TRANSFORMER, keys)
+    if isinstance(config, BoxesConfig):
+        keys = transformer_keys(config, config.vocabulary, 3 * config.max_boxes + 2, "compvis")
+        return StoredPart(f"{ours}encoder.", TRANSFORMER, keys)
+    if isinstance(config, ClassLabelConfig):
+        form = SAME if with_nothing else _WITHOUT_NOTHING
+        entry = Entry("table.weight", torch.Size((config.classes + 1, width)), (TABLE,), form)
+        return StoredPart(ours, "", KeyMap((entry,), (Hint(TABLE, "n_classes or embed_dim"),)))
+    if isinstance(config, SemanticMapConfig) and config.channels is not None:
+        shape = torch.Size((config.channels, config.classes, 1, 1))
+        entry = Entry("mix.weight", shape, ("channel_mapper.weight",), SAME)
+        return StoredPart(ours, "", KeyMap((entry,), (Hint("channel_mapper", "in_channels or out_channels"),)))
+    return None

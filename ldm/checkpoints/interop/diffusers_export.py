@@ -1,0 +1,234 @@
+"""Our checkpoint as a folder of diffusers': a pipeline's where one of them can run the model, else its parts and a program that samples it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ldm.checkpoints.interop.autoencoder_keys import autoencoder_keys
+from ldm.checkpoints.interop.diffusers_parts import SizedAutoencoder, autoencoder_json, transformer_json
+from ldm.checkpoints.interop.diffusers_scheduler import scheduler_json
+from ldm.checkpoints.interop.diffusers_unet import TOKEN_PROJECTION, unet_json
+from ldm.checkpoints.interop.latent_scale import scaled_for_peer
+from ldm.checkpoints.interop.ours import Ours
+from ldm.checkpoints.interop.snippet import snippet
+from ldm.checkpoints.interop.transformer_keys import WORD_OUTPUT, transformer_keys
+from ldm.checkpoints.interop.unet_keys import unet_keys
+from ldm.conditioning.bert_pretrained import MINILM, BertPretrained, BertPretrainedConfig
+from ldm.conditioning.bert_scratch import WORDS, BertScratchConfig
+from ldm.conditioning.boxes import BoxesConfig
+from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
+from ldm.conditioning.conditioner import build_conditioners
+from ldm.conditioning.inpaint_mask import InpaintMaskConfig
+from ldm.conditioning.low_resolution import LowResolutionConfig
+from ldm.conditioning.transformer import TransformerConfig
+from ldm.core.files import new_folder, recover_folder, write_file
+from ldm.first_stage.vq import VQAutoencoderConfig
+
+RATIO_OF_LDM, TOKENS_OF_LDM = 8, 77  # which LDMTextToImagePipeline takes for granted
+STABLE_DIFFUSION = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline")
+DIFFUSERS = "0.36.0"  # the oldest whose names these are
+FORMAT = {"format": "pt"}
+CALLS = {
+    "LDMPipeline": "pipeline(num_inference_steps=50).images[0]",
+    "LDMSuperResolutionPipeline": "pipeline(small_picture, num_inference_steps=50, eta=0.0).images[0]",
+    "LDMTextToImagePipeline": 'pipeline("a red heart", num_inference_steps=50, guidance_scale=5.0).images[0]',
+    "StableDiffusionPipeline": 'pipeline("a red heart", num_inference_steps=50).images[0]',
+    "StableDiffusionInpaintPipeline": 'pipeline("a red heart", image=picture, mask_image=mask, num_inference_steps=50).images[0]',
+}
+README = """# {name}
+
+For diffusers' `{pipeline}`:
+
+```python
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained("FOLDER")  # this one
+{call}.save("picture.png")
+```
+"""
+README_OF_PARTS = """# {name}
+
+Parts for diffusers; no pipeline of its own runs them together: {reason}. `load.py` does: `python load.py` writes sample.png.
+"""
+
+
+def export_diffusers(ours: Ours, out: Path) -> tuple[str, ...]:
+    """Writes the folder, whole or not at all.
+
+    Returns:
+        What the user should know.
+
+    Raises:
+        UserError: what diffusers cannot represent.
+    """
+    pipeline, reason = pipeline_of(ours)
+    scheduler, notes = scheduler_json(ours.spec.process, ours.spec.prediction, ours.spec.sampling)
+    unfolded = pipeline == "LDMSuperResolutionPipeline"  # which hands latents to the decoder as they are
+    weights, scale, folded = scaled_for_peer(ours.autoencoder, ours.spec.space, ours.first_stage, always=unfolded)
+    autoencoder = SizedAutoencoder(config=ours.autoencoder, scale=scale, shift=0.0, size=ours.spec.size)
+    vae = "vae" if pipeline in ("", *STABLE_DIFFUSION) else "vqvae"
+    unet, unet_tensors = _unet(ours, is_whole=pipeline == "LDMTextToImagePipeline")
+    vae_json = autoencoder_json(autoencoder)
+    program = ""
+    if not pipeline:
+        names = {"unet": unet["_class_name"], "autoencoder": vae_json["_class_name"], "scheduler": scheduler["_class_name"]}
+        program = snippet(ours.spec, **names)
+
+    recover_folder(out)
+    with new_folder(out) as new:
+        _write(new / "unet", unet, unet_tensors)
+        _write(new / vae, vae_json, autoencoder_keys(ours.autoencoder, "diffusers").give(weights))
+        write_file(new / "scheduler" / "scheduler_config.json", _text(scheduler))
+        index = {"unet": ["diffusers", unet["_class_name"]], vae: ["diffusers", vae_json["_class_name"]]}
+        index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+        if pipeline:
+            index |= _write_text(new, ours, pipeline)
+            write_file(new / "model_index.json", _text({"_class_name": pipeline, "_diffusers_version": DIFFUSERS} | index))
+            write_file(new / "README.md", README.format(name=ours.spec.name, pipeline=pipeline, call=CALLS[pipeline]))
+        else:
+            _write_parts(new, ours)
+            write_file(new / "load.py", program)
+            write_file(new / "README.md", README_OF_PARTS.format(name=ours.spec.name, reason=reason))
+    said = (
+        f"opens as diffusers' {pipeline}" if pipeline else f"no pipeline of diffusers' runs it ({reason}); load.py samples it by its parts"
+    )
+    return (said, *folded, *notes, *_left_out(ours))
+
+
+def pipeline_of(ours: Ours) -> tuple[str, str]:
+    """The pipeline that can run a model; or "" and the reason why there is none."""
+    told = ours.spec.conditioning
+    kinds = {type(config) for config in told.values()}
+    is_vq = isinstance(ours.autoencoder, VQAutoencoderConfig)
+    if not told:
+        return "LDMPipeline", ""
+    if kinds == {LowResolutionConfig} and len(told) == 1:
+        return "LDMSuperResolutionPipeline", ""
+    if ClipPretrainedConfig in kinds and kinds <= {ClipPretrainedConfig, InpaintMaskConfig} and len(told) == len(kinds):
+        if is_vq:
+            return "", "StableDiffusionPipeline has a KL autoencoder"
+        return STABLE_DIFFUSION[len(kinds) - 1], ""
+    if kinds == {BertScratchConfig} and len(told) == 1:
+        config = next(iter(told.values()))
+        assert isinstance(config, BertScratchConfig)
+        if ours.autoencoder.ratio != RATIO_OF_LDM:
+            return "", f"LDMTextToImagePipeline has a first stage of ratio {RATIO_OF_LDM}, here it is {ours.autoencoder.ratio}"
+        if config.is_masked or config.max_tokens != TOKENS_OF_LDM:
+            return "", f"LDMTextToImagePipeline attends to all of {TOKENS_OF_LDM} tokens: is_masked false, max_tokens {TOKENS_OF_LDM}"
+        return "LDMTextToImagePipeline", ""
+    return "", f"none is told {' and '.join(sorted(config.kind for config in told.values()))}"
+
+
+def _left_out(ours: Ours) -> tuple[str, ...]:
+    """Of how the model is sampled by default."""
+    how = ours.spec.sampling
+    found = []
+    if how.guidance_interval is not None:
+        found.append(f"guidance_interval {how.guidance_interval} is left out: guide only at these noise levels there too")
+    if how.guidance_rescale:
+        found.append(f"guidance_rescale {how.guidance_rescale:g} is left out")
+    return tuple(found)
+
+
+def _unet(ours: Ours, *, is_whole: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Its config and tensors; `is_whole` with the projection of the tokens, which diffusers has in the UNet."""
+    sized = ours.unet()
+    tensors = unet_keys(sized.config, sized.in_channels, sized.out_channels, "diffusers").give(ours.denoiser)
+    for name in ours.spec.conditioning:
+        projection = ours.conditioner.get(f"parts.{name}.projection.weight")
+        if is_whole and projection is not None:
+            sized = replace(sized, token_width=projection.shape[1])
+            tensors |= {TOKEN_PROJECTION + leaf: ours.conditioner[f"parts.{name}.projection.{leaf}"] for leaf in ("weight", "bias")}
+    return unet_json(sized), tensors
+
+
+def _write_text(new: Path, ours: Ours, pipeline: str) -> dict[str, list[str | None]]:
+    """Text encoder and tokenizer of a pipeline; what of them stands in its index."""
+    if pipeline == "LDMTextToImagePipeline":
+        ((name, config),) = ours.spec.conditioning.items()
+        assert isinstance(config, BertScratchConfig)
+        tokenizer = _write_transformer(new, ours, name, config, "bert", "tokenizer")
+        return {"bert": ["latent_diffusion", "LDMBertModel"], "tokenizer": ["transformers", tokenizer]}
+    if pipeline not in STABLE_DIFFUSION:
+        return {}
+    ((name, config),) = ours.told_by(ClipPretrainedConfig).items()
+    assert isinstance(config, ClipPretrainedConfig)
+    tokenizer = _write_clip(new, ours, config, "text_encoder", "tokenizer")
+    absent: dict[str, list[str | None]] = {part: [None, None] for part in ("safety_checker", "feature_extractor", "image_encoder")}
+    return {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", tokenizer], **absent}
+
+
+def _write_parts(new: Path, ours: Ours) -> None:
+    """All conditioners, each under its name; their small tensors in one file."""
+    for name, config in ours.spec.conditioning.items():
+        if isinstance(config, TransformerConfig):
+            _write_transformer(new, ours, name, config, name, f"{name}-tokenizer")
+        elif isinstance(config, ClipPretrainedConfig):
+            _write_clip(new, ours, config, name, f"{name}-tokenizer")
+        elif isinstance(config, BertPretrainedConfig):
+            _write_bert(new, ours, config, name)
+    small = {name: tensor for name, tensor in ours.conditioner.items() if name.split(".")[2] != "encoder"}
+    if small:
+        save_file({name: tensor.contiguous() for name, tensor in small.items()}, new / "conditioner.safetensors", FORMAT)
+
+
+def _write_transformer(new: Path, ours: Ours, name: str, config: TransformerConfig, folder: str, tokenizer_folder: str) -> str:
+    """One that was trained with the denoiser, as LDMBertModel, and if it reads text its tokenizer, whose class is given back."""
+    start = f"parts.{name}.encoder."
+    mine = {key.removeprefix(start): tensor for key, tensor in ours.conditioner.items() if key.startswith(start)}
+    vocabulary, length = (len(mine[f"{which}_embedding.weight"]) for which in ("token", "position"))
+    tensors = transformer_keys(config, vocabulary, length, "diffusers").give(mine)
+    words = mine["token_embedding.weight"]
+    tensors |= {f"{WORD_OUTPUT}weight": torch.zeros_like(words), f"{WORD_OUTPUT}bias": words.new_zeros(vocabulary)}
+    _write(new / folder, transformer_json(config, vocabulary, length), tensors, "model.safetensors")
+    if vocabulary != WORDS or isinstance(config, BoxesConfig):
+        return ""
+    return _write_tokenizer(new / tokenizer_folder, None, length)
+
+
+def _write_clip(new: Path, ours: Ours, config: ClipPretrainedConfig, folder: str, tokenizer_folder: str) -> str:
+    """The frozen tower, so far as it is read; and its tokenizer, whose class is given back."""
+    tower = ours.text_tower(config)
+    (new / folder).mkdir()
+    (tower.cut() if config.layer == "penultimate" else tower).write_into(new / folder, {"bos_token_id": 0, "eos_token_id": 2})
+    return _write_tokenizer(new / tokenizer_folder, config.model, config.max_tokens)
+
+
+def _write_bert(new: Path, ours: Ours, config: BertPretrainedConfig, name: str) -> None:
+    """The frozen encoder and its tokenizer."""
+    part = next(iter(build_conditioners({name: config}, context_width=ours.unet().config.context_width, latent_channels=1)))
+    assert isinstance(part, BertPretrained)
+    ours.check_frozen(part)
+    encoder = part.frozen.encoder
+    (new / name).mkdir()
+    encoder.config.save_pretrained(new / name)
+    save_file({key: tensor.contiguous() for key, tensor in encoder.state_dict().items()}, new / name / "model.safetensors", FORMAT)
+    _write_tokenizer(new / f"{name}-tokenizer", None if config.model == MINILM else config.model, config.max_tokens)
+
+
+def _write_tokenizer(folder: Path, model: str | None, length: int) -> str:
+    """A tokenizer by its folder or hub name, or BERT's; its class."""
+    from transformers import AutoTokenizer
+
+    from ldm.pretrained import bert_tokenizer
+
+    tokenizer = bert_tokenizer() if model is None else AutoTokenizer.from_pretrained(model)
+    tokenizer.model_max_length = length
+    tokenizer.save_pretrained(folder)
+    return type(tokenizer).__name__
+
+
+def _write(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], name: str = "diffusion_pytorch_model.safetensors") -> None:
+    write_file(folder / "config.json", _text(config))
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / name, FORMAT)
+
+
+def _text(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"

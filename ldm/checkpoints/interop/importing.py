@@ -1,0 +1,98 @@
+"""A foreign checkpoint, whatever it is, to one of our folders."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ldm.checkpoints.interop.clip_text import TextTower, settled
+from ldm.checkpoints.interop.compvis import import_compvis
+from ldm.checkpoints.interop.compvis_config import read_compvis
+from ldm.checkpoints.interop.diffusers_import import import_diffusers
+from ldm.checkpoints.interop.foreign_file import read_tensors
+from ldm.checkpoints.interop.recipe import Imported
+from ldm.checkpoints.interop.stable_diffusion import PredictionName, recipe_of
+from ldm.checkpoints.model import LatentDiffusionSpec
+from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
+from ldm.conditioning.conditioner import build_conditioners
+from ldm.core.errors import UserError
+
+
+def import_checkpoint(
+    source: Path,
+    out: Path,
+    *,
+    config: Path | None = None,
+    prediction: PredictionName | None = None,
+    size: int | None = None,
+    text_encoder: str | None = None,
+) -> tuple[str, ...]:
+    """Writes our checkpoint folder, and where need be a folder with its text encoder beside it; all is checked first.
+
+    Args:
+        source: a single file, or a folder of diffusers'.
+        out: the checkpoint folder; one that is there is replaced.
+        config: the YAML that belongs to a single file; None = a Stable Diffusion file, which is known by its tensors.
+        prediction, size: see `recipe_of`.
+        text_encoder: folder or hub name of the text encoder, or at least of its tokenizer; None = the published one.
+
+    Returns:
+        What the user should know.
+
+    Raises:
+        UserError: a file that cannot be read or trusted, or that has no counterpart here.
+    """
+    if source.is_dir():
+        for name, given in (("--config", config), ("--prediction", prediction), ("--size", size)):
+            if given is not None:
+                raise UserError(f"{name} is of single files; {source} is a folder, which says it itself")
+        imported, tower = import_diffusers(source)
+    else:
+        if config is not None and (prediction is not None or size is not None):
+            raise UserError("--prediction and --size are of files without a config; the config says both")
+        if config is not None:
+            recipe = read_compvis(config)
+            tensors = read_tensors(source)
+        else:
+            tensors = read_tensors(source)
+            recipe = recipe_of(tensors, source, prediction, size)
+        imported, tower = import_compvis(tensors, recipe, source)
+    _check_parts(imported)
+    if tower is not None:
+        tokenizer = source / "tokenizer" if source.is_dir() else None
+        imported = _with_encoder(imported, tower, text_encoder, tokenizer, out.with_name(f"{out.name}-text-encoder"))
+    imported.write(out, source.name)
+    return imported.notes
+
+
+def _check_parts(imported: Imported) -> None:
+    """Refuses parts that do not go together, before anything is written."""
+    if isinstance(imported.spec, LatentDiffusionSpec):
+        spec = imported.spec
+        with torch.device("meta"):
+            others = {name: config for name, config in spec.conditioning.items() if not isinstance(config, ClipPretrainedConfig)}
+            latents = spec.first_stage.latent_channels
+            concat = build_conditioners(others, context_width=spec.denoiser.context_width, latent_channels=latents).concat_channels
+        taken = imported.denoiser["input_blocks.0.0.weight"].shape[1]
+        if taken != latents + concat:
+            raise UserError(f"the denoiser takes {taken} channels, but the latents have {latents} and its conditioners give {concat}")
+        latent_size = spec.size // spec.first_stage.ratio
+        if spec.size % spec.first_stage.ratio or latent_size % spec.denoiser.ratio:
+            raise UserError(f"pictures of {spec.size} pixels cannot be halved down to the denoiser's last level")
+
+
+def _with_encoder(imported: Imported, tower: TextTower, source: str | None, tokenizer: Path | None, out: Path) -> Imported:
+    """With the text encoder's place in the spec, and its digest."""
+    spec = imported.spec
+    assert isinstance(spec, LatentDiffusionSpec)
+    config = spec.conditioning["text"]
+    assert isinstance(config, ClipPretrainedConfig)
+    gives = tower.shape.get("hidden_size")
+    if spec.denoiser.context_width != gives:
+        raise UserError(f"the denoiser attends to tokens of width {spec.denoiser.context_width}; the text encoder gives {gives}")
+    config, note = settled(config, tower, source, tokenizer, out)
+    spec = replace(spec, conditioning={**spec.conditioning, "text": config})
+    parts = build_conditioners({"text": config}, context_width=gives, latent_channels=spec.first_stage.latent_channels)
+    return replace(imported, spec=spec.with_frozen(parts.frozen_digests()), notes=(*imported.notes, note))

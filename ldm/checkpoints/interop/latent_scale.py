@@ -1,0 +1,52 @@
+"""Peers know one scale of the latents, and no shift. What of our latent contract is more than that goes into the first stage's own weights.
+
+The 1x1 convolutions on either side of the latent are affine, so latent = (raw - shift) * scale can be theirs, exactly but for rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ldm.core.errors import UserError
+from ldm.first_stage.convolutional import ConvolutionalConfig
+from ldm.first_stage.latent_space import LatentSpace
+from ldm.first_stage.vq import VQAutoencoderConfig
+
+NOTE = "the latents' shift and scale are part of the autoencoder's quant_conv and post_quant_conv: peers know one scale only"
+
+
+def scaled_for_peer(
+    config: ConvolutionalConfig, space: LatentSpace, weights: dict[str, Tensor], *, always: bool = False
+) -> tuple[dict[str, Tensor], float, tuple[str, ...]]:
+    """An autoencoder whose latents need no more than one scale.
+
+    Args:
+        config, space, weights: of ours.
+        always: whether not even that one scale may be left.
+
+    Returns:
+        Its weights by our names, the scale that is left, and what was done.
+
+    Raises:
+        UserError: codes would not be the nearest any more.
+    """
+    if set(space.shift) == {0.0} and len(set(space.scale)) == 1 and not always:
+        return weights, space.scale[0], ()
+    if isinstance(config, VQAutoencoderConfig) and len(set(space.scale)) > 1:
+        raise UserError("a VQ first stage with a scale a channel (scale_per_channel) has no counterpart: other codes would be nearest")
+    shift, scale = (torch.tensor(numbers, dtype=torch.float64).expand(space.channels) for numbers in (space.shift, space.scale))
+    changed = {name: weights[name].double() for name in weights if name.startswith(("quant_conv.", "post_quant_conv.", "codebook."))}
+    spread = torch.zeros(len(changed["quant_conv.bias"]) - space.channels, dtype=torch.float64)  # of the log-variances, if there are
+    rows = torch.cat([scale, spread + 1])
+    offset = torch.cat([-shift * scale, (spread if not len(spread) else 2 * scale.log())])
+    before = changed["post_quant_conv.weight"]
+    new = {
+        "quant_conv.weight": changed["quant_conv.weight"] * rows[:, None, None, None],
+        "quant_conv.bias": changed["quant_conv.bias"] * rows + offset,
+        "post_quant_conv.weight": before / scale[:, None, None],
+        "post_quant_conv.bias": changed["post_quant_conv.bias"] + before[:, :, 0, 0] @ shift,
+    }
+    if "codebook.weight" in changed:
+        new["codebook.weight"] = (changed["codebook.weight"] - shift) * scale
+    return weights | {name: tensor.to(weights[name].dtype) for name, tensor in new.items()}, 1.0, (NOTE,)

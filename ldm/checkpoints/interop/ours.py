@@ -1,0 +1,90 @@
+"""A checkpoint of ours as it goes to a peer: spec and tensors, mapped from its files, in the precision they were saved in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ldm.checkpoints.folder import Checkpoint
+from ldm.checkpoints.interop.clip_text import TextTower
+from ldm.checkpoints.interop.diffusers_unet import SizedUNet
+from ldm.checkpoints.model import LatentDiffusionSpec
+from ldm.conditioning.clip_pretrained import ClipPretrained, ClipPretrainedConfig
+from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, build_conditioners
+from ldm.core.errors import UserError
+from ldm.first_stage.convolutional import ConvolutionalConfig
+from ldm.networks.unet import UNetConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ours:
+    """Both stages."""
+
+    spec: LatentDiffusionSpec
+    first_stage: dict[str, Tensor]
+    denoiser: dict[str, Tensor]
+    conditioner: dict[str, Tensor]
+
+    @staticmethod
+    def open(folder: Path) -> Ours:
+        """A folder's, of a kind that peers may have.
+
+        Raises:
+            UserError: not a checkpoint of both stages; of parts that no peer has.
+        """
+        opened = Checkpoint.open(folder)
+        if "denoiser" not in opened.config:
+            raise UserError(f"checkpoint {folder} is not of both stages; a first stage or classifier by itself is not exported")
+        spec = opened.spec(LatentDiffusionSpec)
+        for kind, wanted, what in (
+            (type(spec.denoiser), UNetConfig, f"denoiser {spec.denoiser.kind!r}"),
+            (type(spec.first_stage), ConvolutionalConfig, f"first stage {spec.first_stage.kind!r}"),
+        ):
+            if not issubclass(kind, wanted):
+                raise UserError(f"checkpoint {folder}: {what} has no counterpart in other tools")
+        if spec.learned_variance:
+            raise UserError(f"checkpoint {folder}: learned_variance has no counterpart: other tools' samplers take the mean only")
+        if spec.network_input.kind != "table_index":
+            raise UserError(f"checkpoint {folder}: network_input {spec.network_input.kind!r} has no counterpart: theirs is table_index")
+        parts = {name: opened.tensors(name) if opened.has(name) else {} for name in ("first_stage", "denoiser", "conditioner")}
+        return Ours(spec=spec, **parts)
+
+    @property
+    def autoencoder(self) -> ConvolutionalConfig:
+        assert isinstance(self.spec.first_stage, ConvolutionalConfig)
+        return self.spec.first_stage
+
+    def unet(self, *, is_linear: bool = False) -> SizedUNet:
+        """The denoiser with its ends."""
+        config = self.spec.denoiser
+        assert isinstance(config, UNetConfig)
+        return SizedUNet(
+            config=config,
+            in_channels=self.denoiser["input_blocks.0.0.weight"].shape[1],
+            out_channels=len(self.denoiser["out.2.weight"]),
+            sample_size=self.spec.size // self.spec.first_stage.ratio,
+            is_linear=is_linear,
+        )
+
+    def text_tower(self, config: ClipPretrainedConfig) -> TextTower:
+        """A frozen CLIP's, which is not stored in the checkpoint.
+
+        Raises:
+            UserError: it is not at hand, or another one.
+        """
+        part = next(iter(build_conditioners({"text": config}, context_width=self.unet().config.context_width, latent_channels=1)))
+        assert isinstance(part, ClipPretrained)
+        self.check_frozen(part)
+        return TextTower.of(part.frozen.encoder)
+
+    def check_frozen(self, part: Conditioner) -> None:
+        """Refuses, by UserError, another pretrained encoder than the model was trained with."""
+        for name, digest in part.frozen_digests().items():
+            if self.spec.frozen.get(name) != digest:
+                raise UserError(f"the text encoder {name} at hand is another one than the model was trained with")
+
+    def told_by(self, *kinds: type[ConditionerConfig]) -> dict[str, ConditionerConfig]:
+        """Its conditioners of some kinds."""
+        return {name: config for name, config in self.spec.conditioning.items() if isinstance(config, kinds)}

@@ -1,0 +1,192 @@
+"""A program that samples an exported model by diffusers' parts alone, for models that none of diffusers' pipelines can run.
+
+What it is made of stands here as text: a frame, and for each kind of conditioner the lines that make its condition. In them row 0 of two is
+told nothing, row 1 what is wanted, and `weights` are the conditioners'.
+"""
+
+from __future__ import annotations
+
+from textwrap import indent
+
+from ldm.checkpoints.model import LatentDiffusionSpec
+from ldm.conditioning.bert_pretrained import BertPretrainedConfig
+from ldm.conditioning.bert_scratch import BertScratchConfig
+from ldm.conditioning.boxes import BoxesConfig
+from ldm.conditioning.class_label import ClassLabelConfig
+from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
+from ldm.conditioning.conditioner import ConditionerConfig
+from ldm.conditioning.inpaint_mask import InpaintMaskConfig
+from ldm.conditioning.low_resolution import LowResolutionConfig
+from ldm.conditioning.semantic_map import SemanticMapConfig
+from ldm.core.errors import UserError
+
+FRAME = '''"""Samples {name} by diffusers' parts: `python load.py` writes sample.png beside itself; or import `condition` and `sample` from it."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import {autoencoder}, {scheduler}, {unet}
+{bert}from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer, CLIPTextModel
+
+HERE = Path(__file__).parent
+SIZE, SIDE, CHANNELS = {size}, {side}, {channels}  # pictures' side in pixels; latents' side and channels
+unet = {unet}.from_pretrained(HERE / "unet").eval()
+vae = {autoencoder}.from_pretrained(HERE / "vae").eval()
+scheduler = {scheduler}.from_pretrained(HERE / "scheduler")
+stored = load_file(HERE / "conditioner.safetensors") if (HERE / "conditioner.safetensors").exists() else {{}}
+weights = {{name: tensor.float() for name, tensor in stored.items()}}
+
+
+@torch.no_grad()
+def condition({arguments}):
+    """What the network is told; row 0: nothing, row 1: what is wanted.{said}"""
+    tokens, masks, vector, concat = [], [], 0, []
+{lines}
+    return torch.cat(tokens, dim=1) if tokens else None, torch.cat(masks, dim=1) if masks else None, vector, concat
+
+
+@torch.no_grad()
+def sample(told, noise=None, steps={steps}, guidance={guidance}):
+    """A picture (1, C, SIZE, SIZE) in [-1, 1], of a condition and noise (1, CHANNELS, SIDE, SIDE)."""
+    tokens, mask, vector, concat = told
+    x = torch.randn(1, CHANNELS, SIDE, SIDE) if noise is None else noise
+    scheduler.set_timesteps(steps)
+    for t in scheduler.timesteps:
+        seen = torch.cat([torch.cat([x, x]), *concat], dim=1)
+        nothing, wanted = unet(seen, t{told}).sample.chunk(2)
+        x = scheduler.step(nothing + guidance * (wanted - nothing), t, x).prev_sample
+    return vae.decode(x / vae.config.scaling_factor).sample
+
+
+if __name__ == "__main__":
+    from torchvision.utils import save_image
+
+    save_image(sample(condition({example})), HERE / "sample.png", normalize=True, value_range=(-1, 1))
+'''
+BERT_IMPORT = "from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertModel\n"
+TOLD = ", encoder_hidden_states=tokens, encoder_attention_mask=mask"
+CLASS = 'rows = weights["parts.{name}.table.weight"][[-1, label]]\n'
+EMBEDDED = CLASS + "vector = vector + rows"
+ATTENDED = CLASS + "tokens.append(rows[:, None])\nmasks.append(torch.ones(2, 1))"
+PIECES = """tokenizer = AutoTokenizer.from_pretrained(HERE / "{name}-tokenizer")
+asked = tokenizer(["", prompt], padding="max_length", max_length={length}, truncation=True, return_tensors="pt")
+here = asked.attention_mask.float()
+"""
+PROJECTED = 'features = F.linear(features, weights["parts.{name}.projection.weight"], weights["parts.{name}.projection.bias"])\n'
+APPENDED = "tokens.append(features)\nmasks.append(torch.ones(features.shape[:2]))"
+MASKED = "tokens.append(features)\nmasks.append(here)"
+BERT_SCRATCH = 'features = LDMBertModel.from_pretrained(HERE / "{name}").eval()(asked.input_ids{mask}, return_dict=False)[0]\n'
+BERT_PRETRAINED = """encoder = AutoModel.from_pretrained(HERE / "{name}").eval()
+features = encoder(input_ids=asked.input_ids, attention_mask=asked.attention_mask).last_hidden_state
+part = {{name.removeprefix("parts.{name}."): tensor for name, tensor in weights.items()}}
+normed = F.layer_norm(features, features.shape[-1:], part["norm.weight"], part["norm.bias"])
+tokens.append(F.linear(normed, part["projection.weight"], part["projection.bias"]))
+masks.append(here)"""
+SUMMARY = """
+mean = (features * here[..., None]).sum(1) / here.sum(1, keepdim=True)
+mean = F.layer_norm(mean, mean.shape[-1:], part["summary.0.weight"], part["summary.0.bias"])
+vector = vector + F.linear(mean, part["summary.1.weight"], part["summary.1.bias"])"""
+CLIP = 'features = CLIPTextModel.from_pretrained(HERE / "{name}").eval()(input_ids=asked.input_ids).last_hidden_state\n'
+BOXES = """last, places = {vocabulary} - 1, {grid} - 1
+layout = torch.full((2, {length}), last)
+layout[:, -2], layout[:, -1] = 0, {grid}**2 - 1
+for i, (kind, *corners) in enumerate(boxes[:{boxes}]):
+    left, top, right, bottom = (round(share * places) for share in corners)
+    layout[1, 3 * i : 3 * i + 3] = torch.tensor([kind, top * {grid} + left, bottom * {grid} + right])
+features = LDMBertModel.from_pretrained(HERE / "{name}").eval()(layout, return_dict=False)[0]
+"""
+MAP = """n = {cells}
+pixels = F.interpolate(classes[None, None].float(), size=(n * SIDE, n * SIDE), mode="nearest-exact")[:, 0].long()
+pixels = F.one_hot(pixels % ({classes} + 1), {classes} + 1)[..., :{classes}].permute(0, 3, 1, 2).float()
+cells = F.avg_pool2d(pixels, n)
+cells = torch.cat([torch.zeros_like(cells), cells])
+"""
+MIXED = 'cells = F.conv2d(cells, weights["parts.{name}.mix.weight"])\n'
+MASK = """known = vae.encode(picture * (1 - hole)){mean} * vae.config.scaling_factor
+hole = F.adaptive_max_pool2d((hole > 0).float(), (SIDE, SIDE))
+concat.append(torch.cat([hole, known], dim=1).expand(2, -1, -1, -1))"""
+SMALL = """if small.shape[2:] != (SIDE, SIDE):
+    small = F.interpolate(small, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(-1, 1)
+concat.append(torch.cat([torch.zeros_like(small), small]))"""
+ARGUMENTS: dict[type[ConditionerConfig], tuple[tuple[str, str, str], ...]] = {  # name, an example, what it is
+    ClassLabelConfig: (("label", "0", "label: a class's number"),),
+    BertScratchConfig: (("prompt", '"a picture"', "prompt: a text"),),
+    BertPretrainedConfig: (("prompt", '"a picture"', "prompt: a text"),),
+    ClipPretrainedConfig: (("prompt", '"a picture"', "prompt: a text"),),
+    BoxesConfig: (("boxes", "[(0, 0.2, 0.2, 0.8, 0.8)]", "boxes: class, left, top, right, bottom of each, as shares"),),
+    SemanticMapConfig: (("classes", "torch.zeros(SIZE, SIZE)", "classes: (SIZE, SIZE), each pixel's; -1: unknown"),),
+    InpaintMaskConfig: (
+        ("picture", "torch.zeros(1, 3, SIZE, SIZE)", "picture: (1, C, SIZE, SIZE) in [-1, 1]"),
+        ("hole", "torch.ones(1, 1, SIZE, SIZE)", "hole: (1, 1, SIZE, SIZE), 1 = paint"),
+    ),
+    LowResolutionConfig: (("small", "torch.zeros(1, 3, SIDE, SIDE)", "small: (1, C, H, W) in [-1, 1]"),),
+}
+
+
+def snippet(spec: LatentDiffusionSpec, *, unet: str, autoencoder: str, scheduler: str) -> str:
+    """The program.
+
+    Args:
+        spec: of the model.
+        unet, autoencoder, scheduler: diffusers' classes of its parts.
+
+    Raises:
+        UserError: a conditioner that has no lines here.
+    """
+    arguments: dict[str, tuple[str, str]] = {}
+    lines = []
+    for name, config in spec.conditioning.items():
+        if type(config) not in ARGUMENTS:
+            raise UserError(f"conditioner {name} ({config.kind}) has no counterpart in diffusers, and no program here that would make one")
+        arguments |= {argument: (example, said) for argument, example, said in ARGUMENTS[type(config)]}
+        lines.append(_lines(name, config, spec, is_kl=autoencoder == "AutoencoderKL"))
+    takes_tokens = TOLD if unet == "UNet2DConditionModel" else ""
+    return FRAME.format(
+        name=spec.name,
+        autoencoder=autoencoder,
+        scheduler=scheduler,
+        unet=unet,
+        bert=BERT_IMPORT if any(isinstance(config, (BertScratchConfig, BoxesConfig)) for config in spec.conditioning.values()) else "",
+        size=spec.size,
+        side=spec.size // spec.first_stage.ratio,
+        channels=spec.first_stage.latent_channels,
+        arguments=", ".join(arguments),
+        said="".join(f" {said}." for _, said in arguments.values()),
+        lines=indent("\n".join(lines) or "pass", "    "),
+        steps=spec.sampling.steps,
+        guidance=spec.sampling.guidance,
+        told=takes_tokens + (", class_labels=vector" if spec.denoiser.vector_width else ""),
+        example=", ".join(f"{name}={example}" for name, (example, _) in arguments.items()),
+    )
+
+
+def _lines(name: str, config: ConditionerConfig, spec: LatentDiffusionSpec, *, is_kl: bool) -> str:
+    """Those of one conditioner."""
+    match config:
+        case ClassLabelConfig():
+            return (EMBEDDED if config.how == "embed" else ATTENDED).format(name=name)
+        case BertScratchConfig():
+            mask = ", attention_mask=asked.attention_mask" if config.is_masked else ""
+            text = PIECES + BERT_SCRATCH + _projected(config.width, spec) + (MASKED if config.is_masked else APPENDED)
+            return text.format(name=name, length=config.max_tokens, mask=mask)
+        case BertPretrainedConfig():
+            text = PIECES + BERT_PRETRAINED + (SUMMARY if config.vector_width else "")
+            return text.format(name=name, length=config.max_tokens)
+        case ClipPretrainedConfig():
+            return (PIECES + CLIP + APPENDED).format(name=name, length=config.max_tokens)
+        case BoxesConfig():
+            text = BOXES + _projected(config.width, spec) + APPENDED
+            sizes = {"grid": config.grid, "vocabulary": config.vocabulary, "boxes": config.max_boxes, "length": 3 * config.max_boxes + 2}
+            return text.format(name=name, **sizes)
+        case SemanticMapConfig():
+            text = MAP + ("" if config.channels is None else MIXED) + "concat.append(cells)"
+            return text.format(name=name, classes=config.classes, cells="-(-max(classes.shape) // SIDE)" if config.shares else 1)
+        case InpaintMaskConfig():
+            return MASK.format(mean=".latent_dist.mode()" if is_kl else ".latents")
+    return SMALL
+
+
+def _projected(width: int, spec: LatentDiffusionSpec) -> str:
+    return "" if width == spec.denoiser.context_width else PROJECTED
