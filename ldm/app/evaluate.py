@@ -18,16 +18,14 @@ from ldm.app.evaluate_ldm import Asked, evaluate_ldm
 from ldm.app.evaluate_pictures import FOLDER, PictureFolder
 from ldm.app.evaluate_vae import evaluate_vae
 from ldm.app.evaluation import Result, device
-from ldm.app.sampling_run import check_folder
+from ldm.app.sampling_run import add_sampling_flags, check_folder, sampling_of
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
-from ldm.diffusion.grid import Grid
 from ldm.diffusion.likelihood import FIRST_NOISE, Probe
 from ldm.metrics.bootstrap import FEW
 from ldm.metrics.report import table
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 from ldm.pretrained.table import TABLE
-from ldm.samplers.sampler import Sampler
 
 EXAMPLES = """examples:
   python scripts/evaluate.py vae --model checkpoints/emoji --data emoji-128
@@ -43,9 +41,8 @@ EXAMPLES = """examples:
 The features of the data are kept in ~/.cache/ldm/features (or $LDM_CACHE/features), so a second evaluation is quicker.
 """
 ONLY_BITS = ("bound_steps", "bound_variance", "probe", "first_noise", "tolerance")
-ONLY_LDM = (
-    "sampler", "grid", "steps", "guidance", "held_out", "classifier", "classifier_scale", "judge", "save_images", "bits_per_dim", *ONLY_BITS
-)  # fmt: skip
+ONLY_SAMPLING = ("sampler", "grid", "steps", "guidance", "guidance_interval", "guidance_rescale", "classifier", "classifier_scale")
+ONLY_LDM = (*ONLY_SAMPLING, "held_out", "judge", "save_images", "bits_per_dim", *ONLY_BITS)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -90,10 +87,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--num-images", type=int, help="pictures to reconstruct or to make (default: as many as the split has)")
     parser.add_argument("--background", default="255,255,255", help="R,G,B that transparent pictures are laid on (default: %(default)s)")
-    parser.add_argument("--sampler", help=f"{', '.join(Sampler.kinds())} (ldm; default: as the model says)")
-    parser.add_argument("--grid", help=f"spacing of the steps: {', '.join(Grid.kinds())} (ldm; default: as the model says)")
-    parser.add_argument("--steps", type=int, help="solver steps (ldm; default: as the model says)")
-    parser.add_argument("--guidance", type=float, help="classifier-free guidance; 1 = none (ldm; default: as the model says)")
+    add_sampling_flags(parser)
     parser.add_argument("--classifier", help="checkpoint of a noise-aware classifier that leads each picture to its label (ldm)")
     parser.add_argument("--classifier-scale", type=float, help="how strongly; 1 = Bayes' rule (ldm; default: 1)")
     parser.add_argument("--judge", help="checkpoint of a classifier of clean pictures that judges them (ldm)")
@@ -175,5 +169,4 @@ def _evaluate(options: argparse.Namespace) -> Result:
         folder=folder,
     )
     model = LatentDiffusion.from_pretrained(options.model, device())
-    how = model.sampling(sampler=options.sampler, grid=options.grid, steps=options.steps, guidance=options.guidance, seed=options.seed)
-    return evaluate_ldm(model, how, asked)
+    return evaluate_ldm(model, sampling_of(model, options), asked)

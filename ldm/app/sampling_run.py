@@ -26,7 +26,7 @@ from ldm.core.files import write_file
 from ldm.diffusion.grid import Grid
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 from ldm.pipelines.renderer import Precision
-from ldm.pipelines.sampling import Sampling
+from ldm.pipelines.sampling import OnStep, Sampling
 from ldm.samplers.sampler import Sampler
 
 DEFAULT_MODEL = "checkpoints/emoji"
@@ -37,6 +37,16 @@ def parser(description: str, examples: str, out: str) -> Parser:
     """A parser with the shared flags; what is not given is as the model's checkpoint says."""
     made = Parser(description, examples)
     made.add_argument("--model", default=DEFAULT_MODEL, help="checkpoint folder (default: %(default)s)")
+    add_sampling_flags(made)
+    made.add_argument("--num-images", type=int, default=4, help="how many pictures (default: %(default)s)")
+    made.add_argument("--seed", type=int, default=0, help="picture i depends on (seed, i) only (default: %(default)s)")
+    made.add_argument("--out", type=Path, default=Path(out), help="folder for the pictures (default: %(default)s)")
+    made.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of the networks (default: %(default)s)")
+    return made
+
+
+def add_sampling_flags(made: Parser) -> None:
+    """How the solver goes; what is not given is as the model's checkpoint says."""
     made.add_argument("--sampler", help=f"{', '.join(Sampler.kinds())} (default: as the model says)")
     made.add_argument("--grid", help=f"spacing of the steps: {', '.join(Grid.kinds())} (default: as the model says, mostly trailing)")
     made.add_argument("--steps", type=int, help="solver steps (default: as the model says, mostly 20)")
@@ -54,11 +64,25 @@ def parser(description: str, examples: str, out: str) -> Parser:
         metavar="R",
         help="0 to 1, how far the contrast that it adds is taken back (default: as the model says, mostly 0)",
     )
-    made.add_argument("--num-images", type=int, default=4, help="how many pictures (default: %(default)s)")
-    made.add_argument("--seed", type=int, default=0, help="picture i depends on (seed, i) only (default: %(default)s)")
-    made.add_argument("--out", type=Path, default=Path(out), help="folder for the pictures (default: %(default)s)")
-    made.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of the networks (default: %(default)s)")
-    return made
+
+
+def sampling_of(model: LatentDiffusion, options: argparse.Namespace, num_images: int = 1, on_step: OnStep | None = None) -> Sampling:
+    """What the flags of `add_sampling_flags` and --seed ask for.
+
+    Raises:
+        UserError: unknown sampler or grid; a number out of range.
+    """
+    return model.sampling(
+        sampler=options.sampler,
+        grid=options.grid,
+        steps=options.steps,
+        guidance=options.guidance,
+        guidance_interval=options.guidance_interval and tuple(options.guidance_interval),
+        guidance_rescale=options.guidance_rescale,
+        num_images=num_images,
+        seed=options.seed,
+        on_step=on_step,
+    )
 
 
 class Progress:
@@ -84,17 +108,7 @@ def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
     """
     check_folder(options.out)
     model = LatentDiffusion.from_pretrained(options.model, precision=options.precision)
-    how = model.sampling(
-        sampler=options.sampler,
-        grid=options.grid,
-        steps=options.steps,
-        guidance=options.guidance,
-        guidance_interval=options.guidance_interval and tuple(options.guidance_interval),
-        guidance_rescale=options.guidance_rescale,
-        num_images=options.num_images,
-        seed=options.seed,
-        on_step=Progress(),
-    )
+    how = sampling_of(model, options, options.num_images, Progress())
     return model, how
 
 

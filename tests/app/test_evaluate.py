@@ -160,6 +160,8 @@ MISTAKES = {
     "one picture asked for": (f"{LDM} --model model --num-images 1", "--num-images must be at least 2"),
     "no stage": ("--model model --data val", "required: stage"),
     "no model": ("vae --data val", "the following arguments are required: --model"),
+    "guidance limits for vae": ("vae --model model --data val --guidance-interval 0 5", "--guidance-interval is for ldm only"),
+    "guidance limits the wrong way round": (f"{LDM} --model model --guidance-interval 5 1", "guidance interval"),
     "a sampler for vae": ("vae --model model --data val --sampler ddim", "--sampler is for ldm only"),
     "unknown sampler": (f"{LDM} --model model --sampler dimm", "Did you mean 'ddim'?"),
     "no colour": ("vae --model model --data val --background white", "--background must be three levels from 0 to 255"),
