@@ -8,56 +8,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldm.core.errors import UserError
 from ldm.core.family import kind
-from ldm.diffusion.process import NoiseProcess, refuse_few_steps
+from ldm.diffusion.processes.exploding import Exploding
 from ldm.diffusion.processes.linear_beta import T_FIRST
 
 
 @kind("ve_sde")
 @dataclass(frozen=True, kw_only=True, slots=True)
-class VESDE(NoiseProcess):
+class VESDE(Exploding):
     """dx = sigma_min r^t sqrt(2 log r) dw with r = sigma_max / sigma_min, so alpha = 1 and sigma^2 = sigma_min^2 (r^(2t) - 1).
 
     That is the SDE's own variance, 0 at t = 0. Song et al. 2021 (eq. 30 and appendix C) leave the 1 out, as if the data had been blurred
     by sigma_min beforehand; from a few sigma_min on the two agree.
 
     Attributes:
-        num_steps: scale of the clock and of chains.
         sigma_min: scale of the noise's growth at t = 0, in the data's unit.
         sigma_max: noise at t = 1, but for the 1.
     """
 
-    num_steps: int = 1000
     sigma_min: float = 0.01
     sigma_max: float = 50.0
-
-    def __post_init__(self) -> None:
-        refuse_few_steps(self.num_steps)
-        if not 0 < self.sigma_min < self.sigma_max:
-            raise UserError(f"need 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
     @property
     def t_first(self) -> float:
         return T_FIRST
 
     @property
-    def prior_std(self) -> float:
-        return self.sigma_max
-
-    @property
     def growth(self) -> float:
         """2 log r: how fast r^(2t) grows."""
         return 2 * math.log(self.sigma_max / self.sigma_min)
 
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t, dtype=torch.float64)
-
     def sigma(self, t: Tensor) -> Tensor:
         return self.sigma_min * torch.expm1(self.growth * t.double()).sqrt()
-
-    def log_snr(self, t: Tensor) -> Tensor:
-        return -2 * self.sigma(t).log()
 
     def time_at(self, log_snr: Tensor) -> Tensor:
         return (torch.log1p((-log_snr.double()).exp() / self.sigma_min**2) / self.growth).clamp(max=1)
