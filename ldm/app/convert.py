@@ -9,7 +9,10 @@ from typing import get_args
 
 from ldm.app.door import Parser
 from ldm.app.sampling_run import check_folder
+from ldm.checkpoints.interop.compvis_export import export_compvis
+from ldm.checkpoints.interop.diffusers_export import export_diffusers
 from ldm.checkpoints.interop.importing import import_checkpoint
+from ldm.checkpoints.interop.ours import Ours
 from ldm.checkpoints.interop.stable_diffusion import PredictionName
 from ldm.core.errors import UserError
 
@@ -20,39 +23,62 @@ EXAMPLES = """examples:
       a Stable Diffusion file; of version 2 say also --prediction v or eps
   python scripts/convert.py import ldm-celebahq-256 --out checkpoints/celebahq
       a folder of diffusers'
+  python scripts/convert.py export runs/mine-ldm/checkpoint --to diffusers --out exported/mine
+  python scripts/convert.py export checkpoints/sd1 --to compvis --out exported/sd1.safetensors
+      one file, as CompVis's code and tools that open Stable Diffusion files read it, and its YAML beside it
 """
 ONLY_IMPORT = ("config", "prediction", "size", "text_encoder")
+OURS, PIPELINE, PARTS = "manifest.json", "model_index.json", "load.py"  # what a folder has that an earlier call may have left
 
 
 def main(arguments: Sequence[str]) -> None:
     """Converts a checkpoint."""
     options = _parse(arguments)
     check_folder(options.out.parent)
-    notes = import_checkpoint(
-        options.source,
-        options.out,
-        config=options.config,
-        prediction=options.prediction,
-        size=options.size,
-        text_encoder=options.text_encoder,
-    )
+    if options.way == "import":
+        notes = import_checkpoint(
+            options.source,
+            options.out,
+            config=options.config,
+            prediction=options.prediction,
+            size=options.size,
+            text_encoder=options.text_encoder,
+        )
+    else:
+        write = export_diffusers if options.to == "diffusers" else export_compvis
+        notes = write(Ours.open(options.source), options.out)
     for note in notes:
         print(f"note: {note}")
-    print(f"checkpoint in {options.out}")
+    print(f"{'checkpoint' if options.way == 'import' else options.to} in {options.out}")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = Parser("Checkpoints of other tools to ours. Nothing in a file is ever run.", EXAMPLES)
-    parser.add_argument("way", choices=("import",), help="import: other tools' to ours")
-    parser.add_argument("source", type=Path, help="a .ckpt or .safetensors file, or a folder of diffusers'")
-    parser.add_argument("--out", type=Path, required=True, help="the checkpoint folder to write; one that is there is replaced")
+    parser = Parser("Checkpoints of other tools to ours, and back. Nothing in a file is ever run.", EXAMPLES)
+    parser.add_argument("way", choices=("import", "export"), help="import: other tools' to ours; export: ours to other tools'")
+    parser.add_argument("source", type=Path, help="a .ckpt or .safetensors file or a folder of diffusers' (import); a checkpoint (export)")
+    parser.add_argument("--out", type=Path, required=True, help="the folder or file to write; an earlier one of its kind is replaced")
     parser.add_argument("--config", type=Path, help="the YAML of a file of CompVis's code (import)")
+    parser.add_argument("--prediction", choices=get_args(PredictionName), help="what a Stable Diffusion file predicts (import)")
     parser.add_argument(
-        "--prediction", choices=get_args(PredictionName), help="what a Stable Diffusion file without YAML predicts (import)"
+        "--size", type=int, help="its pictures' side (import; default: as the YAML says; without one 512, or 768 with --prediction v)"
     )
-    parser.add_argument("--size", type=int, help="its pictures' side (import; default: 512, or 768 with --prediction v)")
     parser.add_argument("--text-encoder", metavar="FOLDER", help="folder or hub name of its text encoder, or of the tokenizer (import)")
+    parser.add_argument("--to", choices=("diffusers", "compvis"), help="whose format (export)")
     options = parser.parse_args(arguments)
-    if options.out.exists() and not (options.out / "manifest.json").is_file():
-        raise UserError(f"--out {options.out}: is there already and no checkpoint; name another folder")
+    if options.way == "export":
+        for name in ONLY_IMPORT:
+            if getattr(options, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')} is for import only")
+        if options.to is None:
+            raise UserError("export needs --to: diffusers (a folder) or compvis (a single file)")
+    elif options.to is not None:
+        raise UserError("--to is for export only: what is imported becomes a checkpoint of ours")
+    if options.size is not None and options.size < 1:
+        raise UserError(f"--size must be at least 1, got {options.size}")
+    if options.out.is_dir():
+        left = (OURS,) if options.way == "import" else (PIPELINE, PARTS)
+        if options.to == "compvis" or not any((options.out / name).is_file() for name in left):
+            raise UserError(f"--out {options.out}: is a folder with something else in it; name another")
+    elif options.out.exists() and options.to != "compvis":
+        raise UserError(f"--out {options.out}: is a file; name a folder")
     return options

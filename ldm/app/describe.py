@@ -90,10 +90,11 @@ def as_text(found: Description, cost: Cost) -> str:
     """Some lines to read."""
     train = found.train
     (channels, height, width), (z, h, w) = found.image, found.latent
+    stage = ("one", "two")[found.stage - 1]
     time = f"{cost.days:,.1f} days" if cost.days >= 1 else f"{24 * cost.days:,.2g} hours"
     return "\n".join(
         [
-            f"{found.name}: stage {('one', 'two')[found.stage - 1]}, pictures {width}x{height} of {channels} channels, latents {w}x{h} of {z}",
+            f"{found.name}: stage {stage}, pictures {width}x{height} of {channels} channels, latents {w}x{h} of {z}",
             "",
             "parameters",
             *(f"  {name:<20}{count:>15,}  {_role(name, found)}" for name, count in found.parameters.items()),

@@ -13,6 +13,7 @@ from ldm.app.frozen_first_stage import FirstStageSource, check_fit, latent_cache
 from ldm.app.training_run import finish, load_config, open_run, parse, use_deterministic_kernels
 from ldm.checkpoints.folder import load_strictly
 from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults, load_latent_diffusion
+from ldm.conditioning.boxes import BoxesConfig
 from ldm.conditioning.conditioner import ConditionerConfig
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig
 from ldm.conditioning.low_resolution import LowResolutionConfig
@@ -69,6 +70,8 @@ class TrainLDM:
     def __post_init__(self) -> None:
         if not 0 <= self.drop_all <= 1:
             raise UserError(f"drop_all must be a share from 0 to 1, got {self.drop_all}")
+        if self.data.cache_latents and any(isinstance(part, BoxesConfig) for part in self.conditioning.values()):
+            raise UserError("boxes are other ones in each view of a picture, and are not kept: set data.cache_latents=false")
         self.objective()  # refuses parts that make no sense together, before anything is opened
 
     def objective(self) -> Objective:
@@ -141,5 +144,5 @@ def main(arguments: Sequence[str]) -> None:
 
 def _told_by(data: Pictures) -> frozenset[str]:
     """Which conditions the data can teach."""
-    found = {"captions": data.has_captions, "labels": data.has_labels, "masks": True, "maps": data.has_maps}
+    found = {"captions": data.has_captions, "labels": data.has_labels, "masks": True, "maps": data.has_maps, "boxes": data.has_boxes}
     return frozenset(name for name, there in found.items() if there)

@@ -46,16 +46,21 @@ def write_checkpoint(folder: Path, config_yaml: str, parts: dict[str, dict[str, 
             pieces = _split(tensors, max_file_bytes)
             for number, piece in enumerate(pieces, 1):
                 name = f"{part}.safetensors" if len(pieces) == 1 else f"{part}-{number:05d}-of-{len(pieces):05d}.safetensors"
-                _save(new / name, {key: tensor.detach().cpu().contiguous() for key, tensor in piece.items()})
+                save_tensors(new / name, {key: tensor.detach().cpu().contiguous() for key, tensor in piece.items()})
         files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in sorted(new.iterdir())}
         write_file(new / "manifest.json", json.dumps({"tool": f"ldm {ldm.__version__}", "files": files}, indent=1) + "\n")
 
 
-def _save(path: Path, tensors: dict[str, Tensor]) -> None:
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """One file of contiguous tensors, with metadata for those who read it.
+
+    Raises:
+        OSError: the disk is full, or the file may not be written.
+    """
     try:
         path.touch()  # first, so that it may be read by whom new files may: the library leaves its own to the owner alone
         mode = path.stat().st_mode
-        save_file(tensors, path)
+        save_file(tensors, path, metadata)
         path.chmod(mode)
     except SafetensorError as error:  # how safetensors reports what the disk said
         code = re.search(r"os error (\d+)", str(error))

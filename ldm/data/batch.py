@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,7 @@ class Sample:
         label: index into the set's label names; -1 = none.
         mask: (1, H, W) float32 of {0, 1}, 1 = object; None = the set has none.
         map: (H, W) int64 class indices, -1 = unknown; None = the set has none.
+        boxes: (K, 5) float32, see `ldm.data.record.Box`, of what is seen of them; None = the set has none.
     """
 
     key: str
@@ -29,11 +31,12 @@ class Sample:
     mask: Tensor | None = None
     map: Tensor | None = None
     captions: tuple[str, ...] = ()
+    boxes: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Samples stacked; B of each. See Sample."""
+    """Samples stacked; B of each. See Sample; boxes are (B, K, 5) with the largest K, class -1 where a sample has fewer."""
 
     keys: tuple[str, ...]
     images: Tensor
@@ -41,11 +44,13 @@ class Batch:
     labels: Tensor
     masks: Tensor | None = None
     maps: Tensor | None = None
+    boxes: Tensor | None = None
 
     @staticmethod
     def of(samples: Sequence[Sample]) -> Batch:
         masks = [s.mask for s in samples if s.mask is not None]
         maps = [s.map for s in samples if s.map is not None]
+        boxes = [s.boxes for s in samples if s.boxes is not None]
         return Batch(
             keys=tuple(s.key for s in samples),
             images=torch.stack([s.image for s in samples]),
@@ -53,6 +58,7 @@ class Batch:
             labels=torch.tensor([s.label for s in samples]),
             masks=torch.stack(masks) if masks else None,
             maps=torch.stack(maps) if maps else None,
+            boxes=pad_sequence(boxes, batch_first=True, padding_value=-1.0) if boxes else None,
         )
 
     def part(self, start: int, stop: int) -> Batch:
@@ -64,4 +70,5 @@ class Batch:
             labels=self.labels[start:stop],
             masks=None if self.masks is None else self.masks[start:stop],
             maps=None if self.maps is None else self.maps[start:stop],
+            boxes=None if self.boxes is None else self.boxes[start:stop],
         )

@@ -15,7 +15,7 @@ from ldm.data.batch import Sample
 from ldm.data.config import DataConfig
 from ldm.data.images import decode_array, decode_map, decode_mask, decode_picture, picture_tensor
 from ldm.data.record import Record
-from ldm.data.transforms import UNKNOWN, augmented, fitted, fitted_map
+from ldm.data.transforms import UNKNOWN, augmented, fitted, fitted_boxes, fitted_map
 
 Split = Literal["train", "val"]
 
@@ -27,7 +27,7 @@ class Decoder:
     Attributes:
         config, split, seed: of the set; held-out samples never change.
         label_names, map_names: in the order of their indices.
-        has_masks, has_maps: whether every sample gets one, "nothing" where its record has none.
+        has_masks, has_maps, has_boxes: whether every sample gets one, "nothing" where its record has none.
     """
 
     config: DataConfig
@@ -37,6 +37,7 @@ class Decoder:
     map_names: tuple[str, ...]
     has_masks: bool
     has_maps: bool
+    has_boxes: bool = False
 
     @property
     def digest(self) -> str:
@@ -51,11 +52,11 @@ class Decoder:
             UserError: it cannot be decoded, or does not fit the config.
         """
         image, stored, ground = self._image(record)
-        mask, indices = self._mask(record, stored), self._map(record, stored)
+        mask, indices, boxes = self._mask(record, stored), self._map(record, stored), self._boxes(record, stored)
         caption = record.captions[0] if record.captions else ""
         if self.split == "train":
-            image, mask, indices = augmented(
-                image, mask, indices, self.config.augment, ground, generator(self.seed, "augment", epoch, index)
+            image, mask, indices, boxes = augmented(
+                image, mask, indices, boxes, self.config.augment, ground, generator(self.seed, "augment", epoch, index)
             )
             caption = self.caption_of(record.captions, epoch, index)
         return Sample(
@@ -66,6 +67,7 @@ class Decoder:
             mask=mask,
             map=indices,
             captions=record.captions,
+            boxes=boxes,
         )
 
     def caption_of(self, captions: tuple[str, ...], epoch: int, index: int) -> str:
@@ -106,6 +108,11 @@ class Decoder:
         indices = decode_map(record.map, record.key)
         _check_size("map", indices, stored, record.key)
         return fitted_map(indices, size)
+
+    def _boxes(self, record: Record, stored: tuple[int, ...]) -> Tensor | None:
+        if not self.has_boxes:
+            return None
+        return fitted_boxes(torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 5), stored, self.config.size)
 
     def _label(self, record: Record) -> int:
         if record.label is None:

@@ -58,6 +58,10 @@ class Pictures(abc.ABC):
         return self.decoder.has_maps
 
     @property
+    def has_boxes(self) -> bool:
+        return self.decoder.has_boxes
+
+    @property
     def size_in_words(self) -> str:
         return "a stream of pictures" if self.count is None else f"{self.count} pictures"
 
@@ -76,6 +80,7 @@ class PictureSet(Pictures):
             map_names=source.map_names,
             has_masks=source.has_masks,
             has_maps=source.has_maps,
+            has_boxes=source.has_boxes,
         )
         self.has_captions, self.has_labels = source.has_captions, source.has_labels
         self.digest, self.transform_digest = source.digest, self.decoder.digest

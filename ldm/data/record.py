@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from ldm.core.errors import UserError
 
+Box = tuple[int, float, float, float, float]
+"""An object's class index, then left, top, right and bottom as shares of the picture, from 0 to 1."""
+
 IMAGE_SUFFIXES = ("webp", "png", "jpg", "jpeg", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "npy")
 
 
@@ -22,6 +25,7 @@ class Record:
         label: a name or a number; None = none.
         mask: an image file's bytes, object = bright; None = none.
         map: an image file's bytes, grey or palette, pixel = class index; None = none.
+        boxes: of the objects in it.
     """
 
     key: str
@@ -31,12 +35,15 @@ class Record:
     label: str | int | None = None
     mask: bytes | None = None
     map: bytes | None = None
+    boxes: tuple[Box, ...] = ()
 
     def members(self) -> dict[str, bytes]:
         """What a shard holds of it: suffix -> bytes."""
         meta: dict[str, object] = {"caption": self.captions[0] if self.captions else "", "captions": list(self.captions)}
         if self.label is not None:
             meta["label"] = self.label
+        if self.boxes:
+            meta["boxes"] = [list(box) for box in self.boxes]
         parts = {self.suffix: self.image, "json": json.dumps(meta, ensure_ascii=False).encode()}
         if self.mask is not None:
             parts["mask.png"] = self.mask
@@ -58,6 +65,7 @@ class Record:
         try:
             meta = json.loads(lowered["json"]) if "json" in lowered else {}
             captions, label = _meta(meta)
+            boxes = _boxes(meta)
             if not captions and "txt" in lowered:
                 captions = _only_text([lowered["txt"].decode()])
             if label is None and "cls" in lowered:
@@ -72,6 +80,7 @@ class Record:
             label=label,
             mask=lowered.get("mask.png"),
             map=lowered.get("map.png"),
+            boxes=boxes,
         )
 
 
@@ -93,6 +102,18 @@ def _meta(meta: object) -> tuple[tuple[str, ...], str | int | None]:
     if isinstance(label, bool) or not isinstance(label, str | int | None):
         raise ValueError("label must be a text or an integer")
     return _only_text(captions), label
+
+
+def _boxes(meta: dict) -> tuple[Box, ...]:
+    found = []
+    for box in meta.get("boxes") or []:
+        if not isinstance(box, list) or len(box) != 5 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in box):
+            raise ValueError("boxes must be a list of [class, left, top, right, bottom]")
+        index, left, top, right, bottom = box
+        if index != int(index) or index < 0 or not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise ValueError(f"box {box} must have a class index, then left < right and top < bottom as shares from 0 to 1")
+        found.append((int(index), float(left), float(top), float(right), float(bottom)))
+    return tuple(found)
 
 
 def _only_text(captions: list[str]) -> tuple[str, ...]:

@@ -74,7 +74,16 @@ class StreamSet(Pictures):
                 f"{place}: maps of streamed shards have no class names; fetch the shards with their index.json and train on the folder"
             )
         has_masks = first.mask is not None
-        self.decoder = Decoder(config=config, split=split, seed=seed, label_names=(), map_names=(), has_masks=has_masks, has_maps=False)
+        self.decoder = Decoder(
+            config=config,
+            split=split,
+            seed=seed,
+            label_names=(),
+            map_names=(),
+            has_masks=has_masks,
+            has_maps=False,
+            has_boxes=bool(first.boxes),
+        )
 
     def _records(self, epoch: int, shuffled: bool) -> Iterator[Record]:
         """All records of an epoch."""

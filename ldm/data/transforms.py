@@ -1,8 +1,9 @@
-"""Pictures, masks and maps brought to one size, and changed at random alike."""
+"""Pictures, masks, maps and boxes brought to one size, and changed at random alike."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,25 +17,45 @@ UNKNOWN = -1  # a map's class where nothing is known
 
 def fitted(image: Tensor, size: int) -> Tensor:
     """(C, H, W) -> (C, size, size): the shorter side scaled to size (antialiased), the centre square kept."""
-    return V.center_crop(V.resize(image, _scaled(image, size), antialias=True).clamp(-1, 1), [size, size])
+    return V.center_crop(V.resize(image, _scaled(image.shape, size), antialias=True).clamp(-1, 1), [size, size])
 
 
 def fitted_map(indices: Tensor, size: int) -> Tensor:
     """(H, W) whole numbers -> (size, size), like `fitted`, each pixel that of the nearest."""
-    scaled = F.interpolate(indices[None, None].double(), size=_scaled(indices, size), mode="nearest-exact")[0]
+    scaled = F.interpolate(indices[None, None].double(), size=_scaled(indices.shape, size), mode="nearest-exact")[0]
     return V.center_crop(scaled, [size, size])[0].to(indices.dtype)
 
 
-def _scaled(image: Tensor, size: int) -> list[int]:
-    height, width = image.shape[-2:]
+def fitted_boxes(boxes: Tensor, stored: Sequence[int], size: int) -> Tensor:
+    """(K, 5) shares of a picture of stored (H, W) -> the same of the centre square, like `fitted`; those outside it are left out."""
+    height, width = _scaled(stored, size)
+    of_whole = torch.tensor([width, height, width, height]) / size
+    offset = torch.tensor([round((width - size) / 2), round((height - size) / 2)]).repeat(2) / size
+    return _seen(torch.cat([boxes[:, :1], boxes[:, 1:] * of_whole - offset], dim=1))
+
+
+def _seen(boxes: Tensor) -> Tensor:
+    """What of the boxes lies within the picture; nothing of those that do not."""
+    clipped = torch.cat([boxes[:, :1], boxes[:, 1:].clamp(0, 1)], dim=1)
+    return clipped[(clipped[:, 3:] > clipped[:, 1:3]).all(1)]
+
+
+def _scaled(shape: Sequence[int], size: int) -> list[int]:
+    height, width = shape[-2:]
     short = min(height, width)
     return [max(size, round(height * size / short)), max(size, round(width * size / short))]
 
 
 def augmented(
-    image: Tensor, mask: Tensor | None, indices: Tensor | None, augment: Augment, ground: Tensor | None, generator: torch.Generator
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """A random change of a fitted picture, its mask (1, S, S) and its map (S, S).
+    image: Tensor,
+    mask: Tensor | None,
+    indices: Tensor | None,
+    boxes: Tensor | None,
+    augment: Augment,
+    ground: Tensor | None,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """A random change of a fitted picture, its mask (1, S, S), its map (S, S) and its boxes (K, 5).
 
     Args:
         image: (C, S, S) in [-1, 1].
@@ -70,8 +91,19 @@ def augmented(
     mask = None if mask is None else moved(mask, nearest, torch.tensor(0.0))
     indices = None if indices is None else moved(indices[None].float(), nearest, torch.tensor(float(UNKNOWN)))[0].long()
 
+    boxes = None if boxes is None else _moved_boxes(boxes, flip, angle, zoom, [step / side for step in move])
+
     if len(image) == 3 and (brightness, contrast, saturation, hue) != (1, 1, 1, 0):
         shown = (image + 1) / 2
         shown = V.adjust_contrast(V.adjust_brightness(shown, brightness), contrast)
         image = V.adjust_hue(V.adjust_saturation(shown, saturation), hue) * 2 - 1
-    return image, mask, indices
+    return image, mask, indices, boxes
+
+
+def _moved_boxes(boxes: Tensor, flip: bool, angle: float, zoom: float, move: list[float]) -> Tensor:
+    """Boxes around boxes that were mirrored, turned clockwise by degrees about the centre, zoomed, and moved by shares of the side."""
+    x, y = boxes[:, [1, 3, 3, 1]] - 0.5, boxes[:, [2, 2, 4, 4]] - 0.5  # (K, 4) corners
+    x = -x if flip else x
+    cos, sin = zoom * math.cos(math.radians(angle)), zoom * math.sin(math.radians(angle))
+    x, y = cos * x - sin * y + 0.5 + move[0], sin * x + cos * y + 0.5 + move[1]
+    return _seen(torch.stack([boxes[:, 0], x.amin(1), y.amin(1), x.amax(1), y.amax(1)], dim=1))

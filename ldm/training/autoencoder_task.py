@@ -228,8 +228,8 @@ class AutoencoderTask:
     def _card(self, step: int, space: LatentSpace) -> str:
         return (
             f"# First stage: {self.spec.name}\n\n"
-            f"{self.spec.first_stage.kind.upper()} autoencoder, {sum(p.numel() for p in self.first_stage.parameters()):,} parameters, ratio {space.ratio}, "
-            f"{space.channels} latent channels, averaged weights in {self.config.checkpoint_dtype}.\n\n"
+            f"{self.spec.first_stage.kind.upper()} autoencoder, {sum(p.numel() for p in self.first_stage.parameters()):,} parameters, "
+            f"ratio {space.ratio}, {space.channels} latent channels, averaged weights in {self.config.checkpoint_dtype}.\n\n"
             f"- Data: {self.train_set.name}, {self.train_set.size_in_words} at {self.spec.size}x{self.spec.size}.\n"
             f"- Trained {step} steps of batch {self.config.batch_size}, seed {self.seed}, {self.config.precision}.\n"
             f"- Latent space: shift {space.shift}, scale {space.scale}, measured over the training set.\n"

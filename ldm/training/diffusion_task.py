@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.checkpoints.model import LatentDiffusionSpec, write_latent_diffusion
+from ldm.conditioning.boxes import Boxes
 from ldm.conditioning.class_label import ClassLabel
 from ldm.conditioning.conditioner import Conditioners
 from ldm.conditioning.inpaint_mask import InpaintMask
@@ -141,6 +142,7 @@ class DiffusionTask:
             masks=masks,
             masked_latents=masked,
             grey_latent=self._grey,
+            boxes=pictures.boxes,
             low_resolution=pictures.images,
         )
 
@@ -213,6 +215,9 @@ class DiffusionTask:
                 asked = True
             if isinstance(part, SemanticMap) and pictures.maps is not None:
                 yield [dataclasses.replace(base, maps=pictures.maps[i : i + 1]) for i in shown], []
+                asked = True
+            if isinstance(part, Boxes) and pictures.boxes is not None:
+                yield [dataclasses.replace(base, boxes=pictures.boxes[i : i + 1]) for i in shown], []
                 asked = True
             if isinstance(part, LowResolution):
                 yield [dataclasses.replace(base, low_resolution=pictures.images[i : i + 1]) for i in shown], []

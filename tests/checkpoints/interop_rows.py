@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -48,6 +48,7 @@ class Row:
     process: DiscreteVP = DiscreteVP(beta_first=0.0015, beta_last=0.0195)
     prediction: Prediction = EpsPrediction()
     scale: float = 1.0
+    space: dict[str, tuple[float, ...]] = field(default_factory=dict)  # shift and scale, where they are more than one scale
 
 
 ROWS = {
@@ -96,17 +97,18 @@ def random_weights(module: nn.Module, seed: int) -> dict[str, Tensor]:
     return dict(module.state_dict())
 
 
-def write_row(folder: Path, row: Row) -> Path:
+def write_row(folder: Path, row: Row, size: int = SIZE) -> Path:
     """The row's checkpoint."""
     with torch.random.fork_rng():
         torch.manual_seed(7)
         first_stage = random_weights(row.first_stage.build(), 1)
         config = row.first_stage
-        space = LatentSpace(channels=config.latent_channels, ratio=config.ratio, scale=(row.scale,), digest=weights_digest(first_stage))
+        measured = {"scale": (row.scale,), **row.space}
+        space = LatentSpace(channels=config.latent_channels, ratio=config.ratio, digest=weights_digest(first_stage), **measured)
         sampling = SamplingDefaults(sampler=DDIM(), steps=10, guidance=3.0 if row.told else 1.0, grid=Leading(offset=1))
         spec = LatentDiffusionSpec(
             name=folder.name,
-            size=SIZE,
+            size=size,
             first_stage=config,
             space=space,
             denoiser=row.unet,

@@ -211,7 +211,7 @@ def test_a_full_disk_leaves_the_checkpoint_that_was_there(model, monkeypatch, wr
     before = weights_of(load_latent_diffusion(model, CPU))
     written = []
 
-    def full(tensors: dict, path: Path) -> None:
+    def full(tensors: dict, path: Path, metadata: None) -> None:
         if written:
             Path(path).write_bytes(b"half")
             raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")

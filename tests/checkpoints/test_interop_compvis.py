@@ -6,6 +6,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,19 @@ def test_stable_diffusion_and_back_to_the_bit(name: str, knows_config: bool, row
     assert again.conditioning["text"].layer == expected.conditioning["text"].layer and again.frozen == expected.frozen
     assert_close(everything(tmp_path / "again"), everything(ours), rtol=0, atol=0)
     assert again.denoiser == expected.denoiser and again.prediction == expected.prediction
+
+
+def test_stable_diffusions_scale_is_taken_for_granted(rows: Callable[[str], Path], tmp_path: Path):
+    """Tools that know the file by its tensors decode latents by 0.18215, whatever was measured here: the rest is the autoencoder's."""
+    encoder = rows("sd1").parent / "clip-1"
+    ours = write_row(tmp_path / "model", replace(stable(encoder, version=1), space={"shift": (0.4,), "scale": (0.9,)}))
+    notes = export_compvis(Ours.open(ours), tmp_path / "model.safetensors")
+    assert "no Stable Diffusion 1 or 2 by its sizes" in notes[-1]
+    import_checkpoint(tmp_path / "model.safetensors", tmp_path / "again", text_encoder=str(encoder), size=16)
+    one, other = (load_first_stage(folder, CPU)[0] for folder in (ours, tmp_path / "again"))
+    assert other.space.scale == (0.18215,) and other.space.shift == (0.0,)
+    latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert_close(other.decode(latent), one.decode(latent), rtol=1e-4, atol=1e-4)
 
 
 def test_a_text_encoder_of_its_own_is_written_beside(rows: Callable[[str], Path], tmp_path: Path):

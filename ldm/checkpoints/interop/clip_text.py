@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from ldm.checkpoints.folder import save_tensors
 from ldm.checkpoints.interop.keymap import SAME, Entry, Hint, KeyMap, Unused, shapes_of
 from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
 from ldm.core.errors import UserError
@@ -38,6 +38,7 @@ OPEN_CLIP_LAYER = {
     "attn.out_proj": "self_attn.out_proj",
 }
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+PT = {"format": "pt"}  # which transformers and diffusers look for
 HEAD_WIDTH = 64  # of every CLIP text tower that was published
 SHAPE = (
     "vocab_size", "hidden_size", "max_position_embeddings", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
@@ -74,7 +75,7 @@ class TextTower:
         from transformers import CLIPTextConfig
 
         tensors = {f"text_model.{name}": tensor.contiguous() for name, tensor in self.tensors.items()}
-        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        save_tensors(folder / "model.safetensors", tensors, PT)
         config = CLIPTextConfig(**self.shape, architectures=["CLIPTextModel"], **more)
         write_file(folder / "config.json", config.to_json_string(use_diff=False))
 

@@ -1,4 +1,4 @@
-"""Our checkpoint as a folder of diffusers': a pipeline's where one of them can run the model, else its parts and a program that samples it."""
+"""Our checkpoint as a folder of diffusers': a pipeline's where one can run the model, else its parts and a program that samples it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from ldm.checkpoints.folder import save_tensors
 from ldm.checkpoints.interop.autoencoder_keys import autoencoder_keys
+from ldm.checkpoints.interop.clip_text import PT
 from ldm.checkpoints.interop.diffusers_parts import SizedAutoencoder, autoencoder_json, transformer_json
 from ldm.checkpoints.interop.diffusers_scheduler import scheduler_json
 from ldm.checkpoints.interop.diffusers_unet import TOKEN_PROJECTION, unet_json
@@ -34,7 +35,6 @@ from ldm.first_stage.vq import VQAutoencoderConfig
 RATIO_OF_LDM, TOKENS_OF_LDM = 8, 77  # which LDMTextToImagePipeline takes for granted
 STABLE_DIFFUSION = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline")
 DIFFUSERS = "0.36.0"  # the oldest whose names these are
-FORMAT = {"format": "pt"}
 CALLS = {
     "LDMPipeline": "pipeline(num_inference_steps=50).images[0]",
     "LDMSuperResolutionPipeline": "pipeline(small_picture, num_inference_steps=50, eta=0.0).images[0]",
@@ -70,8 +70,8 @@ def export_diffusers(ours: Ours, out: Path) -> tuple[str, ...]:
     """
     pipeline, reason = pipeline_of(ours)
     scheduler, notes = scheduler_json(ours.spec.process, ours.spec.prediction, ours.spec.sampling)
-    unfolded = pipeline == "LDMSuperResolutionPipeline"  # which hands latents to the decoder as they are
-    weights, scale, folded = scaled_for_peer(ours.autoencoder, ours.spec.space, ours.first_stage, always=unfolded)
+    left = 1.0 if pipeline == "LDMSuperResolutionPipeline" else None  # which hands latents to the decoder as they are
+    weights, scale, folded = scaled_for_peer(ours.autoencoder, ours.spec.space, ours.first_stage, left)
     autoencoder = SizedAutoencoder(config=ours.autoencoder, scale=scale, shift=0.0, size=ours.spec.size)
     vae = "vae" if pipeline in ("", *STABLE_DIFFUSION) else "vqvae"
     unet, unet_tensors = _unet(ours, is_whole=pipeline == "LDMTextToImagePipeline")
@@ -96,9 +96,7 @@ def export_diffusers(ours: Ours, out: Path) -> tuple[str, ...]:
             _write_parts(new, ours)
             write_file(new / "load.py", program)
             write_file(new / "README.md", README_OF_PARTS.format(name=ours.spec.name, reason=reason))
-    said = (
-        f"opens as diffusers' {pipeline}" if pipeline else f"no pipeline of diffusers' runs it ({reason}); load.py samples it by its parts"
-    )
+    said = f"opens as diffusers' {pipeline}" if pipeline else f"no pipeline of diffusers' runs it ({reason}); load.py does, by its parts"
     return (said, *folded, *notes, *_left_out(ours))
 
 
@@ -176,7 +174,7 @@ def _write_parts(new: Path, ours: Ours) -> None:
             _write_bert(new, ours, config, name)
     small = {name: tensor for name, tensor in ours.conditioner.items() if name.split(".")[2] != "encoder"}
     if small:
-        save_file({name: tensor.contiguous() for name, tensor in small.items()}, new / "conditioner.safetensors", FORMAT)
+        save_tensors(new / "conditioner.safetensors", {name: tensor.contiguous() for name, tensor in small.items()}, PT)
 
 
 def _write_transformer(new: Path, ours: Ours, name: str, config: TransformerConfig, folder: str, tokenizer_folder: str) -> str:
@@ -209,7 +207,7 @@ def _write_bert(new: Path, ours: Ours, config: BertPretrainedConfig, name: str) 
     encoder = part.frozen.encoder
     (new / name).mkdir()
     encoder.config.save_pretrained(new / name)
-    save_file({key: tensor.contiguous() for key, tensor in encoder.state_dict().items()}, new / name / "model.safetensors", FORMAT)
+    save_tensors(new / name / "model.safetensors", {key: tensor.contiguous() for key, tensor in encoder.state_dict().items()}, PT)
     _write_tokenizer(new / f"{name}-tokenizer", None if config.model == MINILM else config.model, config.max_tokens)
 
 
@@ -227,7 +225,7 @@ def _write_tokenizer(folder: Path, model: str | None, length: int) -> str:
 
 def _write(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], name: str = "diffusion_pytorch_model.safetensors") -> None:
     write_file(folder / "config.json", _text(config))
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / name, FORMAT)
+    save_tensors(folder / name, {key: tensor.contiguous() for key, tensor in tensors.items()}, PT)
 
 
 def _text(content: dict[str, Any]) -> str:

@@ -35,7 +35,8 @@ def import_checkpoint(
         source: a single file, or a folder of diffusers'.
         out: the checkpoint folder; one that is there is replaced.
         config: the YAML that belongs to a single file; None = a Stable Diffusion file, which is known by its tensors.
-        prediction, size: see `recipe_of`.
+        prediction: see `recipe_of`.
+        size: of the pictures; None = as config says, or as `recipe_of` has it.
         text_encoder: folder or hub name of the text encoder, or at least of its tokenizer; None = the published one.
 
     Returns:
@@ -50,14 +51,12 @@ def import_checkpoint(
                 raise UserError(f"{name} is of single files; {source} is a folder, which says it itself")
         imported, tower = import_diffusers(source)
     else:
-        if config is not None and (prediction is not None or size is not None):
-            raise UserError("--prediction and --size are of files without a config; the config says both")
-        if config is not None:
-            recipe = read_compvis(config)
-            tensors = read_tensors(source)
-        else:
-            tensors = read_tensors(source)
-            recipe = recipe_of(tensors, source, prediction, size)
+        if config is not None and prediction is not None:
+            raise UserError("--prediction is of files without a config; the config says it")
+        tensors = read_tensors(source)
+        recipe = recipe_of(tensors, source, prediction) if config is None else read_compvis(config)
+        if size is not None:
+            recipe = recipe.of_size(size)
         imported, tower = import_compvis(tensors, recipe, source)
     _check_parts(imported)
     if tower is not None:

@@ -17,25 +17,27 @@ NOTE = "the latents' shift and scale are part of the autoencoder's quant_conv an
 
 
 def scaled_for_peer(
-    config: ConvolutionalConfig, space: LatentSpace, weights: dict[str, Tensor], *, always: bool = False
+    config: ConvolutionalConfig, space: LatentSpace, weights: dict[str, Tensor], left: float | None = None
 ) -> tuple[dict[str, Tensor], float, tuple[str, ...]]:
     """An autoencoder whose latents need no more than one scale.
 
     Args:
         config, space, weights: of ours.
-        always: whether not even that one scale may be left.
+        left: the scale that the peer takes for granted; None = it reads one from a config.
 
     Returns:
-        Its weights by our names, the scale that is left, and what was done.
+        Its weights by our names, the scale that is left for the peer, and what was done.
 
     Raises:
         UserError: codes would not be the nearest any more.
     """
-    if set(space.shift) == {0.0} and len(set(space.scale)) == 1 and not always:
+    if set(space.shift) == {0.0} and len(set(space.scale)) == 1 and left in (None, space.scale[0]):
         return weights, space.scale[0], ()
     if isinstance(config, VQAutoencoderConfig) and len(set(space.scale)) > 1:
         raise UserError("a VQ first stage with a scale a channel (scale_per_channel) has no counterpart: other codes would be nearest")
     shift, scale = (torch.tensor(numbers, dtype=torch.float64).expand(space.channels) for numbers in (space.shift, space.scale))
+    left = 1.0 if left is None else left
+    scale = scale / left
     changed = {name: weights[name].double() for name in weights if name.startswith(("quant_conv.", "post_quant_conv.", "codebook."))}
     spread = torch.zeros(len(changed["quant_conv.bias"]) - space.channels, dtype=torch.float64)  # of the log-variances, if there are
     rows = torch.cat([scale, spread + 1])
@@ -49,4 +51,4 @@ def scaled_for_peer(
     }
     if "codebook.weight" in changed:
         new["codebook.weight"] = (changed["codebook.weight"] - shift) * scale
-    return weights | {name: tensor.to(weights[name].dtype) for name, tensor in new.items()}, 1.0, (NOTE,)
+    return weights | {name: tensor.to(weights[name].dtype) for name, tensor in new.items()}, left, (NOTE,)

@@ -38,13 +38,16 @@ class AutoencoderRecipe:
     scale: float = 1.0
     shift: float = 0.0
 
+    def of_size(self, size: int) -> AutoencoderRecipe:
+        return replace(self, size=size)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Both stages.
 
     Attributes:
-        autoencoder: the first stage; its scale is None where only the weights file says it.
+        scale_is_stored: whether the latents' scale stands in the weights file only.
         conditioning: as in LatentDiffusionSpec, by the names that imported models get: text, class, map, mask, boxes, small.
         sampling: where the source says how it is sampled; None = as published, see `usual_sampling`.
     """
@@ -56,6 +59,9 @@ class Recipe:
     process: DiscreteVP
     prediction: Prediction
     sampling: SamplingDefaults | None = None
+
+    def of_size(self, size: int) -> Recipe:
+        return replace(self, autoencoder=self.autoencoder.of_size(size))
 
     def with_scale(self, scale: float) -> Recipe:
         return replace(self, autoencoder=replace(self.autoencoder, scale=scale))

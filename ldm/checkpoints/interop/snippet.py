@@ -20,7 +20,7 @@ from ldm.conditioning.low_resolution import LowResolutionConfig
 from ldm.conditioning.semantic_map import SemanticMapConfig
 from ldm.core.errors import UserError
 
-FRAME = '''"""Samples {name} by diffusers' parts: `python load.py` writes sample.png beside itself; or import `condition` and `sample` from it."""
+FRAME = '''"""Samples {name} by diffusers' parts: `python load.py` writes sample.png beside itself; or import what it defines."""
 
 from pathlib import Path
 

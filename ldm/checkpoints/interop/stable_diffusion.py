@@ -28,14 +28,13 @@ SIZE = {"eps": 512, "x0": 512, "v": 768}
 HEADS_1, HEAD_WIDTH_2 = 8, 64
 
 
-def recipe_of(tensors: Mapping[str, Tensor], path: Path, prediction: PredictionName | None, size: int | None) -> Recipe:
-    """What a single file is a checkpoint of.
+def recipe_of(tensors: Mapping[str, Tensor], path: Path, prediction: PredictionName | None) -> Recipe:
+    """What a single file is a checkpoint of; of pictures of 512 pixels, or 768 where v is predicted.
 
     Args:
         tensors: of the file.
         path: for errors.
         prediction: what the denoiser predicts; None = eps, in version 1 files. Nothing in a version 2 file says it.
-        size: of the pictures; None = 512, or 768 where v is predicted.
 
     Raises:
         UserError: it is of neither version; of version 2, without a prediction.
@@ -62,7 +61,7 @@ def recipe_of(tensors: Mapping[str, Tensor], path: Path, prediction: PredictionN
         conditioning["mask"] = InpaintMaskConfig()
     config = _unet(tensors, first.shape[0], keys.shape[1], is_second)
     return Recipe(
-        autoencoder=AutoencoderRecipe(size=size or SIZE[chosen], first_stage=_autoencoder(tensors, path), scale=SCALE),
+        autoencoder=AutoencoderRecipe(size=SIZE[chosen], first_stage=_autoencoder(tensors, path), scale=SCALE),
         unet=SizedUNet(config=config, in_channels=first.shape[1], out_channels=4, is_linear=is_second),
         conditioning=conditioning,
         process=DiscreteVP(),

@@ -42,6 +42,7 @@ class ShardSource(Source):
         first = self.first_records()
         self.has_captions = any(record.captions for record in first)
         self.has_labels = any(record.label is not None for record in first)
+        self.has_boxes = any(record.boxes for record in first)
 
     def __len__(self) -> int:
         return len(self._records)

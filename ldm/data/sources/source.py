@@ -19,7 +19,8 @@ class Source(abc.ABC):
         label_names: in the order of their indices; empty = records have no labels, or numbers only.
         map_names: of the map's classes, likewise.
         lost: key -> reason of records that are known to be unreadable without opening them.
-        has_captions, has_labels, has_masks, has_maps: whether records have one, as far as the first few and the member names tell.
+        has_captions, has_labels, has_masks, has_maps, has_boxes: whether records have them, as far as the first few and the members' names
+            tell.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Source(abc.ABC):
     has_labels: bool = False
     has_masks: bool = False
     has_maps: bool = False
+    has_boxes: bool = False
 
     @abc.abstractmethod
     def __len__(self) -> int: ...

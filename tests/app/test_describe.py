@@ -1,0 +1,171 @@
+"""`scripts/describe.py`: footprints against numbers known by hand, and the command itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ldm.app import describe
+from ldm.app.description import describe as description_of
+from ldm.app.footprint import Footprint, measure, training_footprint
+from ldm.checkpoints.model import load_latent_diffusion
+from ldm.core.errors import UserError
+from ldm.networks.attention.attend import attend
+
+ROOT = Path(__file__).parents[2]
+META = torch.device("meta")
+
+
+@pytest.fixture(autouse=True)
+def at_home(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_a_linear_layers_footprint_is_known():
+    """2 B I O operations forward, twice that backward; at most x, y and the gradient's parts are alive."""
+    layer = nn.Linear(10, 30, device=META)
+    x = torch.empty(4, 10, device=META, requires_grad=True)
+    forward = measure(lambda: layer(x), None)
+    assert forward == Footprint(flops=2 * 4 * 10 * 30, bytes=4 * 4 * 30)
+    assert training_footprint([layer], lambda: layer(x).sum(), None).flops == 3 * forward.flops
+    without = training_footprint([layer], lambda: layer(x.detach()).sum(), None)
+    assert without.flops == 2 * forward.flops  # nobody asks for the gradient of x
+
+
+def test_what_is_kept_for_the_backward_pass_counts_and_what_is_not_does_not():
+    """silu keeps its input, a sum keeps nothing: k of them in a row hold k maps and the last result."""
+    x = torch.empty(1000, device=META)
+
+    def chain(count: int) -> int:
+        weight = nn.Parameter(torch.empty(1000, device=META))
+
+        def loss() -> torch.Tensor:
+            h = x * weight
+            for _ in range(count):
+                h = F.silu(h)
+            return h.sum()
+
+        holder = nn.ParameterList([weight])
+        return training_footprint(list(nn.ModuleList([holder])), loss, None).bytes
+
+    assert chain(8) - chain(3) == 5 * 4000
+    with torch.no_grad():
+        assert measure(lambda: F.silu(F.silu(F.silu(x))), None).bytes == 2 * 4000
+
+
+def test_gradients_of_weights_are_not_counted_twice():
+    """They outlive the pass; while one is made there is a second copy of it, 4 MB here."""
+    layer, x = nn.Linear(1000, 1000, bias=False, device=META), torch.empty(1, 1000, device=META)
+    assert 4e6 <= training_footprint([layer], lambda: layer(x).sum(), None).bytes < 4.1e6
+
+
+def test_autocast_halves_what_a_gpu_halves():
+    """Weights are copied once, in half precision; norms give float32."""
+    layer, norm = nn.Linear(64, 64, bias=False, device=META), nn.GroupNorm(1, 64, device=META)
+    x = torch.empty(1, 64, device=META)
+    full, half = (measure(lambda: layer(layer(x)), dtype) for dtype in (None, torch.bfloat16))
+    assert full.flops == half.flops
+    copies = 2 * 64 * 64
+    assert half.bytes == copies + 3 * 64 * 2  # what went in is kept for the backward pass, as is what came out between
+    dtypes = []
+
+    def compute() -> torch.Tensor:
+        between = layer(x)
+        out = norm(between)
+        dtypes.extend([between.dtype, out.dtype])
+        return out
+
+    measure(compute, torch.bfloat16)
+    assert dtypes == [torch.bfloat16, torch.float32]
+
+
+def test_attention_never_holds_all_scores():
+    few, many = ([torch.empty(1, 2, n, 8, device=META)] * 3 for n in (256, 512))
+    sizes = [measure(lambda qkv=qkv: attend(*qkv), None) for qkv in (few, many)]
+    assert sizes[1].bytes == 2 * sizes[0].bytes
+    assert sizes[1].flops == 4 * sizes[0].flops == 4 * (2 * 2 * 256 * 256 * 8 * 2)
+
+
+def test_functions_are_put_back_even_after_an_error():
+    before = F.linear, F.group_norm, F.scaled_dot_product_attention
+    with pytest.raises(ZeroDivisionError):
+        measure(lambda: torch.empty(1, device=META) / (1 // 0), torch.bfloat16)
+    assert (F.linear, F.group_norm, F.scaled_dot_product_attention) == before
+
+
+def test_costs_grow_with_pictures_as_between_one_and_two():
+    one, two = Footprint(flops=10, bytes=100), Footprint(flops=17, bytes=130)
+    assert one.extended(two, 1) == one
+    assert one.extended(two, 5) == Footprint(flops=10 + 4 * 7, bytes=100 + 4 * 30)
+
+
+def small(*changes: str) -> describe.Cost:
+    found = description_of(ROOT / "configs/pixel/mnist-ddpm.yaml", ["data.train=nowhere", *changes])
+    return describe.Cost.of(found, 1)
+
+
+def test_checkpointing_trades_memory_for_operations_and_parts_of_a_batch_for_nothing():
+    plain, recomputed, in_parts = small(), small("denoiser.checkpointing=true"), small("train.accumulate=4")
+    assert recomputed.activations < 0.5 * plain.activations
+    assert 1.2 * plain.step_flops < recomputed.step_flops < 1.4 * plain.step_flops
+    assert in_parts.step_flops == plain.step_flops
+    assert in_parts.activations < 0.3 * plain.activations
+
+
+def test_weights_take_twenty_bytes_where_they_are_trained_and_four_where_not():
+    found = description_of(ROOT / "configs/ldm/emoji.yaml")
+    count = found.parameters
+    assert found.weights == 20 * (count["denoiser"] + count["conditioner"]) + 4 * (count["first_stage"] + count["frozen_encoder"])
+
+
+def test_the_numbers_are_those_of_the_model_that_training_builds():
+    """Here, of the shipped checkpoint."""
+    parts = load_latent_diffusion(ROOT / "checkpoints/emoji", torch.device("cpu"))
+    found = description_of(ROOT / "configs/ldm/emoji.yaml").parameters
+    given = {"denoiser": parts.network, "first_stage": parts.first_stage, "conditioner": parts.conditioners}
+    assert {name: found[name] for name in given} == {name: sum(p.numel() for p in part.parameters()) for name, part in given.items()}
+
+
+def test_the_1_45_billion_model_in_seconds_as_json(capsys):
+    describe.main(["--config", "configs/published/txt2img-1.45b.yaml", "--json", "--processes", "34"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["parameters"] == {
+        "denoiser": 872_300_484,
+        "first_stage": 83_653_863,
+        "conditioner": 542_895_360,
+        "conditioner_unused": 39_098_682,
+    }
+    assert (told["latent"], told["batch"]) == ([4, 32, 32], {"pictures": 680, "processes": 34, "at_once": 2})
+    assert told["memory"]["total"] == told["memory"]["weights"] + told["memory"]["activations"]
+    # A step is at least forward and backward of every weight of the denoiser at one of 1024 places, twice for checkpointing.
+    assert told["flops"]["run"] == 390_000 * told["flops"]["step"]
+    assert 5e14 < told["flops"]["step"] < 2e15
+
+
+def test_the_text_says_what_the_json_says(capsys):
+    describe.main(["--config", "configs/vae/emoji-f4.yaml", "train.batch_size=4"])
+    text = capsys.readouterr().out
+    for line in ("emoji-f4: stage one, pictures 64x64 of 3 channels, latents 16x16 of 4", "2,702,087  trained", "14,716,160  frozen"):
+        assert line in text
+    assert "that share a batch of 4: 4 pictures at once, bf16" in text
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--config", "configs/classifier/mnist.yaml"], "has neither `denoiser` nor `loss`"),
+        (["--config", "nowhere.yaml"], "no such file"),
+        (["--config", "configs/ldm/emoji.yaml", "--processes", "0"], "--processes must be at least 1"),
+        (["--config", "configs/ldm/emoji.yaml", "first_stage.checkpoint=nowhere"], "first_stage.checkpoint nowhere: no such folder"),
+        (["--config", "configs/ldm/emoji.yaml", "data.size=66"], "must be a multiple of the first stage's ratio"),
+        ([], "--config"),
+    ],
+)
+def test_mistakes_get_one_line(words, message):
+    with pytest.raises(UserError, match=message):
+        describe.main(words)

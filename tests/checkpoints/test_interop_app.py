@@ -1,0 +1,135 @@
+"""scripts/convert.py: there and back by its command line, what it says, and how much memory loading takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from interop_rows import KL, PLAIN, ROWS, write_row
+
+from ldm.app import convert, door, sample, txt2img
+from ldm.checkpoints.folder import Checkpoint
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The exit code of a script's main behind its door."""
+
+    def run(main: Callable, arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["script.py", *arguments.split()])
+        with pytest.raises(SystemExit) as left:
+            door.run(main)
+        return int(left.value.code)
+
+    return run
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A text model and one without conditions; the current folder."""
+    monkeypatch.chdir(tmp_path)
+    write_row(tmp_path / "text", ROWS["text"])
+    write_row(tmp_path / "faces", ROWS["faces"])
+    return tmp_path
+
+
+def test_there_and_back_by_the_command_line_and_pictures_are_the_same(home: Path, call, capsys):
+    assert call(convert.main, "export text --to compvis --out out/text.ckpt") == 0
+    assert "compvis in out/text.ckpt" in capsys.readouterr().out
+    assert call(convert.main, "import out/text.ckpt --config out/text.yaml --out again") == 0
+    assert "no EMA weights" in capsys.readouterr().out
+    assert call(convert.main, "export again --to diffusers --out folder") == 0
+    assert "no pipeline of diffusers' runs it" in capsys.readouterr().out
+    assert call(convert.main, "export faces --to diffusers --out folder") == 0  # in its place
+    assert call(convert.main, "import folder --out again-faces") == 0
+
+    for model in ("text", "again"):
+        drawn = f"--model {model} --prompt cat --steps 2 --num-images 1 --guidance 2 --grid trailing --out pictures-{model}"
+        assert call(txt2img.main, drawn) == 0
+    for model in ("faces", "again-faces"):
+        assert call(sample.main, f"--model {model} --steps 2 --num-images 1 --grid trailing --out pictures-{model}") == 0
+    for model in ("text", "faces"):
+        one, other = (home / f"pictures-{name}" / "grid.png" for name in (model, f"again{'' if model == 'text' else '-faces'}"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ("import nothing.ckpt --out out", "nothing.ckpt: no such file"),
+        ("import text --out out", "neither model_index.json nor config.json"),
+        ("import note.txt --out out", "unknown kind of file"),
+        ("import bare.safetensors --out out", "no Stable Diffusion 1 or 2"),
+        ("import bare.safetensors --config nothing.yaml --out out", "nothing.yaml: no such file"),
+        ("import bare.safetensors --config note.txt --out out", "has no mapping `model:`"),
+        ("import text --config a.yaml --out out", "--config is of single files"),
+        ("import text --to diffusers --out out", "--to is for export only"),
+        ("export text --out out", "export needs --to"),
+        ("export text --to diffusers --size 3 --out out", "--size is for import only"),
+        ("export text --to compvis --out out", "ends in .safetensors or .ckpt"),
+        ("export nothing --to diffusers --out out", "no such folder"),
+        ("export text --to diffusers --out other", "something else in it"),
+        ("import bare.safetensors --out other", "something else in it"),
+        ("export pixels --to diffusers --out out", "has no counterpart"),
+    ],
+)
+def test_mistakes_are_one_line_with_exit_code_2_and_leave_nothing(arguments: str, said: str, home: Path, call, capsys, write_model):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, home / "bare.safetensors")
+    (home / "note.txt").write_text("no model here")
+    (home / "other").mkdir()
+    (home / "other" / "mine.txt").write_text("keep")
+    write_model(home / "pixels", (), first_stage="identity")
+    before = sorted(home.rglob("*"))
+    assert call(convert.main, arguments) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and text.count("\n") == 1 and said in text
+    assert sorted(home.rglob("*")) == before
+
+
+LOAD = """
+import sys, torch
+from pathlib import Path
+from ldm.checkpoints.interop.importing import import_checkpoint
+from ldm.checkpoints.model import load_latent_diffusion
+
+def memory(key):
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)) * 1024
+
+small, large, way = sys.argv[1:]
+def load(folder):
+    if way == "ours":
+        return load_latent_diffusion(folder, torch.device("cpu"))
+    return import_checkpoint(Path(folder) / f"model.{way}", Path(folder) / "again", config=Path(folder) / "model.yaml")
+load(small)
+before = memory("VmRSS")
+load(large)
+print(memory("VmHWM") - before)
+"""
+
+
+@pytest.mark.parametrize("way", ["ours", "ckpt", "safetensors"])
+def test_loading_takes_no_more_memory_than_the_file(way: str, tmp_path: Path):
+    """Weights are mapped: neither a second copy of them, nor random ones that they replace."""
+    from ldm.checkpoints.interop.compvis_export import export_compvis
+    from ldm.checkpoints.interop.ours import Ours
+
+    row = replace(ROWS["faces"], first_stage=KL)
+    wide = replace(PLAIN, channels=192, multipliers=(1, 4), head_width=64)
+    folders = write_row(tmp_path / "small", row), write_row(tmp_path / "large", replace(row, unet=wide))
+    if way != "ours":
+        for folder in folders:
+            export_compvis(Ours.open(folder), folder / f"model.{way}")
+    size = sum(f.stat().st_size for f in folders[1].glob("*.safetensors" if way == "ours" else f"model.{way}"))
+    assert size > 60e6
+    done = subprocess.run([sys.executable, "-c", LOAD, *map(str, folders), way], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) <= 1.2 * size, f"{int(done.stdout) / size:.2f} times the file"
+    if way != "ours":
+        assert len(Checkpoint.open(folders[1] / "again").tensors("denoiser")) > 50
