@@ -14,8 +14,10 @@ from ldm.app import describe
 from ldm.app.description import describe as description_of
 from ldm.app.footprint import Footprint, measure, training_footprint
 from ldm.checkpoints.model import load_latent_diffusion
+from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.networks.attention.attend import attend
+from ldm.networks.unet import UNetConfig
 
 ROOT = Path(__file__).parents[2]
 META = torch.device("meta")
@@ -62,6 +64,30 @@ def test_gradients_of_weights_are_not_counted_twice():
     """They outlive the pass; while one is made there is a second copy of it, 4 MB here."""
     layer, x = nn.Linear(1000, 1000, bias=False, device=META), torch.empty(1, 1000, device=META)
     assert 4e6 <= training_footprint([layer], lambda: layer(x).sum(), None).bytes < 4.1e6
+
+
+def test_a_real_pass_keeps_what_the_footprint_says():
+    """A small UNet on the CPU: what autograd saves of it, weights aside, is nearly all of the most that is alive."""
+    config = UNetConfig(channels=32, multipliers=(1, 2), blocks=1, attention=(1, 2), heads=2, context_width=8)
+
+    def loss(network: nn.Module, device: str) -> torch.Tensor:
+        told = Condition(tokens=torch.zeros(2, 5, 8, device=device))
+        return network(torch.zeros(2, 4, 32, 32, device=device), torch.zeros(2, device=device), told).square().mean()
+
+    network, saved = config.build(4, 4), {}
+    weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss(network, "cpu")
+    held = sum(count for place, count in saved.items() if place not in weights)
+    with META:
+        counted = config.build(4, 4)
+    said = training_footprint([counted], lambda: loss(counted, "meta"), None).bytes
+    assert held < said < 1.25 * held
 
 
 def test_autocast_halves_what_a_gpu_halves():
