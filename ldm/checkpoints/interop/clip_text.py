@@ -174,6 +174,7 @@ def settled(
     from transformers import AutoTokenizer, CLIPTextModel
 
     name = source or config.model
+    name = str(Path(name).absolute()) if Path(name).is_dir() else name  # a folder here, or a hub's
     config = replace(config, max_tokens=tower.shape["max_position_embeddings"])
     if tokenizer_folder is None or source is not None:
         try:
