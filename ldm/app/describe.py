@@ -105,7 +105,7 @@ def as_text(found: Description, cost: Cost) -> str:
             f"  {'activations':<20}{cost.activations / GB:>12.1f} GB  at most, with autocast's copies",
             f"  {'together':<20}{cost.bytes / GB:>12.1f} GB",
             "",
-            f"a step: {cost.step_flops / 1e12:,.2g} TFLOP; {train.steps:,} steps: {cost.flops:.2g} FLOP, {time} of one {GPU} at "
+            f"a step: {cost.step_flops / 1e12:,.3f} TFLOP; {train.steps:,} steps: {cost.flops:.2g} FLOP, {time} of one {GPU} at "
             f"{100 * SHARE:.0f}% of its {cost.peak / 1e12:g} TFLOP/s ({train.precision})",
         ]
     )
