@@ -198,8 +198,10 @@ def settled(
 
 def _same(tower: TextTower, known: Mapping[str, Tensor]) -> bool:
     """Whether the weights at hand are the file's, in the file's precision."""
-    at_hand = {name.removeprefix("text_model."): tensor for name, tensor in known.items()}
-    return all(name in at_hand and torch.equal(at_hand[name].to(tensor.dtype), tensor) for name, tensor in tower.tensors.items())
+    at_hand = {name.removeprefix("text_model."): tensor for name, tensor in known.items() if "position_ids" not in name}
+    if at_hand.keys() != tower.tensors.keys():
+        return False
+    return all(torch.equal(at_hand[name].to(tensor.dtype), tensor) for name, tensor in tower.tensors.items())
 
 
 def _counted(shape: Mapping[str, Any]) -> dict[str, torch.Size]:

@@ -147,7 +147,7 @@ def _unet(ours: Ours, *, is_whole: bool) -> tuple[dict[str, Any], dict[str, Tens
     return unet_json(sized), tensors
 
 
-def _write_text(new: Path, ours: Ours, pipeline: str) -> dict[str, list[str | None]]:
+def _write_text(new: Path, ours: Ours, pipeline: str) -> dict[str, list[str]]:
     """Text encoder and tokenizer of a pipeline; what of them stands in its index."""
     if pipeline == "LDMTextToImagePipeline":
         ((name, config),) = ours.spec.conditioning.items()
@@ -159,8 +159,7 @@ def _write_text(new: Path, ours: Ours, pipeline: str) -> dict[str, list[str | No
     ((name, config),) = ours.told_by(ClipPretrainedConfig).items()
     assert isinstance(config, ClipPretrainedConfig)
     tokenizer = _write_clip(new, ours, config, "text_encoder", "tokenizer")
-    absent: dict[str, list[str | None]] = {part: [None, None] for part in ("safety_checker", "feature_extractor", "image_encoder")}
-    return {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", tokenizer], **absent}
+    return {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", tokenizer]}
 
 
 def _write_parts(new: Path, ours: Ours) -> None:

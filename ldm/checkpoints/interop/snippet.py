@@ -9,7 +9,7 @@ from __future__ import annotations
 from textwrap import indent
 
 from ldm.checkpoints.model import LatentDiffusionSpec
-from ldm.conditioning.bert_pretrained import BertPretrainedConfig
+from ldm.conditioning.bert_pretrained import MINILM, BertPretrainedConfig
 from ldm.conditioning.bert_scratch import BertScratchConfig
 from ldm.conditioning.boxes import BoxesConfig
 from ldm.conditioning.class_label import ClassLabelConfig
@@ -78,7 +78,7 @@ PROJECTED = 'features = F.linear(features, weights["parts.{name}.projection.weig
 APPENDED = "tokens.append(features)\nmasks.append(torch.ones(features.shape[:2]))"
 MASKED = "tokens.append(features)\nmasks.append(here)"
 BERT_SCRATCH = 'features = LDMBertModel.from_pretrained(HERE / "{name}").eval()(asked.input_ids{mask}, return_dict=False)[0]\n'
-BERT_PRETRAINED = """encoder = AutoModel.from_pretrained(HERE / "{name}").eval()
+BERT_PRETRAINED = """encoder = AutoModel.from_pretrained(HERE / "{name}"{pooler}).eval()
 features = encoder(input_ids=asked.input_ids, attention_mask=asked.attention_mask).last_hidden_state
 part = {{name.removeprefix("parts.{name}."): tensor for name, tensor in weights.items()}}
 normed = F.layer_norm(features, features.shape[-1:], part["norm.weight"], part["norm.bias"])
@@ -173,7 +173,8 @@ def _lines(name: str, config: ConditionerConfig, spec: LatentDiffusionSpec, *, i
             return text.format(name=name, length=config.max_tokens, mask=mask)
         case BertPretrainedConfig():
             text = PIECES + BERT_PRETRAINED + (SUMMARY if config.vector_width else "")
-            return text.format(name=name, length=config.max_tokens)
+            pooler = ", add_pooling_layer=False" if config.model == MINILM else ""  # ours has none
+            return text.format(name=name, length=config.max_tokens, pooler=pooler)
         case ClipPretrainedConfig():
             return (PIECES + CLIP + APPENDED).format(name=name, length=config.max_tokens)
         case BoxesConfig():
