@@ -17,7 +17,7 @@ from ldm.app.evaluate_bits_task import BITS_PICTURES, TOLERANCE, BitsAsked, Vari
 from ldm.app.evaluate_ldm import Asked, evaluate_ldm
 from ldm.app.evaluate_pictures import FOLDER, PictureFolder
 from ldm.app.evaluate_vae import evaluate_vae
-from ldm.app.evaluation import Result, device
+from ldm.app.evaluation import MOST, Result, device
 from ldm.app.sampling_run import add_sampling_flags, check_folder, sampling_of
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
@@ -25,6 +25,7 @@ from ldm.diffusion.likelihood import FIRST_NOISE, Probe
 from ldm.metrics.bootstrap import FEW
 from ldm.metrics.report import table
 from ldm.pipelines.latent_diffusion import LatentDiffusion
+from ldm.pipelines.renderer import Precision
 from ldm.pretrained.table import TABLE
 
 EXAMPLES = """examples:
@@ -42,7 +43,7 @@ The features of the data are kept in ~/.cache/ldm/features (or $LDM_CACHE/featur
 """
 ONLY_BITS = ("bound_steps", "bound_variance", "probe", "first_noise", "tolerance")
 ONLY_SAMPLING = ("sampler", "grid", "steps", "guidance", "guidance_interval", "guidance_rescale", "classifier", "classifier_scale")
-ONLY_LDM = (*ONLY_SAMPLING, "held_out", "judge", "save_images", "bits_per_dim", *ONLY_BITS)
+ONLY_LDM = (*ONLY_SAMPLING, "precision", "held_out", "reference_images", "judge", "save_images", "bits_per_dim", *ONLY_BITS)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -86,6 +87,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="pictures that are reconstructed, or whose captions and labels are told (default: %(default)s, the held-out ones)",
     )
     parser.add_argument("--num-images", type=int, help="pictures to reconstruct or to make (default: as many as the split has)")
+    parser.add_argument(
+        "--reference-images", type=int, metavar="N", help=f"training pictures to compare with (ldm; default: all, {MOST:,} at most)"
+    )
+    parser.add_argument("--precision", choices=get_args(Precision), help="of the networks that sample (ldm; default: fp32)")
     parser.add_argument("--background", default="255,255,255", help="R,G,B that transparent pictures are laid on (default: %(default)s)")
     add_sampling_flags(parser)
     parser.add_argument("--classifier", help="checkpoint of a noise-aware classifier that leads each picture to its label (ldm)")
@@ -108,6 +113,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         raise UserError("--classifier-scale needs --classifier CHECKPOINT")
     if options.num_images is not None and options.num_images < 2:
         raise UserError(f"--num-images must be at least 2 (a distance between sets needs two pictures), got {options.num_images}")
+    if options.reference_images is not None and options.reference_images < 2:
+        raise UserError(
+            f"--reference-images must be at least 2 (a distance between sets needs two pictures), got {options.reference_images}"
+        )
+    if options.bits_per_dim is not None and options.precision not in (None, "fp32"):
+        raise UserError(f"bits/dim are of the networks in fp32: ask for them without --precision {options.precision}")
     options.out = options.out or Path(f"outputs/evaluate-{options.stage}")
     options.background = _levels(options.background)
     return options
@@ -162,11 +173,12 @@ def _evaluate(options: argparse.Namespace) -> Result:
         background=options.background,
         name=options.model,
         count=options.num_images,
+        reference_count=options.reference_images,
         classifier=options.classifier,
         classifier_scale=1.0 if options.classifier_scale is None else options.classifier_scale,
         judge=options.judge,
         bits=_bits(options),
         folder=folder,
     )
-    model = LatentDiffusion.from_pretrained(options.model, device())
+    model = LatentDiffusion.from_pretrained(options.model, device(), options.precision or "fp32")
     return evaluate_ldm(model, sampling_of(model, options), asked)

@@ -35,6 +35,7 @@ class Asked:
         background: that transparent pictures are laid on.
         name: of the model, for the JSON.
         count: pictures to make; None = one for each picture of the split.
+        reference_count: training pictures to compare with, from the first; None = all, MOST at most.
         classifier: checkpoint of one that leads each picture to its label; None = none does.
         classifier_scale: how strongly.
         judge: checkpoint of a classifier that judges the pictures; None = none does.
@@ -48,6 +49,7 @@ class Asked:
     background: tuple[int, int, int]
     name: str
     count: int | None
+    reference_count: int | None
     classifier: str | None
     classifier_scale: float
     judge: str | None
@@ -69,7 +71,7 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, asked: Asked) -> Result:
     """
     spec = model.spec
     at_size = Preprocessing(size=spec.size, channels=spec.first_stage.image_channels, background=asked.background)
-    training = training_pictures(asked.place, at_size)
+    training = training_pictures(asked.place, at_size, asked.reference_count)
     told = training if asked.split == "train" else _held_out(asked.place, asked.held_out, at_size)
     is_held_out = asked.split == "val"
     telling = Telling(model=model, told=told)
@@ -111,7 +113,7 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, asked: Asked) -> Result:
     found = attribute(FrechetReference(reference), real[:shared], reconstructed, generated[:shared], progress=True)
     about: dict[str, object] = {
         "model": {"checkpoint": asked.name, "name": spec.name, "process": spec.process.kind, "prediction": spec.prediction.kind},
-        "sampling": _how(how, asked.classifier),
+        "sampling": _how(how, asked.classifier) | {"precision": model.precision},
         "data": {
             "reference": training.plain(),
             "told": told.plain(),

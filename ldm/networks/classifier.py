@@ -17,6 +17,11 @@ from ldm.networks.unet_encoder import UNetEncoder, UNetEncoderConfig
 class ClassifierConfig(UNetEncoderConfig):
     """Dhariwal & Nichol 2021, sec. 4.3; theirs has scale_shift, resample: residual, and attention down to 8x8."""
 
+    @property
+    def attends(self) -> bool:
+        """It pools by attention."""
+        return True
+
     def build(self, in_channels: int, side: int, num_classes: int) -> ClassifierNetwork:
         """A network with fresh weights, for samples of in_channels and side x side.
 

@@ -21,15 +21,16 @@ from ldm.networks.embed import time_embedding
 
 @dataclass(frozen=True, kw_only=True)
 class UNetEncoderConfig:
-    """Dhariwal & Nichol 2021. Exactly one of heads and head_width must be given.
+    """Dhariwal & Nichol 2021.
 
     Attributes:
         channels: at full size; the time embedding is 4 times as wide.
         multipliers: channels of each level, in units of `channels`; each level but the first halves the picture.
         blocks: residual blocks a level on the way down, one number or one a level.
-        attention: at which reductions of the picture (1 = full size, 2, 4, ...) there is attention. The middle always has it.
+        attention: at which reductions of the picture (1 = full size, 2, 4, ...) there is attention.
+        middle_attention: whether there is attention between the two residual blocks of the middle.
         heads: attention heads everywhere, or
-        head_width: their width, so that wider levels have more heads.
+        head_width: their width, so that wider levels have more heads. Without any attention, neither.
         scale_shift: the embedding scales and shifts the residual blocks' norms, instead of being added.
         resample: how levels change size: by a convolution, or within a residual block.
         dropout: in the residual blocks.
@@ -41,6 +42,7 @@ class UNetEncoderConfig:
     multipliers: tuple[int, ...]
     blocks: int | tuple[int, ...] = 2
     attention: tuple[int, ...] = (4, 2, 1)
+    middle_attention: bool = True
     heads: int | None = None
     head_width: int | None = None
     scale_shift: bool = False
@@ -64,11 +66,17 @@ class UNetEncoderConfig:
             raise unknown("resample", self.resample, ("conv", "residual"))
         if self.attention_backend not in BACKENDS:
             raise unknown("attention backend", self.attention_backend, BACKENDS)
-        if (self.heads is None) == (self.head_width is None):
-            raise UserError(f"give exactly one of heads and head_width, got heads={self.heads}, head_width={self.head_width}")
+        if (self.heads is not None) + (self.head_width is not None) != self.attends:
+            asked = "exactly one of heads and head_width" if self.attends else "neither heads nor head_width: nothing here attends"
+            raise UserError(f"give {asked}, got heads={self.heads}, head_width={self.head_width}")
         for level, multiplier in enumerate(self.multipliers):
-            if 2**level in self.attention or level == len(self.multipliers) - 1:
+            if 2**level in self.attention or (self.middle_attention and level == len(self.multipliers) - 1):
                 self.heads_for(multiplier * self.channels)
+
+    @property
+    def attends(self) -> bool:
+        """Whether there is attention anywhere."""
+        return self.middle_attention or any(2**level in self.attention for level in range(len(self.multipliers)))
 
     @property
     def blocks_of_levels(self) -> tuple[int, ...]:
@@ -148,7 +156,8 @@ class UNetEncoder(nn.Module):
                 left.append(width)
         self.left_channels = tuple(left)  # of what the stages of the way down leave
 
-        self.middle_block = Stage([config.residual(width, width), config.attend(width), config.residual(width, width)])
+        attends = [config.attend(width)] if config.middle_attention else []
+        self.middle_block = Stage([config.residual(width, width), *attends, config.residual(width, width)])
 
     @property
     def dtype(self) -> torch.dtype:

@@ -39,6 +39,14 @@ def test_a_first_stage_on_the_training_split_and_on_fewer(home, monkeypatch, cap
     assert found["data"]["reconstructed"]["pictures"] == 5 and found["data"]["reconstructed"]["of"] == 12
 
 
+def test_fewer_pictures_to_compare_with_and_half_precision(home, monkeypatch, capsys):
+    found = measured(f"{LDM} --model model --reference-images 7 --precision bf16", monkeypatch, capsys)
+    assert found["data"]["reference"]["pictures"] == 7 and found["data"]["reference"]["of"] == 12
+    assert found["sampling"]["precision"] == "bf16"
+    whole = measured(f"{LDM} --model model", monkeypatch, capsys)
+    assert whole["metrics"]["fid"]["value"] != found["metrics"]["fid"]["value"] and whole["sampling"]["precision"] == "fp32"
+
+
 def test_a_model_in_numbers(home, monkeypatch, capsys):
     assert call(f"{LDM} --model model --out made", monkeypatch) == 0
     shown = capsys.readouterr().out.splitlines()

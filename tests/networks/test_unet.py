@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
+from ldm.networks.blocks.spatial_attention import MultiHeadSpatialAttention
 from ldm.networks.config import DenoiserNetworkConfig
 from ldm.networks.unet import UNet, UNetConfig
 
@@ -192,6 +193,20 @@ def test_bfloat16_weights_take_float32_conditions() -> None:
     assert_close(out.float(), awake(TINY)(x, clock, condition), rtol=0.1, atol=0.1)
 
 
+def test_the_pair_with_and_without_attention() -> None:
+    """The same but for the attention: what is left has every other weight, by name and shape, and still draws on both levels."""
+    shape = {"channels": 64, "multipliers": (1, 2, 2, 4), "blocks": 1, "transformer_depth": 0}
+    with torch.device("meta"):
+        attending = UNetConfig(**shape, attention=(2, 4, 8), heads=4).build(3, 3)
+        plain = UNetConfig(**shape, attention=(), middle_attention=False).build(3, 3)
+    assert sum(p.numel() for p in attending.parameters()) == 12_957_763
+    attended = sum(p.numel() for m in attending.modules() if isinstance(m, MultiHeadSpatialAttention) for p in m.parameters())
+    assert sum(p.numel() for p in plain.parameters()) == 12_957_763 - attended
+    assert not any(isinstance(m, MultiHeadSpatialAttention) for m in plain.modules())
+    small = UNetConfig(channels=8, multipliers=(1, 2), transformer_depth=0, attention=(), middle_attention=False).build(1, 1)
+    assert small(torch.randn(2, 1, 4, 4), torch.zeros(2), Condition()).shape == (2, 1, 4, 4)
+
+
 def test_config_is_a_kind_of_its_family() -> None:
     assert DenoiserNetworkConfig.of_kind("unet") is UNetConfig
 
@@ -203,6 +218,7 @@ def test_config_is_a_kind_of_its_family() -> None:
         ({"head_width": None}, "exactly one of heads and head_width, got heads=None, head_width=None"),
         ({"head_width": 5}, "head_width 5 does not divide the 16 channels"),
         ({"head_width": None, "heads": 3}, "heads 3 does not divide the 16 channels"),
+        ({"attention": (), "middle_attention": False}, "neither heads nor head_width: nothing here attends, got heads=None, head_width=4"),
         ({"blocks": (1, 2)}, r"one a level \(3 levels\)"),
         ({"attention": (3,)}, r"1, 2, 4, 8, ...; got \(3,\)"),
         ({"transformer_depth": 0}, "context_width needs transformer_depth"),

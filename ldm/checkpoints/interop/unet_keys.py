@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ldm.checkpoints.interop.keymap import CONV_1D, LINEAR, SAME, Dialect, Form, Hint, KeyMap, Place, Row, key_map, shapes_of
+from ldm.core.errors import UserError
 from ldm.networks.unet import UNetConfig
 
 ONE = (Row("", "", ""),)  # a block that is one module
@@ -91,7 +92,12 @@ def unet_keys(config: UNetConfig, in_channels: int, out_channels: int, dialect: 
         config, in_channels, out_channels: as `UNetConfig.build` takes them.
         dialect: the peer's.
         is_linear: whether the peer's transformers enter and leave by linear layers (Stable Diffusion 2) instead of 1x1 convolutions.
+
+    Raises:
+        UserError: no attention in the middle.
     """
+    if not config.middle_attention:
+        raise UserError("the peers' UNets have attention in the middle; this one has none (middle_attention: false)")
     with torch.device("meta"):
         shapes = shapes_of(config.build(in_channels, out_channels))
     return key_map(shapes, places(config, LINEAR if is_linear else SAME), dialect, HINTS[dialect])
