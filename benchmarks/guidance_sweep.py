@@ -4,8 +4,9 @@
         --classifier runs/mnist-classifier/checkpoint --out outputs/guidance
     python benchmarks/guidance_sweep.py --model checkpoints/emoji --data emoji-128 --out outputs/guidance
 
-With --classifier the scale is the classifier's, without it that of classifier-free guidance. Each scale is one call of scripts/evaluate.py,
-whose evaluation.json stays in OUT; scales that have one are not measured again.
+Flags that are not its own go to scripts/evaluate.py (--steps 50 --precision bf16 --reference-images 10000). With --classifier the scale
+is the classifier's, without it that of classifier-free guidance. Each scale is one call of scripts/evaluate.py, whose evaluation.json
+stays in OUT; scales that have one are not measured again.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ def main() -> None:
     parser.add_argument("--scales", type=float, nargs="+", help="default: 0 0.5 1 2 4 8 with a classifier, 1 1.5 2 3 5 8 without")
     parser.add_argument("--num-images", type=int, default=1000, help="pictures a scale (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("outputs/guidance"), help="folder for results (default: %(default)s)")
-    options = parser.parse_args()
+    options, further = parser.parse_known_args()
     scales = options.scales or ([0, 0.5, 1, 2, 4, 8] if options.classifier else [1, 1.5, 2, 3, 5, 8])
-    found = {scale: measured(options, scale) for scale in scales}
+    found = {scale: measured(options, further, scale) for scale in scales}
     draw(found, "classifier's scale" if options.classifier else "guidance", options.out / "guidance.png")
     print(f"guidance.png in {options.out}")
 
 
-def measured(options: argparse.Namespace, scale: float) -> dict[str, float]:
+def measured(options: argparse.Namespace, further: list[str], scale: float) -> dict[str, float]:
     """Name -> value of every metric at a scale."""
     out = options.out / f"{scale:g}"
     if not (out / "evaluation.json").exists():
@@ -49,7 +50,7 @@ def measured(options: argparse.Namespace, scale: float) -> dict[str, float]:
         )
         judged = ["--judge", options.judge] if options.judge else []
         common = ["--model", options.model, "--data", options.data, "--num-images", str(options.num_images), "--out", str(out)]
-        subprocess.run([sys.executable, str(EVALUATE), "ldm", *common, *guided, *judged], check=True)
+        subprocess.run([sys.executable, str(EVALUATE), "ldm", *common, *guided, *judged, *further], check=True)
     metrics = json.loads((out / "evaluation.json").read_text())["metrics"]
     return {name: metric["value"] for name, metric in metrics.items()}
 

@@ -14,6 +14,7 @@ import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import matplotlib
 import torch
@@ -28,6 +29,7 @@ from ldm.core.random import Streams
 from ldm.diffusion.estimate import Denoise
 from ldm.metrics.features import InceptionFeatures
 from ldm.metrics.frechet import FrechetReference
+from ldm.pipelines.renderer import Precision
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.ddpm import DDPM
 from ldm.samplers.dpmpp_2m import DPMpp2M
@@ -79,12 +81,15 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="checkpoint folder of an unconditional model")
     parser.add_argument("--data", required=True, help="its training pictures")
     parser.add_argument("--num-images", type=int, default=2000, help="pictures a solver (default: %(default)s)")
+    parser.add_argument("--reference-images", type=int, help="training pictures to compare with (default: all)")
+    parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of the network (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("outputs/solvers"), help="folder for results (default: %(default)s)")
     options = parser.parse_args()
-    model = LatentDiffusion.from_pretrained(options.model)
+    model = LatentDiffusion.from_pretrained(options.model, precision=options.precision)
     inception = InceptionFeatures(model.device)
     at_size = Preprocessing(size=model.spec.size, channels=model.first_stage.image_channels, background=(255, 255, 255))
-    reference = FrechetReference(training_pictures(options.data, at_size).features(inception, "training pictures"))
+    training = training_pictures(options.data, at_size, options.reference_images)
+    reference = FrechetReference(training.features(inception, "training pictures"))
     options.out.mkdir(parents=True, exist_ok=True)
     results = options.out / "solvers.jsonl"
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
@@ -136,7 +141,13 @@ def draw(lines: list[dict[str, float]], path: Path) -> None:
         curves.setdefault(str(line["solver"]).split()[0], []).append((line["evaluations"], line["fid"]))
     colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
     for number, (name, points) in enumerate(curves.items()):
-        axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, label=name, color=colours[2 * number % 19])
+        axes.plot(
+            *zip(*sorted(points), strict=True),
+            marker="o",
+            markersize=4,
+            label={"ddim": "ddim = euler"}.get(name, name),
+            color=colours[2 * number % 19],
+        )
     axes.set(xscale="log", yscale="log", xlabel="network evaluations a picture", ylabel="FID")
     axes.grid(which="both", alpha=0.2)
     axes.legend(ncols=2, fontsize=8)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Pictures of a class, of a map, or of nothing in particular. `--help` has examples."""
+"""Pictures of a class, of a map, of boxes, or of nothing in particular. `--help` has examples."""
 
 from ldm.app.door import run
 from ldm.app.sample import main

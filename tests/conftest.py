@@ -14,9 +14,11 @@ from torch import nn
 from ldm.checkpoints.classifier import ClassifierSpec, write_classifier
 from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults, write_latent_diffusion
 from ldm.conditioning.bert_scratch import BertScratchConfig
+from ldm.conditioning.boxes import BoxesConfig
 from ldm.conditioning.class_label import ClassLabelConfig
 from ldm.conditioning.conditioner import ConditionerConfig
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig
+from ldm.conditioning.low_resolution import LowResolutionConfig
 from ldm.conditioning.semantic_map import SemanticMapConfig
 from ldm.diffusion.prediction import VPrediction
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
@@ -33,6 +35,8 @@ CONDITIONERS: dict[str, ConditionerConfig] = {
     "class": ClassLabelConfig(num_classes=3, names=("cat", "dog", "owl"), width=8),
     "mask": InpaintMaskConfig(),
     "map": SemanticMapConfig(num_classes=4),
+    "boxes": BoxesConfig(num_classes=4, width=16, depth=1, heads=2, head_width=8, max_boxes=2, vocabulary=101),
+    "small": LowResolutionConfig(),
 }
 
 
@@ -78,7 +82,7 @@ def write_tiny(
                 blocks=1,
                 attention=(2,),
                 heads=2,
-                context_width=16 if "text" in told else None,
+                context_width=16 if {"text", "boxes"} & set(told) else None,
                 vector_width=8 if "class" in told else None,
             ),
             process=PROCESS,
@@ -99,7 +103,7 @@ def write_tiny_classifier(folder: Path, **changes: Any) -> Path:
     spec = ClassifierSpec(
         name="tiny-classifier",
         size=16,
-        channels=3,
+        space=LatentSpace(channels=3, ratio=1),
         network=ClassifierConfig(channels=8, multipliers=(1, 2), blocks=1, attention=(2,), heads=2),
         process=PROCESS,
         label_names=("cat", "dog", "owl"),

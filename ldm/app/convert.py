@@ -12,8 +12,10 @@ from ldm.app.sampling_run import check_folder
 from ldm.checkpoints.interop.compvis_export import export_compvis
 from ldm.checkpoints.interop.diffusers_export import export_diffusers
 from ldm.checkpoints.interop.importing import import_checkpoint
+from ldm.checkpoints.interop.lora_export import FILE, export_lora_diffusers, export_lora_file
 from ldm.checkpoints.interop.ours import Ours
 from ldm.checkpoints.interop.stable_diffusion import PredictionName
+from ldm.checkpoints.lora import is_lora, load_lora
 from ldm.core.errors import UserError
 
 EXAMPLES = """examples:
@@ -26,6 +28,8 @@ EXAMPLES = """examples:
   python scripts/convert.py export runs/mine-ldm/checkpoint --to diffusers --out exported/mine
   python scripts/convert.py export checkpoints/sd1 --to compvis --out exported/sd1.safetensors
       one file, as CompVis's code and tools that open Stable Diffusion files read it, and its YAML beside it
+  python scripts/convert.py export runs/mine-lora/lora --to diffusers --out exported/mine-lora
+      a LoRA by itself; runs/mine-lora/checkpoint is the model with it
 """
 ONLY_IMPORT = ("config", "prediction", "size", "text_encoder")
 OURS, PIPELINE, PARTS = "manifest.json", "model_index.json", "load.py"  # what a folder has that an earlier call may have left
@@ -44,6 +48,9 @@ def main(arguments: Sequence[str]) -> None:
             size=options.size,
             text_encoder=options.text_encoder,
         )
+    elif is_lora(options.source):
+        write_lora = export_lora_diffusers if options.to == "diffusers" else export_lora_file
+        notes = write_lora(load_lora(options.source), options.out)
     else:
         write = export_diffusers if options.to == "diffusers" else export_compvis
         notes = write(Ours.open(options.source), options.out)
@@ -76,7 +83,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if options.size is not None and options.size < 1:
         raise UserError(f"--size must be at least 1, got {options.size}")
     if options.out.is_dir():
-        left = (OURS,) if options.way == "import" else (PIPELINE, PARTS)
+        left = (OURS,) if options.way == "import" else (PIPELINE, PARTS, FILE)
         if options.to == "compvis" or not any((options.out / name).is_file() for name in left):
             raise UserError(f"--out {options.out}: is a folder with something else in it; name another")
     elif options.out.exists() and options.to != "compvis":

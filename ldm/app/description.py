@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ldm.app.finetuning import completed
 from ldm.app.footprint import Footprint, measure, training_footprint
 from ldm.app.frozen_first_stage import FirstStageSource, check_fit
 from ldm.app.train_ldm import TrainLDM
@@ -29,6 +30,7 @@ from ldm.first_stage.config import FirstStageConfig
 from ldm.first_stage.identity import IdentityConfig
 from ldm.first_stage.latent_space import LatentSpace
 from ldm.first_stage.stage import FirstStage
+from ldm.networks.lora import adapt, base_weights
 from ldm.pretrained import lpips_to_count
 from ldm.training.config import TrainConfig
 
@@ -44,6 +46,7 @@ class Description:
         image: (C, H, W) of a picture.
         latent: (Z, h, w).
         parameters: by part. `conditioner`: those that are trained and stored; `frozen_encoder`: of pretrained text encoders;
+            `lora`: of adapters beside the denoiser, where only they are trained;
             `conditioner_unused`: of an output layer that published weights of the conditioner carry, that nothing reads and we do not have.
         trained: the parts that training changes.
         weights: bytes that training holds all the time, see the module's text.
@@ -86,8 +89,8 @@ def describe(config: Path, overrides: Sequence[str] = ()) -> Description:
         UserError: as these scripts'; a config of another script.
     """
     content = read(config, overrides)
-    if "denoiser" in content:
-        return _of_diffusion(build(content, TrainLDM))
+    if "denoiser" in content or "weighting" in content:  # one that goes on with a checkpoint leaves the denoiser to it
+        return _of_diffusion(build(completed(content), TrainLDM))
     if "loss" in content:
         return _of_autoencoder(build(content, TrainVAE))
     raise UserError(f"config {config}: has neither `denoiser` nor `loss`, so it is none of train_ldm or train_vae, which describe reads")
@@ -169,10 +172,14 @@ def _of_diffusion(config: TrainLDM) -> Description:
         first_stage = stage_config.build().requires_grad_(False)
         conditioners = spec.build_conditioners()
         network = spec.build_network(conditioners)
+        adapters = None if config.lora is None else adapt(network, config.lora, base="", seed=0)
+    if adapters is not None:
+        conditioners.requires_grad_(False)
     image = (config.data.channels, config.data.size, config.data.size)
     latent = first_stage.latent_shape(torch.empty(1, *image, device=META))
     parameters = {
-        "denoiser": _count(network),
+        "denoiser": sum(p.numel() for p in base_weights(network).values()),
+        "lora": 0 if adapters is None else _count(adapters),
         "first_stage": _count(first_stage),
         "conditioner": _count(conditioners),
         "frozen_encoder": conditioners.num_frozen,
@@ -180,7 +187,7 @@ def _of_diffusion(config: TrainLDM) -> Description:
     }
 
     def step(count: int) -> Tensor:
-        told = ConditionInputs(count=count, grey_latent=torch.empty(latent, device=META))
+        told = ConditionInputs(count=count, hole_latent=torch.empty(latent, device=META))
         condition = conditioners(told, latent[1:])
         x_t, clock = torch.empty(count, *latent, device=META), torch.empty(count, device=META)
         return network(x_t, clock, condition).float().square().mean()
@@ -193,14 +200,16 @@ def _of_diffusion(config: TrainLDM) -> Description:
 
     encodings = (not config.data.cache_latents) + any(isinstance(part, InpaintMask) for part in conditioners)
     always = ("denoiser", "first_stage", "conditioner")
+    trained = ("denoiser", "conditioner") if adapters is None else ("lora",)
+    held = {name: 20 if name in trained else 4 for name in parameters if name != "conditioner_unused"}
     return Description(
         name=config.name,
         stage=2,
         image=image,
         latent=latent,
         parameters={name: count for name, count in parameters.items() if count or name in always},
-        trained=("denoiser", "conditioner"),
-        weights=20 * (parameters["denoiser"] + parameters["conditioner"]) + 4 * (parameters["first_stage"] + parameters["frozen_encoder"]),
+        trained=trained,
+        weights=sum(count * parameters[name] for name, count in held.items()),
         train=config.train,
         passes=(trains, *[encodes] * encodings),
     )

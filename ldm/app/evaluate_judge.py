@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm.app.evaluation import AT_ONCE, DrawnFrom
-from ldm.checkpoints.classifier import PIXELS, LoadedClassifier, load_classifier
+from ldm.checkpoints.classifier import LoadedClassifier, load_classifier
 from ldm.core.errors import UserError
 from ldm.metrics import bootstrap
 from ldm.metrics.features import as_shown
@@ -46,10 +46,10 @@ class Judge:
         unfit = f"--judge {checkpoint}"
         if spec.process is not None:
             raise UserError(f"{unfit} is noise-aware, for guidance; a judge is trained on clean pictures (process: null)")
-        if spec.space != PIXELS:
+        if not spec.sees_pixels:
             raise UserError(f"{unfit} sees latents; a judge sees pixels")
-        if (spec.size, spec.channels) != (size, channels):
-            seen = f"{spec.size} pixels and {spec.channels} channel{'s' * (spec.channels > 1)}"
+        if (spec.size, spec.space.channels) != (size, channels):
+            seen = f"{spec.size} pixels and {spec.space.channels} channel{'s' * (spec.space.channels > 1)}"
             raise UserError(f"{unfit} was trained on pictures of {seen}; the model makes them of {size} and {channels}")
         missing = [name for name in names if name not in spec.label_names]
         if missing:

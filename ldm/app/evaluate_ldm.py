@@ -89,8 +89,9 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, asked: Asked) -> Result:
     bits = None if asked.bits is None else bits_per_dim(telling, training, asked.bits, how.seed, is_held_out)
 
     reference = training.features(inception, "training pictures")
-    real = told.features(inception, "pictures whose captions and labels are told")
     shared = min(how.num_images, told.count)
+    beside = told if telling.tells_captions else replace(told, count=shared)  # captions lead back to one picture among all
+    real = beside.features(inception, "pictures whose captions and labels are told")
     if isinstance(spec.first_stage, IdentityConfig):
         reconstructed = real[:shared]
     else:

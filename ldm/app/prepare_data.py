@@ -25,7 +25,7 @@ NAMED_LOSSES = 10
 EXAMPLES = """examples:
   python scripts/prepare_data.py photos --out data/photos --size 256 --val-every 20
       a folder of pictures; captions.csv or captions.jsonl in it (columns file, caption), .txt beside pictures, class folders,
-      masks/ and maps/ are found by themselves
+      masks/, maps/ and boxes/ are found by themselves
   python scripts/prepare_data.py photos --captions words.csv --out data/photos
   python scripts/prepare_data.py mnist --out data/mnist
       also fashion-mnist, cifar10, pets: torchvision downloads them, or --raw names a folder with the raw files

@@ -1,4 +1,4 @@
-"""`scripts/sample.py`: pictures of a class, of a map, or of nothing in particular."""
+"""`scripts/sample.py`: pictures of a class, of a map, of boxes, or of nothing in particular."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from pathlib import Path
 from ldm.app.sampling_run import parser, prepare, write_pictures
 from ldm.core.errors import UserError
 from ldm.data.images import open_map
+from ldm.data.sources.folder import read_boxes
 from ldm.pipelines.canvas import as_pictures
 
 EXAMPLES = """examples:
   python scripts/sample.py
   python scripts/sample.py --label animals-nature --num-images 8
   python scripts/sample.py --map layout.png --model runs/maps/checkpoint
+  python scripts/sample.py --boxes layout.json --model runs/layout2img256/checkpoint
+      layout.json: [[class, left, top, right, bottom], ...], class a number, the rest shares of the picture from 0 to 1
   python scripts/sample.py --label food-drink --classifier runs/emoji-classifier/checkpoint --classifier-scale 2
       a classifier that scripts/train_classifier.py trained leads to the class; the model need not know labels
 """
@@ -22,9 +25,10 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str]) -> None:
     """Draws samples."""
-    flags = parser("Pictures of a class, of a map of classes, of both, or of nothing in particular.", EXAMPLES, "outputs/sample")
+    flags = parser("Pictures of a class, of a map of classes, of boxes, or of nothing in particular.", EXAMPLES, "outputs/sample")
     flags.add_argument("--label", help="a class, by name or number")
     flags.add_argument("--map", type=Path, help="a grey or palette picture whose pixels are class indices")
+    flags.add_argument("--boxes", type=Path, metavar="JSON", help="where objects are, and of which class")
     flags.add_argument("--classifier", metavar="CHECKPOINT", help="a noise-aware classifier's folder; it leads to --label")
     flags.add_argument("--classifier-scale", type=float, metavar="S", help="how hard it leads; 1 = Bayes' rule (default: 1)")
     options = flags.parse_args(arguments)
@@ -34,9 +38,10 @@ def main(arguments: Sequence[str]) -> None:
     if options.classifier_scale is not None and not is_led:
         raise UserError("--classifier-scale is of a classifier: name one with --classifier")
     layout = None if options.map is None else open_map(options.map)
+    boxes = None if options.boxes is None else read_boxes(options.boxes)
     model, how = prepare(options)
     if is_led:
         options.classifier_scale = 1.0 if options.classifier_scale is None else options.classifier_scale
         how = replace(how, guide=model.guide(options.classifier, (options.label,), options.classifier_scale))
-    inputs = model.class_inputs(options.label, layout, is_led=is_led)
+    inputs = model.class_inputs(options.label, layout, boxes, is_led=is_led)
     write_pictures(as_pictures(model.generate(inputs, how)), options, how)

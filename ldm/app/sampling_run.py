@@ -37,6 +37,8 @@ def parser(description: str, examples: str, out: str) -> Parser:
     """A parser with the shared flags; what is not given is as the model's checkpoint says."""
     made = Parser(description, examples)
     made.add_argument("--model", default=DEFAULT_MODEL, help="checkpoint folder (default: %(default)s)")
+    made.add_argument("--lora", type=Path, help="folder of a LoRA that was trained on the model, RUN_DIR/lora of such a run")
+    made.add_argument("--lora-scale", type=float, help="how strongly it acts (default: 1, as it was trained)")
     add_sampling_flags(made)
     made.add_argument("--num-images", type=int, default=4, help="how many pictures (default: %(default)s)")
     made.add_argument("--seed", type=int, default=0, help="picture i depends on (seed, i) only (default: %(default)s)")
@@ -107,7 +109,10 @@ def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
         UserError: a model that cannot be opened, unknown sampler or grid, a number out of range, a place that cannot be written.
     """
     check_folder(options.out)
-    model = LatentDiffusion.from_pretrained(options.model, precision=options.precision)
+    if options.lora is None and options.lora_scale is not None:
+        raise UserError("--lora-scale goes with --lora")
+    lora_scale = 1.0 if options.lora_scale is None else options.lora_scale
+    model = LatentDiffusion.from_pretrained(options.model, precision=options.precision, lora=options.lora, lora_scale=lora_scale)
     how = sampling_of(model, options, options.num_images, Progress())
     return model, how
 

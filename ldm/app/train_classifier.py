@@ -10,7 +10,7 @@ import torch
 
 from ldm.app.frozen_first_stage import FirstStageSource, check_fit, latent_cache
 from ldm.app.training_run import finish, load_config, open_run, parse, use_deterministic_kernels
-from ldm.checkpoints.classifier import PIXELS, ClassifierSpec, load_classifier
+from ldm.checkpoints.classifier import ClassifierSpec, load_classifier
 from ldm.checkpoints.folder import load_strictly
 from ldm.core.errors import UserError
 from ldm.core.random import digest
@@ -73,9 +73,7 @@ def main(arguments: Sequence[str]) -> None:
     spec = ClassifierSpec(
         name=config.name,
         size=config.data.size,
-        space=space.digest or PIXELS,
-        ratio=first_stage_config.ratio,
-        channels=first_stage_config.latent_channels,
+        space=space,
         network=config.network,
         process=config.process,
         network_input=config.network_input,

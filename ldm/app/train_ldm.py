@@ -9,14 +9,17 @@ from typing import Literal
 
 import torch
 
+from ldm.app.finetuning import check_base, completed, default_config
 from ldm.app.frozen_first_stage import FirstStageSource, check_fit, latent_cache
-from ldm.app.training_run import finish, load_config, open_run, parse, use_deterministic_kernels
+from ldm.app.training_run import finish, open_run, parse, use_deterministic_kernels
 from ldm.checkpoints.folder import load_strictly
-from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults, load_latent_diffusion
+from ldm.checkpoints.lora import LoraSpec
+from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults, denoiser_digest, load_latent_diffusion
 from ldm.conditioning.boxes import BoxesConfig
 from ldm.conditioning.conditioner import ConditionerConfig
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig
 from ldm.conditioning.low_resolution import LowResolutionConfig
+from ldm.config.loader import build, read
 from ldm.core.errors import UserError
 from ldm.core.random import digest
 from ldm.data.config import DataConfig
@@ -30,6 +33,7 @@ from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.time_density import TimeDensity, UniformSteps
 from ldm.diffusion.weighting import Weighting
 from ldm.networks.config import DenoiserNetworkConfig
+from ldm.networks.lora import Lora
 from ldm.training.config import TrainConfig
 from ldm.training.diffusion_task import DiffusionTask
 from ldm.training.distributed import World
@@ -39,6 +43,10 @@ EXAMPLES = """examples:
       the built-in pictures, text conditioning, on the shipped first stage, into runs/emoji-text; the same command again resumes
   python scripts/train_ldm.py data.train=DIR data.val=null first_stage.checkpoint=runs/mine/checkpoint --run-dir runs/mine-ldm
       your own pictures on your own first stage
+  python scripts/train_ldm.py init_from=checkpoints/sd1 data.train=DIR --run-dir runs/mine-sd1
+      goes on with a trained or imported model on your own captioned pictures; what the model is, its checkpoint says
+  python scripts/train_ldm.py init_from=checkpoints/sd1 data.train=DIR lora.rank=8 --run-dir runs/mine-lora
+      the same by low-rank adapters only: less memory, a file of a few megabytes
   torchrun --nproc_per_node 4 scripts/train_ldm.py --config configs/ldm/emoji.yaml
 """
 
@@ -65,13 +73,16 @@ class TrainLDM:
     sampling: SamplingDefaults
     prompts: tuple[str, ...] = ()  # of the sample grids; empty = held-out captions
     train: TrainConfig
-    init_from: str | None = None  # a checkpoint whose denoiser and conditioners to start from
+    init_from: str | None = None  # a checkpoint whose denoiser and conditioners to start from; without `denoiser`, see `completed`
+    lora: Lora | None = None  # trains adapters beside that checkpoint's denoiser, and nothing else; None = all of it
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop_all <= 1:
             raise UserError(f"drop_all must be a share from 0 to 1, got {self.drop_all}")
         if self.data.cache_latents and any(isinstance(part, BoxesConfig) for part in self.conditioning.values()):
             raise UserError("boxes are other ones in each view of a picture, and are not kept: set data.cache_latents=false")
+        if self.lora is not None and not self.init_from:
+            raise UserError("lora needs init_from: adapters are trained beside a model that is there")
         self.objective()  # refuses parts that make no sense together, before anything is opened
 
     def objective(self) -> Objective:
@@ -91,18 +102,15 @@ class TrainLDM:
 
 def main(arguments: Sequence[str]) -> None:
     """Trains a latent diffusion model."""
-    options = parse(arguments, "Train stage two: a conditional latent diffusion model.", "configs/ldm/emoji-text.yaml", EXAMPLES)
-    config = load_config(options, TrainLDM)
+    options = parse(arguments, "Train stage two: a conditional latent diffusion model.", default_config(arguments), EXAMPLES)
+    config = build(completed(read(options.config, options.overrides)), TrainLDM)
     use_deterministic_kernels()
     world = World.join()
     first_stage, first_stage_config, space, weights = config.first_stage.open(config.data.channels)
     check_fit(config.data, first_stage_config)
     train_set = open_dataset(config.data, "train", config.seed)
     held_out = open_dataset(config.data, "val", config.seed) if config.data.val else None
-    conditioning = {
-        name: part.fitted(label_names=train_set.label_names, map_names=train_set.map_names, has=_told_by(train_set))
-        for name, part in config.conditioning.items()
-    }
+    conditioning = {name: _fitted(name, part, train_set) for name, part in config.conditioning.items()}
     run = open_run(options.run_dir or Path("runs") / config.name, config, world)
 
     torch.manual_seed(digest(config.seed, "weights"))
@@ -121,25 +129,43 @@ def main(arguments: Sequence[str]) -> None:
     )
     conditioners = spec.build_conditioners()
     spec = spec.with_frozen(conditioners.frozen_digests())
-    network = spec.build_network(conditioners)
-    if config.init_from:
+    lora = None
+    if not config.init_from:
+        network = spec.build_network(conditioners)
+    else:
         start = load_latent_diffusion(config.init_from, torch.device("cpu"))
         if start.spec.space.digest != space.digest:
             raise UserError(
                 f"init_from={config.init_from} was trained on another first stage ({start.spec.space.digest[:12]}) than "
                 f"first_stage.checkpoint={config.first_stage.checkpoint} ({space.digest[:12]}); its denoiser cannot read these latents"
             )
+        with torch.device("meta"):  # its weights come from the file: none need be drawn first
+            network = spec.build_network(conditioners)
         load_strictly(network, start.network.state_dict(), f"init_from={config.init_from}")
         load_strictly(conditioners, start.conditioners.state_dict(), f"init_from={config.init_from}")
+        if config.lora is not None:
+            check_base(spec, start.spec)
+            base_digest = denoiser_digest(config.init_from)
+            lora = LoraSpec(name=config.name, base=start.spec, base_digest=base_digest, lora=config.lora)
 
     first_stage.to(world.device)
     keeps_pixels = any(isinstance(part, InpaintMaskConfig | LowResolutionConfig) for part in config.conditioning.values())
     cache = latent_cache(run.path / "latents", train_set, first_stage, config.data, world, keeps_pixels=keeps_pixels)
     task = DiffusionTask(
         spec, first_stage, weights, network, conditioners, config.objective(), train_set, held_out, cache,
-        config.train, config.drop_all, config.prompts, config.seed, world,
+        config.train, config.drop_all, config.prompts, config.seed, world, lora,
     )  # fmt: skip
     finish(task, config.train, run, config, config.seed, world)
+
+
+def _fitted(name: str, part: ConditionerConfig, data: Pictures) -> ConditionerConfig:
+    """A conditioner with what it leaves open taken from the data, which must be able to teach it, unless it is never told anything."""
+    if part.drop == 1 and not part.is_open:
+        return part
+    try:
+        return part.fitted(label_names=data.label_names, map_names=data.map_names, has=_told_by(data))
+    except UserError as error:
+        raise UserError(f"{error}; with conditioning.{name}.drop=1 it is never told anything") from error
 
 
 def _told_by(data: Pictures) -> frozenset[str]:

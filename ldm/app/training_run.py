@@ -21,7 +21,7 @@ from ldm.training.run_folder import RunFolder
 T = TypeVar("T")
 
 # What may change between two sittings of one run.
-FREE_KEYS = ("train.steps", "train.checkpoint_every", "train.sample_every", "train.checkpoint_file_mib", "data.workers")
+FREE_KEYS = ("train.steps", "train.checkpoint_every", "train.keep_every", "train.sample_every", "train.checkpoint_file_mib", "data.workers")
 
 
 def parse(arguments: Sequence[str], description: str, default_config: str, examples: str) -> argparse.Namespace:

@@ -15,10 +15,8 @@ from ldm.config.loader import to_yaml
 from ldm.core.errors import UserError
 from ldm.diffusion.network_input import NetworkInput, TableIndex
 from ldm.diffusion.process import NoiseProcess
-from ldm.first_stage.latent_space import weights_digest
+from ldm.first_stage.latent_space import LatentSpace, weights_digest
 from ldm.networks.classifier import ClassifierConfig, ClassifierNetwork
-
-PIXELS = "pixels"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +26,7 @@ class ClassifierSpec:
     Attributes:
         name: of the run.
         size: pictures' side in training, in pixels.
-        space: what it sees: `PIXELS`, or latents of the first stage with this digest.
-        ratio: pixels per position of what it sees, along one side.
-        channels: of what it sees.
+        space: what it sees: the latent contract of a first stage, or that of pixels, whose ratio is 1 and whose digest is empty.
         process: that noises what it sees, so it is told the time; None = a judge, which has seen clean samples only.
         network_input: what the network is fed at a time; a judge's sees the sample as it is, at clock 0.
         label_names: of the classes, in the order of their indices.
@@ -39,9 +35,7 @@ class ClassifierSpec:
 
     name: str
     size: int
-    space: str = PIXELS
-    ratio: int = 1
-    channels: int
+    space: LatentSpace
     network: ClassifierConfig
     process: NoiseProcess | None
     network_input: NetworkInput = TableIndex()
@@ -54,13 +48,17 @@ class ClassifierSpec:
         if self.process is not None:
             self.network_input.check(self.process)
 
+    @property
+    def sees_pixels(self) -> bool:
+        return not self.space.digest
+
     def build_network(self) -> ClassifierNetwork:
         """The network with fresh weights.
 
         Raises:
             UserError: samples that it cannot halve down to its last level.
         """
-        return self.network.build(self.channels, self.size // self.ratio, len(self.label_names))
+        return self.network.build(self.space.channels, self.size // self.space.ratio, len(self.label_names))
 
     def ask(self, network: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor | None) -> Tensor:
         """Logits (B, classes) by a network of `build_network`, float32.

@@ -91,8 +91,8 @@ class Checkpoint:
     files: tuple[str, ...]
 
     @staticmethod
-    def open(folder: Path | str) -> Checkpoint:
-        """Verifies size and sha256 of every file.
+    def open(folder: Path | str, *, verified: bool = True) -> Checkpoint:
+        """A folder's; the size and sha256 of every file are verified unless only its config is wanted.
 
         Raises:
             UserError: no such folder, not a checkpoint, a file missing, truncated or altered.
@@ -101,11 +101,11 @@ class Checkpoint:
         if not folder.is_dir():
             raise UserError(f"checkpoint {folder}: no such folder. A training run writes one to its RUN_DIR/checkpoint.")
         if not (folder / "manifest.json").is_file():
-            inside = folder / "checkpoint"
-            hint = f"; did you mean {inside}?" if (inside / "manifest.json").is_file() else ""
+            inside = [str(folder / name) for name in ("checkpoint", "lora") if (folder / name / "manifest.json").is_file()]
+            hint = f"; did you mean {' or '.join(inside)}?" if inside else ""
             raise UserError(f"checkpoint {folder}: it has no manifest.json, so it is not a checkpoint folder of this tool{hint}")
         files = _manifest(folder)
-        for name, (size, sha256) in files.items():
+        for name, (size, sha256) in files.items() if verified else ():
             path = folder / name
             if not path.is_file():
                 raise UserError(f"checkpoint {folder}: {name} is missing; copy the whole folder again")

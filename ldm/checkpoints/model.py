@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ldm.checkpoints.folder import Checkpoint, load_strictly, write_checkpoint
+from ldm.conditioning.bert_pretrained import BertPretrainedConfig
+from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
 from ldm.conditioning.conditioner import ConditionerConfig, Conditioners, build_conditioners
 from ldm.config.loader import to_yaml
 from ldm.core.errors import UserError
@@ -144,7 +146,7 @@ def load_first_stage(folder: Path | str, device: torch.device) -> tuple[FirstSta
         UserError: not a checkpoint; altered; weights that are not those the latent contract was measured with.
     """
     opened = Checkpoint.open(folder)
-    _refuse_classifier(opened)
+    _refuse_others(opened)
     if "denoiser" in opened.config:  # stage two's: it has all of stage one's keys
         whole = opened.spec(LatentDiffusionSpec)
         spec = AutoencoderSpec(name=whole.name, size=whole.size, first_stage=whole.first_stage, space=whole.space)
@@ -154,11 +156,13 @@ def load_first_stage(folder: Path | str, device: torch.device) -> tuple[FirstSta
     return _first_stage(spec.first_stage, spec.space, weights, device, opened.folder), spec, weights
 
 
-def _refuse_classifier(opened: Checkpoint) -> None:
+def _refuse_others(opened: Checkpoint) -> None:
     if opened.has("classifier"):
         raise UserError(
             f"checkpoint {opened.folder} holds a classifier, neither first stage nor diffusion model; it goes with --classifier"
         )
+    if opened.has("lora"):
+        raise UserError(f"checkpoint {opened.folder} holds a LoRA, which changes a model and is none by itself; it goes with --lora")
 
 
 def _weights(opened: Checkpoint, part: str) -> dict[str, Tensor]:
@@ -184,6 +188,51 @@ def _first_stage(config: FirstStageConfig, space: LatentSpace, weights: dict[str
     return first_stage.to(device).eval().requires_grad_(False)
 
 
+def read_spec(folder: Path | str) -> LatentDiffusionSpec:
+    """What a checkpoint of both stages is, without its weights, whose files are not verified.
+
+    Raises:
+        UserError: not a checkpoint; of a first stage only.
+    """
+    return _spec_of_both(Checkpoint.open(folder, verified=False))
+
+
+def _spec_of_both(opened: Checkpoint) -> LatentDiffusionSpec:
+    _refuse_others(opened)
+    if "denoiser" not in opened.config:
+        raise UserError(
+            f"checkpoint {opened.folder} holds a first stage only; train the second with scripts/train_ldm.py "
+            f"first_stage.checkpoint={opened.folder}"
+        )
+    return located(opened.spec(LatentDiffusionSpec), opened.folder)
+
+
+def located(spec: LatentDiffusionSpec, folder: Path) -> LatentDiffusionSpec:
+    """The same, where a text encoder's folder was moved along with the checkpoint.
+
+    One that is named by a folder which is not there is looked for beside the checkpoint, by that folder's last name. Its digest is
+    recorded, so that another one would be refused.
+    """
+    conditioning, frozen = dict(spec.conditioning), dict(spec.frozen)
+    for name, config in spec.conditioning.items():
+        if isinstance(config, BertPretrainedConfig | ClipPretrainedConfig):
+            named = Path(config.model)
+            beside = folder.absolute().with_name(named.name)
+            if named.is_absolute() and not named.is_dir() and beside.is_dir():
+                conditioning[name] = dataclasses.replace(config, model=str(beside))
+                frozen = {str(beside) if key == config.model else key: digest for key, digest in frozen.items()}
+    return dataclasses.replace(spec, conditioning=conditioning, frozen=frozen)
+
+
+def denoiser_digest(folder: Path | str) -> str:
+    """Hex sha256 of a checkpoint's denoiser as it is stored; see `weights_digest`. A LoRA names its base by it.
+
+    Raises:
+        UserError: it has none.
+    """
+    return weights_digest(Checkpoint.open(folder, verified=False).tensors("denoiser"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoadedParts:
     """All of a stage-two checkpoint, frozen and in eval mode."""
@@ -201,12 +250,7 @@ def load_latent_diffusion(folder: Path | str, device: torch.device) -> LoadedPar
         UserError: not a checkpoint; altered; of a first stage only; weights and config that do not belong together.
     """
     opened = Checkpoint.open(folder)
-    _refuse_classifier(opened)
-    if "denoiser" not in opened.config:
-        raise UserError(
-            f"checkpoint {folder} holds a first stage only; train the second with scripts/train_ldm.py first_stage.checkpoint={folder}"
-        )
-    spec = opened.spec(LatentDiffusionSpec)
+    spec = _spec_of_both(opened)
     first_stage = _first_stage(spec.first_stage, spec.space, _weights(opened, "first_stage"), device, opened.folder)
     conditioners = spec.build_conditioners()
     for name, digest in conditioners.frozen_digests().items():

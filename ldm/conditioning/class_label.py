@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, context_of, needs
+from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, check_names, context_of, needs
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError, unknown
@@ -61,6 +61,7 @@ class ClassLabelConfig(ConditionerConfig):
             raise UserError("class_label: the data's labels are numbers without names: set its num_classes")
         if self.num_classes in (None, len(label_names)) and not self.names:
             return replace(self, num_classes=len(label_names), names=label_names)
+        check_names("class_label", self.names, label_names)
         return self
 
     def build(self, *, context_width: int | None, latent_channels: int) -> ClassLabel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -125,6 +126,17 @@ def needs(kind: str, what: str, has: frozenset[str]) -> None:
     if what not in has:
         found = ", ".join(sorted(has)) or "pictures only"
         raise UserError(f"conditioner {kind} needs {what}, and the training data has none (it has {found})")
+
+
+def check_names(kind: str, names: tuple[str, ...], found: tuple[str, ...]) -> None:
+    """Refuses data whose classes have other names than the model's, where both have some: their numbers mean something else.
+
+    Raises:
+        UserError: names the first class that differs.
+    """
+    for number, (ours, theirs) in enumerate(zip_longest(names, found)) if names and found else ():
+        if ours != theirs:
+            raise UserError(f"{kind}: class {number} of the training data is {theirs or 'none'}, of the model {ours or 'none'}")
 
 
 def context_of(kind: str, context_width: int | None) -> int:

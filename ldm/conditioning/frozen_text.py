@@ -45,7 +45,7 @@ def load_pretrained(kind: type[Any], model: str, built_in: str) -> Pretrained:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         with torch.random.fork_rng(devices=[]):
             encoder = kind.from_pretrained(model, use_safetensors=True, dtype=torch.float32)
     except (OSError, ValueError) as error:

@@ -12,15 +12,15 @@ class ConditionInputs:
     """Everything that conditioners may read, for B pictures. None = nothing is told by it to any picture.
 
     "Nothing" is a value of each input, so a row can be dropped by changing values: caption "", label -1, mask all ones over the latent
-    of a grey picture, class "unknown" all over the map, no boxes, a grey small picture.
+    of a picture that is all hole, class "unknown" all over the map, no boxes, a grey small picture.
 
     Attributes:
         count: B.
         captions: B texts; "" = nothing.
         labels: (B,) int64; -1 = nothing.
         masks: (B, 1, H, W) in pixels; above 0 = to be painted.
-        masked_latents: (B, C, h, w), normalised latents of the pictures with their painted part grey.
-        grey_latent: (C, h, w), the normalised latent of a grey picture; needed by a model with `inpaint_mask`.
+        masked_latents: (B, C, h, w), normalised latents of the pictures with a hole where they are to be painted, see `InpaintMaskConfig`.
+        hole_latent: (C, h, w), the normalised latent of a picture that is all hole; needed by a model with `inpaint_mask`.
         maps: (B, H, W) int64 in [0, num_classes); -1 or num_classes = unknown.
         boxes: (B, K, 5) float: class index, then left, top, right, bottom as shares of the picture from 0 to 1; class -1 = no box.
         low_resolution: (B, C, H, W) in [-1, 1], of any size.
@@ -31,7 +31,7 @@ class ConditionInputs:
     labels: Tensor | None = None
     masks: Tensor | None = None
     masked_latents: Tensor | None = None
-    grey_latent: Tensor | None = None
+    hole_latent: Tensor | None = None
     maps: Tensor | None = None
     boxes: Tensor | None = None
     low_resolution: Tensor | None = None
@@ -45,7 +45,7 @@ class ConditionInputs:
         """Rows start to stop."""
         told = {name: getattr(self, name) for name in _PER_ROW}
         parts = {name: value if value is None else value[start:stop] for name, value in told.items()}
-        return ConditionInputs(count=len(range(self.count)[start:stop]), grey_latent=self.grey_latent, **parts)
+        return ConditionInputs(count=len(range(self.count)[start:stop]), hole_latent=self.hole_latent, **parts)
 
 
-_PER_ROW = tuple(field.name for field in fields(ConditionInputs) if field.name not in ("count", "grey_latent"))
+_PER_ROW = tuple(field.name for field in fields(ConditionInputs) if field.name not in ("count", "hole_latent"))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, needs
+from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, check_names, needs
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
@@ -63,6 +63,7 @@ class SemanticMapConfig(ConditionerConfig):
         needs("semantic_map", "maps", has)
         if self.num_classes in (None, len(map_names)) and not self.names:
             return replace(self, num_classes=len(map_names), names=map_names)
+        check_names("semantic_map", self.names, map_names)
         return self
 
     def build(self, *, context_width: int | None, latent_channels: int) -> SemanticMap:

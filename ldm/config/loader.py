@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm.core.errors import UserError, unknown
@@ -42,7 +42,10 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         if "=" not in override:
             raise UserError(f"override {override!r}: must read key=value, e.g. train.steps=1000")
     try:
-        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        loaded = OmegaConf.load(path)
+        if isinstance(loaded, ListConfig):
+            raise UserError(f"config {path}: must be a mapping of keys, found list")
+        merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
         content = OmegaConf.to_container(merged, resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"config {path}: {' '.join(str(error).split())}") from error

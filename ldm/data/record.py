@@ -65,7 +65,7 @@ class Record:
         try:
             meta = json.loads(lowered["json"]) if "json" in lowered else {}
             captions, label = _meta(meta)
-            boxes = _boxes(meta)
+            boxes = boxes_of(meta.get("boxes") or [])
             if not captions and "txt" in lowered:
                 captions = _only_text([lowered["txt"].decode()])
             if label is None and "cls" in lowered:
@@ -104,9 +104,16 @@ def _meta(meta: object) -> tuple[tuple[str, ...], str | int | None]:
     return _only_text(captions), label
 
 
-def _boxes(meta: dict) -> tuple[Box, ...]:
+def boxes_of(told: object) -> tuple[Box, ...]:
+    """Boxes as JSON has them: a list of [class, left, top, right, bottom].
+
+    Raises:
+        ValueError: not that, or a box that is none.
+    """
+    if not isinstance(told, list):
+        raise ValueError("boxes must be a list of [class, left, top, right, bottom]")
     found = []
-    for box in meta.get("boxes") or []:
+    for box in told:
         if not isinstance(box, list) or len(box) != 5 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in box):
             raise ValueError("boxes must be a list of [class, left, top, right, bottom]")
         index, left, top, right, bottom = box

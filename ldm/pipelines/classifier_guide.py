@@ -7,11 +7,12 @@ from math import isfinite
 
 import torch
 
-from ldm.checkpoints.classifier import PIXELS, LoadedClassifier
+from ldm.checkpoints.classifier import LoadedClassifier
 from ldm.checkpoints.model import LatentDiffusionSpec
 from ldm.core.errors import UserError
 from ldm.diffusion.estimate import Denoise
 from ldm.diffusion.process import NoiseProcess
+from ldm.first_stage.latent_space import LatentSpace
 from ldm.guidance.classifier_guided import classifier_guided
 
 
@@ -41,13 +42,15 @@ class ClassifierGuide:
 
     def check(self, model: LatentDiffusionSpec) -> None:
         """Refuses, by UserError, a model whose noisy samples are not those that the classifier was trained on."""
-        seen, space = self.classifier.spec, model.space.digest or PIXELS
+        seen = self.classifier.spec
         misfit = f"classifier {seen.name!r} does not fit model {model.name!r}"
-        if seen.space != space:
-            raise UserError(f"{misfit}: it sees {_in_words(seen.space)}, the model draws {_in_words(space)}")
+        if seen.space.digest != model.space.digest:
+            raise UserError(f"{misfit}: it sees {_in_words(seen.space)}, the model draws {_in_words(model.space)}")
         for what, its, models in (
             ("picture size", seen.size, model.size),
-            ("number of channels", seen.channels, model.first_stage.latent_channels),
+            ("number of channels", seen.space.channels, model.space.channels),
+            ("latents' shift", seen.space.shift, model.space.shift),
+            ("latents' scale", seen.space.scale, model.space.scale),
             ("process", seen.process, model.process),
         ):
             if its != models:
@@ -59,5 +62,5 @@ class ClassifierGuide:
         return classifier_guided(denoise, self.classifier.logits, labels, self.scale, process)
 
 
-def _in_words(space: str) -> str:
-    return space if space == PIXELS else f"latents of first stage {space[:12]}"
+def _in_words(space: LatentSpace) -> str:
+    return f"latents of first stage {space.digest[:12]}" if space.digest else "pixels"

@@ -52,16 +52,19 @@ def inpaint(model: LatentDiffusion, picture: Image.Image, mask: Image.Image, how
     square = Square.around(hole, model.spec.size)
     crop = as_tensor(Image.fromarray(square.cut(np.array(picture))), model.first_stage.image_channels)
     crop_hole = torch.from_numpy(square.cut(hole))[None, None].float()
-    paint = _with_mask_told if model.paints_masks else _with_known_put_back
-    paintings = paint(model, *known_at(crop, crop_hole, model.spec.size), how, prompt)
+    known, small_hole = known_at(crop, crop_hole, model.spec.size)
+    if model.mask_told is None:
+        paintings = _with_known_put_back(model, known, small_hole, how, prompt)
+    else:
+        paintings = _with_mask_told(model, model.mask_told.masked(known, small_hole), small_hole, how, prompt)
     fitted = (blended(crop, resized(painting[None], square.side), crop_hole)[0] for painting in paintings)
     return [pasted(picture, painting, square, hole) for painting in fitted]
 
 
-def _with_mask_told(model: LatentDiffusion, known: Tensor, hole: Tensor, how: Sampling, prompt: str | None) -> Tensor:
-    """Paintings of a square (1, C, size, size) with a hole (1, 1, size, size), by a model told of both, on either side of guidance."""
-    masked = model.first_stage.encode((known * (1 - hole)).to(model.device))
-    untold = replace(model.untold(), masks=hole, masked_latents=masked)
+def _with_mask_told(model: LatentDiffusion, masked: Tensor, hole: Tensor, how: Sampling, prompt: str | None) -> Tensor:
+    """Paintings of a masked square (1, C, size, size) with its hole (1, 1, size, size), told on either side of guidance."""
+    latent = model.first_stage.encode(masked.to(model.device))
+    untold = replace(model.untold(), masks=hole, masked_latents=latent)
     told = untold if prompt is None else replace(untold, captions=model.text_inputs(prompt).captions)
     return model.generate(told, how, untold)
 

@@ -12,12 +12,15 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.checkpoints.classifier import LoadedClassifier, load_classifier
+from ldm.checkpoints.lora import load_with_lora
 from ldm.checkpoints.model import load_latent_diffusion
+from ldm.conditioning.boxes import Boxes
 from ldm.conditioning.class_label import ClassLabel
 from ldm.conditioning.conditioner import Conditioner
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.conditioning.semantic_map import SemanticMap
 from ldm.core.errors import UserError, unknown
+from ldm.data.record import Box
 from ldm.diffusion.grid import Grid
 from ldm.pipelines.canvas import as_pictures
 from ldm.pipelines.classifier_guide import ClassifierGuide
@@ -31,16 +34,30 @@ class LatentDiffusion(Renderer):
     """Both stages, frozen, on one device."""
 
     @staticmethod
-    def from_pretrained(folder: Path | str, device: str | torch.device | None = None, precision: Precision = "fp32") -> LatentDiffusion:
+    def from_pretrained(
+        folder: Path | str,
+        device: str | torch.device | None = None,
+        precision: Precision = "fp32",
+        *,
+        lora: Path | str | None = None,
+        lora_scale: float = 1.0,
+    ) -> LatentDiffusion:
         """A model from a checkpoint folder, on the GPU if there is one.
 
+        Args:
+            folder: of the checkpoint.
+            device: another one.
+            precision: of the networks.
+            lora: folder of a LoRA that was trained on this checkpoint.
+            lora_scale: how strongly it acts; 1 = as it was trained.
+
         Raises:
-            UserError: not a checkpoint of both stages, or altered; see `ldm.checkpoints.model`. Unknown precision.
+            UserError: not a checkpoint of both stages, or altered; see `ldm.checkpoints.model` and `lora`. Unknown precision.
         """
         if precision not in get_args(Precision):
             raise unknown("precision", precision, get_args(Precision))
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        parts = load_latent_diffusion(folder, chosen)
+        parts = load_latent_diffusion(folder, chosen) if lora is None else load_with_lora(folder, lora, lora_scale, chosen)
         return LatentDiffusion(
             spec=parts.spec,
             first_stage=parts.first_stage,
@@ -117,6 +134,7 @@ class LatentDiffusion(Renderer):
         *,
         label: str | int | None = None,
         layout: Tensor | None = None,
+        boxes: Sequence[Box] | None = None,
         classifier: str | Path | LoadedClassifier | None = None,
         classifier_scale: float = 1.0,
         sampler: str | Sampler | None = None,
@@ -129,12 +147,12 @@ class LatentDiffusion(Renderer):
         seed: int = 0,
         on_step: OnStep | None = None,
     ) -> list[Image.Image]:
-        """Pictures of a class, of a map (`layout`, (H, W) class indices), of both, or of nothing in particular.
+        """Pictures of a class, of a map (`layout`, (H, W) class indices), of boxes, of several of them, or of nothing in particular.
 
         With a classifier it is this that leads to the class, see `guide`; the model is told it too if it was trained with labels.
 
         Raises:
-            UserError: unknown label; a model that was not trained with labels or maps; see `guide` and `sampling`.
+            UserError: unknown label; a model that was not trained with what it is told; see `guide` and `sampling`.
         """
         how = self.sampling(
             sampler=sampler, grid=grid, steps=steps, guidance=guidance, guidance_interval=guidance_interval,
@@ -142,7 +160,7 @@ class LatentDiffusion(Renderer):
         )  # fmt: skip
         if classifier is not None:
             how = replace(how, guide=self.guide(classifier, () if label is None else (label,), classifier_scale))
-        return as_pictures(self.generate(self.class_inputs(label, layout, is_led=classifier is not None), how))
+        return as_pictures(self.generate(self.class_inputs(label, layout, boxes, is_led=classifier is not None), how))
 
     def guide(self, classifier: str | Path | LoadedClassifier, labels: Sequence[str | int], scale: float = 1.0) -> ClassifierGuide:
         """What leads picture i to class labels[i], from the first again when they are used up.
@@ -172,13 +190,15 @@ class LatentDiffusion(Renderer):
             raise UserError(f"this model was not trained with text; it takes {', '.join(self.conditioners.names) or 'no condition'}")
         return replace(self.untold(), captions=(prompt,))
 
-    def class_inputs(self, label: str | int | None = None, layout: Tensor | None = None, *, is_led: bool = False) -> ConditionInputs:
-        """What a class and a map, (H, W) class indices, tell; without either: nothing.
+    def class_inputs(
+        self, label: str | int | None = None, layout: Tensor | None = None, boxes: Sequence[Box] | None = None, *, is_led: bool = False
+    ) -> ConditionInputs:
+        """What a class, a map, (H, W) class indices, and boxes tell; without any: nothing.
 
         Where a classifier leads to the label (`is_led`), a model that was not trained with labels need not be told it.
 
         Raises:
-            UserError: unknown label; a model that was not trained with labels or maps.
+            UserError: unknown label; no box, or more than the model takes; a model that was not trained with what it is told.
         """
         told = self.untold()
         if label is not None and (self.knows_labels or not is_led):
@@ -186,6 +206,11 @@ class LatentDiffusion(Renderer):
         if layout is not None:
             self.part(SemanticMap, "semantic maps")
             told = replace(told, maps=layout[None])
+        if boxes is not None:
+            most = self.part(Boxes, "boxes").config.max_boxes
+            if not 1 <= len(boxes) <= most:
+                raise UserError(f"this model takes 1 to {most} boxes, got {len(boxes)}")
+            told = replace(told, boxes=torch.tensor(boxes, dtype=torch.float32)[None])
         return told
 
     def untold(self, negative_prompt: str = "") -> ConditionInputs:

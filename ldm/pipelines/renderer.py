@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ldm.checkpoints.model import LatentDiffusionSpec
 from ldm.conditioning.conditioner import Conditioners
-from ldm.conditioning.inpaint_mask import InpaintMask
+from ldm.conditioning.inpaint_mask import InpaintMaskConfig, mask_told
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
@@ -40,10 +40,10 @@ class Renderer:
     device: torch.device
     precision: Precision = "fp32"
 
-    @property
-    def paints_masks(self) -> bool:
-        """Whether it was trained to inpaint; else inpainting is training-free."""
-        return any(isinstance(part, InpaintMask) for part in self.conditioners)
+    @cached_property
+    def mask_told(self) -> InpaintMaskConfig | None:
+        """How it is told of holes; None = it was not trained to inpaint, and inpainting is training-free."""
+        return mask_told(self.conditioners)
 
     @property
     def latent_size(self) -> tuple[int, int]:
@@ -51,20 +51,20 @@ class Renderer:
         return side, side
 
     @cached_property
-    def grey_latent(self) -> Tensor | None:
-        """The normalised latent (C, h, w) of a grey picture, which is what `inpaint_mask` is told as "nothing"; None for other models."""
-        return grey_latent(self.first_stage, self.spec.size, self.device) if self.paints_masks else None
+    def hole_latent(self) -> Tensor | None:
+        """See `hole_latent`; None for models that are told of no holes."""
+        return None if self.mask_told is None else hole_latent(self.mask_told, self.first_stage, self.spec.size, self.device)
 
     @property
     def nothing(self) -> ConditionInputs:
         """One picture that is told nothing."""
-        return ConditionInputs(count=1, grey_latent=self.grey_latent)
+        return ConditionInputs(count=1, hole_latent=self.hole_latent)
 
     @torch.no_grad()
-    def tell(self, inputs: ConditionInputs) -> Condition:
-        """The condition of one picture, encoded once a call."""
+    def tell(self, inputs: ConditionInputs, latent_size: tuple[int, int] | None = None) -> Condition:
+        """The condition of one picture, encoded once a call; for a latent of the model's own size unless another is named."""
         with self._autocast():
-            return self.conditioners(inputs, self.latent_size)
+            return self.conditioners(inputs, latent_size or self.latent_size)
 
     @torch.no_grad()
     def generate(
@@ -140,9 +140,16 @@ class Renderer:
                 denoise = known(denoise, streams)
             on_step = shifted(how.on_step, number, len(starts))
             latent = how.sampler.sample(denoise, x, times, process, step_noise(streams, x), on_step)
-            with self._autocast():
-                pictures.append(self.first_stage.decode(latent).float().cpu())
+            pictures.append(self.decode(latent))
         return torch.cat(pictures)
+
+    def decode(self, latent: Tensor, *, tile: int | None = None) -> Tensor:
+        """(B, C, h, w) normalised latents to pictures (B, C, ratio h, ratio w) float32 in [-1, 1], not clipped, on the CPU.
+
+        tile: see `FirstStage`.
+        """
+        with self._autocast():
+            return self.first_stage.decode(latent, tile=tile).float().cpu()
 
     @property
     def denoiser(self) -> Denoiser:
@@ -165,9 +172,9 @@ class Renderer:
 
 
 @torch.no_grad()
-def grey_latent(first_stage: FirstStage, size: int, device: torch.device) -> Tensor:
-    """(C, h, w): the normalised latent of a grey picture of size x size."""
-    return first_stage.encode(torch.zeros(1, first_stage.image_channels, size, size, device=device))[0]
+def hole_latent(told: InpaintMaskConfig, first_stage: FirstStage, size: int, device: torch.device) -> Tensor:
+    """(C, h, w): the normalised latent of size x size pixels of nothing but hole, which is what `inpaint_mask` is told as "nothing"."""
+    return first_stage.encode(torch.full((1, first_stage.image_channels, size, size), told.hole, device=device))[0]
 
 
 def _joined(conditions: Sequence[Condition], rows: range) -> Condition:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldm.checkpoints.classifier import PIXELS, ClassifierSpec, write_classifier
+from ldm.checkpoints.classifier import ClassifierSpec, write_classifier
 from ldm.core.errors import UserError
 from ldm.core.random import Streams
 from ldm.diffusion.estimate import Estimate
@@ -191,7 +191,7 @@ class ClassifierTask:
 
     def _card(self, spec: ClassifierSpec, step: int) -> str:
         kind = "judge: trained on clean samples" if spec.process is None else f"noise-aware: trained with process {spec.process}"
-        sees = "pixels" if spec.space == PIXELS else f"latents of the first stage with digest {spec.space}"
+        sees = "pixels" if spec.sees_pixels else f"latents of the first stage with digest {spec.space.digest}"
         worth = "not measured" if spec.accuracy is None else f"{spec.accuracy:.2%} of at most {MEASURED} held-out pictures"
         return (
             f"# Classifier: {spec.name}\n\n"

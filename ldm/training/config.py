@@ -54,6 +54,7 @@ class TrainConfig:
     compile: bool = False
     ema_decay: float = 0.999
     checkpoint_every: int = 1000
+    keep_every: int | None = None  # these steps' checkpoints stay, as checkpoints/step-000500; None = only the newest is there
     sample_every: int = 1000  # sample grids and evaluation
     checkpoint_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     checkpoint_file_mib: int = 4096  # larger parts are split over several files
@@ -62,10 +63,16 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "sample_every", "checkpoint_file_mib"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.keep_every is not None and self.keep_every < 1:
+            raise UserError(f"keep_every must be at least 1, or null, got {self.keep_every}")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
         if self.accumulate > self.batch_size:
             raise UserError(f"accumulate ({self.accumulate}) must not exceed batch_size ({self.batch_size})")
+
+    def keeps(self, step: int) -> bool:
+        """Whether a step's checkpoint stays."""
+        return self.keep_every is not None and step % self.keep_every == 0
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldm.checkpoints.lora import LoraSpec, beside, write_lora
 from ldm.checkpoints.model import LatentDiffusionSpec, write_latent_diffusion
 from ldm.conditioning.boxes import Boxes
 from ldm.conditioning.class_label import ClassLabel
 from ldm.conditioning.conditioner import Conditioners
-from ldm.conditioning.inpaint_mask import InpaintMask
+from ldm.conditioning.inpaint_mask import InpaintMask, mask_told
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.conditioning.low_resolution import LowResolution
 from ldm.conditioning.semantic_map import SemanticMap
@@ -28,8 +29,9 @@ from ldm.diffusion.importance import LossMemory
 from ldm.diffusion.objective import Objective
 from ldm.diffusion.time_density import UniformSteps
 from ldm.first_stage.stage import FirstStage
+from ldm.networks.lora import Adapters, adapt, base_weights, merged, twin
 from ldm.pipelines.latent_diffusion import LatentDiffusion
-from ldm.pipelines.renderer import grey_latent
+from ldm.pipelines.renderer import hole_latent
 from ldm.training.config import DTYPES, TrainConfig
 from ldm.training.distributed import World
 from ldm.training.ema import Ema
@@ -42,7 +44,7 @@ SHOWN = 8  # pictures a row of the sample grid
 
 
 class DiffusionTask:
-    """Trains a denoiser and its conditioners; see `ldm.training.engine.Task`."""
+    """Trains a denoiser and its conditioners, or adapters beside them (`lora`); see `ldm.training.engine.Task`."""
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class DiffusionTask:
         prompts: tuple[str, ...],
         seed: int,
         world: World,
+        lora: LoraSpec | None = None,
     ) -> None:
         self.spec, self.config, self.objective, self.seed, self.world = spec, config, objective, seed, world
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
@@ -70,8 +73,16 @@ class DiffusionTask:
         self.latents = Latents(self.first_stage, train_set, held_out, cache, seed, world.device)
         self.drop_all, self.prompts = drop_all, prompts
         self.trained: dict[str, nn.Module] = {"denoiser": self.network, "conditioner": self.conditioners}
-        self.mean_network, self.mean_conditioners = Ema(self.network, config.ema_decay), Ema(self.conditioners, config.ema_decay)
-        self.averaged: dict[str, Ema] = {"denoiser": self.mean_network, "conditioner": self.mean_conditioners}
+        self.lora, self.adapters = lora, None if lora is None else adapt(self.network, lora.lora, lora.base_digest, seed)
+        if self.adapters is not None:
+            self.conditioners.requires_grad_(False).eval()
+            self.trained = {"lora": self.adapters}
+        self.averaged: dict[str, Ema] = {name: Ema(module, config.ema_decay) for name, module in self.trained.items()}
+        if self.adapters is None:
+            self.mean_network, self.mean_conditioners = self.averaged["denoiser"].module, self.averaged["conditioner"].module
+        else:  # whose frozen weights are there once
+            self.mean_network = twin(self.network, self.adapters, self.averaged["lora"].module)
+            self.mean_conditioners = self.conditioners
         self.groups = {"denoiser": [p for module in self.trained.values() for p in module.parameters() if p.requires_grad]}
         self.memory = objective.density if isinstance(objective.density, LossMemory) else None
         if self.memory is not None:
@@ -80,14 +91,17 @@ class DiffusionTask:
         self.measure = objective if self.memory is None else dataclasses.replace(objective, density=UniformSteps())
         self.data_digest = f"{train_set.digest} {spec.space.digest}"
         self._call = torch.compile(self.network) if config.compile else self.network
-        self._paints = any(isinstance(part, InpaintMask) for part in conditioners)
-        self._grey = grey_latent(self.first_stage, spec.size, world.device) if self._paints else None
+        self._mask = mask_told(conditioners)
+        self._hole = None if self._mask is None else hole_latent(self._mask, self.first_stage, spec.size, world.device)
         self._latent_size = (spec.size // self.first_stage.ratio,) * 2
         self._held_out: list[LatentBatch] = []
 
     def describe(self) -> dict[str, int]:
         parts = {"denoiser": self.network, "conditioner": self.conditioners, "first_stage": self.first_stage}
         counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        if self.adapters is not None:
+            counts["lora"] = sum(p.numel() for p in self.adapters.parameters())
+            counts["denoiser"] -= counts["lora"]
         return counts | {"frozen_encoder": self.conditioners.num_frozen}
 
     def batches(self, first_step: int) -> Iterator[LatentBatch]:
@@ -141,23 +155,23 @@ class DiffusionTask:
             maps=pictures.maps,
             masks=masks,
             masked_latents=masked,
-            grey_latent=self._grey,
+            hole_latent=self._hole,
             boxes=pictures.boxes,
             low_resolution=pictures.images,
         )
 
     def _holes(self, pictures: Batch, kept: Tensor, streams: Streams) -> tuple[Tensor, Tensor]:
         """Masks and masked latents; only rows that keep theirs are drawn and encoded."""
-        assert self._grey is not None
+        assert self._mask is not None and self._hole is not None
         count, _, height, width = pictures.images.shape
         masks = torch.ones(count, 1, height, width)
-        latents = self._grey.repeat(count, 1, 1, 1)
+        latents = self._hole.repeat(count, 1, 1, 1)
         rows = kept.nonzero()[:, 0].tolist()
         if rows:
             generators = streams.generators("mask")
             for row in rows:
                 masks[row] = random_mask(height, None if pictures.masks is None else pictures.masks[row], generators[row])
-            masked = pictures.images[rows] * (1 - masks[rows])
+            masked = self._mask.masked(pictures.images[rows], masks[rows])
             latents[rows] = self.first_stage.encode(masked.to(self.world.device))
         return masks, latents
 
@@ -167,14 +181,15 @@ class DiffusionTask:
         return self._held_out
 
     def evaluate(self, autocast: AbstractContextManager[Any]) -> Evaluation:
-        """Loss of the averaged weights, all conditions told, at times and noises that are the same at every evaluation."""
-        losses = []
+        """Loss of the averaged weights, told all that training ever tells, at times and noises that are the same at every evaluation."""
+        losses: list[Tensor] = []
+        named = tuple(zip(self.conditioners.names, self.conditioners, strict=True))
         for batch in self._held_out_parts():
             streams = Streams.of(self.seed, "evaluate", samples=batch.positions)
-            nothing_dropped = {name: torch.zeros(len(batch.positions), dtype=torch.bool) for name in self.conditioners.names}
+            drops = {name: torch.full((len(batch.positions),), part.drop == 1) for name, part in named}
             with autocast:
-                condition = self.mean_conditioners.module(self._told(batch.pictures, nothing_dropped, streams), self._latent_size)
-                losses.append(self.measure(self.mean_network.module, self._drawn(batch, streams), condition, streams))
+                condition = self.mean_conditioners(self._told(batch.pictures, drops, streams), self._latent_size, drops)
+                losses.append(self.measure(self.mean_network, self._drawn(batch, streams), condition, streams))
         loss = torch.cat(losses).mean().item()
         return Evaluation(metrics={"val/loss": loss}, lines=(f"held-out loss {loss:.4f} (averaged weights)",))
 
@@ -183,8 +198,8 @@ class DiffusionTask:
         model = LatentDiffusion(
             spec=self.spec,
             first_stage=self.first_stage,
-            network=self.mean_network.module,
-            conditioners=self.mean_conditioners.module,
+            network=self.mean_network,
+            conditioners=self.mean_conditioners,
             device=self.world.device,
             precision=self.config.precision,
         )
@@ -196,14 +211,14 @@ class DiffusionTask:
             told = [model.tell(one) for one in inputs]
             away = [model.tell(one) for one in keeps] if keeps else [untold] * len(told)
             rows.append(model.render(told, away, how))
-        if self._paints:
-            rows.append((pictures.images * (1 - _centre_box(pictures.images)))[: len(rows[0])])
+        if self._mask is not None:
+            rows.append(self._mask.masked(pictures.images, _centre_box(pictures.images))[: len(rows[0])])
         return grid_of(torch.cat(rows), columns=len(rows[0]))
 
     def _asked(self, pictures: Batch) -> Iterator[tuple[list[ConditionInputs], list[ConditionInputs]]]:
         """Rows of the sample grid: what is told, and what guidance leads away from (empty = nothing)."""
         shown = range(min(SHOWN, len(pictures.keys)))
-        base = ConditionInputs(count=1, grey_latent=self._grey)
+        base = ConditionInputs(count=1, hole_latent=self._hole)
         asked = False
         if any(part.reads_text for part in self.conditioners):
             prompts = self.prompts or tuple(pictures.captions[i] for i in shown)
@@ -222,9 +237,9 @@ class DiffusionTask:
             if isinstance(part, LowResolution):
                 yield [dataclasses.replace(base, low_resolution=pictures.images[i : i + 1]) for i in shown], []
                 asked = True
-        if self._paints:
+        if self._mask is not None:
             holes = _centre_box(pictures.images)
-            latents = self.first_stage.encode((pictures.images * (1 - holes))[list(shown)].to(self.world.device))
+            latents = self.first_stage.encode(self._mask.masked(pictures.images, holes)[list(shown)].to(self.world.device))
             told = [dataclasses.replace(base, masks=holes[i : i + 1], masked_latents=latents[i : i + 1]) for i in shown]
             yield told, told
             asked = True
@@ -233,32 +248,45 @@ class DiffusionTask:
 
     @torch.no_grad()
     def save(self, folder: Path, step: int, steps: int) -> None:
-        """The averaged weights in the checkpoint's precision, with the first stage exactly as it was given."""
+        """The averaged weights in the checkpoint's precision, with the first stage exactly as it was given.
+
+        Of adapters: the model with them merged into it, and beside its folder one of the adapters alone.
+        """
         dtype = DTYPES[self.config.checkpoint_dtype]
 
-        def rounded(average: Ema) -> dict[str, Tensor]:
-            return {key: tensor.to(dtype) for key, tensor in average.module.state_dict().items()}
+        def rounded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {key: tensor.to("cpu", dtype) for key, tensor in weights.items()}
 
+        if self.lora is None:
+            denoiser = self.mean_network.state_dict()
+        else:
+            alone: Adapters = self.averaged["lora"].module
+            tensors = rounded(alone.tensors())
+            base = {name: weight.cpu() for name, weight in base_weights(self.network).items()}
+            denoiser = merged(base, tensors, self.lora.lora.scale)
+            write_lora(beside(folder), self.lora, tensors, self._card(step, "LoRA of a latent diffusion model"))
+        conditioner, card = rounded(self.mean_conditioners.state_dict()), self._card(step, "Latent diffusion model")
         write_latent_diffusion(
-            folder,
-            self.spec,
-            self.first_stage_weights,
-            rounded(self.mean_network),
-            rounded(self.mean_conditioners),
-            self._card(step),
-            self.config.checkpoint_file_mib << 20,
+            folder, self.spec, self.first_stage_weights, rounded(denoiser), conditioner, card, self.config.checkpoint_file_mib << 20
         )
 
-    def _card(self, step: int) -> str:
+    def _card(self, step: int, what: str) -> str:
         parts = ", ".join(f"{name} {count:,}" for name, count in self.describe().items() if count)
         return (
             f"# {self.spec.name}\n\n"
-            f"Latent diffusion model, {self.spec.size}x{self.spec.size}; told {', '.join(self.conditioners.names) or 'nothing'}.\n\n"
+            f"{what}, {self.spec.size}x{self.spec.size}; told {', '.join(self.conditioners.names) or 'nothing'}.\n\n"
             f"- Parameters: {parts}; averaged weights in {self.config.checkpoint_dtype}.\n"
+            f"{self._card_of_lora()}"
             f"- Data: {self.train_set.name}, {self.train_set.size_in_words}.\n"
             f"- Trained {step} steps of batch {self.config.batch_size}, seed {self.seed}, {self.config.precision}.\n"
             f"- First stage: digest {self.spec.space.digest or '(identity)'}.\n"
         )
+
+    def _card_of_lora(self) -> str:
+        if self.lora is None:
+            return ""
+        shape, base = self.lora.lora, self.lora
+        return f"- LoRA of rank {shape.rank} ({shape.targets}) on {base.base.name}, whose denoiser has digest {base.base_digest}.\n"
 
 
 def _centre_box(images: Tensor) -> Tensor:

@@ -125,9 +125,10 @@ def fit(task: Task, config: TrainConfig, run: RunFolder, config_yaml: str, seed:
     if world.is_first:
         trained = sum(p.numel() for group in task.groups.values() for p in group)
         print(sizes(task.describe(), trained, config, first_step), flush=True)
+    was_killed = first_step > 1 and not is_published(run.state_path, first_step - 1)  # between a state and its checkpoint
+    if world.any(was_killed and world.is_first):
+        engine.publish(first_step - 1)
     if first_step > config.steps:
-        if not is_published(run.state_path, first_step - 1):  # killed between the last state and its checkpoint
-            engine.publish(first_step - 1)
         return True
     run.open(config_yaml, first_step - 1)
     stop = _Stop()
@@ -183,6 +184,8 @@ class _Engine:
     def publish(self, step: int) -> None:
         """The loadable checkpoint and the curves of a saved state."""
         if self.world.is_first:
+            if self.config.keeps(step):
+                self.task.save(self.run.kept_path(step), step, self.config.steps)
             self.task.save(self.run.checkpoint_path, step, self.config.steps)
             mark_published(self.run.state_path, step)
             self.run.draw_curves()
@@ -218,7 +221,7 @@ class _Engine:
                         metrics |= self.evaluate(step, bar)
                 finally:  # what an evaluation stumbles over must not cost the steps before it
                     self.run.log(step, metrics)
-                    if last or stopping or step % config.checkpoint_every == 0:
+                    if last or stopping or step % config.checkpoint_every == 0 or config.keeps(step):
                         self.save(step)
                 if stopping and not last:
                     bar.write(f"stopped after step {step}, state saved; the same command goes on from here", file=sys.stdout)

@@ -35,6 +35,10 @@ class RunFolder:
     def checkpoint_path(self) -> Path:
         return self.path / "checkpoint"
 
+    def kept_path(self, step: int) -> Path:
+        """Where a step's checkpoint stays, see `TrainConfig.keep_every`."""
+        return self.path / "checkpoints" / f"step-{step:06d}"
+
     @property
     def metrics_path(self) -> Path:
         return self.path / "metrics.jsonl"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from ldm.app.evaluate_judge import Judge
 from ldm.checkpoints.classifier import ClassifierSpec, LoadedClassifier, write_classifier
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
+from ldm.first_stage.latent_space import LatentSpace
 from ldm.metrics import bootstrap
 from ldm.metrics.inception_score import score_of_logits
 from ldm.networks.classifier import ClassifierConfig
@@ -20,12 +22,13 @@ from ldm.pipelines.canvas import as_pictures
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 
 PROCESS = DiscreteVP(num_steps=100, beta_last=0.1, zero_terminal_snr=True)  # the tiny models'
+PIXELS = LatentSpace(channels=3, ratio=1)
 
 
 def write_tiny_classifier(folder: Path, **changes) -> Path:
     """Random weights; classes owl and cat, not in the data's order."""
     network = ClassifierConfig(channels=32, multipliers=(1,), blocks=1, heads=1)
-    what = {"name": "arbiter", "size": 16, "channels": 3, "network": network, "process": None, "label_names": ("owl", "cat")} | changes
+    what = {"name": "arbiter", "size": 16, "space": PIXELS, "network": network, "process": None, "label_names": ("owl", "cat")} | changes
     spec = ClassifierSpec(**what)
     torch.manual_seed(0)
     write_classifier(folder, spec, dict(spec.build_network().state_dict()), "# tiny\n", 1 << 30)
@@ -154,9 +157,9 @@ def test_a_mistake_is_one_line_before_any_work(home, stand_in, words, said, monk
     kinds = {
         "judge": {},
         "guide": {"process": PROCESS},
-        "of-latents": {"space": "0" * 64},
+        "of-latents": {"space": replace(PIXELS, digest="0" * 64)},
         "large": {"size": 32},
-        "grey-judge": {"channels": 1},
+        "grey-judge": {"space": replace(PIXELS, channels=1)},
         "of-others": {"label_names": others},
         "guide-of-others": {"label_names": others, "process": PROCESS},
     }
@@ -172,7 +175,7 @@ def test_a_mistake_is_one_line_before_any_work(home, stand_in, words, said, monk
 def test_labels_that_are_numbers_are_the_judges_own():
     """Where the data names none: 0 to classes - 1, and -1 is none."""
     network = ClassifierConfig(channels=32, multipliers=(1,), heads=1)
-    spec = ClassifierSpec(name="a", size=16, channels=3, network=network, process=None, label_names=("0", "1"))
+    spec = ClassifierSpec(name="a", size=16, space=PIXELS, network=network, process=None, label_names=("0", "1"))
     loaded = LoadedClassifier(spec=spec, network=torch.nn.Identity(), digest="")
     judge = Judge(checkpoint="a", classifier=loaded, classes=None, device=torch.device("cpu"))
     assert [judge.index_of(label) for label in (-1, 0, 1)] == [-1, 0, 1]

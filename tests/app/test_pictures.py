@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from ldm.app import door, img2img, inpaint, sample, txt2img
+from ldm.app import door, img2img, inpaint, sample, txt2img, upscale
 from ldm.core.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-MAINS = {"txt2img": txt2img.main, "sample": sample.main, "inpaint": inpaint.main, "img2img": img2img.main}
+MAINS = {"txt2img": txt2img.main, "sample": sample.main, "inpaint": inpaint.main, "img2img": img2img.main, "upscale": upscale.main}
 
 
 @pytest.fixture
@@ -27,6 +27,12 @@ def home(tmp_path: Path, tiny: Callable[..., Path], tiny_classifier: Callable[..
     """A folder with a model of everything, one of nothing, classifiers for it, and pictures; the current one."""
     (tmp_path / "model").symlink_to(tiny("text", "class", "mask", "map"))
     (tmp_path / "plain").symlink_to(tiny(first_stage="identity"))
+    (tmp_path / "boxed").symlink_to(tiny("boxes"))
+    (tmp_path / "enlarger").symlink_to(tiny("small"))
+    (tmp_path / "boxes.json").write_text("[[0, 0.1, 0.2, 0.5, 0.9], [3, 0, 0, 1, 1]]")
+    (tmp_path / "crossed.json").write_text("[[0, 0.5, 0.2, 0.1, 0.9]]")
+    (tmp_path / "unknown.json").write_text("[[4, 0.1, 0.2, 0.5, 0.9]]")
+    (tmp_path / "many.json").write_text("[[0, 0.1, 0.2, 0.5, 0.9], [3, 0, 0, 1, 1], [3, 0, 0, 1, 1]]")
     (tmp_path / "guide").symlink_to(tiny_classifier())
     (tmp_path / "judge").symlink_to(tiny_classifier(process=None))
     pixels = np.random.default_rng(0).integers(0, 256, (21, 30, 3), dtype=np.uint8)
@@ -68,6 +74,7 @@ GOOD = {
     "sample": "--model plain --steps 1".split(),
     "inpaint": "--model plain --image photo.png --mask mask.png --steps 1".split(),
     "img2img": "--model plain --image photo.png --strength 0.5 --steps 2".split(),
+    "upscale": "--model enlarger --image photo.png --steps 1".split(),
 }
 
 
@@ -118,6 +125,25 @@ def test_limits_of_guidance_and_a_classifier_are_remembered(home, monkeypatch):
         assert not np.array_equal(np.array(Image.open(f"{one}/000.png")), np.array(Image.open(f"{other}/000.png")))
 
 
+def test_boxes_are_heard(home, monkeypatch):
+    for boxes, out in (("boxes.json", "told"), ("moved.json", "moved")):
+        (home / "moved.json").write_text("[[0, 0.4, 0.2, 0.8, 0.9], [3, 0, 0, 1, 1]]")
+        assert call("sample", f"--model boxed --boxes {boxes} --num-images 1 --out {out}", monkeypatch) == 0
+    pixels = []
+    for out in ("told", "moved"):
+        with Image.open(home / out / "000.png") as picture:
+            pixels.append(np.asarray(picture, int))
+    assert np.abs(pixels[0] - pixels[1]).max() > 0
+    assert json.loads(Path("told/parameters.json").read_text())["boxes"] == "boxes.json"
+
+
+def test_a_picture_is_enlarged(home, monkeypatch):
+    assert call("upscale", "--model enlarger --image photo.png --num-images 2 --steps 1 --out large", monkeypatch) == 0
+    for number in (0, 1):
+        with Image.open(home / "large" / f"00{number}.png") as picture:
+            assert picture.size == (60, 42)
+
+
 def test_the_same_call_makes_the_same_picture(home, monkeypatch):
     for out in ("one", "other"):
         assert call("sample", f"--model model --label owl --map map.png --num-images 1 --seed 3 --out {out}", monkeypatch) == 0
@@ -157,7 +183,7 @@ def test_inpaint_keeps_known_pixels_in_the_file(home, monkeypatch):
 
 
 TXT, EDIT = ["--model", "model", "--prompt", "a cat"], ["--model", "plain", "--image", "photo.png"]
-PLAIN, LED = ["--model", "plain"], ["--model", "plain", "--classifier"]
+PLAIN, BOXED, LED = ["--model", "plain"], ["--model", "boxed", "--boxes"], ["--model", "plain", "--classifier"]
 MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "no such model": ("txt2img", ["--model", "nowhere", "--prompt", "a cat"], "checkpoint nowhere: no such folder"),
     "a model that is none": ("sample", ["--model", "."], "has no manifest.json"),
@@ -181,6 +207,13 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "no such map": ("sample", ["--model", "model", "--map", "no.png"], "no.png: no such file"),
     "a map of colours": ("sample", ["--model", "model", "--map", "photo.png"], "must be a grey or palette picture"),
     "a map of other classes": ("sample", ["--model", "model", "--map", "mask.png"], "the map has class 255"),
+    "no such boxes": ("sample", [*BOXED, "no.json"], "no.json: no such file"),
+    "boxes that are none": ("sample", [*BOXED, "text.png"], "text.png: not boxes as JSON"),
+    "a box turned round": ("sample", [*BOXED, "crossed.json"], "left < right"),
+    "a box of another class": ("sample", [*BOXED, "unknown.json"], "a box has class 4; this model knows 0 to 3"),
+    "too many boxes": ("sample", [*BOXED, "many.json"], "this model takes 1 to 2 boxes, got 3"),
+    "boxes for a model without": ("sample", [*PLAIN, "--boxes", "boxes.json"], "not trained with boxes"),
+    "a model that enlarges nothing": ("upscale", ["--model", "plain", "--image", "photo.png"], "not trained with small pictures"),
     "no image": ("inpaint", ["--model", "plain", "--mask", "mask.png"], "required: --image"),
     "no such image": ("inpaint", ["--model", "plain", "--image", "no.png", "--mask", "mask.png"], "no.png: no such file"),
     "a folder as image": ("img2img", ["--model", "plain", "--image", ".", "--strength", "1"], "cannot be read"),

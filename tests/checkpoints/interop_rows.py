@@ -53,7 +53,9 @@ class Row:
 
 ROWS = {
     "faces": Row(unet=PLAIN, told={}, first_stage=VQ),
-    "churches": Row(unet=replace(PLAIN, heads=2, head_width=None, resample="residual", scale_shift=True), told={}, scale=1.7),
+    "churches": Row(
+        unet=replace(PLAIN, heads=2, head_width=None, attention=(1, 2), resample="residual", scale_shift=True), told={}, scale=1.7
+    ),
     "class": Row(unet=replace(TOLD, heads=1), told={"class": ClassLabelConfig(num_classes=3, how="attend")}, first_stage=VQ),
     "text": Row(unet=TOLD, told={"text": BertScratchConfig(**TRANSFORMER, max_tokens=9, is_masked=False)}, scale=0.18215),
     "map": Row(
@@ -64,6 +66,11 @@ ROWS = {
     "boxes": Row(
         unet=replace(TOLD, transformer_depth=2),
         told={"boxes": BoxesConfig(**TRANSFORMER, num_classes=19, max_boxes=2, vocabulary=20)},
+    ),
+    "inpainting": Row(
+        unet=replace(PLAIN, heads=2, head_width=None, attention=(1, 2), resample="residual"),
+        told={"mask": InpaintMaskConfig(convention="inpainting_big")},
+        first_stage=replace(VQ, middle_attention=False),
     ),
     "small": Row(unet=PLAIN, told={"small": LowResolutionConfig()}, first_stage=VQ),
 }

@@ -17,7 +17,7 @@ from ldm.config.loader import dump
 from ldm.core.errors import UserError
 from ldm.diffusion.network_input import EDMInput
 from ldm.diffusion.processes.edm import EDM
-from ldm.first_stage.latent_space import weights_digest
+from ldm.first_stage.latent_space import LatentSpace, weights_digest
 
 CPU = torch.device("cpu")
 X, T = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)), torch.tensor([0.3, 0.9], dtype=torch.float64)
@@ -31,7 +31,8 @@ def refusal(load: Callable[[], object]) -> str:
 
 
 def test_a_classifier_comes_back_to_the_bit(tiny_classifier: Callable[..., Path]) -> None:
-    folder = tiny_classifier(process=EDM(), network_input=EDMInput(), accuracy=0.75, space="abc", size=32, ratio=2)
+    space = LatentSpace(channels=3, ratio=2, shift=(0.1, 0.2, 0.3), scale=(1.5,) * 3, digest="abc")
+    folder = tiny_classifier(process=EDM(), network_input=EDMInput(), accuracy=0.75, space=space, size=32)
     loaded, stored = load_classifier(folder, CPU), load_file(folder / "classifier.safetensors")
     assert_close(dict(loaded.network.state_dict()), stored, rtol=0, atol=0)
     assert yaml.safe_load((folder / "config.yaml").read_text()) == dump(loaded.spec)

@@ -70,7 +70,7 @@ def told(count: int = 4) -> ConditionInputs:
         labels=torch.tensor([0, 1, 2, 0])[:count],
         masks=(torch.rand(count, 1, 16, 16, generator=g) > 0.97).float(),
         masked_latents=torch.randn(count, 4, 4, 4, generator=g),
-        grey_latent=torch.full((4, 4, 4), 0.25),
+        hole_latent=torch.full((4, 4, 4), 0.25),
         maps=torch.randint(0, 6, (count, 16, 16), generator=g),
         boxes=torch.cat([torch.randint(0, 3, (count, 2, 1), generator=g), torch.rand(count, 2, 4, generator=g)], dim=2),
         low_resolution=torch.rand(count, 3, 6, 6, generator=g) * 2 - 1,
@@ -104,7 +104,7 @@ def test_nothing_is_the_same_however_it_is_said(name):
     conditioners, inputs = build(name).eval(), told()
     rows = torch.tensor([True, False, True, False])
     some = conditioners(conditioners.blank(inputs, (name,), rows), (4, 4))
-    unsaid = ConditionInputs(count=4, grey_latent=inputs.grey_latent)
+    unsaid = ConditionInputs(count=4, hole_latent=inputs.hole_latent)
     written = ConditionInputs(
         count=4,
         captions=("", " ", "", ""),

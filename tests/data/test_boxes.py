@@ -18,6 +18,7 @@ from ldm.data.config import Augment, DataConfig
 from ldm.data.open import open_dataset
 from ldm.data.record import Record
 from ldm.data.shards import Index, write_shards
+from ldm.data.sources.folder import FolderSource
 from ldm.data.transforms import augmented, fitted, fitted_boxes
 
 LAYOUT = """
@@ -32,6 +33,23 @@ conditioning: {boxes: {kind: boxes, num_classes: 5, width: 12, depth: 1, heads: 
 sampling: {sampler: ddim, steps: 2, guidance: 1}
 train: {steps: 2, batch_size: 4, checkpoint_every: 100, sample_every: 100, optimizer: {learning_rate: 1.0e-3}}
 """
+
+
+def test_a_folder_of_boxes_beside_the_pictures(tmp_path):
+    """`boxes/PATH.json` mirrors the pictures' paths; a picture without one has no boxes; one that cannot be read is a lost picture."""
+    for name in ("a/one", "a/two", "b/three"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.png").write_bytes(png(8, 8))
+    (tmp_path / "boxes/a").mkdir(parents=True)
+    (tmp_path / "boxes/a/one.json").write_text("[[2, 0.25, 0, 0.5, 1]]")
+    source = FolderSource(tmp_path)
+    assert source.has_boxes and source.label_names == ("a", "b")
+    assert [source.record(index).boxes for index in range(3)] == [((2, 0.25, 0.0, 0.5, 1.0),), (), ()]
+    before = source.digest
+    (tmp_path / "boxes/a/one.json").write_text("[[2, 0.25, 0, 0.5]]")
+    assert FolderSource(tmp_path).digest != before
+    with pytest.raises(UserError, match="one.json: not boxes as JSON"):
+        FolderSource(tmp_path).record(0)
 
 
 def png(width: int, height: int) -> bytes:

@@ -17,6 +17,7 @@ from ldm.checkpoints.classifier import LoadedClassifier, load_classifier
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.diffusion.processes.vp_sde import VPSDE
+from ldm.first_stage.latent_space import LatentSpace
 from ldm.pipelines import renderer
 from ldm.pipelines.latent_diffusion import LatentDiffusion as Model
 
@@ -107,11 +108,12 @@ def test_sample_leads_by_the_classifiers_own_names(plain: Model, tiny: Callable[
         told.sample(label="bee", classifier=folder)
 
 
+PIXELS = LatentSpace(channels=3, ratio=1)
 MISFITS = {
     "a judge": ({"process": None}, "'tiny-classifier' was trained on clean samples (process: null), so it can judge but not guide"),
-    "latents": ({"space": "a" * 64}, "it sees latents of first stage aaaaaaaaaaaa, the model draws pixels"),
+    "latents": ({"space": replace(PIXELS, digest="a" * 64)}, "it sees latents of first stage aaaaaaaaaaaa, the model draws pixels"),
     "size": ({"size": 32}, "its picture size is 32, the model's 16"),
-    "channels": ({"channels": 1}, "its number of channels is 1, the model's 3"),
+    "channels": ({"space": replace(PIXELS, channels=1)}, "its number of channels is 1, the model's 3"),
     "process": ({"process": VPSDE()}, "its process is VPSDE(num_steps=1000, beta_min=0.1, beta_max=20.0), the model's DiscreteVP("),
 }
 
@@ -127,8 +129,12 @@ def test_pixels_do_not_fit_a_latent_model(tiny: Callable[..., Path], classifier:
     model = LatentDiffusion.from_pretrained(tiny("class"), device="cpu")
     with pytest.raises(UserError, match=f"it sees pixels, the model draws latents of first stage {model.spec.space.digest[:12]}"):
         model.guide(classifier, ["cat"])
-    fitting = replace(classifier, spec=replace(classifier.spec, space=model.spec.space.digest, ratio=2, channels=2))
+    fitting = replace(classifier, spec=replace(classifier.spec, space=model.spec.space))
     assert model.guide(fitting, ["owl"], 3.0).labels == (2,)
+    for what, change in (("shift", {"shift": (0.2,)}), ("scale", {"scale": (1.4,)})):
+        otherwise = replace(classifier, spec=replace(classifier.spec, space=replace(model.spec.space, **change)))
+        with pytest.raises(UserError, match=f"its latents' {what} is "):
+            model.guide(otherwise, ["owl"])
 
 
 def test_other_mistakes_are_refused(plain: Model, classifier: LoadedClassifier) -> None:

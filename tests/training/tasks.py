@@ -85,7 +85,10 @@ def autoencoder_task(world: World, config: TrainConfig, loss: AutoencoderLossCon
     return AutoencoderTask(spec, FIRST_STAGE.build(), loss.build(3), DrawnPictures(), None, config, 0, world)
 
 
-def diffusion_task(world: World, config: TrainConfig) -> DiffusionTask:
+MASK = InpaintMaskConfig(drop=0.3)
+
+
+def diffusion_task(world: World, config: TrainConfig, mask: InpaintMaskConfig = MASK) -> DiffusionTask:
     """Class, mask and map together, each sometimes dropped."""
     torch.manual_seed(0)
     first_stage = FIRST_STAGE.build().eval().requires_grad_(False)
@@ -99,7 +102,7 @@ def diffusion_task(world: World, config: TrainConfig) -> DiffusionTask:
         prediction=VPrediction(),
         conditioning={
             "class": ClassLabelConfig(num_classes=2, width=8, drop=0.3),
-            "mask": InpaintMaskConfig(drop=0.3),
+            "mask": mask,
             "map": SemanticMapConfig(num_classes=2, drop=0.3),
         },
         sampling=SamplingDefaults(sampler=DDIM(), steps=2),
@@ -120,9 +123,7 @@ def classifier_task(world: World, config: TrainConfig) -> ClassifierTask:
     spec = ClassifierSpec(
         name="tiny",
         size=SIZE,
-        space="digest",
-        ratio=2,
-        channels=2,
+        space=LatentSpace(channels=2, ratio=2, digest="digest"),
         network=ClassifierConfig(channels=32, multipliers=(1, 2), blocks=1, attention=(2,), heads=2),
         process=DiscreteVP(spacing="cosine"),
         label_names=("even", "odd"),

@@ -21,6 +21,7 @@ from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.diffusion.time_density import UniformSteps
 from ldm.first_stage.identity import IdentityConfig
+from ldm.first_stage.latent_space import LatentSpace
 from ldm.networks.classifier import ClassifierConfig
 from ldm.training.classifier_task import EVALUATED, ClassifierTask
 from ldm.training.config import OptimizerConfig, TrainConfig
@@ -53,7 +54,7 @@ def shades_task(config: TrainConfig, process: NoiseProcess | None, held_out: boo
     spec = ClassifierSpec(
         name="shades",
         size=SIDE,
-        channels=1,
+        space=LatentSpace(channels=1, ratio=1),
         network=ClassifierConfig(channels=16, multipliers=(1, 2), blocks=1, attention=(2,), heads=2),
         process=process,
         label_names=("dark", "light"),
@@ -100,7 +101,7 @@ def test_what_is_told_of_the_finished_one_is_of_the_weights_that_are_stored(tmp_
 
 def test_pictures_without_a_label_are_left_out_and_counted(tmp_path: Path) -> None:
     """A judge's loss is the mean cross-entropy of clean pictures that have one."""
-    spec = replace(classifier_task(ALONE, train_config()).spec, space="pixels", ratio=1, channels=3, process=None)
+    spec = replace(classifier_task(ALONE, train_config()).spec, space=LatentSpace(channels=3, ratio=1), process=None)
     latents = Latents(IdentityConfig().build(), HalfLabelled(), None, None, 0, ALONE.device)
     task = ClassifierTask(spec, spec.build_network(), UniformSteps(), latents, train_config(), 0, ALONE)
     batch = next(task.batches(1))

@@ -105,6 +105,24 @@ def test_resume_is_bitwise_equal_to_the_uninterrupted_run(tmp_path: Path, whole:
     assert steps == list(range(1, 13))
 
 
+def test_checkpoints_that_are_kept(tmp_path: Path, whole: Tensor) -> None:
+    """Those of every fourth step stay, beside the newest; also that of a step after whose state the run was killed."""
+    keeping = config(keep_every=4)
+    run = RunFolder(tmp_path / "run", True)
+    assert torch.equal(weights(trained(run.path, config(keep_every=4, steps=8))), weights(trained(tmp_path / "eight", config(steps=8))))
+    (run.kept_path(8) / "step").unlink()
+    (run.state_path / "step-00000008" / "published").unlink()
+    assert torch.equal(weights(trained(run.path, keeping)), whole)
+    assert {folder.name: (folder / "step").read_text() for folder in (run.path / "checkpoints").iterdir()} == {
+        "step-000004": "4",
+        "step-000008": "8",
+        "step-000012": "12",
+    }
+    assert (run.checkpoint_path / "step").read_text() == "12"
+    with pytest.raises(UserError, match="keep_every must be at least 1, or null, got 0"):
+        config(keep_every=0)
+
+
 def test_what_is_logged_past_the_restored_step_is_cut(tmp_path: Path, whole: Tensor) -> None:
     """A kill leaves lines, one of them half written, that the restored state knows nothing of."""
     trained(tmp_path / "run", config(steps=5))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
-
 from ldm.checkpoints.interop.keymap import LINEAR, Dialect, Hint, KeyMap, Place, Row, Unused, key_map, shapes_of
 from ldm.first_stage.convolutional import ConvolutionalConfig
 
@@ -49,8 +47,7 @@ UNUSED = (Unused("loss.", "the discriminator and the perceptual loss of training
 
 def autoencoder_keys(config: ConvolutionalConfig, dialect: Dialect) -> KeyMap:
     """The map of a KL or VQ autoencoder."""
-    with torch.device("meta"):
-        shapes = shapes_of(config.build())
+    shapes = shapes_of(config.build)
     return key_map(shapes, places(config), dialect, HINTS[dialect], UNUSED if dialect == "compvis" else ())
 
 

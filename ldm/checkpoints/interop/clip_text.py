@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from ldm.checkpoints.folder import save_tensors
+from ldm.checkpoints.interop.foreign_config import must_be_few
 from ldm.checkpoints.interop.keymap import SAME, Entry, Hint, KeyMap, Unused, shapes_of
 from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
 from ldm.core.errors import UserError
@@ -39,10 +40,8 @@ OPEN_CLIP_LAYER = {
 }
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 PT = {"format": "pt"}  # which transformers and diffusers look for
+TOWER_FILE = "model.safetensors"
 HEAD_WIDTH = 64  # of every CLIP text tower that was published
-SHAPE = (
-    "vocab_size", "hidden_size", "max_position_embeddings", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
-)  # fmt: skip
 HINTS = (Hint("", "cond_stage_config"),)
 UNUSED = (
     Unused("embeddings.position_ids", "a counter, 0, 1, 2, ..."),
@@ -50,6 +49,22 @@ UNUSED = (
     Unused("logit_scale", "of CLIP's training"),
     Unused("attn_mask", "the causal mask, which is known"),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextShape:
+    """What of a tower's config is read. Names and defaults are CLIPTextConfig's."""
+
+    vocab_size: int = 49408
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    max_position_embeddings: int = 77
+    hidden_act: Literal["quick_gelu", "gelu"] = "quick_gelu"
+
+
+SHAPE = tuple(field.name for field in fields(TextShape))
 
 
 @dataclass(frozen=True)
@@ -75,7 +90,7 @@ class TextTower:
         from transformers import CLIPTextConfig
 
         tensors = {f"text_model.{name}": tensor.contiguous() for name, tensor in self.tensors.items()}
-        save_tensors(folder / "model.safetensors", tensors, PT)
+        save_tensors(folder / TOWER_FILE, tensors, PT)
         config = CLIPTextConfig(**self.shape, architectures=["CLIPTextModel"], **more)
         write_file(folder / "config.json", config.to_json_string(use_diff=False))
 
@@ -186,12 +201,14 @@ def settled(
             if tokenizer_folder is not None:
                 raise UserError(f"--text-encoder {name}: cannot be loaded ({str(error).splitlines()[0]})") from error
     try:
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder or name)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder or name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(
             f"the file has CLIP's weights but not its tokenizer, and {name!r} cannot be loaded ({str(error).splitlines()[0]}): name a "
             f"folder that has it with --text-encoder"
         ) from error
+    if out.exists() and not (out / TOWER_FILE).is_file():
+        raise UserError(f"{out}: is something else than a text encoder, which must be written there; name another --out")
     tower.write(out, tokenizer)
     return replace(config, model=str(out.absolute())), f"the text encoder's own weights, with the tokenizer, are in {out}"
 
@@ -207,12 +224,9 @@ def _same(tower: TextTower, known: Mapping[str, Tensor]) -> bool:
 def _counted(shape: Mapping[str, Any]) -> dict[str, torch.Size]:
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    with torch.device("meta"):
-        return {
-            name: size
-            for name, size in shapes_of(CLIPTextModel(CLIPTextConfig(**shape, bos_token_id=0, eos_token_id=0))).items()
-            if "position_ids" not in name
-        }
+    must_be_few("text encoder", "num_hidden_layers", shape["num_hidden_layers"])
+    shapes = shapes_of(lambda: CLIPTextModel(CLIPTextConfig(**shape, bos_token_id=0, eos_token_id=0)))
+    return {name: size for name, size in shapes.items() if "position_ids" not in name}
 
 
 def _of_open_clip(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:

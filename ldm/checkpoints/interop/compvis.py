@@ -17,6 +17,7 @@ from ldm.checkpoints.interop.recipe import AutoencoderRecipe, Imported, Recipe, 
 from ldm.checkpoints.interop.unet_keys import unet_keys
 from ldm.conditioning.class_label import ClassLabelConfig
 from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
+from ldm.conditioning.inpaint_mask import InpaintMaskConfig
 from ldm.core.errors import UserError
 from ldm.first_stage.convolutional import ConvolutionalConfig
 
@@ -63,6 +64,7 @@ def import_compvis(tensors: Mapping[str, Tensor], recipe: Recipe | AutoencoderRe
         denoiser = keys.take(parts[DENOISER], f"{path}: {DENOISER}")
         notes.append("the file has no EMA weights; the denoiser has those of model.diffusion_model")
 
+    _drop_copy_of_first_stage(recipe, parts, path, notes)
     conditioner, tower, recipe = _conditioner(recipe, parts[CONDITIONER], path, notes)
     return assembled(recipe, path.stem, first_stage, denoiser, conditioner, {}, tuple(notes)), tower
 
@@ -111,6 +113,19 @@ def _averaged(ema: Mapping[str, Tensor], keys: KeyMap, path: Path) -> dict[str, 
         if name not in dotted and name not in OF_THE_EMA:
             raise UserError(f"{path}: {EMA}{name}, of shape {tuple(tensor.shape)}, has no place in the network that the config describes")
     return {dotted[name]: tensor for name, tensor in ema.items() if name in dotted}
+
+
+def _drop_copy_of_first_stage(recipe: Recipe, parts: dict[str, dict[str, Tensor]], path: Path, notes: list[str]) -> None:
+    """Empties the conditioner of a model that is told by its first stage: in a file of CompVis's it is that again."""
+    if not any(isinstance(config, InpaintMaskConfig) and config.convention == "inpainting_big" for config in recipe.conditioning.values()):
+        return
+    for name, tensor in parts[CONDITIONER].items():
+        original = parts[FIRST_STAGE].get(name)
+        if original is None or not torch.equal(tensor, original):
+            raise UserError(f"{path}: {CONDITIONER}{name} is not {FIRST_STAGE}{name} again, as the config says (__is_first_stage__)")
+    if parts[CONDITIONER]:
+        parts[CONDITIONER] = {}
+        notes.append(f"passed over {CONDITIONER}*: the first stage again")
 
 
 def _conditioner(

@@ -12,16 +12,16 @@ from typing import Any, Literal
 
 from ldm.checkpoints.interop.compvis_parts import CONDITIONERS, FIRST_STAGES, GROUPS
 from ldm.checkpoints.interop.diffusers_unet import SizedUNet
-from ldm.checkpoints.interop.foreign_config import must_be, read_foreign, shortened
+from ldm.checkpoints.interop.foreign_config import must_be, must_be_few, read_foreign, read_yaml, shown
 from ldm.checkpoints.interop.recipe import AutoencoderRecipe, Recipe
 from ldm.conditioning.class_label import ClassLabelConfig
 from ldm.conditioning.conditioner import ConditionerConfig
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig
-from ldm.config.loader import read
 from ldm.core.errors import UserError, unknown
 from ldm.diffusion.prediction import Prediction
 from ldm.diffusion.processes.discrete_vp import COSINE_OFFSET, DiscreteVP
 from ldm.first_stage.config import FirstStageConfig
+from ldm.first_stage.vq import VQAutoencoderConfig
 from ldm.networks.unet import UNetConfig
 
 LATENT_DIFFUSIONS = (
@@ -42,7 +42,10 @@ OF_TRAINING = (
     "reset_num_ema_updates",
 )  # fmt: skip
 UNET_UNREAD = ("image_size", "use_checkpoint", "use_fp16", "use_bf16", "legacy")  # of memory and precision, or without effect
+CLASSES_AND_NOTHING = 1001  # of ImageNet: cin256-v2 was trained with a last one for "nothing", the file does not say so
 LAST_IS_NOTHING = "last_class_is_nothing"  # our own key beside `model:`, which CompVis's code does not read
+UNTOLD, BY_FIRST_STAGE = "__is_unconditional__", "__is_first_stage__"  # instead of a cond_stage_config
+MASKED = "masked_image"  # the key of what the published model of BY_FIRST_STAGE is told
 PARTS = ("unet_config", "first_stage_config", "cond_stage_config")
 
 
@@ -96,7 +99,7 @@ def read_compvis(path: Path) -> Recipe | AutoencoderRecipe:
     Raises:
         UserError: it cannot be read; a target or a value that has no counterpart here.
     """
-    content = read(path)
+    content = read_yaml(path)
     where = str(path)
     model = content.get("model")
     if not isinstance(model, dict):
@@ -108,14 +111,16 @@ def read_compvis(path: Path) -> Recipe | AutoencoderRecipe:
     if target not in LATENT_DIFFUSIONS:
         raise unknown(f"target of {where}: model", target, (*LATENT_DIFFUSIONS, *FIRST_STAGES))
     recipe = _latent_diffusion(params, f"{where}: model.params")
-    if content.get(LAST_IS_NOTHING) is True:
-        told = {name: _without_last(config) for name, config in recipe.conditioning.items()}
-        recipe = replace(recipe, conditioning=told)
-    return recipe
+    told = {name: _without_nothing(config, content) for name, config in recipe.conditioning.items()}
+    return replace(recipe, conditioning=told)
 
 
-def _without_last(config: ConditionerConfig) -> ConditionerConfig:
-    return replace(config, num_classes=config.classes - 1) if isinstance(config, ClassLabelConfig) else config
+def _without_nothing(config: ConditionerConfig, content: Mapping[str, Any]) -> ConditionerConfig:
+    """Class labels without the class for "nothing", which `n_classes` counts too."""
+    if not isinstance(config, ClassLabelConfig):
+        return config
+    is_counted = content.get(LAST_IS_NOTHING) is True or config.classes == CLASSES_AND_NOTHING
+    return replace(config, num_classes=config.classes - 1) if is_counted else config
 
 
 def target_of(content: Any, where: str) -> tuple[str, dict[str, Any]]:
@@ -125,8 +130,11 @@ def target_of(content: Any, where: str) -> tuple[str, dict[str, Any]]:
         UserError: it names none.
     """
     if not isinstance(content, Mapping) or not isinstance(content.get("target"), str):
-        raise UserError(f"{where}: must have a `target:`, found {shortened(content)}")
-    return content["target"], dict(content.get("params") or {})
+        raise UserError(f"{where}: must have a `target:`, found {shown(content)}")
+    params = content.get("params") or {}
+    if not isinstance(params, Mapping):
+        raise UserError(f"{where}.params: must be a mapping of keys, found {shown(params)}")
+    return content["target"], dict(params)
 
 
 def _latent_diffusion(params: dict[str, Any], where: str) -> Recipe:
@@ -163,6 +171,9 @@ def _unet(content: Any, where: str) -> SizedUNet:
     if target not in UNETS:
         raise unknown(f"target of {where}:", target, UNETS)
     theirs = read_foreign(params, UNetModel, f"{where}.params", UNET_UNREAD)
+    must_be_few(where, "num_res_blocks", theirs.num_res_blocks)
+    must_be_few(where, "transformer_depth", theirs.transformer_depth)
+    must_be_few(where, "channel_mult", theirs.channel_mult)
     has_width = theirs.num_head_channels != -1  # which wins where both are given
     config = UNetConfig(
         channels=theirs.model_channels,
@@ -186,13 +197,10 @@ def _conditioning(
     content: Any, theirs: LatentDiffusion, first_stage: FirstStageConfig, unet: SizedUNet, where: str
 ) -> dict[str, ConditionerConfig]:
     """What the model is told: by its `cond_stage_config`, and in hybrid models by a mask beside."""
-    if content == "__is_unconditional__":
+    if content == UNTOLD:
         return {}
-    if content == "__is_first_stage__":
-        raise UserError(
-            f"{where}: a model that is told its first stage's latent of a picture with a black hole, and a mask of -1 and 1, cannot be "
-            f"imported: inpaint_mask is told a grey hole and a mask of 0 and 1"
-        )
+    if content == BY_FIRST_STAGE:
+        return {"mask": _by_first_stage(theirs, first_stage, where)}
     at = f"{where}.cond_stage_config"
     target, params = target_of(content, at)
     if target not in CONDITIONERS:
@@ -207,3 +215,15 @@ def _conditioning(
     if way != kind.way:
         raise UserError(f"{where}: conditioning_key is {way}, but {target} can only be imported where it is {kind.way}")
     return told
+
+
+def _by_first_stage(theirs: LatentDiffusion, first_stage: FirstStageConfig, where: str) -> InpaintMaskConfig:
+    """A model that is told a masked picture's latent, by its own first stage and not scaled, and the mask."""
+    if theirs.cond_stage_key != MASKED or not theirs.concat_mode or theirs.conditioning_key not in (None, "concat"):
+        raise UserError(f"{where}: a model that is told by its first stage can only be imported where it is told {MASKED}, concatenated")
+    if not isinstance(first_stage, VQAutoencoderConfig):
+        raise UserError(f"{where}: a model that is told by its first stage can only be imported where that is a VQ autoencoder")
+    if theirs.scale_by_std:
+        raise UserError(f"{where}: sets scale_by_std, but what a model is told by its first stage is not scaled: only 1 can be imported")
+    must_be(where, "scale_factor", theirs.scale_factor, 1.0)
+    return InpaintMaskConfig(convention="inpainting_big")

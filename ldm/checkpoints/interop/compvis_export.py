@@ -16,7 +16,7 @@ from ldm.checkpoints.folder import save_tensors
 from ldm.checkpoints.interop.autoencoder_keys import autoencoder_keys
 from ldm.checkpoints.interop.clip_text import PT, TextTower, give_tower
 from ldm.checkpoints.interop.compvis import CONDITIONER, DENOISER, FIRST_STAGE
-from ldm.checkpoints.interop.compvis_yaml import is_linear_for, process_of, unet_of, yaml_of
+from ldm.checkpoints.interop.compvis_yaml import is_linear_for, is_told_by_first_stage, process_of, unet_of, yaml_of
 from ldm.checkpoints.interop.conditioner_keys import stored_part
 from ldm.checkpoints.interop.latent_scale import scaled_for_peer
 from ldm.checkpoints.interop.ours import Ours
@@ -45,7 +45,7 @@ def export_compvis(ours: Ours, out: Path) -> tuple[str, ...]:
     if out.suffix not in (".safetensors", ".ckpt"):
         raise UserError(f"--out {out}: a single file ends in .safetensors or .ckpt")
     tensors, config, notes = compvis_of(ours)
-    with _whole(out) as temporary:
+    with whole(out) as temporary:
         if out.suffix == ".ckpt":
             # Clones: of a mapped tensor torch.save would write the whole file that it is mapped from.
             clones = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
@@ -57,7 +57,7 @@ def export_compvis(ours: Ours, out: Path) -> tuple[str, ...]:
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def whole(path: Path) -> Iterator[Path]:
     """A file that appears under its name only when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
@@ -78,6 +78,7 @@ def compvis_of(ours: Ours) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str
     spec = ours.spec
     tower = _tower(ours)
     left = None if tower is None else SCALE  # which tools that know Stable Diffusion by its tensors take for granted
+    left = 1.0 if is_told_by_first_stage(ours) else left  # what that one gives is not scaled there
     weights, scale, notes = scaled_for_peer(ours.autoencoder, spec.space, ours.first_stage, left)
     config = yaml_of(ours, tower, scale)
     is_linear = is_linear_for(tower)
@@ -122,7 +123,6 @@ def _tables(process: DiscreteVP) -> dict[str, Tensor]:
 def _tower(ours: Ours) -> TextTower | None:
     """The frozen text tower, where there is one; in version 2 its reader takes what comes before the last layer."""
     for config in ours.told_by(ClipPretrainedConfig).values():
-        assert isinstance(config, ClipPretrainedConfig)
         tower = ours.text_tower(config)
         return tower.with_idle_layer() if tower.is_open and config.layer == "last" else tower
     return None

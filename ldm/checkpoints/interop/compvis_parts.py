@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ldm.checkpoints.interop.diffusers_unet import SizedUNet
-from ldm.checkpoints.interop.foreign_config import must_be, read_foreign
+from ldm.checkpoints.interop.foreign_config import must_be, must_be_few, read_foreign
 from ldm.conditioning.bert_scratch import WORDS, BertScratchConfig
 from ldm.conditioning.boxes import BoxesConfig
 from ldm.conditioning.class_label import ClassLabelConfig
@@ -21,7 +21,6 @@ from ldm.first_stage.vq import VQAutoencoderConfig
 from ldm.networks.blocks.norm import groups_for
 
 GROUPS = 32  # of every norm there
-CLASSES_AND_NOTHING = 1001  # of ImageNet: cin256-v2 was trained with a last one for "nothing", the file does not say so
 OF_TRAINING = (
     "lossconfig", "monitor", "ckpt_path", "ignore_keys", "image_key", "colorize_nlabels", "batch_resize_range", "scheduler_config",
     "lr_g_factor", "use_ema", "sane_index_shape",
@@ -152,6 +151,8 @@ def _vq(params: dict[str, Any], where: str) -> tuple[FirstStageConfig, int]:
 def _coders(theirs: Coders, embed_dim: int, where: str) -> dict[str, Any]:
     """The shape of encoder and decoder, by the names of ConvolutionalConfig."""
     at = f"{where}.ddconfig"
+    must_be_few(at, "num_res_blocks", theirs.num_res_blocks)
+    must_be_few(at, "ch_mult", theirs.ch_mult)
     must_be(at, "z_channels", theirs.z_channels, embed_dim)
     must_be(at, "out_ch", theirs.out_ch, theirs.in_channels)
     for width in {theirs.ch * multiplier for multiplier in theirs.ch_mult}:
@@ -174,6 +175,7 @@ def _size(theirs: AutoencoderKL | VQModel) -> int:
 
 def _bert(params: dict[str, Any], where: str, first_stage: FirstStageConfig, unet: SizedUNet) -> Told:
     theirs = read_foreign(params, BERTEmbedder, where, OF_THE_MACHINE)
+    must_be_few(where, "n_layer", theirs.n_layer)
     must_be(where, "n_embed", theirs.n_embed, unet.config.context_width or 0)
     shape: dict[str, Any] = {"width": theirs.n_embed, "depth": theirs.n_layer, "dropout": theirs.embedding_dropout}
     if theirs.use_tokenizer:
@@ -188,12 +190,12 @@ def _bert(params: dict[str, Any], where: str, first_stage: FirstStageConfig, une
 def _class(params: dict[str, Any], where: str, first_stage: FirstStageConfig, unet: SizedUNet) -> Told:
     theirs = read_foreign(params, ClassEmbedder, where, OF_THE_MACHINE)
     must_be(where, "embed_dim", theirs.embed_dim, unet.config.context_width or 0)
-    is_guided = theirs.n_classes == CLASSES_AND_NOTHING
-    return {"class": ClassLabelConfig(num_classes=theirs.n_classes - is_guided, how="attend")}
+    return {"class": ClassLabelConfig(num_classes=theirs.n_classes, how="attend")}
 
 
 def _map(params: dict[str, Any], where: str, first_stage: FirstStageConfig, unet: SizedUNet) -> Told:
     theirs = read_foreign(params, SpatialRescaler, where)
+    must_be_few(where, "n_stages", theirs.n_stages)
     must_be(where, "multiplier", theirs.multiplier, 0.5)
     must_be(where, "2^n_stages", 2**theirs.n_stages, first_stage.ratio)
     return {"map": SemanticMapConfig(num_classes=theirs.in_channels, channels=theirs.out_channels, shares=True)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ldm.checkpoints.interop.clip_text import TextTower
-from ldm.checkpoints.interop.compvis_config import LAST_IS_NOTHING, LATENT_DIFFUSIONS, SPACINGS, UNETS
+from ldm.checkpoints.interop.compvis_config import BY_FIRST_STAGE, LAST_IS_NOTHING, LATENT_DIFFUSIONS, MASKED, SPACINGS, UNETS, UNTOLD
 from ldm.checkpoints.interop.compvis_parts import GROUPS
 from ldm.checkpoints.interop.ours import Ours
 from ldm.conditioning.bert_scratch import WORDS, BertScratchConfig
@@ -25,7 +25,6 @@ from ldm.networks.unet import UNetConfig
 
 HEADS, HEAD_WIDTH = 8, 64  # of the transformer there
 MODULES = "ldm.modules.encoders.modules"
-UNCONDITIONAL = "__is_unconditional__"
 
 
 def yaml_of(ours: Ours, tower: TextTower | None, scale: float) -> dict[str, Any]:
@@ -54,7 +53,7 @@ def yaml_of(ours: Ours, tower: TextTower | None, scale: float) -> dict[str, Any]
         "unet_config": {"target": UNETS[0], "params": _unet_params(ours, is_linear=is_linear_for(tower))},
         "first_stage_config": _first_stage_config(ours),
     }
-    target = LATENT_DIFFUSIONS[1 if ours.told_by(InpaintMaskConfig) else 0]
+    target = LATENT_DIFFUSIONS[1 if ours.told_by(InpaintMaskConfig) and not is_told_by_first_stage(ours) else 0]
     config: dict[str, Any] = {"model": {"base_learning_rate": 1e-6, "target": target, "params": params}}
     if ours.told_by(ClassLabelConfig):
         config[LAST_IS_NOTHING] = True
@@ -64,6 +63,12 @@ def yaml_of(ours: Ours, tower: TextTower | None, scale: float) -> dict[str, Any]
 def is_linear_for(tower: TextTower | None) -> bool:
     """Whether the UNet's transformers have linear projections: as Stable Diffusion 2's, by which some tools know it."""
     return tower is not None and tower.is_open
+
+
+def is_told_by_first_stage(ours: Ours) -> bool:
+    """Whether it is told as inpainting-big: a picture with a black hole, and nothing else."""
+    told = tuple(ours.spec.conditioning.values())
+    return len(told) == 1 and isinstance(told[0], InpaintMaskConfig) and told[0].convention == "inpainting_big"
 
 
 def unet_of(ours: Ours) -> UNetConfig:
@@ -142,21 +147,25 @@ def _prediction(ours: Ours) -> str:
 
 def _conditioner_config(ours: Ours, tower: TextTower | None) -> dict[str, Any]:
     """`cond_stage_config` and by what way it is told."""
-    told = {name: config for name, config in ours.spec.conditioning.items() if not isinstance(config, InpaintMaskConfig)}
-    has_mask = len(told) < len(ours.spec.conditioning)
+    if is_told_by_first_stage(ours):
+        if not isinstance(ours.autoencoder, VQAutoencoderConfig):
+            raise UserError("CompVis's code can tell a model by its first stage only where that is a VQ autoencoder")
+        return {"cond_stage_key": MASKED, "concat_mode": True, "cond_stage_config": BY_FIRST_STAGE}
+    masks = ours.told_by(InpaintMaskConfig)
+    told = {name: config for name, config in ours.spec.conditioning.items() if name not in masks}
     if len(told) > 1:
         raise UserError(f"CompVis's models are told by one conditioner (and a mask), this one by {', '.join(told)}")
     if not told:
-        if has_mask:
-            raise UserError("CompVis's code has no model that is told a mask of 0 and 1 and nothing else")
-        return {"cond_stage_key": "image", "concat_mode": False, "cond_stage_config": UNCONDITIONAL}
+        if masks:
+            raise UserError("CompVis's code has no model that is told a mask as Stable Diffusion is, and nothing else")
+        return {"cond_stage_key": "image", "concat_mode": False, "cond_stage_config": UNTOLD}
     name, config = next(iter(told.items()))
     target, params, key, way = _target(name, config, ours, tower)
-    if has_mask and way != "crossattn":
-        raise UserError(f"CompVis's code has no model that is told a mask beside {name}")
+    if len(masks) > 1 or any(mask.convention != "stable_diffusion" for mask in masks.values()) or (masks and way != "crossattn"):
+        raise UserError(f"CompVis's code has no model that is told a mask beside {name} as here")
     return {
         "cond_stage_key": key,
-        "conditioning_key": "hybrid" if has_mask else way,
+        "conditioning_key": "hybrid" if masks else way,
         "cond_stage_trainable": True,
         "cond_stage_config": {"target": target, "params": params},
     }

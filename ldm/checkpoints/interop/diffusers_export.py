@@ -15,7 +15,7 @@ from ldm.checkpoints.interop.autoencoder_keys import autoencoder_keys
 from ldm.checkpoints.interop.clip_text import PT
 from ldm.checkpoints.interop.diffusers_parts import SizedAutoencoder, autoencoder_json, transformer_json
 from ldm.checkpoints.interop.diffusers_scheduler import scheduler_json
-from ldm.checkpoints.interop.diffusers_unet import TOKEN_PROJECTION, unet_json
+from ldm.checkpoints.interop.diffusers_unet import TOKEN_PROJECTION, heads_differ, unet_json
 from ldm.checkpoints.interop.latent_scale import scaled_for_peer
 from ldm.checkpoints.interop.ours import Ours
 from ldm.checkpoints.interop.snippet import snippet
@@ -74,12 +74,12 @@ def export_diffusers(ours: Ours, out: Path) -> tuple[str, ...]:
     weights, scale, folded = scaled_for_peer(ours.autoencoder, ours.spec.space, ours.first_stage, left)
     autoencoder = SizedAutoencoder(config=ours.autoencoder, scale=scale, shift=0.0, size=ours.spec.size)
     vae = "vae" if pipeline in ("", *STABLE_DIFFUSION) else "vqvae"
-    unet, unet_tensors = _unet(ours, is_whole=pipeline == "LDMTextToImagePipeline")
+    unet, unet_tensors = _unet(ours, pipeline)
     vae_json = autoencoder_json(autoencoder)
     program = ""
     if not pipeline:
         names = {"unet": unet["_class_name"], "autoencoder": vae_json["_class_name"], "scheduler": scheduler["_class_name"]}
-        program = snippet(ours.spec, **names)
+        program = snippet(ours.spec, **names, heads=ours.unet().config.heads if heads_differ(ours.unet().config) else None)
 
     recover_folder(out)
     with new_folder(out) as new:
@@ -105,6 +105,8 @@ def pipeline_of(ours: Ours) -> tuple[str, str]:
     told = ours.spec.conditioning
     kinds = {type(config) for config in told.values()}
     is_vq = isinstance(ours.autoencoder, VQAutoencoderConfig)
+    if heads_differ(ours.unet().config):
+        return "", "its heads are of several widths, which the config of diffusers' UNet2DModel cannot say"
     if not told:
         return "LDMPipeline", ""
     if kinds == {LowResolutionConfig} and len(told) == 1:
@@ -112,6 +114,8 @@ def pipeline_of(ours: Ours) -> tuple[str, str]:
     if ClipPretrainedConfig in kinds and kinds <= {ClipPretrainedConfig, InpaintMaskConfig} and len(told) == len(kinds):
         if is_vq:
             return "", "StableDiffusionPipeline has a KL autoencoder"
+        if any(mask.convention != "stable_diffusion" for mask in ours.told_by(InpaintMaskConfig).values()):
+            return "", "StableDiffusionInpaintPipeline is told a grey hole"
         return STABLE_DIFFUSION[len(kinds) - 1], ""
     if kinds == {BertScratchConfig} and len(told) == 1:
         config = next(iter(told.values()))
@@ -135,16 +139,16 @@ def _left_out(ours: Ours) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _unet(ours: Ours, *, is_whole: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Its config and tensors; `is_whole` with the projection of the tokens, which diffusers has in the UNet."""
+def _unet(ours: Ours, pipeline: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Its config and tensors; for LDMTextToImagePipeline with the projection of the tokens, which diffusers has in the UNet."""
     sized = ours.unet()
     tensors = unet_keys(sized.config, sized.in_channels, sized.out_channels, "diffusers").give(ours.denoiser)
     for name in ours.spec.conditioning:
         projection = ours.conditioner.get(f"parts.{name}.projection.weight")
-        if is_whole and projection is not None:
+        if pipeline == "LDMTextToImagePipeline" and projection is not None:
             sized = replace(sized, token_width=projection.shape[1])
             tensors |= {TOKEN_PROJECTION + leaf: ours.conditioner[f"parts.{name}.projection.{leaf}"] for leaf in ("weight", "bias")}
-    return unet_json(sized), tensors
+    return unet_json(sized, sets_heads=not pipeline), tensors
 
 
 def _write_text(new: Path, ours: Ours, pipeline: str) -> dict[str, list[str]]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ldm.checkpoints.interop.autoencoder_keys import OLD_NAMES, autoencoder_keys
-from ldm.checkpoints.interop.clip_text import SHAPE, TextTower, tower_keys
+from ldm.checkpoints.interop.clip_text import SHAPE, TextShape, TextTower, tower_keys
 from ldm.checkpoints.interop.diffusers_parts import SizedAutoencoder, bert_config, sized_autoencoder
 from ldm.checkpoints.interop.diffusers_scheduler import noising_of
-from ldm.checkpoints.interop.diffusers_unet import TOKEN_PROJECTION, SizedUNet, sized_unet
+from ldm.checkpoints.interop.diffusers_unet import NORM_EPS, TOKEN_PROJECTION, SizedUNet, sized_unet
+from ldm.checkpoints.interop.foreign_config import must_be, read_foreign, read_json, shown
 from ldm.checkpoints.interop.foreign_file import read_tensors
 from ldm.checkpoints.interop.keymap import SAME, Entry, KeyMap
 from ldm.checkpoints.interop.recipe import AutoencoderRecipe, Imported, Recipe, assembled, assembled_autoencoder, usual_sampling
@@ -37,7 +36,6 @@ PIPELINES = {  # what tells the model, and the folder of its autoencoder
     "LDMSuperResolutionPipeline": (SMALL, "vqvae"),
 }
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "model.safetensors", "diffusion_pytorch_model.bin", "pytorch_model.bin")
-MAX_JSON_BYTES = 16 << 20
 
 
 def import_diffusers(folder: Path) -> tuple[Imported, TextTower | None]:
@@ -48,8 +46,8 @@ def import_diffusers(folder: Path) -> tuple[Imported, TextTower | None]:
     """
     if not (folder / "model_index.json").is_file():
         return _autoencoder_alone(folder), None
-    index = _json(folder / "model_index.json")
-    name = index.get("_class_name")
+    index = read_json(folder / "model_index.json")
+    name = str(index.get("_class_name"))
     if name not in PIPELINES:
         raise unknown(f"pipeline of {folder}:", name, PIPELINES)
     told_by, autoencoder_folder = PIPELINES[name]
@@ -58,7 +56,7 @@ def import_diffusers(folder: Path) -> tuple[Imported, TextTower | None]:
     autoencoder, first_stage = _autoencoder(folder / autoencoder_folder)
     if told_by == SMALL:  # that pipeline hands latents to the decoder as they are
         autoencoder = SizedAutoencoder(config=autoencoder.config, scale=1.0, shift=0.0, size=autoencoder.size)
-    unet = sized_unet(_json(folder / "unet" / "config.json"), f"{folder}/unet/config.json")
+    unet = sized_unet(read_json(folder / "unet" / "config.json"), f"{folder}/unet/config.json")
     keys = unet_keys(unet.config, unet.in_channels, unet.out_channels, "diffusers", is_linear=unet.is_linear)
     theirs = _weights(folder / "unet")
     projection = {leaf: theirs.pop(TOKEN_PROJECTION + leaf) for leaf in ("weight", "bias") if TOKEN_PROJECTION + leaf in theirs}
@@ -72,7 +70,7 @@ def import_diffusers(folder: Path) -> tuple[Imported, TextTower | None]:
     if told_by == TEXT:
         conditioning["text"], tower = _clip(folder / TEXT)
     elif told_by == BERT:
-        config = bert_config(_json(folder / BERT / "config.json"), f"{folder}/bert/config.json")
+        config = bert_config(read_json(folder / BERT / "config.json"), f"{folder}/bert/config.json")
         bert_keys = transformer_keys(config, WORDS, config.max_tokens, "diffusers")
         theirs = _weights(folder / BERT)
         conditioner = {f"parts.text.encoder.{k}": v for k, v in bert_keys.take(theirs, f"{folder}/bert: ").items()}
@@ -81,7 +79,7 @@ def import_diffusers(folder: Path) -> tuple[Imported, TextTower | None]:
         conditioner |= _projection(projection, config, unet, f"{folder}/unet: {TOKEN_PROJECTION}")
     conditioning |= _concatenated(unet, autoencoder, told_by, folder)
 
-    noising = noising_of(_json(folder / "scheduler" / "scheduler_config.json"), f"{folder}/scheduler")
+    noising = noising_of(read_json(folder / "scheduler" / "scheduler_config.json"), f"{folder}/scheduler")
     size = unet.sample_size * autoencoder.config.ratio if unet.sample_size else autoencoder.size
     usual = usual_sampling(conditioning)
     recipe = Recipe(
@@ -128,7 +126,7 @@ def _autoencoder_alone(folder: Path) -> Imported:
 
 
 def _autoencoder(folder: Path) -> tuple[SizedAutoencoder, dict[str, Tensor]]:
-    found = sized_autoencoder(_json(folder / "config.json"), f"{folder}/config.json")
+    found = sized_autoencoder(read_json(folder / "config.json"), f"{folder}/config.json")
     theirs = {_since_016(name): tensor for name, tensor in _weights(folder).items()}
     return found, autoencoder_keys(found.config, "diffusers").take(theirs, f"{folder}: ")
 
@@ -141,36 +139,23 @@ def _since_016(name: str) -> str:
 
 
 def _clip(folder: Path) -> tuple[ClipPretrainedConfig, TextTower]:
-    content = _json(folder / "config.json")
-    architecture = (content.get("architectures") or [None])[0]
-    if architecture != "CLIPTextModel":
-        raise UserError(f"{folder}: is a {architecture}; CLIPTextModel can be imported")
-    shape = {key: content[key] for key in SHAPE if key in content}
+    content = read_json(folder / "config.json")
+    if content.get("architectures") != ["CLIPTextModel"]:
+        raise UserError(f"{folder}: architectures is {shown(content.get('architectures'))}; CLIPTextModel can be imported")
+    where = f"{folder}/config.json"
+    shape = vars(read_foreign({key: content[key] for key in SHAPE if key in content}, TextShape, where))
+    must_be(where, "layer_norm_eps", content.get("layer_norm_eps", NORM_EPS), NORM_EPS)
     theirs = {name.removeprefix("text_model."): tensor for name, tensor in _weights(folder).items()}
-    positions = shape.get("max_position_embeddings", 77)
-    config = ClipPretrainedConfig(model=str(folder), max_tokens=positions)
+    config = ClipPretrainedConfig(model=str(folder), max_tokens=shape["max_position_embeddings"])
     return config, TextTower(shape, tower_keys(shape).take(theirs, f"{folder}: "))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; a whole folder of diffusers' is needed")
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise UserError(f"{path}: has {path.stat().st_size >> 20} MiB; at most {MAX_JSON_BYTES >> 20} are read")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is no JSON ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: must be a mapping of keys, found {type(content).__name__}")
-    return content
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of a part, in one file or several."""
     for name in WEIGHTS:
         if (folder / f"{name}.index.json").is_file():
-            pieces = sorted(set(map(str, dict(_json(folder / f"{name}.index.json").get("weight_map") or {}).values())))
+            where = read_json(folder / f"{name}.index.json").get("weight_map")
+            pieces = sorted(set(map(str, where.values()))) if isinstance(where, dict) else []
             strangers = [piece for piece in pieces if Path(piece).name != piece]
             if strangers or not pieces:
                 raise UserError(f"{folder}/{name}.index.json: names {', '.join(strangers) or 'no file'}; must name files beside it")

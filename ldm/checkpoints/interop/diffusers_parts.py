@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ldm.checkpoints.interop.foreign_config import must_be, read_foreign
+from ldm.checkpoints.interop.foreign_config import must_be, must_be_few, read_foreign
 from ldm.conditioning.bert_scratch import WORDS, BertScratchConfig
 from ldm.conditioning.transformer import TransformerConfig
 from ldm.config.loader import dump
@@ -145,6 +145,7 @@ def sized_autoencoder(content: Any, where: str) -> SizedAutoencoder:
         raise UserError(f"{where}: _class_name is {name!r}; AutoencoderKL and VQModel can be imported")
     theirs = read_foreign(content, schema, where)
     widths = theirs.block_out_channels
+    must_be_few(where, "layers_per_block", theirs.layers_per_block)
     if theirs.in_channels != theirs.out_channels:
         raise UserError(f"{where}: takes pictures of {theirs.in_channels} channels and gives {theirs.out_channels}; they must be as many")
     if not widths or any(width < 1 or width % widths[0] for width in widths):
@@ -208,6 +209,7 @@ def bert_config(content: Any, where: str) -> BertScratchConfig:
         UserError: it is of no network of ours.
     """
     theirs = read_foreign(content, LDMBertModel, where, BERT_UNREAD)
+    must_be_few(where, "encoder_layers", theirs.encoder_layers)
     must_be(where, "vocab_size", theirs.vocab_size, WORDS)
     must_be(where, "encoder_ffn_dim", theirs.encoder_ffn_dim, 4 * theirs.d_model)
     return BertScratchConfig(

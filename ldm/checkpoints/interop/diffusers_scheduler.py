@@ -72,7 +72,7 @@ def noising_of(content: Any, where: str) -> Noising:
     Raises:
         UserError: a scheduler that we have not; a setting of it.
     """
-    name = content.get("_class_name") if isinstance(content, dict) else None
+    name = str(content.get("_class_name") if isinstance(content, dict) else None)
     if name not in SAMPLERS:
         raise unknown(f"scheduler of {where}:", name, SAMPLERS)
     theirs = read_foreign(content, Scheduler, where, UNREAD)

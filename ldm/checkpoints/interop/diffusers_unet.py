@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ldm.checkpoints.interop.foreign_config import must_be, read_foreign
+from ldm.checkpoints.interop.foreign_config import must_be, must_be_few, read_foreign
 from ldm.config.loader import dump
 from ldm.core.errors import UserError
 from ldm.networks.blocks.norm import groups_for
@@ -94,8 +94,12 @@ class SizedUNet:
     token_width: int | None = None
 
 
-def unet_json(unet: SizedUNet) -> dict[str, Any]:
+def unet_json(unet: SizedUNet, *, sets_heads: bool = False) -> dict[str, Any]:
     """diffusers' config of our network.
+
+    Args:
+        unet: ours.
+        sets_heads: whether who loads it sets the number of heads, which this config cannot say where `heads_differ`.
 
     Raises:
         UserError: it has no counterpart there; says why.
@@ -113,18 +117,28 @@ def unet_json(unet: SizedUNet) -> dict[str, Any]:
         "resnet_time_scale_shift": "scale_shift" if config.scale_shift else "default",
     }
     if config.transformer_depth == 0:
+        if heads_differ(config) and not sets_heads:
+            raise UserError(f"diffusers' UNet2DModel has heads of one width everywhere; {config.heads} a level are of several here")
         made: _Common = _plain_unet(config, common)
     else:
         made = _told_unet(config, common, unet)
     return {"_class_name": type(made).__name__} | dump(made)
 
 
-def sized_unet(content: Any, where: str) -> SizedUNet:
-    """Our network of a diffusers config.
+def heads_differ(config: UNetConfig) -> bool:
+    """Whether plain attention has heads of different widths, of which UNet2DModel has one only."""
+    return config.transformer_depth == 0 and len(_head_widths(config)) > 1
 
-    Raises:
-        UserError: it is of no network of ours.
-    """
+
+def _head_widths(config: UNetConfig) -> tuple[int, ...]:
+    """Of all attention, in increasing order; the lowest level has some in any case."""
+    widths = [config.channels * multiplier for multiplier in config.multipliers]
+    attended = [width for level, width in enumerate(widths) if 2**level in config.attention or level == len(widths) - 1]
+    return tuple(sorted({width // config.heads_for(width) for width in attended}))
+
+
+def sized_unet(content: Any, where: str) -> SizedUNet:
+    """Our network of a diffusers config, or UserError."""
     name = content.get("_class_name") if isinstance(content, dict) else None
     if name == "UNet2DConditionModel":
         return _of_told(read_foreign(content, UNet2DConditionModel, where), where)
@@ -161,14 +175,6 @@ def _plain_unet(config: UNetConfig, common: dict[str, Any]) -> UNet2DModel:
         raise UserError("diffusers' UNet2DModel takes no vector beside the time: a class for it must be attended to, not embedded")
     if len(set(config.blocks_of_levels)) > 1:
         raise UserError(f"diffusers' UNet2DModel has the same number of blocks on each level, this network {config.blocks_of_levels}")
-    widths = common["block_out_channels"]
-    attended = [width for level, width in enumerate(widths) if 2**level in config.attention or level == len(widths) - 1]
-    head_widths = {width // config.heads_for(width) for width in attended}
-    if len(head_widths) > 1:
-        found = ", ".join(map(str, sorted(head_widths)))
-        raise UserError(
-            f"diffusers' UNet2DModel has heads of one width everywhere; with heads: {config.heads} they have widths {found} here"
-        )
     is_residual = config.resample == "residual"
     down, up = _block_types(config, WITH_ATTENTION, RESIDUAL if is_residual else PLAIN)
     return UNet2DModel(
@@ -178,7 +184,7 @@ def _plain_unet(config: UNetConfig, common: dict[str, Any]) -> UNet2DModel:
         layers_per_block=config.blocks_of_levels[0],
         downsample_type="resnet" if is_residual else "conv",
         upsample_type="resnet" if is_residual else "conv",
-        attention_head_dim=head_widths.pop(),
+        attention_head_dim=_head_widths(config)[0],
         attn_norm_num_groups=config.groups,
     )
 
@@ -252,9 +258,11 @@ def _sized(
     is_linear: bool = False,
     token_width: int | None = None,
 ) -> SizedUNet:
+    widths = theirs.block_out_channels
+    must_be_few(where, "layers_per_block", blocks)
+    must_be_few(where, "transformer_layers_per_block", transformer_depth)
     must_be(where, "norm_eps", theirs.norm_eps, NORM_EPS)
     must_be(where, "mid_block_scale_factor", theirs.mid_block_scale_factor, 1.0)
-    widths = theirs.block_out_channels
     if not widths or any(width < 1 or width % widths[0] for width in widths):
         raise UserError(f"{where}: block_out_channels {widths} are not multiples of the first")
     must_be(where, "norm_num_groups", theirs.norm_num_groups, groups_for(widths[0]))

@@ -62,7 +62,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise UserError(f"{path}: cannot be read ({_line(error)}); get it again") from error
+            raise UserError(f"{path}: cannot be read ({said(error)}); get it again") from error
     return _state_of(_unpickled(path), path)
 
 
@@ -79,7 +79,7 @@ def _unpickled(path: Path) -> Any:
             raise UserError(
                 f"{path}: names {named[1]}, which is no tensor and not admitted; nothing was run. A file with weights only is needed"
             ) from error
-        raise UserError(f"{path}: cannot be read ({_line(error)}); nothing was run. Get it again, best as .safetensors") from error
+        raise UserError(f"{path}: cannot be read ({said(error)}); nothing was run. Get it again, best as .safetensors") from error
 
 
 def _check_archive(path: Path) -> None:
@@ -89,7 +89,7 @@ def _check_archive(path: Path) -> None:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise UserError(
-            f"{path}: is no archive of torch ({_line(error)}); it is truncated, or older than torch 1.6: load and save it there again"
+            f"{path}: is no archive of torch ({said(error)}); it is truncated, or older than torch 1.6: load and save it there again"
         ) from error
     if len(entries) > MAX_ENTRIES:
         raise UserError(f"{path}: has {len(entries)} entries; at most {MAX_ENTRIES} are read")
@@ -112,13 +112,20 @@ def _state_of(content: Any, path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: holds no tensors by name")
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise UserError(f"{path}: {str(name)[:80]!r} is no tensor but {type(value).__name__}; a file with weights only is needed")
-        if value.layout != torch.strided or value.device.type != "cpu":
-            raise UserError(f"{path}: {name} is not an ordinary tensor ({value.layout}, {value.device})")
+            raise UserError(f"{path}: {str(name)[:80]!r} is no tensor's name, or holds {type(value).__name__}; weights only are needed")
+        if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+            raise UserError(f"{path}: {name} is not an ordinary tensor ({value.layout}, {value.dtype}, {value.device})")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise UserError(f"{path}: {name}, of shape {tuple(value.shape)}, repeats fewer numbers than it has; no weights are stored so")
     return dict(state)
 
 
-def _line(error: Exception) -> str:
-    """An error's text, short enough for a line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."
+def said(error: Exception) -> str:
+    """What an error says, as text that fits into a line."""
+    return shortened(str(error)) or type(error).__name__
+
+
+def shortened(text: str, length: int = 160) -> str:
+    """A text that fits into a line."""
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[: length - 3] + "..."

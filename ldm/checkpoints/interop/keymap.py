@@ -13,8 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ldm.checkpoints.interop.foreign_file import said
 from ldm.core.errors import UserError
 
+CHECKED_AT_ONCE = 1 << 20  # numbers: a check needs as much memory again
+REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Dialect = Literal["compvis", "diffusers"]
 
 
@@ -174,21 +177,31 @@ def key_map(
     return KeyMap(tuple(entries), hints, unused)
 
 
-def shapes_of(module: torch.nn.Module) -> dict[str, torch.Size]:
-    """What `key_map` wants of a network, on any device."""
-    return {name: tensor.shape for name, tensor in module.state_dict().items()}
+def shapes_of(build: Callable[[], torch.nn.Module]) -> dict[str, torch.Size]:
+    """What `key_map` wants of a network, which is built on the meta device.
+
+    Raises:
+        UserError: no network can be built of such numbers, which are a foreign config's.
+    """
+    try:
+        with torch.device("meta"):
+            return {name: tensor.shape for name, tensor in build().state_dict().items()}
+    except (RuntimeError, TypeError, ValueError, ArithmeticError, MemoryError) as error:
+        raise UserError(f"no network can be built as the config says ({said(error)})") from error
 
 
 def check_numbers(tensor: Tensor, what: str) -> None:
-    """Refuses weights that are no real numbers, or not all finite.
+    """Refuses weights that are no ordinary real numbers, or not all finite.
 
     Raises:
         UserError: so they are.
     """
-    if not tensor.is_floating_point():
-        raise UserError(f"{what} holds {str(tensor.dtype).removeprefix('torch.')}, not real numbers: it cannot be a weight")
-    if not tensor.isfinite().all():
-        raise UserError(f"{what} holds {'NaN' if tensor.isnan().any() else 'infinite numbers'}: the file is of a run that diverged")
+    if tensor.dtype not in REAL:
+        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in REAL)
+        raise UserError(f"{what} holds {str(tensor.dtype).removeprefix('torch.')}; weights are of {known}")
+    for piece in tensor.flatten().split(CHECKED_AT_ONCE):
+        if not piece.isfinite().all():
+            raise UserError(f"{what} holds {'NaN' if piece.isnan().any() else 'infinite numbers'}: the file is of a run that diverged")
 
 
 def _joined(start: str, name: str) -> str:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
 from ldm.checkpoints.folder import Checkpoint
 from ldm.checkpoints.interop.clip_text import TextTower
 from ldm.checkpoints.interop.diffusers_unet import SizedUNet
-from ldm.checkpoints.model import LatentDiffusionSpec
+from ldm.checkpoints.model import LatentDiffusionSpec, located
 from ldm.conditioning.clip_pretrained import ClipPretrained, ClipPretrainedConfig
 from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, build_conditioners
 from ldm.core.errors import UserError
 from ldm.first_stage.convolutional import ConvolutionalConfig
 from ldm.networks.unet import UNetConfig
+
+Kind = TypeVar("Kind", bound=ConditionerConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,7 @@ class Ours:
         opened = Checkpoint.open(folder)
         if "denoiser" not in opened.config:
             raise UserError(f"checkpoint {folder} is not of both stages; a first stage or classifier by itself is not exported")
-        spec = opened.spec(LatentDiffusionSpec)
+        spec = located(opened.spec(LatentDiffusionSpec), opened.folder)
         for kind, wanted, what in (
             (type(spec.denoiser), UNetConfig, f"denoiser {spec.denoiser.kind!r}"),
             (type(spec.first_stage), ConvolutionalConfig, f"first stage {spec.first_stage.kind!r}"),
@@ -85,6 +88,6 @@ class Ours:
             if self.spec.frozen.get(name) != digest:
                 raise UserError(f"the text encoder {name} at hand is another one than the model was trained with")
 
-    def told_by(self, *kinds: type[ConditionerConfig]) -> dict[str, ConditionerConfig]:
-        """Its conditioners of some kinds."""
-        return {name: config for name, config in self.spec.conditioning.items() if isinstance(config, kinds)}
+    def told_by(self, kind: type[Kind]) -> dict[str, Kind]:
+        """Its conditioners of a kind."""
+        return {name: config for name, config in self.spec.conditioning.items() if isinstance(config, kind)}

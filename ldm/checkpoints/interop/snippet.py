@@ -27,13 +27,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import {autoencoder}, {scheduler}, {unet}
-{bert}from safetensors.torch import load_file
+{imports}from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer, CLIPTextModel
 
 HERE = Path(__file__).parent
 SIZE, SIDE, CHANNELS = {size}, {side}, {channels}  # pictures' side in pixels; latents' side and channels
 unet = {unet}.from_pretrained(HERE / "unet").eval()
-vae = {autoencoder}.from_pretrained(HERE / "vae").eval()
+{heads}vae = {autoencoder}.from_pretrained(HERE / "vae").eval()
 scheduler = {scheduler}.from_pretrained(HERE / "scheduler")
 stored = load_file(HERE / "conditioner.safetensors") if (HERE / "conditioner.safetensors").exists() else {{}}
 weights = {{name: tensor.float() for name, tensor in stored.items()}}
@@ -66,6 +66,11 @@ if __name__ == "__main__":
     save_image(sample(condition({example})), HERE / "sample.png", normalize=True, value_range=(-1, 1))
 '''
 BERT_IMPORT = "from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertModel\n"
+HEADS_IMPORT = "from diffusers.models.attention_processor import Attention\n"
+HEADS = """for module in unet.modules():  # whose config knows heads of one width only
+    if isinstance(module, Attention):
+        module.heads, module.scale = {heads}, (module.inner_dim / {heads}) ** -0.5
+"""
 TOLD = ", encoder_hidden_states=tokens, encoder_attention_mask=mask"
 CLASS = 'rows = weights["parts.{name}.table.weight"][[-1, label]]\n'
 EMBEDDED = CLASS + "vector = vector + rows"
@@ -107,6 +112,9 @@ MIXED = 'cells = F.conv2d(cells, weights["parts.{name}.mix.weight"])\n'
 MASK = """known = vae.encode(picture * (1 - hole)){mean} * vae.config.scaling_factor
 hole = F.adaptive_max_pool2d((hole > 0).float(), (SIDE, SIDE))
 concat.append(torch.cat([hole, known], dim=1).expand(2, -1, -1, -1))"""
+BLACK_MASK = """known = vae.encode(picture.masked_fill(hole > 0, -1)){mean} * vae.config.scaling_factor
+hole = 2 * F.interpolate((hole > 0).float(), size=(SIDE, SIDE)) - 1
+concat.append(torch.cat([known, hole], dim=1).expand(2, -1, -1, -1))"""
 SMALL = """if small.shape[2:] != (SIDE, SIDE):
     small = F.interpolate(small, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(-1, 1)
 concat.append(torch.cat([torch.zeros_like(small), small]))"""
@@ -125,12 +133,13 @@ ARGUMENTS: dict[type[ConditionerConfig], tuple[tuple[str, str, str], ...]] = {  
 }
 
 
-def snippet(spec: LatentDiffusionSpec, *, unet: str, autoencoder: str, scheduler: str) -> str:
+def snippet(spec: LatentDiffusionSpec, *, unet: str, autoencoder: str, scheduler: str, heads: int | None) -> str:
     """The program.
 
     Args:
         spec: of the model.
         unet, autoencoder, scheduler: diffusers' classes of its parts.
+        heads: number of heads of all attention, where the UNet's config cannot say it.
 
     Raises:
         UserError: a conditioner that has no lines here.
@@ -142,13 +151,15 @@ def snippet(spec: LatentDiffusionSpec, *, unet: str, autoencoder: str, scheduler
             raise UserError(f"conditioner {name} ({config.kind}) has no counterpart in diffusers, and no program here that would make one")
         arguments |= {argument: (example, said) for argument, example, said in ARGUMENTS[type(config)]}
         lines.append(_lines(name, config, spec, is_kl=autoencoder == "AutoencoderKL"))
+    reads_bert = any(isinstance(config, (BertScratchConfig, BoxesConfig)) for config in spec.conditioning.values())
     takes_tokens = TOLD if unet == "UNet2DConditionModel" else ""
     return FRAME.format(
         name=spec.name,
         autoencoder=autoencoder,
         scheduler=scheduler,
         unet=unet,
-        bert=BERT_IMPORT if any(isinstance(config, (BertScratchConfig, BoxesConfig)) for config in spec.conditioning.values()) else "",
+        imports=HEADS_IMPORT * (heads is not None) + BERT_IMPORT * reads_bert,
+        heads="" if heads is None else HEADS.format(heads=heads),
         size=spec.size,
         side=spec.size // spec.first_stage.ratio,
         channels=spec.first_stage.latent_channels,
@@ -185,7 +196,8 @@ def _lines(name: str, config: ConditionerConfig, spec: LatentDiffusionSpec, *, i
             text = MAP + ("" if config.channels is None else MIXED) + "concat.append(cells)"
             return text.format(name=name, classes=config.classes, cells="-(-max(classes.shape) // SIDE)" if config.shares else 1)
         case InpaintMaskConfig():
-            return MASK.format(mean=".latent_dist.mode()" if is_kl else ".latents")
+            text = MASK if config.convention == "stable_diffusion" else BLACK_MASK
+            return text.format(mean=".latent_dist.mode()" if is_kl else ".latents")
     return SMALL
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from ldm.checkpoints.interop.diffusers_unet import SizedUNet
+from ldm.checkpoints.interop.foreign_config import must_be_few
 from ldm.checkpoints.interop.recipe import AutoencoderRecipe, Recipe
 from ldm.conditioning.clip_pretrained import OPEN_CLIP_H, ClipPretrainedConfig
 from ldm.conditioning.conditioner import ConditionerConfig
@@ -59,7 +60,7 @@ def recipe_of(tensors: Mapping[str, Tensor], path: Path, prediction: PredictionN
     conditioning: dict[str, ConditionerConfig] = {"text": text}
     if first.shape[1] == 9:
         conditioning["mask"] = InpaintMaskConfig()
-    config = _unet(tensors, first.shape[0], keys.shape[1], is_second)
+    config = _unet(tensors, path, keys.shape[1], is_second)
     return Recipe(
         autoencoder=AutoencoderRecipe(size=SIZE[chosen], first_stage=_autoencoder(tensors, path), scale=SCALE),
         unet=SizedUNet(config=config, in_channels=first.shape[1], out_channels=4, is_linear=is_second),
@@ -69,12 +70,14 @@ def recipe_of(tensors: Mapping[str, Tensor], path: Path, prediction: PredictionN
     )
 
 
-def _unet(tensors: Mapping[str, Tensor], channels: int, context_width: int, is_second: bool) -> UNetConfig:
+def _unet(tensors: Mapping[str, Tensor], path: Path, context_width: int, is_second: bool) -> UNetConfig:
     """Levels end where a block is a downsampling."""
+    channels = tensors[f"{UNET}input_blocks.0.0.weight"].shape[0]
     ends = sorted(int(match[1]) for name in tensors if (match := re.fullmatch(rf"{UNET}input_blocks\.(\d+)\.0\.op\.weight", name)))
     stride = ends[0] if ends else 3
     starts = [1, *(end + 1 for end in ends)]
     widths = [_length(tensors, f"{UNET}input_blocks.{start}.0.out_layers.3.weight") for start in starts]
+    must_be_few(str(path), "number of blocks a level", (stride,) * len(starts))
     return UNetConfig(
         channels=channels,
         multipliers=tuple(width // channels for width in widths),

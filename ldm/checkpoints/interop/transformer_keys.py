@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
-
 from ldm.checkpoints.interop.keymap import Dialect, Hint, KeyMap, Place, Row, Unused, key_map, shapes_of
 from ldm.conditioning.transformer import TokenTransformer, TransformerConfig
 
@@ -48,8 +46,7 @@ UNUSED = (Unused(WORD_OUTPUT, "the layer that would predict words, which no pict
 
 def transformer_keys(config: TransformerConfig, vocabulary: int, length: int, dialect: Dialect) -> KeyMap:
     """The map of a conditioner's transformer, without the projection after it, which peers have not; arguments as TokenTransformer's."""
-    with torch.device("meta"):
-        shapes = shapes_of(TokenTransformer(config, vocabulary, length))
+    shapes = shapes_of(lambda: TokenTransformer(config, vocabulary, length))
     return key_map(shapes, places(config), dialect, HINTS[dialect], UNUSED)
 
 

@@ -98,8 +98,7 @@ def unet_keys(config: UNetConfig, in_channels: int, out_channels: int, dialect: 
     """
     if not config.middle_attention:
         raise UserError("the peers' UNets have attention in the middle; this one has none (middle_attention: false)")
-    with torch.device("meta"):
-        shapes = shapes_of(config.build(in_channels, out_channels))
+    shapes = shapes_of(lambda: config.build(in_channels, out_channels))
     return key_map(shapes, places(config, LINEAR if is_linear else SAME), dialect, HINTS[dialect])
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from ldm.core.errors import UserError
 from ldm.data.images import open_map
-from ldm.data.record import IMAGE_SUFFIXES, Record
+from ldm.data.record import IMAGE_SUFFIXES, Box, Record, boxes_of
 from ldm.data.shards import plain_key
 from ldm.data.sources.source import Source
 
 TABLES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
-MASKS, MAPS = "masks", "maps"
+MASKS, MAPS, BOXES = "masks", "maps", "boxes"
 FILE_COLUMNS, CAPTION_COLUMNS = ("file", "file_name"), ("caption", "text")
 
 
@@ -26,7 +26,7 @@ class FolderSource(Source):
     Labels are the first folder's names where every picture lies in a folder. A caption comes from the table (`captions` or
     `metadata`, CSV or JSONL, columns file|file_name and caption|text; several rows of one file are several captions) or from a
     `.txt` beside it.
-    `masks/PATH.png` and `maps/PATH.png` mirror the pictures' paths.
+    `masks/PATH.png`, `maps/PATH.png` and `boxes/PATH.json`, a list of [class, left, top, right, bottom], mirror the pictures' paths.
     """
 
     def __init__(self, folder: Path, table: Path | None = None) -> None:
@@ -37,7 +37,7 @@ class FolderSource(Source):
             if path.suffix.lower()[1:] in IMAGE_SUFFIXES
             and path.is_file()
             and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-            and path.relative_to(folder).parts[0] not in (MASKS, MAPS)
+            and path.relative_to(folder).parts[0] not in (MASKS, MAPS, BOXES)
         )
         if not self._files:
             raise UserError(f"{folder}: no pictures below it (looked for {', '.join(IMAGE_SUFFIXES)})")
@@ -52,7 +52,9 @@ class FolderSource(Source):
         if self.has_maps:
             self.map_names = _class_names(sorted((folder / MAPS).rglob("*.png")))
         self.has_captions = bool(self._captions) or any(path.with_suffix(".txt").is_file() for path in self._files)
-        facts = [self.table, *self._files, *folder.glob(f"{MASKS}/**/*.png"), *folder.glob(f"{MAPS}/**/*.png")]
+        self.has_boxes = (folder / BOXES).is_dir()
+        beside = [path for place in (f"{MASKS}/**/*.png", f"{MAPS}/**/*.png", f"{BOXES}/**/*.json") for path in folder.glob(place)]
+        facts = [self.table, *self._files, *beside]
         stats = [(os.path.relpath(path, folder), path.stat().st_size, path.stat().st_mtime_ns) for path in facts if path is not None]
         self.digest = hashlib.sha256(repr(stats).encode()).hexdigest()
         self._keys = _unique([plain_key(str(path.with_suffix(""))) for path in relative])
@@ -75,7 +77,7 @@ class FolderSource(Source):
         path = self._files[index]
         relative = path.relative_to(self.folder)
         try:
-            text = path.with_suffix(".txt")
+            text, boxes = path.with_suffix(".txt"), self.folder / BOXES / relative.with_suffix(".json")
             captions = self._caption_of(path) or (_lines(text.read_text(encoding="utf-8")) if text.is_file() else ())
             return Record(
                 key=self._keys[index],
@@ -85,6 +87,7 @@ class FolderSource(Source):
                 label=relative.parts[0] if self.label_names else None,
                 mask=_beside(self.folder / MASKS / relative),
                 map=_beside(self.folder / MAPS / relative),
+                boxes=read_boxes(boxes) if boxes.is_file() else (),
             )
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: cannot be read ({error})") from None
@@ -92,6 +95,20 @@ class FolderSource(Source):
     def _caption_of(self, path: Path) -> tuple[str, ...]:
         relative = path.relative_to(self.folder).as_posix()
         return self._captions.get(relative) or self._captions.get(path.name) or ()
+
+
+def read_boxes(path: Path) -> tuple[Box, ...]:
+    """The boxes in a JSON file.
+
+    Raises:
+        UserError: no such file, or not boxes.
+    """
+    try:
+        return boxes_of(json.loads(path.read_text(encoding="utf-8-sig")))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not boxes as JSON ({error})") from None
 
 
 def read_captions(table: Path) -> dict[str, tuple[str, ...]]:

@@ -1,0 +1,89 @@
+"""A config that does not say what the model is: `init_from` does. What it leaves out is the checkpoint's, and what it says must agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ldm.checkpoints.model import LatentDiffusionSpec, read_spec
+from ldm.config.loader import dump
+from ldm.core.errors import UserError
+from ldm.first_stage.identity import IdentityConfig
+
+FULL, LORA, SCRATCH = "configs/ldm/finetune.yaml", "configs/ldm/lora.yaml", "configs/ldm/emoji-text.yaml"
+MODEL_KEYS = ("denoiser", "process", "prediction", "network_input", "learned_variance", "conditioning")
+# What may differ: how the model is sampled and shown pictures, and what of its parts no weight depends on.
+FREE = ("sampling", "data", "first_stage.checkpoint")
+FREE_OF_DENOISER = ("dropout", "checkpointing", "attention_backend")
+FREE_OF_CONDITIONER = ("drop", "dropout", "word_drop", "feature_dropout", "cached_captions")
+
+
+def default_config(arguments: Sequence[str]) -> str:
+    """The config of a command line that names none: one for fine-tuning where it says what to start from."""
+    keys = {word.split("=")[0].split(".")[0] for word in arguments if "=" in word}
+    return LORA if "lora" in keys else FULL if "init_from" in keys else SCRATCH
+
+
+def completed(content: dict[str, Any]) -> dict[str, Any]:
+    """The config of a stage-two run with what the checkpoint of `init_from` says, if its `denoiser` has no `kind`; else as it is.
+
+    Args:
+        content: plain data, not yet checked.
+
+    Raises:
+        UserError: no `init_from`; a checkpoint that cannot be opened; a key that contradicts it.
+    """
+    denoiser, source = content.get("denoiser"), content.get("init_from")
+    if isinstance(denoiser, str) or (isinstance(denoiser, dict) and "kind" in denoiser):
+        return content
+    if not isinstance(source, str):
+        raise UserError(
+            "this config does not say what the model is: name the checkpoint to go on with, init_from=FOLDER, or give it a whole model"
+        )
+    return _joined(content, _known(read_spec(source), source), "", source)
+
+
+def check_base(spec: LatentDiffusionSpec, base: LatentDiffusionSpec) -> None:
+    """Refuses, by UserError, to train adapters under another reading of the network than their base's, which is what they are used with."""
+    for key in ("process", "prediction", "network_input", "learned_variance", "frozen"):
+        if getattr(spec, key) != getattr(base, key):
+            raise UserError(f"lora: {key} is not as in init_from, but adapters change weights and nothing else; leave out lora, or {key}")
+
+
+def _known(spec: LatentDiffusionSpec, source: str) -> dict[str, Any]:
+    """What a config that goes on with a checkpoint says of the model."""
+    has_pixels = isinstance(spec.first_stage, IdentityConfig)
+    first_stage = {"kind": "identity", "checkpoint": None} if has_pixels else {"kind": "checkpoint", "checkpoint": source}
+    return {
+        **{key: dump(getattr(spec, key)) for key in MODEL_KEYS},
+        "first_stage": first_stage | {"config": None, "scale": None},
+        "sampling": dump(spec.sampling),
+        "data": {"size": spec.size, "channels": spec.first_stage.image_channels},
+    }
+
+
+def _joined(told: Any, known: Any, path: str, source: str) -> Any:
+    if isinstance(known, dict) and "kind" in known and isinstance(told, str):
+        told = {"kind": told}  # as the loader reads it
+    if isinstance(told, dict) and isinstance(known, dict):
+        if _is_free(path) and told.get("kind", known.get("kind")) != known.get("kind"):
+            return told
+        found = dict(known)
+        for key, value in told.items():
+            at = f"{path}.{key}" if path else key
+            if path == "conditioning" and key not in known:
+                raise UserError(f"config key {at!r}: init_from={source} is told {', '.join(known) or 'nothing'} only; leave it out")
+            found[key] = _joined(value, known[key], at, source) if key in known else value  # a key that nobody knows the loader refuses
+        return found
+    if told == known or _is_free(path):
+        return told
+    raise UserError(f"config key {path!r}: {told} contradicts init_from={source}, where it is {known}; leave it out")
+
+
+def _is_free(path: str) -> bool:
+    first, *others = path.split(".")
+    if first == "denoiser":
+        return others in [[name] for name in FREE_OF_DENOISER]
+    if first == "conditioning":
+        return len(others) == 2 and others[1] in FREE_OF_CONDITIONER
+    return any(path == free or path.startswith(f"{free}.") for free in FREE)

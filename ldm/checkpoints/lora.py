@@ -1,0 +1,101 @@
+"""A LoRA by itself: the folder of a few megabytes that a fine-tuned model is shared as, and a model with it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ldm.checkpoints.folder import Checkpoint, load_strictly, write_checkpoint
+from ldm.checkpoints.model import LatentDiffusionSpec, LoadedParts, denoiser_digest, load_latent_diffusion
+from ldm.config.loader import to_yaml
+from ldm.core.errors import UserError
+from ldm.networks.lora import Lora, merged
+
+PART = "lora"  # its file, and the name of the folder that a run writes it to
+NEWEST = "checkpoint"  # that of a run's newest model
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSpec:
+    """
+    Attributes:
+        name: of the run.
+        base: the model that it changes, as that model's own checkpoint describes it.
+        base_digest: `denoiser_digest` of that checkpoint: it changes no other.
+        lora: rank, scale and layers.
+    """
+
+    name: str
+    base: LatentDiffusionSpec
+    base_digest: str
+    lora: Lora
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedLora:
+    """Its tensors as stored; see `Adapters.tensors`."""
+
+    spec: LoraSpec
+    tensors: dict[str, Tensor]
+
+
+def write_lora(folder: Path, spec: LoraSpec, tensors: dict[str, Tensor], card: str) -> None:
+    """Writes a LoRA's checkpoint folder."""
+    write_checkpoint(folder, to_yaml(spec), {PART: tensors}, card)
+
+
+def beside(checkpoint: Path) -> Path:
+    """Where a run leaves the LoRA by itself: `lora` beside its newest checkpoint, `step-000500-lora` beside one that it keeps."""
+    return checkpoint.with_name(PART if checkpoint.name == NEWEST else f"{checkpoint.name}-{PART}")
+
+
+def is_lora(folder: Path | str) -> bool:
+    """Whether a folder holds one.
+
+    Raises:
+        UserError: not a checkpoint.
+    """
+    return Checkpoint.open(folder, verified=False).has(PART)
+
+
+def load_lora(folder: Path | str) -> LoadedLora:
+    """From its folder.
+
+    Raises:
+        UserError: not a checkpoint; altered; of something else.
+    """
+    opened = Checkpoint.open(folder)
+    if not opened.has(PART):
+        raise UserError(f"checkpoint {folder} holds no LoRA; a run of scripts/train_ldm.py with lora writes one to its RUN_DIR/{PART}")
+    return LoadedLora(spec=opened.spec(LoraSpec), tensors=opened.tensors(PART))
+
+
+def load_with_lora(folder: Path | str, lora: Path | str, scale: float, device: torch.device) -> LoadedParts:
+    """Both stages from a checkpoint folder, changed by a LoRA.
+
+    Args:
+        folder: of the base.
+        lora: folder of the LoRA.
+        scale: how strongly it acts: 0 = not at all, 1 = as it was trained; finite.
+        device: where the model comes to lie.
+
+    Raises:
+        UserError: a LoRA of another base; see `load_latent_diffusion` and `load_lora`.
+    """
+    if not math.isfinite(scale):
+        raise UserError(f"the scale of a LoRA must be a finite number, got {scale}")
+    parts, change = load_latent_diffusion(folder, device), load_lora(lora)
+    found = denoiser_digest(folder)
+    if found != change.spec.base_digest:
+        raise UserError(
+            f"LoRA {lora} was trained on another base ({change.spec.base.name}, denoiser {change.spec.base_digest[:12]}) than "
+            f"{folder} (denoiser {found[:12]}); give the checkpoint that it was trained on"
+        )
+    tensors = {name: tensor.to(device) for name, tensor in change.tensors.items()}
+    weights = merged(parts.network.state_dict(), tensors, scale * change.spec.lora.scale)
+    load_strictly(parts.network, weights, f"LoRA {lora}")
+    return parts

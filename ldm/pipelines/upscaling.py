@@ -1,0 +1,90 @@
+"""A small picture drawn large, by a model that was trained with `low_resolution`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ldm.conditioning.low_resolution import LowResolution
+from ldm.core.condition import Condition
+from ldm.core.errors import UserError
+from ldm.core.random import Streams
+from ldm.diffusion.estimate import Denoise, Estimate
+from ldm.first_stage.tiling import in_tiles
+from ldm.guidance.classifier_free import classifier_free
+from ldm.pipelines.canvas import as_pictures, as_tensor
+from ldm.pipelines.latent_diffusion import LatentDiffusion
+from ldm.pipelines.sampling import Sampling, shifted, start_std
+from ldm.samplers.sampler import step_noise
+
+OVERLAP = 0.25  # of neighbouring tiles, as a share of their side
+
+
+@torch.no_grad()
+def upscale(model: LatentDiffusion, picture: Image.Image, how: Sampling) -> list[Image.Image]:
+    """The picture at `first_stage.ratio` times its size.
+
+    The network sees tiles of the size that it was trained at, and where they overlap its estimates are blended at each step (Bar-Tal et
+    al. 2023, MultiDiffusion): all tiles draw one picture, and the network's memory does not grow with it.
+
+    Args:
+        model: trained with `low_resolution`.
+        picture: of any size; a transparent one is laid on white, one smaller than a tile is continued by its edge, which is cut off again.
+        how: sampling; `num_images` different pictures.
+
+    Returns:
+        Pictures of height and width `ratio` times the input's.
+
+    Raises:
+        UserError: another model; one whose first stage does not scale down, so that there is nothing to scale up; a picture that is not
+            finite.
+    """
+    model.part(LowResolution, "small pictures")
+    ratio, side = model.first_stage.ratio, model.latent_size[0]
+    if ratio == 1:
+        raise UserError("this model draws at the size that it is told (its first stage has ratio 1), so it makes nothing larger")
+    small = as_tensor(picture, model.first_stage.image_channels)
+    small = F.pad(small, (0, max(0, side - picture.width), 0, max(0, side - picture.height)), mode="replicate")
+    plane = small.shape[2], small.shape[3]
+    told = model.tell(replace(model.nothing, low_resolution=small), plane)
+    denoise = _in_tiles(model, told, model.tell(model.nothing, plane), how)
+
+    process, pictures = model.spec.process, []
+    times = how.grid.times(process, how.steps)
+    for number in range(how.num_images):
+        streams = Streams.of(how.seed, "image", samples=range(number, number + 1))
+        noise = streams.normal("start", (model.first_stage.latent_channels, *plane)).to(model.device)
+        on_step = shifted(how.on_step, number, how.num_images)
+        start = start_std(process, times[0]) * noise
+        latent = how.sampler.sample(denoise, start, times, process, step_noise(streams, noise), on_step)
+        drawn = model.decode(latent, tile=model.spec.size)
+        if not drawn.isfinite().all():
+            raise UserError(f"the picture came out as NaN or infinity in {model.precision}: use bf16 or fp32, or train the model longer")
+        pictures += as_pictures(drawn[:, :, : ratio * picture.height, : ratio * picture.width])
+    return pictures
+
+
+def _in_tiles(model: LatentDiffusion, told: Condition, untold: Condition, how: Sampling) -> Denoise:
+    """The guided denoiser of a picture larger than the network's: each tile is told its own part of what is concatenated."""
+    assert told.concat is not None and untold.concat is not None
+    beside = torch.cat([told.concat, untold.concat], dim=1)
+    channels, side = model.first_stage.latent_channels, model.latent_size[0]
+
+    def denoise(x_t: Tensor, t: Tensor) -> Estimate:
+        def tile(part: Tensor) -> Tensor:
+            x, wanted, unwanted = part.split([channels, told_channels, told_channels], dim=1)
+            conditions = replace(told, concat=wanted), replace(untold, concat=unwanted)
+            guided = classifier_free(model.denoiser, *conditions, how.guidance, how.guidance_interval, how.guidance_rescale)
+            found = guided(x, t)
+            return torch.cat([found.x0, found.eps] if found.spread is None else [found.x0, found.eps, found.spread], dim=1)
+
+        whole = torch.cat([x_t, beside.to(x_t)], dim=1)
+        x0, eps, *spread = in_tiles(whole, tile, tile=side, overlap=round(OVERLAP * side), before=1, after=1).split(channels, dim=1)
+        return Estimate(x0=x0, eps=eps, spread=spread[0] if spread else None)
+
+    told_channels = told.concat.shape[1]
+    return denoise
