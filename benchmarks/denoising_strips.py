@@ -24,7 +24,7 @@ from ldm.pipelines.canvas import as_pictures
 
 SHOWN = 9
 SMALLEST = 56  # a tile's side: small pictures are enlarged
-LABEL, MARGIN = 16, 8
+LABEL, MARGIN = 15, 8
 
 
 def main() -> None:
@@ -84,7 +84,7 @@ def drawn(rows: list[Row], size: int) -> Image.Image:
     factor = max(1, -(-SMALLEST // size))
     side = factor * size
     font = ImageFont.load_default(11)
-    height = side + 2 * LABEL
+    height = side + 3 * LABEL
     sheet = Image.new("RGB", ((side + MARGIN) * (SHOWN + 1) + MARGIN, len(rows) * height + MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
     for number, (tiles, labels, said) in enumerate(rows):
@@ -92,8 +92,8 @@ def drawn(rows: list[Row], size: int) -> Image.Image:
         draw.text((MARGIN, top + 4), said, fill="black", font=font)
         for column, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
             left = MARGIN + column * (side + MARGIN)
-            draw.text((left + side - 1, top + 4), label, fill="grey", font=font, anchor="ra") if column else None
-            sheet.paste(tile.convert("RGB").resize((side, side), Image.Resampling.NEAREST), (left, top + LABEL + 4))
+            draw.text((left + side - 1, top + LABEL + 2), label, fill="grey", font=font, anchor="ra")
+            sheet.paste(tile.convert("RGB").resize((side, side), Image.Resampling.NEAREST), (left, top + 2 * LABEL + 2))
     return sheet
 
 

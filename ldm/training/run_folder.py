@@ -6,6 +6,7 @@ import json
 import re
 from collections import defaultdict
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, TextIO
 
 import torch
@@ -16,6 +17,8 @@ from ldm.core.files import write_file
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+LOGARITHMIC = 20  # a curve that falls from so many times its median would be a flat line
 
 
 class RunFolder:
@@ -114,6 +117,8 @@ class RunFolder:
             axis.plot(steps, values, color="tab:blue", alpha=0.25 if dense else 1.0, linewidth=0.8, marker="" if dense else ".")
             if dense:
                 axis.plot(steps, _smooth(values), color="tab:blue", linewidth=1.4)
+            if min(values) > 0 and max(values) > LOGARITHMIC * median(values):
+                axis.set_yscale("log")
             axis.set_title(name, fontsize=10)
             axis.set_xlabel("step", fontsize=8)
             axis.tick_params(labelsize=8)
