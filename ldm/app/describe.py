@@ -114,4 +114,4 @@ def as_text(found: Description, cost: Cost) -> str:
 def _role(name: str, found: Description) -> str:
     if name in found.trained:
         return "trained"
-    return "not here: an output layer that the published weights carry and nothing reads" if name == "conditioner_unused" else "frozen"
+    return "of these: a published output layer that nothing reads; not here" if name == "conditioner_unused" else "frozen"

@@ -45,9 +45,9 @@ class Description:
         stage: 1 or 2.
         image: (C, H, W) of a picture.
         latent: (Z, h, w).
-        parameters: by part. `conditioner`: those that are trained and stored; `frozen_encoder`: of pretrained text encoders;
-            `lora`: of adapters beside the denoiser, where only they are trained;
-            `conditioner_unused`: of an output layer that published weights of the conditioner carry, that nothing reads and we do not have.
+        parameters: by part. `frozen_encoder`: of pretrained text encoders; `lora`: of adapters beside the denoiser, where only they are
+            trained; `conditioner`: as its kind is published; `conditioner_unused`: of these, those of an output layer that nothing
+            reads and that we neither build nor store.
         trained: the parts that training changes.
         weights: bytes that training holds all the time, see the module's text.
         train: batch, steps and precision of the run.
@@ -181,7 +181,7 @@ def _of_diffusion(config: TrainLDM) -> Description:
         "denoiser": sum(p.numel() for p in base_weights(network).values()),
         "lora": 0 if adapters is None else _count(adapters),
         "first_stage": _count(first_stage),
-        "conditioner": _count(conditioners),
+        "conditioner": _count(conditioners) + conditioners.num_unused,
         "frozen_encoder": conditioners.num_frozen,
         "conditioner_unused": conditioners.num_unused,
     }
@@ -201,7 +201,7 @@ def _of_diffusion(config: TrainLDM) -> Description:
     encodings = (not config.data.cache_latents) + any(isinstance(part, InpaintMask) for part in conditioners)
     always = ("denoiser", "first_stage", "conditioner")
     trained = ("denoiser", "conditioner") if adapters is None else ("lora",)
-    held = {name: 20 if name in trained else 4 for name in parameters if name != "conditioner_unused"}
+    there = parameters | {"conditioner": _count(conditioners), "conditioner_unused": 0}
     return Description(
         name=config.name,
         stage=2,
@@ -209,7 +209,7 @@ def _of_diffusion(config: TrainLDM) -> Description:
         latent=latent,
         parameters={name: count for name, count in parameters.items() if count or name in always},
         trained=trained,
-        weights=sum(count * parameters[name] for name, count in held.items()),
+        weights=sum(count * (20 if name in trained else 4) for name, count in there.items()),
         train=config.train,
         passes=(trains, *[encodes] * encodings),
     )

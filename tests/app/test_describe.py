@@ -163,7 +163,7 @@ def test_the_1_45_billion_model_in_seconds_as_json(capsys):
     assert told["parameters"] == {
         "denoiser": 872_300_484,
         "first_stage": 83_653_863,
-        "conditioner": 542_895_360,
+        "conditioner": 581_994_042,
         "conditioner_unused": 39_098_682,
     }
     assert (told["latent"], told["batch"]) == ([4, 32, 32], {"pictures": 680, "processes": 34, "at_once": 2})

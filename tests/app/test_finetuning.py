@@ -253,7 +253,8 @@ def test_describe_counts_what_the_checkpoint_says_and_what_is_trained(adapted: P
     parts = load_latent_diffusion("base", CPU)
     named = {"denoiser": parts.network, "first_stage": parts.first_stage, "conditioner": parts.conditioners}
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in named.items()}
-    unused = {"conditioner_unused": parts.conditioners.num_unused}
+    told = counts["conditioner"] + parts.conditioners.num_unused
+    unused = {"conditioner": told, "conditioner_unused": parts.conditioners.num_unused}
     full = describe(Path("configs/ldm/finetune.yaml"), ["init_from=base", "data.train=my"])
     assert full.parameters == counts | unused and full.trained == ("denoiser", "conditioner") and full.image == (3, 16, 16)
     assert full.weights == 20 * (counts["denoiser"] + counts["conditioner"]) + 4 * counts["first_stage"]

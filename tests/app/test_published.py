@@ -81,7 +81,7 @@ def test_models_have_the_published_size(name):
     found = described(name)
     given = found.parameters
     assert (found.name, found.stage, given["denoiser"], given["first_stage"]) == (name, 2, denoiser, first_stage)
-    assert given["conditioner"] + given.get("conditioner_unused", 0) == conditioner
+    assert given["conditioner"] == conditioner
     assert given.get("frozen_encoder", 0) == {"sd1": CLIP_L, "sd1-inpainting": CLIP_L, "sd2": OPEN_CLIP_H}.get(name, 0)
 
 
