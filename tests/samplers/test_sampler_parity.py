@@ -89,10 +89,10 @@ class Double:
     """torch or numpy, for a peer that asks for float32 by name: it gets float64."""
 
     def __init__(self, library: ModuleType) -> None:
-        self.library, self.float32 = library, library.float64
+        self.wrapped, self.float32 = library, library.float64
 
     def __getattr__(self, name: str) -> object:
-        return getattr(self.library, name)
+        return getattr(self.wrapped, name)
 
 
 class DoubleIndex(TableIndex):
