@@ -25,11 +25,11 @@ from tqdm import tqdm
 from ldm import LatentDiffusion
 from ldm.app.evaluation import Preprocessing, training_pictures
 from ldm.core.files import write_file
+from ldm.core.precision import Precision
 from ldm.core.random import Streams
 from ldm.diffusion.estimate import Denoise
 from ldm.metrics.features import InceptionFeatures
 from ldm.metrics.frechet import FrechetReference
-from ldm.pipelines.renderer import Precision
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.ddpm import DDPM
 from ldm.samplers.dpmpp_2m import DPMpp2M

@@ -21,11 +21,11 @@ from ldm.app.evaluation import MOST, Result, device
 from ldm.app.sampling_run import add_sampling_flags, check_folder, sampling_of
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
+from ldm.core.precision import Precision
 from ldm.diffusion.likelihood import FIRST_NOISE, Probe
 from ldm.metrics.bootstrap import FEW
 from ldm.metrics.report import table
 from ldm.pipelines.latent_diffusion import LatentDiffusion
-from ldm.pipelines.renderer import Precision
 from ldm.pretrained.table import TABLE
 
 EXAMPLES = """examples:

@@ -23,9 +23,9 @@ import ldm
 from ldm.app.door import Parser
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
+from ldm.core.precision import Precision
 from ldm.diffusion.grid import Grid
 from ldm.pipelines.latent_diffusion import LatentDiffusion
-from ldm.pipelines.renderer import Precision
 from ldm.pipelines.sampling import OnStep, Sampling
 from ldm.samplers.sampler import Sampler
 

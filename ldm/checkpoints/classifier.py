@@ -115,6 +115,7 @@ def load_classifier(folder: Path | str, device: torch.device) -> LoadedClassifie
         found = "a diffusion model" if opened.has("denoiser") else "a first stage"
         raise UserError(f"checkpoint {folder} holds {found}, not a classifier; train one with scripts/train_classifier.py")
     spec, weights = opened.spec(ClassifierSpec), opened.tensors("classifier")
-    network = spec.build_network()
+    with torch.device("meta"):
+        network = spec.build_network()
     load_strictly(network, weights, f"checkpoint {folder}: classifier")
     return LoadedClassifier(spec=spec, network=network.to(device).eval().requires_grad_(False), digest=weights_digest(weights))

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import yaml
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -135,8 +136,12 @@ class Checkpoint:
     def has(self, part: str) -> bool:
         return bool(self._files_of(part))
 
-    def tensors(self, part: str) -> dict[str, Tensor]:
-        """All tensors of a part, mapped from its files, on the CPU, in the precision they were saved in.
+    def tensors(self, part: str, dtypes: Mapping[str, torch.dtype] | None = None) -> dict[str, Tensor]:
+        """All tensors of a part, mapped from its files, on the CPU.
+
+        Args:
+            part: its name.
+            dtypes: what tensors are to be turned into, by name; others, and all by default, stay in the precision they were saved in.
 
         Raises:
             UserError: the checkpoint has no such part.
@@ -148,7 +153,7 @@ class Checkpoint:
         tensors: dict[str, Tensor] = {}
         for name in names:
             try:
-                tensors |= load_file(self.folder / name)
+                tensors |= _read(self.folder / name, dtypes or {})
             except SafetensorError as error:
                 raise UserError(f"checkpoint {self.folder}: {name} cannot be read ({error})") from error
         return tensors
@@ -170,10 +175,26 @@ def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
     return files
 
 
-def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], what: str) -> None:
+def _read(file: Path, dtypes: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
+    """A file's tensors, mapped. Those that change precision are read one by one, each through a mapping that ends with it: so the memory
+    taken is never much more than that of the result."""
+    tensors = load_file(file)
+    for name in [name for name, tensor in tensors.items() if dtypes.get(name, tensor.dtype) != tensor.dtype]:
+        with safe_open(file, framework="pt") as opened:
+            tensors[name] = opened.get_tensor(name).to(dtypes[name])
+    return tensors
+
+
+def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], what: str, dtypes: Mapping[str, torch.dtype] | None = None) -> None:
     """Gives a module its weights, with no missing, unexpected or misshapen tensor.
 
     They are not copied unless their precision changes: those of a file stay mapped from it, and the module may stand on the meta device.
+
+    Args:
+        module: what gets them.
+        tensors: by name.
+        what: they are, for messages.
+        dtypes: by name, what they are held in; None = as the module holds them now.
 
     Raises:
         UserError: names the first tensor that differs.
@@ -185,4 +206,5 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], what: str
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise UserError(f"{what}: tensor {name!r} has shape {tuple(tensor.shape)}, the config wants {tuple(wanted[name].shape)}")
-    module.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in tensors.items()}, assign=True)
+    held = dtypes or {name: tensor.dtype for name, tensor in wanted.items()}
+    module.load_state_dict({name: tensor.to(held[name]) for name, tensor in tensors.items()}, assign=True)

@@ -13,6 +13,7 @@ from ldm.checkpoints.folder import Checkpoint, load_strictly, write_checkpoint
 from ldm.checkpoints.model import LatentDiffusionSpec, LoadedParts, denoiser_digest, load_latent_diffusion
 from ldm.config.loader import to_yaml
 from ldm.core.errors import UserError
+from ldm.core.precision import Precision
 from ldm.networks.lora import Lora, merged
 
 PART = "lora"  # its file, and the name of the folder that a run writes it to
@@ -74,7 +75,7 @@ def load_lora(folder: Path | str) -> LoadedLora:
     return LoadedLora(spec=opened.spec(LoraSpec), tensors=opened.tensors(PART))
 
 
-def load_with_lora(folder: Path | str, lora: Path | str, scale: float, device: torch.device) -> LoadedParts:
+def load_with_lora(folder: Path | str, lora: Path | str, scale: float, device: torch.device, precision: Precision = "fp32") -> LoadedParts:
     """Both stages from a checkpoint folder, changed by a LoRA.
 
     Args:
@@ -82,20 +83,21 @@ def load_with_lora(folder: Path | str, lora: Path | str, scale: float, device: t
         lora: folder of the LoRA.
         scale: how strongly it acts: 0 = not at all, 1 = as it was trained; finite.
         device: where the model comes to lie.
+        precision: see `load_latent_diffusion`; the weights are added up before they are turned into it.
 
     Raises:
         UserError: a LoRA of another base; see `load_latent_diffusion` and `load_lora`.
     """
     if not math.isfinite(scale):
         raise UserError(f"the scale of a LoRA must be a finite number, got {scale}")
-    parts, change = load_latent_diffusion(folder, device), load_lora(lora)
+    parts, change = load_latent_diffusion(folder, device, precision), load_lora(lora)
     found = denoiser_digest(folder)
     if found != change.spec.base_digest:
         raise UserError(
             f"LoRA {lora} was trained on another base ({change.spec.base.name}, denoiser {change.spec.base_digest[:12]}) than "
             f"{folder} (denoiser {found[:12]}); give the checkpoint that it was trained on"
         )
-    tensors = {name: tensor.to(device) for name, tensor in change.tensors.items()}
-    weights = merged(parts.network.state_dict(), tensors, scale * change.spec.lora.scale)
+    weights = merged(Checkpoint.open(folder, verified=False).tensors("denoiser"), change.tensors, scale * change.spec.lora.scale)
     load_strictly(parts.network, weights, f"LoRA {lora}")
+    parts.network.to(device)
     return parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
 from ldm.conditioning.conditioner import ConditionerConfig, Conditioners, build_conditioners
 from ldm.config.loader import to_yaml
 from ldm.core.errors import UserError
+from ldm.core.precision import Precision, dtypes_to_hold
 from ldm.diffusion.grid import Grid, Trailing
 from ldm.diffusion.network_input import NetworkInput, TableIndex
 from ldm.diffusion.prediction import Prediction
@@ -90,9 +92,10 @@ class LatentDiffusionSpec:
     def with_frozen(self, digests: dict[str, str]) -> LatentDiffusionSpec:
         return dataclasses.replace(self, frozen=digests)
 
-    def build_conditioners(self) -> Conditioners:
+    def build_conditioners(self, *, empty: bool = False) -> Conditioners:
+        """See `ldm.conditioning.conditioner.build_conditioners`."""
         channels = self.first_stage.latent_channels
-        return build_conditioners(self.conditioning, context_width=self.denoiser.context_width, latent_channels=channels)
+        return build_conditioners(self.conditioning, context_width=self.denoiser.context_width, latent_channels=channels, empty=empty)
 
     def build_network(self, conditioners: Conditioners) -> nn.Module:
         """The denoiser with fresh weights.
@@ -165,9 +168,9 @@ def _refuse_others(opened: Checkpoint) -> None:
         raise UserError(f"checkpoint {opened.folder} holds a LoRA, which changes a model and is none by itself; it goes with --lora")
 
 
-def _weights(opened: Checkpoint, part: str) -> dict[str, Tensor]:
+def _weights(opened: Checkpoint, part: str, dtypes: Mapping[str, torch.dtype] | None = None) -> dict[str, Tensor]:
     """A part's tensors; none if it has no file, as where there is nothing to store."""
-    return opened.tensors(part) if opened.has(part) else {}
+    return opened.tensors(part, dtypes) if opened.has(part) else {}
 
 
 def _first_stage(config: FirstStageConfig, space: LatentSpace, weights: dict[str, Tensor], device: torch.device, where: Path) -> FirstStage:
@@ -243,8 +246,14 @@ class LoadedParts:
     conditioners: Conditioners
 
 
-def load_latent_diffusion(folder: Path | str, device: torch.device) -> LoadedParts:
+def load_latent_diffusion(folder: Path | str, device: torch.device, precision: Precision = "fp32") -> LoadedParts:
     """Both stages from a checkpoint folder.
+
+    Args:
+        folder: the checkpoint.
+        device: where the model comes to lie.
+        precision: that the network and its conditioners will compute in, and so are held in, see `dtypes_to_hold`; the first stage, which
+            encodes in fp32, is held in that.
 
     Raises:
         UserError: not a checkpoint; altered; of a first stage only; weights and config that do not belong together.
@@ -252,17 +261,19 @@ def load_latent_diffusion(folder: Path | str, device: torch.device) -> LoadedPar
     opened = Checkpoint.open(folder)
     spec = _spec_of_both(opened)
     first_stage = _first_stage(spec.first_stage, spec.space, _weights(opened, "first_stage"), device, opened.folder)
-    conditioners = spec.build_conditioners()
+    conditioners = spec.build_conditioners(empty=True)
     for name, digest in conditioners.frozen_digests().items():
         if spec.frozen.get(name) != digest:
             raise UserError(
                 f"checkpoint {folder}: it was trained with another pretrained encoder {name!r} than the one at hand "
                 f"(sha256 {spec.frozen.get(name, 'none')[:12]}, not {digest[:12]})"
             )
-    load_strictly(conditioners, _weights(opened, "conditioner"), f"checkpoint {folder}: conditioner")
     with torch.device("meta"):
         network = spec.build_network(conditioners)
-    load_strictly(network, opened.tensors("denoiser"), f"checkpoint {folder}: denoiser")
+    dtypes = dtypes_to_hold(conditioners, precision)
+    load_strictly(conditioners, _weights(opened, "conditioner", dtypes), f"checkpoint {folder}: conditioner", dtypes)
+    dtypes = dtypes_to_hold(network, precision)
+    load_strictly(network, opened.tensors("denoiser", dtypes), f"checkpoint {folder}: denoiser", dtypes)
     return LoadedParts(
         spec=spec,
         first_stage=first_stage,

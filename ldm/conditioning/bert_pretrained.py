@@ -48,6 +48,11 @@ class BertPretrainedConfig(ConditionerConfig):
         if self.vector_width is not None and self.vector_width < 1:
             raise UserError(f"vector_width must be at least 1, got {self.vector_width}")
 
+    @property
+    def is_pretrained(self) -> bool:
+        """It does."""
+        return True
+
     def fitted(self, *, label_names: tuple[str, ...], map_names: tuple[str, ...], has: frozenset[str]) -> ConditionerConfig:
         """See `ConditionerConfig.fitted`."""
         needs("bert_pretrained", "captions", has)

@@ -56,6 +56,11 @@ class ClipPretrainedConfig(ConditionerConfig):
             raise UserError(f"max_tokens must be at least 2, got {self.max_tokens}")
         check_cached(self.cached_captions)
 
+    @property
+    def is_pretrained(self) -> bool:
+        """It does."""
+        return True
+
     def fitted(self, *, label_names: tuple[str, ...], map_names: tuple[str, ...], has: frozenset[str]) -> ClipPretrainedConfig:
         """See `ConditionerConfig.fitted`."""
         needs("clip_pretrained", "captions", has)

@@ -88,6 +88,11 @@ class ConditionerConfig(Family, abc.ABC):
             raise UserError(f"drop must be a share from 0 to 1, got {self.drop}")
 
     @property
+    def is_pretrained(self) -> bool:
+        """Whether `build` loads a pretrained network."""
+        return False
+
+    @property
     def is_open(self) -> bool:
         """Whether it leaves to the training data what `build` needs; see `fitted`."""
         return False
@@ -150,11 +155,24 @@ def context_of(kind: str, context_width: int | None) -> int:
     return context_width
 
 
-def build_conditioners(configs: Mapping[str, ConditionerConfig], *, context_width: int | None, latent_channels: int) -> Conditioners:
-    """All of a model's conditioners, by the names that the config gives them."""
-    return Conditioners(
-        {name: config.build(context_width=context_width, latent_channels=latent_channels) for name, config in configs.items()}
-    )
+def build_conditioners(
+    configs: Mapping[str, ConditionerConfig], *, context_width: int | None, latent_channels: int, empty: bool = False
+) -> Conditioners:
+    """All of a model's conditioners, by the names that the config gives them.
+
+    Args:
+        configs: by name.
+        context_width, latent_channels: see `ConditionerConfig.build`.
+        empty: the weights to be trained are not drawn, since a checkpoint's take their place; until then they cost no memory.
+    """
+
+    def built(config: ConditionerConfig) -> Conditioner:
+        if not empty or config.is_pretrained:
+            return config.build(context_width=context_width, latent_channels=latent_channels)
+        with torch.device("meta"):
+            return config.build(context_width=context_width, latent_channels=latent_channels).to_empty(device="cpu")
+
+    return Conditioners({name: built(config) for name, config in configs.items()})
 
 
 class Conditioners(nn.Module):

@@ -1,11 +1,33 @@
-"""Where half precision must not reach."""
+"""Precisions of networks: what computes in half of it, what holds it, and where it must not reach."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import nn
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """A block that computes in a precision; in fp32 nothing is changed."""
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, DTYPES[precision])
+
+
+def dtypes_to_hold(network: nn.Module, precision: Precision) -> dict[str, torch.dtype]:
+    """What a network's weights, by their names in its state dict, may be held in where it only computes within `autocast`.
+
+    That turns the weights of linear and convolution layers, nearly all there are, into its dtype anyhow, anew at each call: so the results
+    are the same bits, for half the memory. Norms and embeddings, which it leaves alone, stay as they are.
+    """
+    dtypes = {name: tensor.dtype for name, tensor in network.state_dict().items()}
+    for name, layer in network.named_modules():
+        if precision != "fp32" and isinstance(layer, nn.Linear | nn.Conv2d):
+            dtypes |= {f"{name}.{leaf}": DTYPES[precision] for leaf, _ in layer.named_parameters()}
+    return dtypes
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -130,7 +130,7 @@ def base_weights(network: nn.Module) -> dict[str, Tensor]:
 
 
 def merged(weights: Mapping[str, Tensor], adapters: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """W' for every adapted layer, the other weights as they are; computed in float32, given in the weights' precision.
+    """W' for every adapted layer, in float32, and the other weights as they are.
 
     Args:
         weights: of the network.
@@ -141,9 +141,9 @@ def merged(weights: Mapping[str, Tensor], adapters: Mapping[str, Tensor], scale:
     for name, down in adapters.items():
         if name.endswith(DOWN):
             layer = name.removesuffix(DOWN)
-            weight, up = weights[f"{layer}.weight"], adapters[layer + UP]
+            weight, up = weights[f"{layer}.weight"].float(), adapters[layer + UP]
             change = (up.float().flatten(1) @ down.float().flatten(1)).reshape(weight.shape)
-            found[f"{layer}.weight"] = (weight.float() + scale * change).to(weight.dtype)
+            found[f"{layer}.weight"] = weight + scale * change
     return found
 
 

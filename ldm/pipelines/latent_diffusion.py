@@ -20,11 +20,12 @@ from ldm.conditioning.conditioner import Conditioner
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.conditioning.semantic_map import SemanticMap
 from ldm.core.errors import UserError, unknown
+from ldm.core.precision import Precision
 from ldm.data.record import Box
 from ldm.diffusion.grid import Grid
 from ldm.pipelines.canvas import as_pictures
 from ldm.pipelines.classifier_guide import ClassifierGuide
-from ldm.pipelines.renderer import Precision, Renderer
+from ldm.pipelines.renderer import Renderer
 from ldm.pipelines.sampling import OnStep, Sampling
 from ldm.samplers.sampler import Sampler
 
@@ -47,7 +48,7 @@ class LatentDiffusion(Renderer):
         Args:
             folder: of the checkpoint.
             device: another one.
-            precision: of the networks.
+            precision: that the networks compute in; in half of it they take about half the memory.
             lora: folder of a LoRA that was trained on this checkpoint.
             lora_scale: how strongly it acts; 1 = as it was trained.
 
@@ -57,7 +58,10 @@ class LatentDiffusion(Renderer):
         if precision not in get_args(Precision):
             raise unknown("precision", precision, get_args(Precision))
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        parts = load_latent_diffusion(folder, chosen) if lora is None else load_with_lora(folder, lora, lora_scale, chosen)
+        if lora is None:
+            parts = load_latent_diffusion(folder, chosen, precision)
+        else:
+            parts = load_with_lora(folder, lora, lora_scale, chosen, precision)
         return LatentDiffusion(
             spec=parts.spec,
             first_stage=parts.first_stage,

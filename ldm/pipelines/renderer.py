@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from ldm.conditioning.inpaint_mask import InpaintMaskConfig, mask_told
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
+from ldm.core.precision import Precision, autocast
 from ldm.core.random import Streams
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.estimate import Denoise, Estimate
@@ -25,7 +26,6 @@ from ldm.guidance.classifier_free import classifier_free
 from ldm.pipelines.sampling import Sampling, shifted, start_std
 from ldm.samplers.sampler import step_noise
 
-Precision = Literal["fp32", "bf16", "fp16"]
 AT_ONCE = 16  # pictures a batch; the result does not depend on it
 
 
@@ -166,9 +166,7 @@ class Renderer:
         )
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision])
+        return autocast(self.device, self.precision)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.checkpoints.model import AutoencoderSpec, write_autoencoder
+from ldm.core.precision import DTYPES
 from ldm.core.random import Streams
 from ldm.data.pictures import Pictures, Share
 from ldm.first_stage.latent_space import LatentSpace, measure, weights_digest
@@ -20,7 +21,7 @@ from ldm.first_stage.stage import FirstStage
 from ldm.losses.autoencoder_loss import AutoencoderLoss
 from ldm.losses.doctor import AdversaryState, diagnose
 from ldm.losses.statistics import StatisticsCollector
-from ldm.training.config import DTYPES, TrainConfig
+from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.ema import Ema
 from ldm.training.engine import Evaluation, Pass

@@ -14,11 +14,12 @@ from torch.nn import functional as F
 
 from ldm.checkpoints.classifier import ClassifierSpec, write_classifier
 from ldm.core.errors import UserError
+from ldm.core.precision import DTYPES
 from ldm.core.random import Streams
 from ldm.diffusion.estimate import Estimate
 from ldm.diffusion.time_density import TimeDensity
 from ldm.networks.classifier import ClassifierNetwork
-from ldm.training.config import DTYPES, TrainConfig
+from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.ema import Ema
 from ldm.training.engine import Evaluation, Pass

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from ldm.core.errors import UserError
+from ldm.core.precision import DTYPES, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +50,14 @@ class TrainConfig:
     batch_size: int
     accumulate: int = 1  # micro-batches a step and process
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     channels_last: bool = False
     compile: bool = False
     ema_decay: float = 0.999
     checkpoint_every: int = 1000
     keep_every: int | None = None  # these steps' checkpoints stay, as checkpoints/step-000500; None = only the newest is there
     sample_every: int = 1000  # sample grids and evaluation
-    checkpoint_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    checkpoint_dtype: Precision = "fp32"
     checkpoint_file_mib: int = 4096  # larger parts are split over several files
 
     def __post_init__(self) -> None:
@@ -76,7 +77,4 @@ class TrainConfig:
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
-        return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
-
-
-DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+        return None if self.precision == "fp32" else DTYPES[self.precision]

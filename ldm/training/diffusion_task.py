@@ -20,6 +20,7 @@ from ldm.conditioning.inpaint_mask import InpaintMask, mask_told
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.conditioning.low_resolution import LowResolution
 from ldm.conditioning.semantic_map import SemanticMap
+from ldm.core.precision import DTYPES
 from ldm.core.random import Streams
 from ldm.data.batch import Batch
 from ldm.data.latent_cache import LatentCache
@@ -32,7 +33,7 @@ from ldm.first_stage.stage import FirstStage
 from ldm.networks.lora import Adapters, adapt, base_weights, merged, twin
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 from ldm.pipelines.renderer import hole_latent
-from ldm.training.config import DTYPES, TrainConfig
+from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.ema import Ema
 from ldm.training.engine import Evaluation, Pass

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_runs import checkpoint, metrics, state
 
+from ldm import LatentDiffusion
 from ldm.app import door, train_ldm, txt2img
 from ldm.app.description import describe
 from ldm.checkpoints.folder import Checkpoint
@@ -202,6 +204,15 @@ def test_a_base_with_the_adapters_draws_what_the_run_s_checkpoint_draws(adapted:
         drawn[name] = (tmp_path / name / "grid.png").read_bytes()
     assert drawn["whole"] == drawn["told"] and drawn["none"] == drawn["base"]
     assert len(set(drawn.values())) == 3
+
+
+def test_a_lora_is_added_to_whole_weights_before_they_are_held_in_half(adapted: Path):
+    lora = {"lora": adapted / "run" / "lora", "lora_scale": 30.0}
+    whole, low = (LatentDiffusion.from_pretrained(adapted / "base", "cpu", precision, **lora) for precision in ("fp32", "bf16"))
+    plain = LatentDiffusion.from_pretrained(adapted / "base", "cpu", "bf16")
+    how = low.sampling()
+    drawn = [one.generate(one.nothing, how) for one in (low, replace(whole, precision="bf16"), plain)]
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
 
 def test_a_lora_run_resumes_to_the_bit(adapted: Path, home: Path):

@@ -104,11 +104,15 @@ def random_weights(module: nn.Module, seed: int) -> dict[str, Tensor]:
     return dict(module.state_dict())
 
 
-def write_row(folder: Path, row: Row, size: int = SIZE) -> Path:
+def write_row(folder: Path, row: Row, size: int = SIZE, dtype: torch.dtype = torch.float32) -> Path:
     """The row's checkpoint."""
+
+    def rounded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: weight.to(dtype) for name, weight in weights.items()}
+
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        first_stage = random_weights(row.first_stage.build(), 1)
+        first_stage = rounded(random_weights(row.first_stage.build(), 1))
         config = row.first_stage
         measured = {"scale": (row.scale,), **row.space}
         space = LatentSpace(channels=config.latent_channels, ratio=config.ratio, digest=weights_digest(first_stage), **measured)
@@ -126,7 +130,7 @@ def write_row(folder: Path, row: Row, size: int = SIZE) -> Path:
         )
         conditioners = spec.build_conditioners()
         spec = spec.with_frozen(conditioners.frozen_digests())
-        parts = random_weights(spec.build_network(conditioners), 2), random_weights(conditioners, 3)
+        parts = rounded(random_weights(spec.build_network(conditioners), 2)), rounded(random_weights(conditioners, 3))
     write_latent_diffusion(folder, spec, first_stage, *parts, "# tiny\n", 1 << 30)
     return folder
 

@@ -16,6 +16,7 @@ from torch.testing import assert_close
 from ldm import LatentDiffusion
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
+from ldm.core.precision import DTYPES
 from ldm.diffusion.estimate import Denoise
 from ldm.diffusion.grid import Leading
 from ldm.diffusion.prediction import EpsPrediction
@@ -175,6 +176,18 @@ def test_lower_precision_draws_the_same_picture(tiny, precision):
     exact = LatentDiffusion.from_pretrained(tiny(*ALL), device="cpu").text_to_image("a red heart")
     low = LatentDiffusion.from_pretrained(tiny(*ALL), device="cpu", precision=precision).text_to_image("a red heart")
     assert 0 < np.abs(levels(low) - levels(exact)).mean() < 3
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_weights_held_in_half_precision_give_what_whole_ones_give_under_autocast(tmp_path, write_model, precision, stored):
+    folder = write_model(tmp_path / "model", ("text", "boxes", "class", "mask", "map"), dtype=stored)
+    whole, low = (LatentDiffusion.from_pretrained(folder, device="cpu", precision=wanted) for wanted in ("fp32", precision))
+    layers = [m for part in (low.network, low.conditioners) for m in part.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
+    assert len(layers) > 20 and {p.dtype for layer in layers for p in layer.parameters()} == {DTYPES[precision]}
+    how = low.sampling(num_images=2)
+    drawn = [one.generate(one.untold(), how) for one in (low, replace(whole, precision=precision))]
+    assert torch.equal(*drawn)
 
 
 def test_a_picture_that_is_not_finite_is_refused(plain, monkeypatch):
