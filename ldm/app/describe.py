@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class Cost:
             processes=processes,
             at_once=found.at_once(processes),
             activations=step.bytes,
-            bytes=found.weights + step.bytes,
+            bytes=found.held.total + step.bytes,
             step_flops=step.flops,
             flops=flops,
             peak=peak,
@@ -79,7 +80,7 @@ def as_json(found: Description, cost: Cost) -> dict[str, object]:
         "trained": list(found.trained),
         "batch": {"pictures": found.train.batch_size, "processes": cost.processes, "at_once": cost.at_once},
         "precision": found.train.precision,
-        "memory": {"weights": found.weights, "activations": cost.activations, "total": cost.bytes},
+        "memory": dataclasses.asdict(found.held) | {"activations": cost.activations, "total": cost.bytes},
         "flops": {"step": cost.step_flops, "run": cost.flops},
         "steps": found.train.steps,
         "gpu_days": {"gpu": GPU, "share_of_peak": SHARE, "peak": cost.peak, "days": cost.days},
@@ -101,7 +102,10 @@ def as_text(found: Description, cost: Cost) -> str:
             "",
             f"memory of one process of {cost.processes} that share a batch of {train.batch_size}: {cost.at_once} pictures at once, "
             f"{train.precision}",
-            f"  {'weights':<20}{found.weights / GB:>12.1f} GB  with gradients, AdamW's moments and averages",
+            f"  {'weights':<20}{found.held.weights / GB:>12.1f} GB",
+            f"  {'gradients':<20}{found.held.gradients / GB:>12.1f} GB",
+            f"  {'optimizer':<20}{found.held.optimizer / GB:>12.1f} GB  AdamW's two moments",
+            f"  {'average':<20}{found.held.average / GB:>12.1f} GB  of the weights, which checkpoints hold",
             f"  {'activations':<20}{cost.activations / GB:>12.1f} GB  at most, with autocast's copies",
             f"  {'together':<20}{cost.bytes / GB:>12.1f} GB",
             "",

@@ -1,12 +1,11 @@
 """How large a run of either stage would be, before anything is allocated or fetched: its parts are built and run on the meta device.
 
-Memory is that of one process, in bytes. What training holds for every weight, in float32: the weight, its gradient, AdamW's two moments and
-the running average, so 20 bytes; for the discriminator, which is not averaged, 16. Frozen weights take 4.
+Memory is that of one process, in bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +37,34 @@ META = torch.device("meta")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Held:
+    """Bytes that training holds all the time, in float32.
+
+    Attributes:
+        weights: of all parts.
+        gradients: of those that are trained.
+        optimizer: AdamW's two moments of the same.
+        average: the running averages, which the discriminator has none of.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    average: int
+
+    @staticmethod
+    def of(parameters: Mapping[str, int], trained: Collection[str]) -> Held:
+        """Of so many parameters by part, of which some are trained."""
+        changed = sum(parameters[name] for name in trained)
+        averaged = changed - (parameters["discriminator"] if "discriminator" in trained else 0)
+        return Held(weights=4 * sum(parameters.values()), gradients=4 * changed, optimizer=8 * changed, average=4 * averaged)
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.average
+
+
+@dataclass(frozen=True, kw_only=True)
 class Description:
     """
     Attributes:
@@ -49,7 +76,7 @@ class Description:
             trained; `conditioner`: as its kind is published; `conditioner_unused`: of these, those of an output layer that nothing
             reads and that we neither build nor store.
         trained: the parts that training changes.
-        weights: bytes that training holds all the time, see the module's text.
+        held: what training holds besides activations.
         train: batch, steps and precision of the run.
         passes: the footprint of so many pictures in each pass of a step, one after the other.
     """
@@ -60,7 +87,7 @@ class Description:
     latent: tuple[int, int, int]
     parameters: dict[str, int]
     trained: tuple[str, ...]
-    weights: int
+    held: Held
     train: TrainConfig
     passes: tuple[Callable[[int], Footprint], ...]
 
@@ -139,14 +166,15 @@ def _of_autoencoder(config: TrainVAE) -> Description:
         return total + adversarial + loss.discriminator_loss(images, reconstruction).loss.sum()
 
     modules: list[nn.Module] = [first_stage] if loss.discriminator is None else [first_stage, loss.discriminator]
+    trained = tuple(name for name in parameters if name != "lpips")
     return Description(
         name=config.name,
         stage=1,
         image=image,
         latent=first_stage.latent_shape(torch.empty(1, *image, device=META)),
         parameters=parameters,
-        trained=tuple(name for name in parameters if name != "lpips"),
-        weights=20 * parameters["first_stage"] + 16 * parameters.get("discriminator", 0) + 4 * parameters.get("lpips", 0),
+        trained=trained,
+        held=Held.of(parameters, trained),
         train=config.train,
         passes=(lambda count: training_footprint(modules, lambda: step(count), config.train.autocast_dtype),),
     )
@@ -209,7 +237,7 @@ def _of_diffusion(config: TrainLDM) -> Description:
         latent=latent,
         parameters={name: count for name, count in parameters.items() if count or name in always},
         trained=trained,
-        weights=sum(count * (20 if name in trained else 4) for name, count in there.items()),
+        held=Held.of(there, trained),
         train=config.train,
         passes=(trains, *[encodes] * encodings),
     )

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ldm.app import describe
+from ldm.app.description import Held
 from ldm.app.description import describe as description_of
 from ldm.app.footprint import Footprint, measure, training_footprint
 from ldm.checkpoints.model import load_latent_diffusion
@@ -143,10 +144,15 @@ def test_checkpointing_trades_memory_for_operations_and_parts_of_a_batch_for_not
     assert in_parts.activations < 0.3 * plain.activations
 
 
-def test_weights_take_twenty_bytes_where_they_are_trained_and_four_where_not():
+def test_what_training_holds_of_weights_that_are_trained_averaged_and_frozen():
     found = description_of(ROOT / "configs/ldm/emoji.yaml")
     count = found.parameters
-    assert found.weights == 20 * (count["denoiser"] + count["conditioner"]) + 4 * (count["first_stage"] + count["frozen_encoder"])
+    trained, frozen = count["denoiser"] + count["conditioner"], count["first_stage"] + count["frozen_encoder"]
+    assert found.held == Held(weights=4 * (trained + frozen), gradients=4 * trained, optimizer=8 * trained, average=4 * trained)
+    found = description_of(ROOT / "configs/vae/emoji-f4.yaml")
+    stage, adversary, lpips = (found.parameters[name] for name in ("first_stage", "discriminator", "lpips"))
+    assert found.held.total == 20 * stage + 16 * adversary + 4 * lpips
+    assert (found.held.optimizer, found.held.average) == (8 * (stage + adversary), 4 * stage)
 
 
 def test_the_numbers_are_those_of_the_model_that_training_builds():
@@ -167,7 +173,11 @@ def test_the_1_45_billion_model_in_seconds_as_json(capsys):
         "conditioner_unused": 39_098_682,
     }
     assert (told["latent"], told["batch"]) == ([4, 32, 32], {"pictures": 680, "processes": 34, "at_once": 2})
-    assert told["memory"]["total"] == told["memory"]["weights"] + told["memory"]["activations"]
+    parts = {name: count for name, count in told["memory"].items() if name != "total"}
+    assert parts.keys() == {"weights", "gradients", "optimizer", "average", "activations"}
+    assert told["memory"]["total"] == sum(parts.values())
+    trained = 872_300_484 + 581_994_042 - 39_098_682
+    assert parts["weights"] == 4 * (trained + 83_653_863) and parts["optimizer"] == 2 * parts["gradients"] == 8 * trained
     # A step is at least forward and backward of every weight of the denoiser at one of 1024 places, twice for checkpointing.
     assert told["flops"]["run"] == 390_000 * told["flops"]["step"]
     assert 5e14 < told["flops"]["step"] < 2e15

@@ -268,10 +268,10 @@ def test_describe_counts_what_the_checkpoint_says_and_what_is_trained(adapted: P
     unused = {"conditioner": told, "conditioner_unused": parts.conditioners.num_unused}
     full = describe(Path("configs/ldm/finetune.yaml"), ["init_from=base", "data.train=my"])
     assert full.parameters == counts | unused and full.trained == ("denoiser", "conditioner") and full.image == (3, 16, 16)
-    assert full.weights == 20 * (counts["denoiser"] + counts["conditioner"]) + 4 * counts["first_stage"]
+    assert full.held.total == 20 * (counts["denoiser"] + counts["conditioner"]) + 4 * counts["first_stage"]
 
     low = describe(Path("configs/ldm/lora.yaml"), ["init_from=base", "data.train=my", *LORA])
     width = sum(tensor.numel() for tensor in load_lora("run/lora").tensors.values())
     assert low.parameters == counts | unused | {"lora": width} and low.trained == ("lora",)
-    assert low.weights == 20 * width + 4 * sum(counts.values())
+    assert low.held.total == 20 * width + 4 * sum(counts.values())
     assert low.step(1).flops < full.step(1).flops

@@ -115,7 +115,24 @@ def test_a_file_opens_with_its_row_its_size_its_needs_and_its_command(name):
     assert re.search(r"# Needs: \d+ GB on one GPU \(bf16, \d+ pictures at once\); [\d.]+ days of one A100", head)
 
 
-@pytest.mark.parametrize("name", ["superres4x", "vq-f4"])
+@every_config
+def test_the_head_states_the_training_that_the_config_asks_for(name):
+    """FID or that there is none, data, steps, batch and learning rate: what is published, and so what is here."""
+    config = load(FOLDER / f"{name}.yaml", TrainVAE if name in STAGE_ONE else TrainLDM)
+    head = " ".join(re.match(r"(#.*\n)+", (FOLDER / f"{name}.yaml").read_text()).group().replace("#", " ").split())
+    published = head.partition("Published: ")[2].partition("Size: ")[0]
+    assert re.match(r"r?FID [\d.]+|no (single )?FID", published)
+    units = {"": 1, "k": 1e3, "M": 1e6}
+    steps = re.findall(r"([\d,.]*\d)([kM]?)(?= steps| at \d+x\d+ with v|:? here)|stated: ([\d.]+)(k) here", published)
+    assert config.train.steps in {round(float((a or c).replace(",", "")) * units[b or d]) for a, b, c, d in steps}
+    rate = float(re.search(r"learning rate ([\d.e-]*\d)", published)[1])
+    a_picture = "a picture of the batch" in published
+    assert config.train.optimizer.learning_rate == pytest.approx(rate * config.train.batch_size if a_picture else rate)
+    batch = r"here 12 twice accumulated" if a_picture else rf"batch (of )?{config.train.batch_size}\b"
+    assert re.search(batch, published) and config.train.batch_size == (24 if a_picture else config.train.batch_size)
+
+
+@every_config
 def test_the_needs_are_what_describe_says(name):
     cost = Cost.of(described(name), 1)
     days = f"{cost.days:.1f}" if cost.days < 10 else f"{cost.days:.0f}"
