@@ -10,7 +10,6 @@ from pathlib import Path
 from torch import Tensor
 
 from ldm.app.evaluate_told import Telling
-from ldm.app.evaluation import AT_ONCE
 from ldm.app.sampling_run import Progress
 from ldm.core.errors import UserError
 from ldm.pipelines.canvas import as_pictures
@@ -27,9 +26,9 @@ def made(telling: Telling, how: Sampling) -> Iterator[Tensor]:
         UserError: a picture that is not finite.
     """
     model, bar = telling.model, Progress()
-    starts = range(0, how.num_images, AT_ONCE)
+    starts = range(0, how.num_images, model.at_once)
     for batch, start in enumerate(starts):
-        told = [telling.condition(i) for i in range(start, min(start + AT_ONCE, how.num_images))]
+        told = [telling.condition(i) for i in range(start, min(start + model.at_once, how.num_images))]
         untold = told if how.guidance == 1 else [telling.nothing] * len(told)
         now = replace(how, num_images=len(told), on_step=shifted(bar, batch, len(starts)))
         pictures = model.render(told, untold, now, offset=start)

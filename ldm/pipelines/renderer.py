@@ -26,7 +26,7 @@ from ldm.guidance.classifier_free import classifier_free
 from ldm.pipelines.sampling import Sampling, shifted, start_std
 from ldm.samplers.sampler import step_noise
 
-AT_ONCE = 16  # pictures a batch; the result does not depend on it
+PIXELS_AT_ONCE, MOST_AT_ONCE = 1 << 20, 64  # of pictures, and pictures, in a batch; the result does not depend on it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,11 @@ class Renderer:
     def latent_size(self) -> tuple[int, int]:
         side = self.spec.size // self.first_stage.ratio
         return side, side
+
+    @property
+    def at_once(self) -> int:
+        """Pictures in a batch: as many as keep a processor busy and do not fill its memory."""
+        return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // self.spec.size**2))
 
     @cached_property
     def hole_latent(self) -> Tensor | None:
@@ -122,9 +127,9 @@ class Renderer:
         times = how.grid.times(process, max(1, round(how.steps * start)), start)
         shape = (self.first_stage.latent_channels, *self.latent_size)
         pictures = []
-        starts = range(0, len(told), AT_ONCE)
+        starts = range(0, len(told), self.at_once)
         for number, first in enumerate(starts):
-            rows = range(first, min(first + AT_ONCE, len(told)))
+            rows = range(first, min(first + self.at_once, len(told)))
             numbers = range(offset + rows.start, offset + rows.stop)
             streams = Streams.of(how.seed, "image", samples=numbers)
             noise = streams.normal("start", shape).to(self.device)

@@ -18,6 +18,7 @@ from ldm.first_stage.latent_space import LatentSpace
 from ldm.metrics import bootstrap
 from ldm.metrics.inception_score import score_of_logits
 from ldm.networks.classifier import ClassifierConfig
+from ldm.pipelines import renderer
 from ldm.pipelines.canvas import as_pictures
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 
@@ -59,6 +60,7 @@ def test_pictures_are_kept_and_made_a_batch_at_a_time(home, monkeypatch, capsys)
         return render(self, told, untold, how, **more)
 
     monkeypatch.setattr(LatentDiffusion, "render", rendering)
+    monkeypatch.setattr(renderer, "MOST_AT_ONCE", 16)
     found = measured(f"{LDM} --model plain --num-images 18 --save-images", monkeypatch, capsys)
     assert asked == [16, 2] and found["saved_pictures"] == 18
     files = sorted(Path("made/pictures").iterdir())

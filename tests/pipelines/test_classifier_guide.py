@@ -85,7 +85,7 @@ def test_samples_are_moved_as_bayes_rule_says(plain: Model, classifier: LoadedCl
 def test_each_picture_has_its_label_whatever_the_batch(plain: Model, classifier: LoadedClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
     how = replace(plain.sampling(num_images=5, seed=3), guide=plain.guide(classifier, ["cat", "owl", "dog"], 20.0))
     together = plain.generate(plain.nothing, how)
-    monkeypatch.setattr(renderer, "AT_ONCE", 2)
+    monkeypatch.setattr(renderer, "MOST_AT_ONCE", 2)
     assert_close(plain.generate(plain.nothing, how), together, rtol=1e-4, atol=1e-4)
     alone = plain.generate(plain.nothing, replace(how, num_images=1, guide=plain.guide(classifier, ["owl"], 20.0)))
     assert (alone - together[:1]).abs().max() > 0.02  # the first one's label is not owl

@@ -69,9 +69,9 @@ def test_a_picture_depends_on_seed_and_number_only(model, monkeypatch, sampler):
     """Of 255 levels one may differ by rounding; the adaptive sampler's strides fit the batch, within a tolerance."""
     rounding = 3 if sampler == "ode" else 1
     together = model.text_to_image("a red heart", num_images=5, seed=3, sampler=sampler)
-    monkeypatch.setattr(module, "AT_ONCE", 2)
+    monkeypatch.setattr(module, "MOST_AT_ONCE", 2)
     assert apart(model.text_to_image("a red heart", num_images=5, seed=3, sampler=sampler), together) <= rounding
-    monkeypatch.setattr(module, "AT_ONCE", 1)
+    monkeypatch.setattr(module, "MOST_AT_ONCE", 1)
     assert apart(model.text_to_image("a red heart", num_images=1, seed=3, sampler=sampler), together[:1]) <= rounding
     assert all(apart([together[0]], [other]) > 20 for other in together[1:])
     assert apart(model.text_to_image("a red heart", seed=4, sampler=sampler), together[:1]) > 20
@@ -82,7 +82,7 @@ def test_text_is_read_once_a_call(model, monkeypatch):
     (text,) = (part for part in model.conditioners if part.reads_text)
     forward = text.encoder.forward
     monkeypatch.setattr(text.encoder, "forward", lambda *told: read.append(len(told[0])) or forward(*told))
-    monkeypatch.setattr(module, "AT_ONCE", 2)
+    monkeypatch.setattr(module, "MOST_AT_ONCE", 2)
     model.text_to_image("a red heart", num_images=5)
     assert read == [1, 1]  # the prompt, and nothing
     model.text_to_image("a red heart", num_images=5, guidance=1)
@@ -281,8 +281,13 @@ def test_limits_of_guidance_are_the_askers_or_the_models(model):
         replace(kept, guidance_interval=(2.0, 1.0))
 
 
+@pytest.mark.parametrize("size, batch", [(16, 64), (128, 64), (256, 16), (512, 4), (4096, 1)])
+def test_small_pictures_are_made_in_larger_batches(plain, size, batch):
+    assert replace(plain, spec=replace(plain.spec, size=size)).at_once == batch
+
+
 def test_progress_counts_all_batches(plain, monkeypatch):
-    monkeypatch.setattr(module, "AT_ONCE", 2)
+    monkeypatch.setattr(module, "MOST_AT_ONCE", 2)
     told = []
     plain.sample(num_images=3, steps=2, on_step=lambda done, steps: told.append((done, steps)))
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
