@@ -69,7 +69,7 @@ def strip(model: LatentDiffusion, seed: int, start: float, real: Tensor | None, 
         return inner
 
     how = model.sampling(seed=seed, guidance=1.0)
-    last = model.generate(model.untold(), how, start=start, start_latent=real, known=watched)
+    last = model.generate(model.untold(), how, start=start, start_latent=real, wrap=watched)
     shown = [seen[i] for i in torch.linspace(0, len(seen) - 1, SHOWN).round().int().tolist()]
     times = [f"t = {t:.2f}" for t, _, _ in shown]
     decode: Callable[[Tensor], Image.Image] = lambda z: as_pictures(model.first_stage.decode(z).float().cpu())[0]  # noqa: E731

@@ -20,7 +20,14 @@ from pathlib import Path
 import matplotlib
 from matplotlib import pyplot as plt
 
-SHOWN = ("FID", "precision", "recall", "Inception Score")
+SHOWN = {
+    "fid": "FID",
+    "precision": "precision",
+    "recall": "recall",
+    "inception_score": "Inception Score",
+    "inception_score_by_judge": "Inception Score by our classifier",
+    "judge_hits": "asked class hit",
+}
 EVALUATE = Path(__file__).parents[1] / "scripts" / "evaluate.py"
 
 
@@ -41,8 +48,8 @@ def main() -> None:
     print(f"guidance.png in {options.out}")
 
 
-def measured(options: argparse.Namespace, further: list[str], scale: float) -> dict[str, float]:
-    """Name -> value of every metric at a scale."""
+def measured(options: argparse.Namespace, further: list[str], scale: float) -> dict[str, float | None]:
+    """Name -> value of every metric at a scale; None = it could not be had."""
     out = options.out / f"{scale:g}"
     if not (out / "evaluation.json").exists():
         guided = (
@@ -55,14 +62,14 @@ def measured(options: argparse.Namespace, further: list[str], scale: float) -> d
     return {name: metric["value"] for name, metric in metrics.items()}
 
 
-def draw(found: dict[float, dict[str, float]], axis: str, path: Path) -> None:
-    """A panel a metric."""
+def draw(found: dict[float, dict[str, float | None]], axis: str, path: Path) -> None:
+    """A panel a metric that all scales have."""
     matplotlib.use("Agg")
-    names = [name for wanted in SHOWN for name in next(iter(found.values())) if name.lower().startswith(wanted.lower())]
+    names = [name for name in SHOWN if all(metrics.get(name) is not None for metrics in found.values())]
     figure, panels = plt.subplots(1, len(names), figsize=(3.4 * len(names), 3.2), layout="constrained", squeeze=False)
     for panel, name in zip(panels[0], names, strict=True):
         panel.plot(list(found), [metrics[name] for metrics in found.values()], marker="o")
-        panel.set(title=name, xlabel=axis)
+        panel.set(title=SHOWN[name], xlabel=axis)
         panel.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
 

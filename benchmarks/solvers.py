@@ -128,7 +128,7 @@ def sampled(model: LatentDiffusion, entrant: Entrant, asked: int, count: int, sa
     pictures = []
     for first in tqdm(range(0, count, AT_ONCE), desc=said, unit="batch", dynamic_ncols=True):
         told = [nothing] * min(AT_ONCE, count - first)
-        pictures.append(model.render(told, told, how, offset=first, known=counting))
+        pictures.append(model.render(told, told, how, offset=first, wrap=counting))
     return torch.cat(pictures), sum(counter.evaluations for counter in counters) / len(counters)
 
 

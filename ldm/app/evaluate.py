@@ -42,7 +42,8 @@ EXAMPLES = """examples:
 The features of the data are kept in ~/.cache/ldm/features (or $LDM_CACHE/features), so a second evaluation is quicker.
 """
 ONLY_BITS = ("bound_steps", "bound_variance", "probe", "first_noise", "tolerance")
-ONLY_SAMPLING = ("sampler", "grid", "steps", "guidance", "guidance_interval", "guidance_rescale", "classifier", "classifier_scale")
+GUIDING = ("guidance", "guidance_interval", "guidance_rescale", "threshold", "classifier", "classifier_scale")
+ONLY_SAMPLING = ("sampler", "grid", "steps", *GUIDING)
 ONLY_LDM = (*ONLY_SAMPLING, "precision", "held_out", "reference_images", "judge", "save_images", "bits_per_dim", *ONLY_BITS)
 
 
@@ -57,7 +58,8 @@ def main(arguments: Sequence[str]) -> None:
         **({"attribution": result.attribution} if result.attribution else {}),
         **result.about,
         "extractor": {"name": "Inception v3 of 2015-12-05, 2048 features", "sha256": TABLE["fid-inception"].sha256},
-        "intervals": f"95 %, of fewer than {FEW} pictures: bootstrap over the evaluated pictures; of shares, Wilson's; null = none",
+        "intervals": f"95 %, of fewer than {FEW} pictures: bootstrap over the evaluated pictures; of more: normal, KID only; "
+        "of shares, Wilson's; null = none",
         "tool": f"ldm {ldm.__version__}",
         "torch": torch.__version__,
         "device": device().type,

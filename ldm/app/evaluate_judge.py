@@ -15,7 +15,7 @@ from ldm.checkpoints.classifier import LoadedClassifier, load_classifier
 from ldm.core.errors import UserError
 from ldm.metrics import bootstrap
 from ldm.metrics.features import as_shown
-from ldm.metrics.inception_score import SPLITS, score_of_logits
+from ldm.metrics.inception_score import SPLITS, score_and_interval
 from ldm.metrics.report import Metric
 
 
@@ -131,10 +131,12 @@ class Verdict:
     def metrics(self, logits: Tensor) -> list[Metric]:
         """Rows of the table, by the judge's logits (N, classes) of the generated pictures."""
         enough = len(logits) >= SPLITS
+        value, interval = score_and_interval(logits) if enough else (None, None)
         score = Metric(
             name="inception_score_by_judge",
             title=f"Inception Score by the judge {self.judge.classifier.spec.name}",
-            value=score_of_logits(logits) if enough else None,
+            value=value,
+            interval=interval,
             pictures=len(logits),
             better="higher",
             about=f"Salimans et al. 2016's formula, {SPLITS} parts, with this classifier in Inception's place: not the published score"

@@ -15,6 +15,7 @@ from ldm.app.evaluate_pictures import RECORD, PictureFolder, made
 from ldm.app.evaluate_told import Telling
 from ldm.app.evaluate_vae import LATENT, reconstructions
 from ldm.app.evaluation import DrawnFrom, Preprocessing, Result, held_out_pictures, training_pictures
+from ldm.config.loader import to_words
 from ldm.core.errors import UserError
 from ldm.data.decoder import Split
 from ldm.first_stage.identity import IdentityConfig
@@ -166,12 +167,13 @@ def _seen(
 def _how(how: Sampling, classifier: str | None) -> dict[str, object]:
     interval = how.guidance_interval
     found: dict[str, object] = {
-        "sampler": how.sampler.kind,
-        "grid": how.grid.kind,
+        "sampler": to_words(how.sampler),
+        "grid": to_words(how.grid),
         "steps": how.steps,
         "guidance": how.guidance,
         "guidance_interval": "all noise levels" if interval is None else f"sigma / alpha from {interval[0]:g} to {interval[1]:g}",
         "guidance_rescale": how.guidance_rescale,
+        "threshold": how.threshold or "none",
         "seed": how.seed,
     }
     if how.guide is not None:

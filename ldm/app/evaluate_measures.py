@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -13,7 +13,7 @@ from ldm.app.evaluation import DrawnFrom
 from ldm.core.errors import UserError
 from ldm.metrics import bootstrap
 from ldm.metrics.frechet import FrechetReference
-from ldm.metrics.inception_score import SPLITS, inception_score
+from ldm.metrics.inception_score import SPLITS, logits_of, score_and_interval
 from ldm.metrics.kernel import KernelReference
 from ldm.metrics.manifold import NEIGHBOURS, SMALLEST, precision_recall
 from ldm.metrics.neighbours import nearest, ranks
@@ -61,7 +61,10 @@ def _fid(seen: Evaluated) -> list[Metric]:
 def _kid(seen: Evaluated) -> list[Metric]:
     reference = KernelReference(seen.reference)
     about = f"Binkowski et al. 2018, all pictures at once, to {len(seen.reference)} training pictures. Without bias"
-    return [_distance(seen, "kid", reference.distance, reference.replicates, about)]
+    found = _distance(seen, "kid", reference.distance, reference.replicates, about)
+    if found.interval is None and found.value is not None:
+        found = replace(found, interval=bootstrap.normal(found.value, reference.standard_error(seen.generated)))
+    return [found]
 
 
 def _distance(
@@ -97,17 +100,25 @@ def _precision_recall(seen: Evaluated) -> list[Metric]:
 
 
 def _inception_score(seen: Evaluated) -> list[Metric]:
-    value, about = None, f"Salimans et al. 2016, {SPLITS} parts"
+    value, interval, about = None, None, f"Salimans et al. 2016, {SPLITS} parts"
     try:
         layer = class_layer()
         if len(seen.generated) >= SPLITS:
-            value = inception_score(seen.generated, layer)
+            value, interval = score_and_interval(logits_of(seen.generated, layer))
         else:
             about = f"needs at least {SPLITS} pictures"
     except UserError as error:
         about = str(error)
     return [
-        Metric(name="inception_score", title="Inception Score", value=value, pictures=len(seen.generated), better="higher", about=about)
+        Metric(
+            name="inception_score",
+            title="Inception Score",
+            value=value,
+            interval=interval,
+            pictures=len(seen.generated),
+            better="higher",
+            about=about,
+        )
     ]
 
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 import ldm
 from ldm.app.door import Parser
+from ldm.config.loader import to_words
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.core.precision import Precision
@@ -49,8 +50,8 @@ def parser(description: str, examples: str, out: str) -> Parser:
 
 def add_sampling_flags(made: Parser) -> None:
     """How the solver goes; what is not given is as the model's checkpoint says."""
-    made.add_argument("--sampler", help=f"{', '.join(Sampler.kinds())} (default: as the model says)")
-    made.add_argument("--grid", help=f"spacing of the steps: {', '.join(Grid.kinds())} (default: as the model says, mostly trailing)")
+    made.add_argument("--sampler", help=f"{', '.join(Sampler.kinds())}; settings follow: 'pc corrections=0' (default: as the model says)")
+    made.add_argument("--grid", help=f"spacing of the steps: {', '.join(Grid.kinds())}; e.g. 'karras rho=5' (default: as the model says)")
     made.add_argument("--steps", type=int, help="solver steps (default: as the model says, mostly 20)")
     made.add_argument("--guidance", type=float, help="classifier-free guidance; 1 = none (default: as the model says)")
     made.add_argument(
@@ -66,6 +67,16 @@ def add_sampling_flags(made: Parser) -> None:
         metavar="R",
         help="0 to 1, how far the contrast that it adds is taken back (default: as the model says, mostly 0)",
     )
+    made.add_argument(
+        "--threshold",
+        type=_threshold,
+        metavar="clip|P|none",
+        help="models on pixels: x0 is clipped to [-1, 1], or scaled down by its percentile P, e.g. 0.995 (default: as the model says)",
+    )
+
+
+def _threshold(text: str) -> float | str:
+    return text if text in ("clip", "none") else float(text)
 
 
 def sampling_of(model: LatentDiffusion, options: argparse.Namespace, num_images: int = 1, on_step: OnStep | None = None) -> Sampling:
@@ -81,6 +92,7 @@ def sampling_of(model: LatentDiffusion, options: argparse.Namespace, num_images:
         guidance=options.guidance,
         guidance_interval=options.guidance_interval and tuple(options.guidance_interval),
         guidance_rescale=options.guidance_rescale,
+        threshold=options.threshold,
         num_images=num_images,
         seed=options.seed,
         on_step=on_step,
@@ -133,8 +145,9 @@ def write_pictures(pictures: Sequence[Image.Image], options: argparse.Namespace,
     """
     out = options.out
     parameters: dict[str, Any] = {key: str(value) if isinstance(value, Path) else value for key, value in sorted(vars(options).items())}
-    parameters |= {"sampler": how.sampler.kind, "grid": how.grid.kind, "steps": how.steps, "guidance": how.guidance}
+    parameters |= {"sampler": to_words(how.sampler), "grid": to_words(how.grid), "steps": how.steps, "guidance": how.guidance}
     parameters |= {"guidance_interval": _as_json(how.guidance_interval), "guidance_rescale": how.guidance_rescale}
+    parameters |= {"threshold": how.threshold}
     parameters |= {"tool": f"ldm {ldm.__version__}", "torch": torch.__version__}
     stale = _pictures_of(out)
     names = [f"{number:03d}.png" for number in range(len(pictures))]

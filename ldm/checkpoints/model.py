@@ -25,6 +25,7 @@ from ldm.first_stage.config import FirstStageConfig
 from ldm.first_stage.latent_space import LatentSpace, weights_digest
 from ldm.first_stage.stage import FirstStage
 from ldm.guidance.classifier_free import check_limits
+from ldm.guidance.thresholded import Threshold, check_threshold
 from ldm.networks.config import DenoiserNetworkConfig
 from ldm.samplers.sampler import Sampler
 
@@ -50,19 +51,21 @@ class AutoencoderSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingDefaults:
-    """How the model is sampled when the caller does not say; see `ldm.guidance.classifier_free`."""
+    """How the model is sampled when the caller does not say; see `ldm.guidance.classifier_free` and `thresholded`."""
 
     sampler: Sampler
     steps: int = 20
     guidance: float = 4.0
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float = 0.0
+    threshold: Threshold | None = None
     grid: Grid = Trailing()
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UserError(f"steps must be at least 1, got {self.steps}")
         check_limits(self.guidance_interval, self.guidance_rescale)
+        check_threshold(self.threshold)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,6 +75,13 @@ def dump(config: Any) -> Any:
     return config
 
 
+def to_words(part: Family) -> str:
+    """A kind and the settings that are not its defaults, as `build` reads them back: `pc corrections=0`."""
+    assert is_dataclass(part)
+    changed = [f"{f.name}={getattr(part, f.name)}" for f in fields(part) if f.init and getattr(part, f.name) != f.default]
+    return " ".join([part.kind, *changed])
+
+
 def to_yaml(config: Any) -> str:
     """`dump` as YAML text, keys in the order of the schema."""
     return yaml.safe_dump(dump(config), sort_keys=False, allow_unicode=True, width=120)
@@ -149,8 +156,8 @@ def _tuple(content: Any, arguments: tuple[Any, ...], path: str) -> tuple[Any, ..
 
 
 def _family(content: Any, family: type[Family], path: str) -> Family:
-    if isinstance(content, str):  # `sampler: ddim` is short for `sampler: {kind: ddim}`
-        content = {"kind": content}
+    if isinstance(content, str):
+        content = _from_words(content, path)
     if not isinstance(content, dict):
         raise _mismatch(content, "a mapping with `kind:`", path)
     content = dict(content)
@@ -160,6 +167,21 @@ def _family(content: Any, family: type[Family], path: str) -> Family:
     if name not in family.kinds():
         raise unknown(f"kind at {_at(path)}:", name, family.kinds())
     return _dataclass(content, family.of_kind(name), path)
+
+
+def _from_words(text: str, path: str) -> dict[str, Any]:
+    """`pc corrections=0` is short for `{kind: pc, corrections: 0}`."""
+    name, *settings = text.split() or [""]
+    content: dict[str, Any] = {"kind": name}
+    for setting in settings:
+        key, sign, value = setting.partition("=")
+        if not sign:
+            raise UserError(f"{_at(path)}: {text!r} must read KIND key=value key=value ..., and {setting!r} is no key=value")
+        try:
+            content[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"{_at(path)}: the value of {setting!r} cannot be read") from None
+    return content
 
 
 def _dataclass(content: Any, schema: Any, path: str) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,14 @@ from ldm.core.shapes import over
 from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.diffusion.process import NoiseProcess
 from ldm.guidance.ends import with_x0
+
+Threshold = float | Literal["clip"]
+
+
+def check_threshold(threshold: Threshold | None) -> None:
+    """Refuses, by UserError, all but None; "clip" = x0 is clipped; a share in (0, 1], the percentile of `thresholded`."""
+    if threshold is not None and threshold != "clip" and not (isinstance(threshold, float) and 0 < threshold <= 1):
+        raise UserError(f"a threshold is clip, or a percentile in (0, 1] for dynamic thresholding (0.995 in Imagen), got {threshold}")
 
 
 def thresholded(denoise: Denoise, process: NoiseProcess, limit: float = 1.0, percentile: float | None = None) -> Denoise:

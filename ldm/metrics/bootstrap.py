@@ -52,6 +52,11 @@ def of_statistic(values: Tensor, statistic: Callable[[Tensor], Tensor]) -> Inter
     return _percentiles(statistic(values.double()[draws(len(values), MEAN_REPLICATES)]))
 
 
+def normal(value: float, standard_error: float) -> Interval:
+    """The interval of a statistic whose error is known and normal."""
+    return value - Z * standard_error, value + Z * standard_error
+
+
 def of_mean(values: Tensor) -> Interval | None:
     """`of_statistic` for the mean."""
     return of_statistic(values, lambda rows: rows.mean(1))

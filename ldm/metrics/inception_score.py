@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch_fidelity.metric_isc import isc_features_to_metric
+
+from ldm.metrics import bootstrap
 
 SPLITS = 10
 
 
-def inception_score(features: Tensor, class_layer: Tensor) -> float:
-    """Of Inception's features, as it is published.
-
-    Args:
-        features: (N, 2048), N >= SPLITS.
-        class_layer: (1008, 2048).
-    """
-    return score_of_logits(features.double() @ class_layer.double().T)
+def logits_of(features: Tensor, class_layer: Tensor) -> Tensor:
+    """(N, 1008) of Inception's features (N, 2048) and its class layer (1008, 2048)."""
+    return features.double() @ class_layer.double().T
 
 
 def score_of_logits(logits: Tensor) -> float:
     """Mean over SPLITS parts of the set, by any classifier's logits (N, classes), N >= SPLITS."""
     return isc_features_to_metric(logits.double(), splits=SPLITS)["inception_score_mean"]
+
+
+def score_and_interval(logits: Tensor) -> tuple[float, bootstrap.Interval | None]:
+    """`score_of_logits`, and its interval where the rows are few."""
+    value = score_of_logits(logits)
+    if len(logits) >= bootstrap.FEW:
+        return value, None
+    replicates = [score_of_logits(logits[rows]) for rows in bootstrap.draws(len(logits))]
+    return value, bootstrap.around(value, torch.tensor(replicates))

@@ -42,6 +42,16 @@ class KernelReference:
         within = ((times @ kernel) * times).sum(1) / (count**2 - times.square().sum(1))
         return within + self._within - 2 * (times @ self._across(features)) / count
 
+    def standard_error(self, features: Tensor) -> float:
+        """Of `distance`, as the features (N, D) are a draw and this set is as it is, for large N.
+
+        2 std(h) / sqrt(N), with h of a row its mean kernel with the other rows less that with this set: the linear part of a U-statistic
+        (Hoeffding 1948). It needs no draws, so no N x N kernel is held.
+        """
+        features = features.double()
+        h = _to_others(features) - self._across(features)
+        return (2 * h.std() / len(features) ** 0.5).item()
+
     def _across(self, features: Tensor) -> Tensor:
         """(N,): mean kernel of each row with this set."""
         return torch.cat([poly_kernel(block, self.features).mean(1) for block in features.split(BLOCK)])
@@ -49,6 +59,11 @@ class KernelReference:
 
 def _within(features: Tensor) -> Tensor:
     """Mean kernel between different rows."""
-    total = sum(poly_kernel(block, features).sum() for block in features.split(BLOCK))
+    return _to_others(features).mean()
+
+
+def _to_others(features: Tensor) -> Tensor:
+    """(N,): mean kernel of each row with the others."""
+    total = torch.cat([poly_kernel(block, features).sum(1) for block in features.split(BLOCK)])
     itself = (features.square().sum(1) / features.shape[1] + 1) ** 3
-    return (total - itself.sum()) / (len(features) * (len(features) - 1))
+    return (total - itself) / (len(features) - 1)

@@ -81,7 +81,7 @@ def _with_known_put_back(model: LatentDiffusion, known: Tensor, hole: Tensor, ho
         return known_region(denoise, latent.expand(rows), kept.expand(rows), model.spec.process, at_time)
 
     told = model.untold() if prompt is None else model.text_inputs(prompt)
-    return model.generate(told, how, known=knowing)
+    return model.generate(told, how, wrap=knowing)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from PIL import Image
@@ -19,15 +19,21 @@ from ldm.conditioning.class_label import ClassLabel
 from ldm.conditioning.conditioner import Conditioner
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.conditioning.semantic_map import SemanticMap
+from ldm.config.loader import build
 from ldm.core.errors import UserError, unknown
+from ldm.core.family import Family
 from ldm.core.precision import Precision
 from ldm.data.record import Box
 from ldm.diffusion.grid import Grid
+from ldm.first_stage.identity import IdentityConfig
+from ldm.guidance.thresholded import Threshold
 from ldm.pipelines.canvas import as_pictures
 from ldm.pipelines.classifier_guide import ClassifierGuide
 from ldm.pipelines.renderer import Renderer
 from ldm.pipelines.sampling import OnStep, Sampling
 from ldm.samplers.sampler import Sampler
+
+P = TypeVar("P", bound=Family)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,19 +86,21 @@ class LatentDiffusion(Renderer):
         guidance: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float | None = None,
+        threshold: Threshold | Literal["none"] | None = None,
         num_images: int = 1,
         seed: int = 0,
         on_step: OnStep | None = None,
     ) -> Sampling:
         """How to sample; what is None is as the model's checkpoint says.
 
+        A sampler or grid may be named by its kind and settings: "pc predictor=euler_maruyama corrections=0".
+
         Raises:
             UserError: unknown sampler or grid; a number out of range; more steps than the process has.
         """
         default = self.spec.sampling
-        solver = Sampler.of_kind(sampler)() if isinstance(sampler, str) else sampler or default.sampler
-        spacing = Grid.of_kind(grid)() if isinstance(grid, str) else grid or default.grid
-        assert isinstance(solver, Sampler) and isinstance(spacing, Grid)
+        solver = _part(sampler, Sampler, "sampler") or default.sampler  # type: ignore[type-abstract]
+        spacing = _part(grid, Grid, "grid") or default.grid  # type: ignore[type-abstract]
         how = Sampling(
             sampler=solver,
             grid=spacing,
@@ -100,10 +108,13 @@ class LatentDiffusion(Renderer):
             guidance=default.guidance if guidance is None else guidance,
             guidance_interval=default.guidance_interval if guidance_interval is None else guidance_interval,
             guidance_rescale=default.guidance_rescale if guidance_rescale is None else guidance_rescale,
+            threshold=None if threshold == "none" else threshold or default.threshold,
             num_images=num_images,
             seed=seed,
             on_step=on_step,
         )
+        if how.threshold is not None and not isinstance(self.spec.first_stage, IdentityConfig):
+            raise UserError("a threshold is for models on pixels, which lie in [-1, 1]; this one draws latents, which have no such range")
         how.grid.times(self.spec.process, how.steps)  # refuses what no start could take
         return how
 
@@ -236,3 +247,7 @@ class LatentDiffusion(Renderer):
             if isinstance(conditioner, wanted):
                 return conditioner
         raise UserError(f"this model was not trained with {what}; it takes {', '.join(self.conditioners.names) or 'no condition'}")
+
+
+def _part(said: str | P | None, family: type[P], name: str) -> P | None:
+    return build(said, family, name) if isinstance(said, str) else said

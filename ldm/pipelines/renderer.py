@@ -22,11 +22,16 @@ from ldm.core.random import Streams
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.first_stage.stage import FirstStage
+from ldm.guidance.autoguidance import autoguidance
 from ldm.guidance.classifier_free import classifier_free
+from ldm.guidance.thresholded import thresholded
 from ldm.pipelines.sampling import Sampling, shifted, start_std
 from ldm.samplers.sampler import step_noise
 
 PIXELS_AT_ONCE, MOST_AT_ONCE = 1 << 20, 64  # of pictures, and pictures, in a batch; the result does not depend on it
+
+
+Wrap = Callable[[Denoise, Streams], Denoise]  # of a guided denoiser, and the pictures' random streams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,7 @@ class Renderer:
         *,
         start: float = 1.0,
         start_latent: Tensor | None = None,
-        known: Callable[[Denoise, Streams], Denoise] | None = None,
+        wrap: Wrap | None = None,
     ) -> Tensor:
         """Pictures (num_images, C, size, size) in [-1, 1], not clipped, on the CPU.
 
@@ -90,7 +95,7 @@ class Renderer:
             untold: of one picture, what guidance leads away from; None = nothing told.
             start: noise level in (0, 1] to begin at; this share of the steps is taken, at least one.
             start_latent: (1, C, h, w), what is noised to begin with; None = pure noise.
-            known: wraps the guided denoiser, e.g. training-free inpainting; gets the pictures' random streams.
+            wrap: what the guided denoiser is wrapped in, e.g. training-free inpainting, or what `away_from` gives.
 
         Raises:
             UserError: a picture that is not finite.
@@ -100,7 +105,7 @@ class Renderer:
         if _same(wanted, unwanted):  # nothing to lead away from: half the work
             how = replace(how, guidance=1.0)
         count = how.num_images
-        pictures = self.render([wanted] * count, [unwanted] * count, how, start=start, start_latent=start_latent, known=known)
+        pictures = self.render([wanted] * count, [unwanted] * count, how, start=start, start_latent=start_latent, wrap=wrap)
         if not pictures.isfinite().all():
             raise UserError(f"the pictures came out as NaN or infinity in {self.precision}: use bf16 or fp32, or train the model longer")
         return pictures
@@ -115,7 +120,7 @@ class Renderer:
         offset: int = 0,
         start: float = 1.0,
         start_latent: Tensor | None = None,
-        known: Callable[[Denoise, Streams], Denoise] | None = None,
+        wrap: Wrap | None = None,
     ) -> Tensor:
         """`generate` for encoded conditions, one a picture; picture i draws from stream (how.seed, offset + i).
 
@@ -141,12 +146,34 @@ class Renderer:
             denoise = classifier_free(self.denoiser, *conditions, how.guidance, how.guidance_interval, how.guidance_rescale)
             if how.guide is not None:
                 denoise = how.guide(denoise, process, numbers)
-            if known is not None:
-                denoise = known(denoise, streams)
+            if how.threshold is not None:
+                denoise = thresholded(denoise, process, percentile=None if how.threshold == "clip" else how.threshold)
+            if wrap is not None:
+                denoise = wrap(denoise, streams)
             on_step = shifted(how.on_step, number, len(starts))
             latent = how.sampler.sample(denoise, x, times, process, step_noise(streams, x), on_step)
             pictures.append(self.decode(latent))
         return torch.cat(pictures)
+
+    def away_from(self, weaker: Renderer, told: ConditionInputs, scale: float) -> Wrap:
+        """Autoguidance, for `generate`: away from what a weaker model of the same task would draw, which is told the same.
+
+        Args:
+            weaker: smaller, or trained for less long, e.g. a checkpoint that the run kept; of the same latents and process.
+            told: of one picture, as for `generate`.
+            scale: 1 = the weaker one is not asked; 2 is usual.
+
+        Raises:
+            UserError: a model of other latents or another process.
+        """
+        if (weaker.spec.space, weaker.spec.process) != (self.spec.space, self.spec.process):
+            raise UserError("autoguidance needs two models of one first stage and one process; the weaker one has others")
+        condition = weaker.tell(told)
+
+        def wrap(denoise: Denoise, streams: Streams) -> Denoise:
+            return autoguidance(denoise, lambda x, t: weaker.denoiser(x, t, condition.repeated(len(x))), scale)
+
+        return wrap
 
     def decode(self, latent: Tensor, *, tile: int | None = None) -> Tensor:
         """(B, C, h, w) normalised latents to pictures (B, C, ratio h, ratio w) float32 in [-1, 1], not clipped, on the CPU.

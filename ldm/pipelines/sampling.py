@@ -13,6 +13,7 @@ from ldm.core.errors import UserError
 from ldm.diffusion.grid import Grid, Trailing
 from ldm.diffusion.process import NoiseProcess
 from ldm.guidance.classifier_free import check_limits
+from ldm.guidance.thresholded import Threshold, check_threshold
 from ldm.pipelines.classifier_guide import ClassifierGuide
 from ldm.samplers.sampler import Sampler
 
@@ -29,6 +30,7 @@ class Sampling:
         guidance: classifier-free scale; 1 = plain conditional.
         guidance_interval: noise levels, in sigma / alpha, at which that guidance acts; None = all.
         guidance_rescale: 0 to 1, how far the contrast that it adds is taken back.
+        threshold: x0 is kept in [-1, 1], see `check_threshold`; None = it is not.
         guide: a classifier that leads to classes besides; None = none.
         num_images: pictures.
         seed: picture i depends on (seed, i) only.
@@ -41,6 +43,7 @@ class Sampling:
     guidance: float
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float = 0.0
+    threshold: Threshold | None = None
     guide: ClassifierGuide | None = None
     num_images: int = 1
     seed: int = 0
@@ -55,6 +58,7 @@ class Sampling:
         if not (self.guidance >= 0 and isfinite(self.guidance)):
             raise UserError(f"guidance must be a number from 0 up (1 = no guidance, 4 = usual), got {self.guidance}")
         check_limits(self.guidance_interval, self.guidance_rescale)
+        check_threshold(self.threshold)
 
 
 def shifted(on_step: OnStep | None, number: int, count: int) -> OnStep | None:

@@ -23,13 +23,14 @@ class DDPM(Sampler):
 
     Attributes:
         variance: `small` = the posterior's own (beta tilde), right for data at one point; `large` = that of q(x_t | x_s) (beta), right
-            for N(0, I) data; `learned` = between both, as the network says (Nichol & Dhariwal 2021, eq. 15).
+            for N(0, I) data; `learned` = between both, as the network says (Nichol & Dhariwal 2021, eq. 15); None = learned where the
+            network says it, else small.
     """
 
-    variance: Literal["small", "large", "learned"] = "small"
+    variance: Literal["small", "large", "learned"] | None = None
 
     def __post_init__(self) -> None:
-        if self.variance not in VARIANCES:
+        if self.variance not in (None, *VARIANCES):
             raise unknown("ddpm variance", self.variance, VARIANCES)
 
     def check(self, process: NoiseProcess, grid: Tensor) -> None:
@@ -46,7 +47,7 @@ class DDPM(Sampler):
         return mean + self._std(now, s, t, process) * noise()
 
     def _std(self, now: Estimate, s: Tensor, t: Tensor, process: NoiseProcess) -> Tensor:
-        match self.variance:
+        match self.variance or ("small" if now.spread is None else "learned"):
             case "small":
                 return process.posterior_variance(s, t).sqrt()
             case "large":

@@ -8,8 +8,10 @@ import pytest
 
 from ldm.app.train_vae import TrainVAE
 from ldm.checkpoints.model import SamplingDefaults
-from ldm.config.loader import build, dump, load, to_yaml
+from ldm.config.loader import build, dump, load, to_words, to_yaml
 from ldm.core.errors import UserError
+from ldm.samplers.pc import PredictorCorrector
+from ldm.samplers.sampler import Sampler
 from ldm.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +52,28 @@ def test_a_mistake_is_named_with_what_is_allowed(override: str, told: str) -> No
     with pytest.raises(UserError, match=told) as caught:
         load(CONFIG, TrainVAE, [override])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", Sampler.kinds())
+def test_a_kind_in_words_is_the_kind_in_yaml(kind: str) -> None:
+    plain = build(kind, Sampler)
+    assert plain == build({"kind": kind}, Sampler) and to_words(plain) == kind
+
+
+def test_settings_follow_the_kind() -> None:
+    said = "pc predictor=euler_maruyama corrections=0 snr=1e-1"
+    found = build(said, Sampler)
+    assert found == PredictorCorrector(predictor="euler_maruyama", corrections=0, snr=0.1)
+    assert build(to_words(found), Sampler) == found and to_words(found).startswith("pc predictor=euler_maruyama corrections=0 snr=0.1")
+    for wrong, told in {
+        "pc corrections": r"'sampler': 'pc corrections' must read KIND key=value.*'corrections' is no key=value",
+        "pc correction=1": r"unknown config key 'sampler\.correction'.*Did you mean 'sampler\.corrections'",
+        "pc corrections=[": r"the value of 'corrections=\[' cannot be read",
+        "pc corrections=few": r"'sampler\.corrections': must be a whole number, got 'few'",
+        "": r"unknown kind at config key 'sampler'",
+    }.items():
+        with pytest.raises(UserError, match=told):
+            build(wrong, Sampler, "sampler")
 
 
 def test_a_missing_key_and_a_missing_file_are_named(tmp_path: Path) -> None:

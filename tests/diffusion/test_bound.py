@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Categorical, MixtureSameFamily, Normal, kl_divergence
 from torch.testing import assert_close
 
 from ldm.core.condition import Condition
@@ -20,12 +20,13 @@ from ldm.diffusion import bound
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.estimate import Estimate
 from ldm.diffusion.grid import Uniform
-from ldm.diffusion.likelihood import variational_bound
+from ldm.diffusion.likelihood import bound_times, variational_bound
 from ldm.diffusion.objective import Objective
 from ldm.diffusion.prediction import EpsPrediction, VPrediction
 from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.diffusion.processes.edm import EDM
+from ldm.diffusion.processes.vp_sde import VPSDE
 from ldm.diffusion.time_density import UniformSteps
 
 F64 = torch.float64
@@ -136,6 +137,35 @@ def test_bound_is_tight_where_the_chain_can_be_exact(process: NoiseProcess) -> N
     assert error < 0.01
     assert (got.total.mean() - expected / math.log(2)).abs() < 4 * error
     assert_close(got.total, got.prior + got.steps.sum(1))
+
+
+def test_the_bound_of_a_mixture_nears_its_entropy_as_steps_grow() -> None:
+    """Two narrow parts, a fixed variance: the bound is above the entropy, by less with every step more."""
+    process = VPSDE()
+    means, std = torch.tensor([-0.5, 0.3], dtype=F64), 0.2
+    law = MixtureSameFamily(Categorical(torch.ones(2, dtype=F64)), Normal(means, torch.full((2,), std, dtype=F64)))
+
+    def denoise(x_t: Tensor, t: Tensor) -> Estimate:
+        alpha, sigma = process.scales(t, x_t)
+        total = ((alpha * std) ** 2 + sigma**2)[..., None]
+        off = x_t[..., None] - alpha[..., None] * means
+        share = (-off.square() / (2 * total)).softmax(-1)
+        x0 = (share * (means + alpha[..., None] * std**2 / total * off)).sum(-1)
+        return Estimate(x0=x0, eps=(x_t - alpha * x0) / sigma)
+
+    random = torch.Generator().manual_seed(3)
+    x0 = means[torch.randint(2, (100, 400), generator=random)] + std * draw(100, 400)
+    entropy = -law.log_prob(x0).mean(1) / math.log(2)
+
+    def excess(steps: int) -> tuple[float, float]:
+        """And its standard error."""
+        times = bound_times(process, steps)
+        got = variational_bound(denoise, x0, times, process, lambda i: draw(100, 400, seed=i), None, fixed_spread=1.0)
+        off = got.total - entropy
+        return off.mean().item(), (off.std() / 10).item()
+
+    (few, _), (more, _), (many, error) = (excess(steps) for steps in (20, 60, 200))
+    assert -4 * error < many < 0.04 and many + 4 * error < more and 2 * more < few
 
 
 def test_fixed_variances_cost_more_than_the_exact_one() -> None:

@@ -103,6 +103,13 @@ def test_kernel_distance_is_the_peers_with_one_full_size_subset():
     assert KernelReference(y).distance(x) == pytest.approx(expected, rel=1e-9)
 
 
+def test_the_standard_error_of_a_kernel_distance_is_how_distances_of_other_draws_spread():
+    reference = KernelReference(normal(400, 4, seed=999) * 1.2)
+    found = [(reference.distance(x), reference.standard_error(x)) for x in (normal(300, 4, seed) + 0.3 for seed in range(80))]
+    values, errors = torch.tensor(found).T
+    assert errors.mean().item() == pytest.approx(values.std().item(), rel=0.25)
+
+
 def test_kernel_distance_has_no_bias():
     """Sets of one distribution are at distance 0 on average, however few."""
     found = torch.tensor([KernelReference(normal(6, 4, seed)).distance(normal(5, 4, 1000 + seed)) for seed in range(400)])

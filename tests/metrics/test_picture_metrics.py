@@ -11,7 +11,7 @@ import torch
 from ldm.core.errors import UserError
 from ldm.metrics import reconstruction
 from ldm.metrics.features import cached_features, levels
-from ldm.metrics.inception_score import inception_score
+from ldm.metrics.inception_score import logits_of, score_and_interval, score_of_logits
 from ldm.metrics.report import Metric, table
 from ldm.pipelines.canvas import as_pictures
 
@@ -85,8 +85,17 @@ def test_inception_score_in_closed_form():
     layer[torch.arange(10), torch.arange(10)] = 1
     sure = torch.zeros(1000, 2048)
     sure[torch.arange(1000), torch.arange(1000) % 10] = 200
-    assert inception_score(sure, layer) == pytest.approx(10, rel=0.05)  # parts of 100 shuffled pictures are not quite even
-    assert inception_score(torch.zeros(20, 2048), layer) == pytest.approx(1)
+    assert score_of_logits(logits_of(sure, layer)) == pytest.approx(10, rel=0.05)  # parts of 100 shuffled pictures are not quite even
+    assert score_of_logits(logits_of(torch.zeros(20, 2048), layer)) == pytest.approx(1)
+
+
+def test_the_interval_of_a_score_is_as_wide_as_scores_of_other_draws_spread():
+    sets = [3 * torch.randn(400, 5, generator=torch.Generator().manual_seed(seed)) for seed in range(40)]
+    values, spans = zip(*(score_and_interval(logits) for logits in sets), strict=True)
+    mean, widths = sum(values) / 40, torch.tensor([high - low for low, high in spans])
+    assert sum(low <= mean <= high for low, high in spans) >= 34
+    assert widths.mean().item() == pytest.approx(2 * 1.96 * torch.tensor(values).std().item(), rel=0.35)
+    assert score_and_interval(torch.randn(5000, 5))[1] is None
 
 
 def test_table_says_what_could_not_be_measured():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +19,13 @@ from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.core.precision import DTYPES
 from ldm.diffusion.estimate import Denoise
-from ldm.diffusion.grid import Leading
+from ldm.diffusion.grid import Karras, Leading
 from ldm.diffusion.prediction import EpsPrediction
 from ldm.diffusion.processes.edm import EDM
 from ldm.pipelines import renderer as module
 from ldm.pipelines.canvas import as_pictures
 from ldm.pipelines.latent_diffusion import LatentDiffusion as Model
+from ldm.samplers.ddim import DDIM
 from ldm.samplers.sampler import Sampler
 
 ALL = ("text", "class", "mask", "map")
@@ -122,7 +124,7 @@ def test_guidance_is_linear_in_the_first_step(model):
             return lambda x, t: seen.append(denoise(x, t)) or seen[-1]
 
         how = model.sampling(steps=1, guidance=scale)
-        model.generate(model.text_inputs("a red heart"), how, known=spy)
+        model.generate(model.text_inputs("a red heart"), how, wrap=spy)
         return seen[0].x0
 
     told, untold = latent(1), latent(0)
@@ -166,7 +168,7 @@ def test_pixel_space_is_the_network_alone(plain):
     def spy(denoise: Denoise, streams: object) -> Denoise:
         return lambda x, t: landed.append(denoise(x, t)) or landed[-1]
 
-    pictures = plain.generate(plain.untold(), plain.sampling(num_images=2), known=spy)
+    pictures = plain.generate(plain.untold(), plain.sampling(num_images=2), wrap=spy)
     assert_close(pictures, landed[-1].x0, rtol=0, atol=1e-5)
     assert as_pictures(pictures)[0].size == (16, 16)
 
@@ -261,7 +263,7 @@ def test_guidance_acts_in_its_interval_and_is_rescaled(model):
         def spy(denoise: Denoise, streams: object) -> Denoise:
             return lambda x, t: seen.append(denoise(x, t)) or seen[-1]
 
-        model.generate(model.text_inputs("a red heart"), how, known=spy)
+        model.generate(model.text_inputs("a red heart"), how, wrap=spy)
         return seen[-1].x0
 
     told, guided = x0(replace(how, guidance=1)), x0(how)
@@ -293,7 +295,54 @@ def test_progress_counts_all_batches(plain, monkeypatch):
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
+def test_a_sampler_and_a_grid_may_be_said_with_settings(model):
+    how = model.sampling(sampler="ddim eta=0.5", grid="karras rho=5")
+    assert (how.sampler, how.grid) == (DDIM(eta=0.5), Karras(rho=5.0))
+
+
+@pytest.mark.parametrize("threshold, levels", [(None, {-3.0, 3.0}), ("none", {-3.0, 3.0}), ("clip", {-1.0, 1.0}), (0.9, {-1.0, 1.0})])
+def test_a_threshold_keeps_pixels_in_range(plain, monkeypatch, threshold, levels):
+    """A network whose x0 is 3 or -3: what the sampler lands on."""
+    sign = torch.where(torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) < 0.5, -3.0, 3.0)
+
+    def towards(x: torch.Tensor, clock: torch.Tensor, condition: Condition) -> torch.Tensor:
+        alpha, sigma = plain.spec.process.scales((clock + 1) / 100, x)
+        return (alpha * (x - alpha * sign) - sigma**2 * sign) / sigma  # v of x0 = sign
+
+    monkeypatch.setattr(plain.network, "forward", towards)
+    how = plain.sampling(steps=3, threshold=threshold)
+    assert set(plain.generate(plain.untold(), how).round(decimals=3).unique().tolist()) == levels
+
+
+def test_latents_have_no_range_to_keep_to(model):
+    with pytest.raises(UserError, match="a threshold is for models on pixels"):
+        model.sampling(threshold="clip")
+
+
+def test_the_models_own_threshold_holds_unless_another_is_asked(plain):
+    mine = replace(plain, spec=replace(plain.spec, sampling=replace(plain.spec.sampling, threshold="clip")))
+    assert [mine.sampling(threshold=said).threshold for said in (None, 0.9, "none")] == ["clip", 0.9, None]
+
+
+def test_autoguidance_leads_away_from_the_weaker_model(plain, tiny):
+    """One step to data is x0, so pictures are weaker + scale (good - weaker); and a model of other latents is refused."""
+    weaker = replace(plain, network=deepcopy(plain.network))
+    with torch.no_grad():
+        for p in weaker.network.parameters():
+            p.mul_(0.9)
+    how, told = plain.sampling(steps=1, num_images=2), plain.untold()
+    good, bad = plain.generate(told, how), weaker.generate(told, how)
+    assert (good - bad).abs().max() > 0.05
+    for scale in (1.0, 2.0):
+        got = plain.generate(told, how, wrap=plain.away_from(weaker, told, scale))
+        assert_close(got, bad + scale * (good - bad), rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match="one first stage and one process"):
+        plain.away_from(LatentDiffusion.from_pretrained(tiny("class"), device="cpu"), told, 2.0)
+
+
 MISTAKES = {
+    "threshold out of range": ({"threshold": 1.5}, "a threshold is clip, or a percentile in (0, 1]"),
+    "settings of a sampler": ({"sampler": "ddim eta"}, "'eta' is no key=value"),
     "unknown sampler": ({"sampler": "dpmpp_2n"}, "langevin, ode, pc, pndm, unipc. Did you mean 'dpmpp_2m'"),
     "unknown grid": ({"grid": "carras"}, "log_snr, trailing, uniform. Did you mean 'karras'"),
     "no steps": ({"steps": 0}, "steps must be at least 1, got 0"),

@@ -64,10 +64,12 @@ def test_converges_on_the_flow_at_its_order(process, sampler, order, data, gauss
 
 
 @every_process
-def test_pndm_is_second_order_on_even_steps_in_t(process, gaussian, no_noise) -> None:
+@pytest.mark.parametrize("data", ["gaussian", "mixture"])
+def test_pndm_is_second_order_on_even_steps_in_t(process, data, gaussian, mixture, no_noise) -> None:
     """And where sigma / alpha is linear in t, as in EDM, its weights are Adams and Bashforth's own: third order, by its first steps."""
-    world, (first, last) = gaussian(process, 1.5, 0.5), at_ratios(process, 5, 0.2)
-    mean, std = world.marginal(first, torch.zeros((), dtype=F64))
+    world = gaussian(process, 1.5, 0.5) if data == "gaussian" else mixture(process)
+    first, last = at_ratios(process, 5, 0.2)
+    mean, std = gaussian(process, 1.5, 0.5).marginal(first, torch.zeros((), dtype=F64))
     x = (mean - 0.8 * std).reshape(1, 1)
 
     def error(steps: int) -> float:
@@ -130,6 +132,29 @@ def test_stochastic_samplers_have_the_marginals(process, sampler, order, gaussia
 
     assert error(80) < (0.04 if order == 1 else 3e-3) * std
     assert order - 0.15 < math.log2(error(40) / error(80)) < order + 0.4
+
+
+@every_process
+@pytest.mark.parametrize(
+    "sampler",
+    [DDPM(), DDIM(eta=0.5), EulerAncestral(), PredictorCorrector(corrections=0), EULER_MARUYAMA, DPMpp2MSDE(), Heun(s_churn=8.0)],
+    ids=repr,
+)
+def test_stochastic_samplers_draw_the_mixture(process, sampler, mixture) -> None:
+    """What lies below x is even between 0 and 1 where x has its distribution: mean 1/2, variance 1/12, and half on either side."""
+    world, grid, count = mixture(process), even_in_log_snr(process, 8, 0.1, 400), 20_000
+    random = torch.Generator().manual_seed(2)
+
+    def noise(*_: int) -> torch.Tensor:
+        return torch.randn(count, 1, dtype=F64, generator=random)
+
+    means, std = world.parts(noise(), grid[0])
+    x = means[torch.randint(2, (count, 1), generator=random)] + std * noise()
+    got = sampler.sample(world.denoise, x, grid, process, noise)
+    below = world.below(got, grid[-1])
+    assert below.mean().item() == pytest.approx(0.5, abs=4 * (1 / 12 / count) ** 0.5 + 0.004)
+    assert below.var().item() == pytest.approx(1 / 12, abs=4 * (1 / 180 / count) ** 0.5 + 0.002)
+    assert (below < 0.5).double().mean().item() == pytest.approx(0.5, abs=4 * 0.5 / count**0.5 + 0.004)
 
 
 @every_process

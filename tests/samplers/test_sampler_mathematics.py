@@ -193,7 +193,7 @@ def test_learned_variance_lies_between(gaussian, spread_of) -> None:
     process = DiscreteVP()
     world, (t, s) = gaussian(process, 0.5, 0.7), (0.6, 0.55)
 
-    def fresh(v: float, variance: str = "learned") -> float:
+    def fresh(v: float, variance: str | None = "learned") -> float:
         def denoise(x_t: Tensor, t: Tensor) -> Estimate:
             estimate = world.denoise(x_t, t)
             return Estimate(estimate.x0, estimate.eps, spread=torch.full_like(x_t, v))
@@ -204,6 +204,8 @@ def test_learned_variance_lies_between(gaussian, spread_of) -> None:
     assert small < 0.99 * large
     for v in (0.0, 0.25, 1.0, 1.2):
         assert fresh(v) == pytest.approx(small ** (1 - v) * large**v, rel=1e-9)
+        assert fresh(v, None) == fresh(v)  # not asked: as the network says
+    assert spread_of(DDPM(), world.denoise, process, t, s)[1] == small
     with pytest.raises(UserError, match="no learned variance: use ddpm with variance small or large"):
         spread_of(DDPM(variance="learned"), world.denoise, process, t, s)
 
