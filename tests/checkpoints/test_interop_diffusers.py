@@ -34,6 +34,7 @@ from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.grid import Leading
+from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.first_stage.vq import VQAutoencoderConfig
 from ldm.guidance.classifier_free import classifier_free
 from ldm.samplers.ddim import DDIM
@@ -358,13 +359,46 @@ def test_a_folder_that_asks_for_more_is_refused(part: str, change: dict, said: s
 
 def test_schedulers_there_and_back(exported):
     spec = Checkpoint.open(exported("sd2")[0]).spec(LatentDiffusionSpec)
-    for name in ("ddim", "ddpm", "pndm", "euler", "euler_ancestral", "heun", "dpmpp_2m", "unipc"):
+    for name in ("ddim", "ddpm", "pndm", "euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc"):
         sampling = replace(spec.sampling, sampler=type(spec.sampling.sampler).of_kind(name)())
         written, left_out = scheduler_json(spec.process, spec.prediction, sampling)
         assert not left_out and hasattr(diffusers, written["_class_name"])
         getattr(diffusers, written["_class_name"]).from_config(written).set_timesteps(5)
         read = noising_of(written, "scheduler")
         assert (read.process, read.prediction, read.sampler.kind, read.grid) == (spec.process, spec.prediction, name, Leading(offset=1))
+        assert not read.notes
     written, left_out = scheduler_json(replace(spec.process, zero_terminal_snr=True), spec.prediction, sampling)
     assert written["rescale_betas_zero_snr"] is True and "unipc is left out" in left_out[0]
     assert noising_of(written, "scheduler").process.zero_terminal_snr
+
+
+@pytest.mark.parametrize(
+    "theirs, kind, said",
+    [
+        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}, "dpmpp_2m_sde", None),
+        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver"}, "dpmpp_2m", "takes the place of dpmsolver:"),
+        ({"_class_name": "LMSDiscreteScheduler"}, "pndm", "takes the place of LMSDiscreteScheduler:"),
+    ],
+)
+def test_a_scheduler_that_is_replaced_is_named(theirs: dict, kind: str, said: str | None, exported, tmp_path: Path):
+    """Of one solver under several settings each has its own sampler; where ours is another, a note says so."""
+    read = noising_of(theirs, "scheduler")
+    assert read.sampler.kind == kind and len(read.notes) == (said is not None)
+    shutil.copytree(exported("faces")[1], tmp_path / "folder")
+    (tmp_path / "folder" / "scheduler" / "scheduler_config.json").write_text(json.dumps(theirs))
+    notes = import_checkpoint(tmp_path / "folder", tmp_path / "again")
+    assert Checkpoint.open(tmp_path / "again").spec(LatentDiffusionSpec).sampling.sampler.kind == kind
+    assert said is None or [said in note for note in notes].count(True) == 1
+    with pytest.raises(UserError, match="unknown algorithm_type of scheduler"):
+        noising_of({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "other"}, "scheduler")
+
+
+def test_a_scheduler_of_2022():
+    """Its number of steps had a shorter name, and the kind of arrays was said."""
+    old = {"_class_name": "DDIMScheduler", "_diffusers_version": "0.1.3", "beta_end": 0.0195, "beta_schedule": "scaled_linear"}
+    old |= {"beta_start": 0.0015, "clip_sample": False, "timesteps": 500, "tensor_format": "pt", "timestep_values": None}
+    read = noising_of(old | {"trained_betas": None}, "scheduler")
+    assert read.process == DiscreteVP(num_steps=500, beta_first=0.0015, beta_last=0.0195) and not read.notes
+    for more in ({"num_train_timesteps": 1000}, {"timestep_values": [1, 2]}):
+        with pytest.raises(UserError, match="which has no counterpart here"):
+            noising_of(old | more, "scheduler")

@@ -23,9 +23,6 @@ ATTENTION = (
     Row("v", "v", "to_v", diffusers_form=LINEAR),
     Row("proj_out", "proj_out", "to_out.0", diffusers_form=LINEAR),
 )
-OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""diffusers' names in an autoencoder's attention before its version 0.16, and those since."""
-
 HINTS: dict[Dialect, tuple[Hint, ...]] = {
     "compvis": (
         Hint("quantize", "n_embed or embed_dim"),
@@ -42,7 +39,12 @@ HINTS: dict[Dialect, tuple[Hint, ...]] = {
         Hint("", "block_out_channels, layers_per_block or latent_channels"),
     ),
 }
-UNUSED = (Unused("loss.", "the discriminator and the perceptual loss of training"),)
+OF_THE_LOSS = "of the loss: the discriminator and the perceptual network of training"
+UNUSED = (
+    Unused("loss.discriminator.", OF_THE_LOSS),
+    Unused("loss.perceptual_loss.", OF_THE_LOSS),
+    Unused("loss.logvar", OF_THE_LOSS, {"": ()}),
+)
 
 
 def autoencoder_keys(config: ConvolutionalConfig, dialect: Dialect) -> KeyMap:

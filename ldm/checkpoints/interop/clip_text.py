@@ -43,12 +43,9 @@ PT = {"format": "pt"}  # which transformers and diffusers look for
 TOWER_FILE = "model.safetensors"
 HEAD_WIDTH = 64  # of every CLIP text tower that was published
 HINTS = (Hint("", "cond_stage_config"),)
-UNUSED = (
-    Unused("embeddings.position_ids", "a counter, 0, 1, 2, ..."),
-    Unused("text_projection", "what CLIP compares with pictures, which diffusion is not told"),
-    Unused("logit_scale", "of CLIP's training"),
-    Unused("attn_mask", "the causal mask, which is known"),
-)
+OWN = ""  # instead of a model's name: none but the file's own is known
+KNOWN = "positions are counted 0, 1, 2, ..., and attention is causal"
+COMPARED = "by which CLIP compares texts with pictures, which diffusion is not told"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +71,12 @@ class TextTower:
     Attributes:
         shape: as CLIPTextConfig takes it.
         tensors: by our names.
+        tokenizer: its folder; None = the file has none.
     """
 
     shape: dict[str, Any]
     tensors: dict[str, Tensor]
+    tokenizer: Path | None = None
 
     def write(self, folder: Path, tokenizer: Any) -> None:
         """A folder of transformers' that holds tower and tokenizer."""
@@ -120,8 +119,16 @@ class TextTower:
         return TextTower(shape, {name: tensor for name, tensor in tensors.items() if "position_ids" not in name})
 
 
-def read_tower(theirs: Mapping[str, Tensor], where: str) -> TextTower:
+def read_tower(theirs: Mapping[str, Tensor], where: str, named: str) -> tuple[TextTower, list[str]]:
     """The tower of a file's `cond_stage_model.`, of either version.
+
+    Args:
+        theirs: all that is there.
+        where: the file, and what the names start with in it: for errors.
+        named: the latter alone.
+
+    Returns:
+        The tower, and what is passed over.
 
     Raises:
         UserError: a tensor missing, left over or broken.
@@ -145,13 +152,21 @@ def read_tower(theirs: Mapping[str, Tensor], where: str) -> TextTower:
         "num_attention_heads": token.shape[1] // HEAD_WIDTH,
         "hidden_act": "gelu" if is_open else "quick_gelu",
     }
-    return TextTower(shape, tower_keys(shape).take(inside, where + start))
+    keys = tower_keys(shape)
+    return TextTower(shape, keys.take(inside, where + start)), keys.notes(inside, named + start)
 
 
 def tower_keys(shape: Mapping[str, Any]) -> KeyMap:
     """The map of a tower by transformers' names."""
     shapes = {name.removeprefix("text_model."): size for name, size in _counted(shape).items()}
-    return KeyMap(tuple(Entry(name, size, (name,), SAME) for name, size in shapes.items()), HINTS, UNUSED)
+    width, length = shape["hidden_size"], shape["max_position_embeddings"]
+    unused = (
+        Unused("embeddings.position_ids", KNOWN, {"": (1, length)}),
+        Unused("attn_mask", KNOWN, {"": (length, length)}),
+        Unused("text_projection", COMPARED, {"": (width, width)}),
+        Unused("logit_scale", COMPARED, {"": ()}),
+    )
+    return KeyMap(tuple(Entry(name, size, (name,), SAME) for name, size in shapes.items()), HINTS, unused)
 
 
 def give_tower(tower: TextTower) -> dict[str, Tensor]:
@@ -168,16 +183,13 @@ def give_tower(tower: TextTower) -> dict[str, Tensor]:
     return theirs
 
 
-def settled(
-    config: ClipPretrainedConfig, tower: TextTower, source: str | None, tokenizer_folder: Path | None, out: Path
-) -> tuple[ClipPretrainedConfig, str]:
+def settled(config: ClipPretrainedConfig, tower: TextTower, source: str | None, out: Path) -> tuple[ClipPretrainedConfig, str]:
     """The conditioner whose encoder is that of a file: one that is at hand where it is the same, else one written beside the checkpoint.
 
     Args:
-        config: as the file's config says.
+        config: as the file's config says; its model may be OWN.
         tower: the file's.
         source: folder or hub name with the tokenizer, and perhaps the same weights; None = what config names.
-        tokenizer_folder: the file's own tokenizer; None = it has none, and source's is taken.
         out: where it is written if it must be.
 
     Returns:
@@ -189,19 +201,20 @@ def settled(
     from transformers import AutoTokenizer, CLIPTextModel
 
     name = source or config.model
-    name = str(Path(name).absolute()) if Path(name).is_dir() else name  # a folder here, or a hub's
-    config = replace(config, max_tokens=tower.shape["max_position_embeddings"])
-    if tokenizer_folder is None or source is not None:
+    name = str(Path(name).absolute()) if name and Path(name).is_dir() else name  # a folder here, or a hub's
+    config = replace(config, max_tokens=min(config.max_tokens, tower.shape["max_position_embeddings"]))
+    if name != OWN:
         try:
             with torch.random.fork_rng(devices=[]):
-                known = CLIPTextModel.from_pretrained(name, use_safetensors=True, dtype=torch.float32).state_dict()
-            if _same(tower, known):
-                return replace(config, model=name), f"the text encoder is {name}: its weights are not copied"
+                known = TextTower.of(CLIPTextModel.from_pretrained(name, use_safetensors=True, dtype=torch.float32))
+            layer = _layer(config, tower, known)
+            if layer is not None:
+                return replace(config, model=name, layer=layer), f"the text encoder is {name}: its weights are not copied"
         except (OSError, ValueError) as error:
-            if tokenizer_folder is not None:
+            if source is not None and tower.tokenizer is not None:
                 raise UserError(f"--text-encoder {name}: cannot be loaded ({str(error).splitlines()[0]})") from error
     try:
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder or name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(tower.tokenizer or name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(
             f"the file has CLIP's weights but not its tokenizer, and {name!r} cannot be loaded ({str(error).splitlines()[0]}): name a "
@@ -213,12 +226,18 @@ def settled(
     return replace(config, model=str(out.absolute())), f"the text encoder's own weights, with the tokenizer, are in {out}"
 
 
-def _same(tower: TextTower, known: Mapping[str, Tensor]) -> bool:
+def _layer(config: ClipPretrainedConfig, tower: TextTower, at_hand: TextTower) -> Literal["last", "penultimate"] | None:
+    """Which layer of the encoder at hand is what config reads of the file's; None = it is another encoder."""
+    if _same(tower, at_hand):
+        return config.layer
+    return "penultimate" if config.layer == "last" and _same(tower, at_hand.cut()) else None
+
+
+def _same(tower: TextTower, at_hand: TextTower) -> bool:
     """Whether the weights at hand are the file's, in the file's precision."""
-    at_hand = {name.removeprefix("text_model."): tensor for name, tensor in known.items() if "position_ids" not in name}
-    if at_hand.keys() != tower.tensors.keys():
+    if at_hand.tensors.keys() != tower.tensors.keys():
         return False
-    return all(torch.equal(at_hand[name].to(tensor.dtype), tensor) for name, tensor in tower.tensors.items())
+    return all(torch.equal(at_hand.tensors[name].to(tensor.dtype), tensor) for name, tensor in tower.tensors.items())
 
 
 def _counted(shape: Mapping[str, Any]) -> dict[str, torch.Size]:

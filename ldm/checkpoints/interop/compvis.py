@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ldm.checkpoints.interop.autoencoder_keys import autoencoder_keys
 from ldm.checkpoints.interop.clip_text import TextTower, read_tower
+from ldm.checkpoints.interop.compvis_tables import BESIDE, SCALE, check_tables, stored_scale
 from ldm.checkpoints.interop.conditioner_keys import has_nothing, stored_part
-from ldm.checkpoints.interop.keymap import KeyMap, check_numbers
+from ldm.checkpoints.interop.keymap import KeyMap, check_shape, check_unread
 from ldm.checkpoints.interop.recipe import AutoencoderRecipe, Imported, Recipe, assembled, assembled_autoencoder, usual_sampling
 from ldm.checkpoints.interop.unet_keys import unet_keys
 from ldm.conditioning.class_label import ClassLabelConfig
@@ -23,12 +24,7 @@ from ldm.first_stage.convolutional import ConvolutionalConfig
 
 DENOISER, EMA, FIRST_STAGE, CONDITIONER = "model.diffusion_model.", "model_ema.", "first_stage_model.", "cond_stage_model."
 OF_THE_EMA = ("decay", "num_updates")
-TABLES = (  # of the noise schedule, which the config says
-    "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
-    "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "posterior_variance",
-    "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2", "lvlb_weights",
-)  # fmt: skip
-UNUSED = {"logvar": "of training", "cond_ids": "of training", "scale_factor": "read"}
+CHOSEN = "the {} has the EMA weights (model_ema); passed over: those of the last training step, and how the average was taken"
 
 
 def import_compvis(tensors: Mapping[str, Tensor], recipe: Recipe | AutoencoderRecipe, path: Path) -> tuple[Imported, TextTower | None]:
@@ -44,25 +40,26 @@ def import_compvis(tensors: Mapping[str, Tensor], recipe: Recipe | AutoencoderRe
     """
     if isinstance(recipe, AutoencoderRecipe):
         keys = _autoencoder_keys(recipe)
-        notes = [f"passed over {start}*: {reason}" for start, reason in keys.passed_over(tensors).items()]
-        return assembled_autoencoder(recipe, path.stem, keys.take(tensors, f"{path}: "), tuple(notes)), None
+        last = {name: tensor for name, tensor in tensors.items() if not name.startswith(EMA)}
+        weights = _chosen(keys, "", last, _part(tensors, EMA), path, "")
+        notes = keys.notes(last, "")
+        if len(last) < len(tensors):
+            notes.append(CHOSEN.format("first stage"))
+        return assembled_autoencoder(recipe, path.stem, weights, tuple(notes)), None
 
     parts = {start: _part(tensors, start) for start in (DENOISER, EMA, FIRST_STAGE, CONDITIONER)}
-    _check_rest(tensors, recipe, path)
-    recipe = _scaled(recipe, tensors, path)
+    _check_names(tensors, path)
+    beside = check_tables(tensors, recipe.process, path)
+    recipe = _scaled(recipe, tensors, path, beside)
     first_stage_keys = _autoencoder_keys(recipe.autoencoder)
     first_stage = first_stage_keys.take(parts[FIRST_STAGE], f"{path}: {FIRST_STAGE}")
-    notes = [f"passed over {FIRST_STAGE}{start}*: {reason}" for start, reason in first_stage_keys.passed_over(parts[FIRST_STAGE]).items()]
+    notes = [*beside, *first_stage_keys.notes(parts[FIRST_STAGE], FIRST_STAGE)]
 
     unet = recipe.unet
     keys = unet_keys(unet.config, unet.in_channels, unet.out_channels, "compvis", is_linear=unet.is_linear)
-    if parts[EMA]:
-        averaged = _averaged(parts[EMA], keys, path)
-        denoiser = keys.take(averaged, f"{path}: {EMA}, as ")
-        notes.append("the denoiser has the EMA weights (model_ema); those of the last training step are passed over")
-    else:
-        denoiser = keys.take(parts[DENOISER], f"{path}: {DENOISER}")
-        notes.append("the file has no EMA weights; the denoiser has those of model.diffusion_model")
+    denoiser = _chosen(keys, "diffusion_model", parts[DENOISER], parts[EMA], path, DENOISER)
+    without = "the file has no EMA weights; the denoiser has those of model.diffusion_model"
+    notes.append(CHOSEN.format("denoiser") if parts[EMA] else without)
 
     _drop_copy_of_first_stage(recipe, parts, path, notes)
     conditioner, tower, recipe = _conditioner(recipe, parts[CONDITIONER], path, notes)
@@ -78,40 +75,54 @@ def _part(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
-def _check_rest(tensors: Mapping[str, Tensor], recipe: Recipe, path: Path) -> None:
-    """Refuses what has no place, and tables of another noise schedule than the config's."""
+def _check_names(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuses what has no place."""
     for name, tensor in tensors.items():
-        if name.startswith((DENOISER, EMA, FIRST_STAGE, CONDITIONER)) or name in TABLES or name in UNUSED:
-            continue
-        raise UserError(f"{path}: {name}, of shape {tuple(tensor.shape)}, has no place in a model of CompVis's code")
-    stored = tensors.get("alphas_cumprod")
-    if stored is not None:
-        steps = recipe.process.num_steps
-        wanted = recipe.process.alpha(torch.arange(1, steps + 1, dtype=torch.float64) / steps).square()
-        if stored.shape != wanted.shape or not torch.allclose(stored.double(), wanted, rtol=1e-2, atol=1e-5):
-            raise UserError(
-                f"{path}: alphas_cumprod is of another noise schedule than the config's (config keys timesteps, beta_schedule, "
-                f"linear_start, linear_end)"
-            )
+        if not name.startswith((DENOISER, EMA, FIRST_STAGE, CONDITIONER)) and name not in BESIDE:
+            raise UserError(f"{path}: {name}, of shape {tuple(tensor.shape)}, has no place in a model of CompVis's code")
 
 
-def _scaled(recipe: Recipe, tensors: Mapping[str, Tensor], path: Path) -> Recipe:
+def _scaled(recipe: Recipe, tensors: Mapping[str, Tensor], path: Path, notes: list[str]) -> Recipe:
     """With the latents' scale that was measured in training, where the config leaves it to the file."""
+    stored = stored_scale(tensors, path)
     if not recipe.scale_is_stored:
+        if stored is not None:
+            notes.append(f"passed over {SCALE}, {stored:g}: the latents' scale is {recipe.autoencoder.scale:g}")
         return recipe
-    stored = tensors.get("scale_factor")
-    if stored is None or stored.numel() != 1:
-        raise UserError(f"{path}: scale_factor is missing, and the config says scale_by_std: the latents' scale is not known")
-    check_numbers(stored, f"{path}: scale_factor")
-    return recipe.with_scale(stored.item())
+    if stored is None:
+        raise UserError(f"{path}: {SCALE} is missing, and the config says scale_by_std: the latents' scale is not known")
+    return recipe.with_scale(stored)
 
 
-def _averaged(ema: Mapping[str, Tensor], keys: KeyMap, path: Path) -> dict[str, Tensor]:
+def _chosen(keys: KeyMap, stem: str, last: Mapping[str, Tensor], ema: Mapping[str, Tensor], path: Path, start: str) -> dict[str, Tensor]:
+    """A network's weights by our names: the EMA's where there are.
+
+    Args:
+        keys: its map.
+        stem: what its names start with in the EMA.
+        last: its tensors of the last training step, whose names start with `start` in the file; they are checked in any case.
+        ema: all that the file has of the EMA; {} = none.
+        path: the file's.
+    """
+    if not ema:
+        return keys.take(last, f"{path}: {start}")
+    if last:
+        keys.take(last, f"{path}: {start}")
+    return keys.take(_averaged(ema, keys, stem, path), f"{path}: {EMA}, as ")
+
+
+def _averaged(ema: Mapping[str, Tensor], keys: KeyMap, stem: str, path: Path) -> dict[str, Tensor]:
     """The EMA's tensors by the names of what they are the averages of: there they have no dots."""
-    dotted = {f"diffusion_model{name}".replace(".", ""): name for entry in keys.entries for name in entry.theirs}
+    dotted = {f"{stem}{name}".replace(".", ""): name for entry in keys.entries for name in entry.theirs}
+    unused = tuple(f"{stem}{passed.starts}".replace(".", "") for passed in keys.unused)
     for name, tensor in ema.items():
-        if name not in dotted and name not in OF_THE_EMA:
-            raise UserError(f"{path}: {EMA}{name}, of shape {tuple(tensor.shape)}, has no place in the network that the config describes")
+        where = f"{path}: {EMA}{name}"
+        if name in OF_THE_EMA:
+            check_shape(tensor, (), where)
+        elif name not in dotted and not name.startswith(unused):
+            raise UserError(f"{where}, of shape {tuple(tensor.shape)}, has no place in the network that the config describes")
+        if name not in dotted:
+            check_unread(tensor, where)
     return {dotted[name]: tensor for name, tensor in ema.items() if name in dotted}
 
 
@@ -137,13 +148,15 @@ def _conditioner(
     claimed = False
     for name, config in recipe.conditioning.items():
         if isinstance(config, ClipPretrainedConfig):
-            return mine, read_tower(theirs, where), recipe
+            tower, passed_over = read_tower(theirs, where, CONDITIONER)
+            notes += passed_over
+            return mine, tower, recipe
         with_nothing = not isinstance(config, ClassLabelConfig) or has_nothing(config, theirs)
         part = stored_part(name, config, recipe.unet.config.context_width or 0, with_nothing=with_nothing)
         if part is None:
             continue
         mine |= part.take(theirs, where)
-        notes += [f"passed over {CONDITIONER}{start}*: {why}" for start, why in part.passed_over(theirs).items()]
+        notes += part.notes(theirs, CONDITIONER)
         claimed = True
         if not with_nothing:
             recipe = replace(recipe, sampling=replace(usual_sampling(recipe.conditioning), guidance=1.0))

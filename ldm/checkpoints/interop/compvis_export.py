@@ -16,6 +16,7 @@ from ldm.checkpoints.folder import save_tensors
 from ldm.checkpoints.interop.autoencoder_keys import autoencoder_keys
 from ldm.checkpoints.interop.clip_text import PT, TextTower, give_tower
 from ldm.checkpoints.interop.compvis import CONDITIONER, DENOISER, FIRST_STAGE
+from ldm.checkpoints.interop.compvis_tables import tables_of
 from ldm.checkpoints.interop.compvis_yaml import is_linear_for, is_told_by_first_stage, process_of, unet_of, yaml_of
 from ldm.checkpoints.interop.conditioner_keys import stored_part
 from ldm.checkpoints.interop.latent_scale import scaled_for_peer
@@ -89,7 +90,7 @@ def compvis_of(ours: Ours) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str
     tensors |= {FIRST_STAGE + name: tensor for name, tensor in autoencoder.items()}
     tensors |= {CONDITIONER + name: tensor for name, tensor in _conditioner(ours, tower).items()}
     process = process_of(ours)
-    tensors |= _tables(process)
+    tensors |= tables_of(process)
     return tensors, config, (*notes, _who_opens(ours, tower))
 
 
@@ -110,14 +111,6 @@ def _who_opens(ours: Ours, tower: TextTower | None) -> str:
         if faults
         else "opens in ComfyUI and its like; CompVis's code opens it with its YAML"
     )
-
-
-def _tables(process: DiscreteVP) -> dict[str, Tensor]:
-    """The noise schedule, by which some tools know a checkpoint of this kind."""
-    t = torch.arange(1, process.num_steps + 1, dtype=torch.float64) / process.num_steps
-    kept = process.alpha(t).square()
-    betas = 1 - kept / torch.cat([torch.ones(1, dtype=torch.float64), kept[:-1]])
-    return {"betas": betas.float(), "alphas_cumprod": kept.float()}
 
 
 def _tower(ours: Ours) -> TextTower | None:

@@ -23,7 +23,7 @@ from ldm.networks.blocks.norm import groups_for
 GROUPS = 32  # of every norm there
 OF_TRAINING = (
     "lossconfig", "monitor", "ckpt_path", "ignore_keys", "image_key", "colorize_nlabels", "batch_resize_range", "scheduler_config",
-    "lr_g_factor", "use_ema", "sane_index_shape",
+    "lr_g_factor", "use_ema", "ema_decay", "learn_logvar", "sane_index_shape",
 )  # fmt: skip
 OF_THE_MACHINE = ("device", "freeze", "key")
 

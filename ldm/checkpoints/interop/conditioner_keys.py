@@ -44,15 +44,21 @@ class StoredPart:
         inside = {name.removeprefix(self.theirs): tensor for name, tensor in theirs.items()}
         return {self.ours + name: tensor for name, tensor in self.keys.take(inside, where + self.theirs).items()}
 
-    def passed_over(self, theirs: Mapping[str, Tensor]) -> dict[str, str]:
-        """See `KeyMap.passed_over`; with the whole start of the names."""
-        found = self.keys.passed_over(name.removeprefix(self.theirs) for name in theirs)
-        return {self.theirs + start: reason for start, reason in found.items()}
+    def notes(self, theirs: Mapping[str, Tensor], where: str) -> list[str]:
+        """See `KeyMap.notes`; of what the peer's file has of its conditioner."""
+        return self.keys.notes((name.removeprefix(self.theirs) for name in theirs), where + self.theirs)
 
 
 def has_nothing(config: ClassLabelConfig, theirs: Mapping[str, Tensor]) -> bool:
     """Whether a file's table of classes has a row for "nothing", as cin256-v2's has."""
     return TABLE not in theirs or len(theirs[TABLE]) != config.classes
+
+
+def transformer_size(config: BertScratchConfig | BoxesConfig) -> tuple[int, int]:
+    """Number of tokens that a conditioner's transformer knows, and the most that it reads at once."""
+    if isinstance(config, BertScratchConfig):
+        return WORDS, config.max_tokens
+    return config.vocabulary, 3 * config.max_boxes + 2
 
 
 def stored_part(name: str, config: ConditionerConfig, width: int, *, with_nothing: bool = True) -> StoredPart | None:
@@ -65,12 +71,8 @@ def stored_part(name: str, config: ConditionerConfig, width: int, *, with_nothin
         with_nothing: whether the peer's table of classes has a row for "nothing".
     """
     ours = f"parts.{name}."
-    if isinstance(config, BertScratchConfig):
-        keys = transformer_keys(config, WORDS, config.max_tokens, "compvis")
-        return StoredPart(f"{ours}encoder.", TRANSFORMER, keys)
-    if isinstance(config, BoxesConfig):
-        keys = transformer_keys(config, config.vocabulary, 3 * config.max_boxes + 2, "compvis")
-        return StoredPart(f"{ours}encoder.", TRANSFORMER, keys)
+    if isinstance(config, (BertScratchConfig, BoxesConfig)):
+        return StoredPart(f"{ours}encoder.", TRANSFORMER, transformer_keys(config, *transformer_size(config), "compvis"))
     if isinstance(config, ClassLabelConfig):
         form = SAME if with_nothing else _WITHOUT_NOTHING
         entry = Entry("table.weight", torch.Size((config.classes + 1, width)), (TABLE,), form)

@@ -16,6 +16,7 @@ from ldm.checkpoints.interop.clip_text import PT
 from ldm.checkpoints.interop.diffusers_parts import SizedAutoencoder, autoencoder_json, transformer_json
 from ldm.checkpoints.interop.diffusers_scheduler import scheduler_json
 from ldm.checkpoints.interop.diffusers_unet import TOKEN_PROJECTION, heads_differ, unet_json
+from ldm.checkpoints.interop.exported_parts import CONFIG, SMALL, small_names
 from ldm.checkpoints.interop.latent_scale import scaled_for_peer
 from ldm.checkpoints.interop.ours import Ours
 from ldm.checkpoints.interop.snippet import snippet
@@ -29,7 +30,9 @@ from ldm.conditioning.conditioner import build_conditioners
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig
 from ldm.conditioning.low_resolution import LowResolutionConfig
 from ldm.conditioning.transformer import TransformerConfig
+from ldm.config.loader import to_yaml
 from ldm.core.files import new_folder, recover_folder, write_file
+from ldm.first_stage.latent_space import LatentSpace, weights_digest
 from ldm.first_stage.vq import VQAutoencoderConfig
 
 RATIO_OF_LDM, TOKENS_OF_LDM = 8, 77  # which LDMTextToImagePipeline takes for granted
@@ -56,6 +59,7 @@ pipeline = DiffusionPipeline.from_pretrained("FOLDER")  # this one
 README_OF_PARTS = """# {name}
 
 Parts for diffusers; no pipeline of its own runs them together: {reason}. `load.py` does: `python load.py` writes sample.png.
+`config.yaml` is for the way back: it says all that the tool which wrote this folder knows of the model.
 """
 
 
@@ -94,10 +98,16 @@ def export_diffusers(ours: Ours, out: Path) -> tuple[str, ...]:
             write_file(new / "README.md", README.format(name=ours.spec.name, pipeline=pipeline, call=CALLS[pipeline]))
         else:
             _write_parts(new, ours)
+            write_file(new / CONFIG, to_yaml(replace(ours.spec, space=_space(ours.spec.space, weights, scale, folded))))
             write_file(new / "load.py", program)
             write_file(new / "README.md", README_OF_PARTS.format(name=ours.spec.name, reason=reason))
     said = f"opens as diffusers' {pipeline}" if pipeline else f"no pipeline of diffusers' runs it ({reason}); load.py does, by its parts"
     return (said, *folded, *notes, *_left_out(ours))
+
+
+def _space(space: LatentSpace, weights: dict[str, Tensor], scale: float, folded: tuple[str, ...]) -> LatentSpace:
+    """The latent contract of the autoencoder that is written."""
+    return replace(space.stated(scale), digest=weights_digest(weights)) if folded else space
 
 
 def pipeline_of(ours: Ours) -> tuple[str, str]:
@@ -175,9 +185,9 @@ def _write_parts(new: Path, ours: Ours) -> None:
             _write_clip(new, ours, config, name, f"{name}-tokenizer")
         elif isinstance(config, BertPretrainedConfig):
             _write_bert(new, ours, config, name)
-    small = {name: tensor for name, tensor in ours.conditioner.items() if name.split(".")[2] != "encoder"}
+    small = {name: ours.conditioner[name].contiguous() for name in small_names(ours.conditioner)}
     if small:
-        save_tensors(new / "conditioner.safetensors", {name: tensor.contiguous() for name, tensor in small.items()}, PT)
+        save_tensors(new / SMALL, small, PT)
 
 
 def _write_transformer(new: Path, ours: Ours, name: str, config: TransformerConfig, folder: str, tokenizer_folder: str) -> str:

@@ -1,4 +1,4 @@
-"""diffusers' folders: a pipeline's, or an autoencoder's alone."""
+"""diffusers' folders: a pipeline's, an autoencoder's alone, or one of parts that we exported."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm.checkpoints.interop.autoencoder_keys import OLD_NAMES, autoencoder_keys
-from ldm.checkpoints.interop.clip_text import SHAPE, TextShape, TextTower, tower_keys
-from ldm.checkpoints.interop.diffusers_parts import SizedAutoencoder, bert_config, sized_autoencoder
+from ldm.checkpoints.interop.clip_text import OWN, TextTower
+from ldm.checkpoints.interop.diffusers_folder import read_autoencoder, read_clip, read_weights
+from ldm.checkpoints.interop.diffusers_parts import SizedAutoencoder, bert_config
 from ldm.checkpoints.interop.diffusers_scheduler import noising_of
-from ldm.checkpoints.interop.diffusers_unet import NORM_EPS, TOKEN_PROJECTION, SizedUNet, sized_unet
-from ldm.checkpoints.interop.foreign_config import must_be, read_foreign, read_json, shown
-from ldm.checkpoints.interop.foreign_file import read_tensors
+from ldm.checkpoints.interop.diffusers_unet import TOKEN_PROJECTION, SizedUNet, sized_unet
+from ldm.checkpoints.interop.exported_parts import import_parts, is_of_parts
+from ldm.checkpoints.interop.foreign_config import read_json
 from ldm.checkpoints.interop.keymap import SAME, Entry, KeyMap
 from ldm.checkpoints.interop.recipe import AutoencoderRecipe, Imported, Recipe, assembled, assembled_autoencoder, usual_sampling
 from ldm.checkpoints.interop.transformer_keys import transformer_keys
@@ -35,7 +35,7 @@ PIPELINES = {  # what tells the model, and the folder of its autoencoder
     "LDMPipeline": (UNTOLD, "vqvae"),
     "LDMSuperResolutionPipeline": (SMALL, "vqvae"),
 }
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "model.safetensors", "diffusion_pytorch_model.bin", "pytorch_model.bin")
+MERE_PARTS = ("UNet2DModel", "UNet2DConditionModel", "LDMBertModel", "CLIPTextModel")
 
 
 def import_diffusers(folder: Path) -> tuple[Imported, TextTower | None]:
@@ -45,7 +45,7 @@ def import_diffusers(folder: Path) -> tuple[Imported, TextTower | None]:
         UserError: no folder of diffusers'; a part that has no counterpart here; a tensor missing, left over or broken.
     """
     if not (folder / "model_index.json").is_file():
-        return _autoencoder_alone(folder), None
+        return import_parts(folder) if is_of_parts(folder) else (_part_alone(folder), None)
     index = read_json(folder / "model_index.json")
     name = str(index.get("_class_name"))
     if name not in PIPELINES:
@@ -53,12 +53,12 @@ def import_diffusers(folder: Path) -> tuple[Imported, TextTower | None]:
     told_by, autoencoder_folder = PIPELINES[name]
     notes = [f"passed over {part}: no part of the diffusion model" for part in ("safety_checker",) if (folder / part).is_dir()]
 
-    autoencoder, first_stage = _autoencoder(folder / autoencoder_folder)
+    autoencoder, first_stage = read_autoencoder(folder / autoencoder_folder)
     if told_by == SMALL:  # that pipeline hands latents to the decoder as they are
         autoencoder = SizedAutoencoder(config=autoencoder.config, scale=1.0, shift=0.0, size=autoencoder.size)
     unet = sized_unet(read_json(folder / "unet" / "config.json"), f"{folder}/unet/config.json")
     keys = unet_keys(unet.config, unet.in_channels, unet.out_channels, "diffusers", is_linear=unet.is_linear)
-    theirs = _weights(folder / "unet")
+    theirs = read_weights(folder / "unet")
     projection = {leaf: theirs.pop(TOKEN_PROJECTION + leaf) for leaf in ("weight", "bias") if TOKEN_PROJECTION + leaf in theirs}
     denoiser = keys.take(theirs, f"{folder}/unet: ")
     if (unet.token_width is not None or projection) and told_by != BERT:
@@ -68,18 +68,21 @@ def import_diffusers(folder: Path) -> tuple[Imported, TextTower | None]:
     conditioner: dict[str, Tensor] = {}
     tower = None
     if told_by == TEXT:
-        conditioning["text"], tower = _clip(folder / TEXT)
+        tower, passed_over = read_clip(folder / TEXT, folder / "tokenizer")
+        notes += passed_over
+        conditioning["text"] = ClipPretrainedConfig(model=OWN, max_tokens=tower.shape["max_position_embeddings"])
     elif told_by == BERT:
         config = bert_config(read_json(folder / BERT / "config.json"), f"{folder}/bert/config.json")
         bert_keys = transformer_keys(config, WORDS, config.max_tokens, "diffusers")
-        theirs = _weights(folder / BERT)
+        theirs = read_weights(folder / BERT)
         conditioner = {f"parts.text.encoder.{k}": v for k, v in bert_keys.take(theirs, f"{folder}/bert: ").items()}
-        notes += [f"passed over bert {start}*: {reason}" for start, reason in bert_keys.passed_over(theirs).items()]
+        notes += bert_keys.notes(theirs, "bert ")
         conditioning["text"] = config
         conditioner |= _projection(projection, config, unet, f"{folder}/unet: {TOKEN_PROJECTION}")
     conditioning |= _concatenated(unet, autoencoder, told_by, folder)
 
     noising = noising_of(read_json(folder / "scheduler" / "scheduler_config.json"), f"{folder}/scheduler")
+    notes += noising.notes
     size = unet.sample_size * autoencoder.config.ratio if unet.sample_size else autoencoder.size
     usual = usual_sampling(conditioning)
     recipe = Recipe(
@@ -117,49 +120,17 @@ def _concatenated(unet: SizedUNet, autoencoder: SizedAutoencoder, told_by: str, 
     return {}
 
 
-def _autoencoder_alone(folder: Path) -> Imported:
+def _part_alone(folder: Path) -> Imported:
+    """Of a folder without an index: an autoencoder's."""
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: has neither model_index.json nor config.json, so it is no folder of diffusers'")
-    autoencoder, first_stage = _autoencoder(folder)
+    content = read_json(folder / "config.json")
+    part = next((name for name in MERE_PARTS if content.get("_class_name") == name or content.get("architectures") == [name]), None)
+    if part is not None:
+        raise UserError(
+            f"{folder}: is a {part} alone, which is no model without the other parts: name the folder above it, of the whole pipeline, "
+            f"which has a model_index.json"
+        )
+    autoencoder, first_stage = read_autoencoder(folder)
     recipe = AutoencoderRecipe(size=autoencoder.size, first_stage=autoencoder.config, scale=autoencoder.scale, shift=autoencoder.shift)
     return assembled_autoencoder(recipe, folder.name, first_stage, ())
-
-
-def _autoencoder(folder: Path) -> tuple[SizedAutoencoder, dict[str, Tensor]]:
-    found = sized_autoencoder(read_json(folder / "config.json"), f"{folder}/config.json")
-    theirs = {_since_016(name): tensor for name, tensor in _weights(folder).items()}
-    return found, autoencoder_keys(found.config, "diffusers").take(theirs, f"{folder}: ")
-
-
-def _since_016(name: str) -> str:
-    """An autoencoder's name as newer versions of diffusers have it."""
-    start, _, module_and_leaf = name.partition(".attentions.0.")
-    module, _, leaf = module_and_leaf.rpartition(".")
-    return f"{start}.attentions.0.{OLD_NAMES[module]}.{leaf}" if module in OLD_NAMES else name
-
-
-def _clip(folder: Path) -> tuple[ClipPretrainedConfig, TextTower]:
-    content = read_json(folder / "config.json")
-    if content.get("architectures") != ["CLIPTextModel"]:
-        raise UserError(f"{folder}: architectures is {shown(content.get('architectures'))}; CLIPTextModel can be imported")
-    where = f"{folder}/config.json"
-    shape = vars(read_foreign({key: content[key] for key in SHAPE if key in content}, TextShape, where))
-    must_be(where, "layer_norm_eps", content.get("layer_norm_eps", NORM_EPS), NORM_EPS)
-    theirs = {name.removeprefix("text_model."): tensor for name, tensor in _weights(folder).items()}
-    config = ClipPretrainedConfig(model=str(folder), max_tokens=shape["max_position_embeddings"])
-    return config, TextTower(shape, tower_keys(shape).take(theirs, f"{folder}: "))
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a part, in one file or several."""
-    for name in WEIGHTS:
-        if (folder / f"{name}.index.json").is_file():
-            where = read_json(folder / f"{name}.index.json").get("weight_map")
-            pieces = sorted(set(map(str, where.values()))) if isinstance(where, dict) else []
-            strangers = [piece for piece in pieces if Path(piece).name != piece]
-            if strangers or not pieces:
-                raise UserError(f"{folder}/{name}.index.json: names {', '.join(strangers) or 'no file'}; must name files beside it")
-            return {key: tensor for piece in pieces for key, tensor in read_tensors(folder / piece).items()}
-        if (folder / name).is_file():
-            return read_tensors(folder / name)
-    raise UserError(f"{folder}: has no weights; one of {', '.join(WEIGHTS)} is needed")

@@ -18,14 +18,22 @@ SAMPLERS = {
     "DDIMScheduler": "ddim",
     "DDPMScheduler": "ddpm",
     "PNDMScheduler": "pndm",
-    "LMSDiscreteScheduler": "pndm",  # linear multistep too
+    "LMSDiscreteScheduler": "pndm",  # in its place
     "EulerDiscreteScheduler": "euler",
     "EulerAncestralDiscreteScheduler": "euler_ancestral",
     "HeunDiscreteScheduler": "heun",
-    "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",  # or dpmpp_2m_sde: ALGORITHMS
     "UniPCMultistepScheduler": "unipc",
 }
 START_AT_INDEX_0 = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")  # whose spacing, if not said, is `leading`; others': linspace
+DPM, SDE = "DPMSolverMultistepScheduler", "sde-dpmsolver++"
+ALGORITHMS = {"dpmsolver++": "dpmpp_2m", SDE: "dpmpp_2m_sde", "dpmsolver": "dpmpp_2m", "sde-dpmsolver": "dpmpp_2m_sde"}
+REPLACED = {  # by the nearest that is here
+    "LMSDiscreteScheduler": "it extrapolates over past steps too",
+    "dpmsolver": "the same solver in x0 instead of eps",
+    "sde-dpmsolver": "the same solver in x0 instead of eps",
+}
+NAME_OF_2022 = "timesteps"  # of num_train_timesteps
 BETAS: dict[str, Literal["linear", "sqrt_linear", "cosine"]] = {
     "linear": "linear",
     "scaled_linear": "sqrt_linear",
@@ -34,7 +42,7 @@ BETAS: dict[str, Literal["linear", "sqrt_linear", "cosine"]] = {
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 UNREAD = (  # how its solver works: ours is chosen by name; or of clipping, which latents are not
     "clip_sample", "clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value", "set_alpha_to_one", "skip_prk_steps",
-    "algorithm_type", "solver_type", "solver_order", "lower_order_final", "euler_at_final", "final_sigmas_type", "interpolation_type",
+    "tensor_format", "solver_type", "solver_order", "lower_order_final", "euler_at_final", "final_sigmas_type", "interpolation_type",
     "timestep_type", "lambda_min_clipped", "use_lu_lambdas", "predict_x0", "disable_corrector", "sigma_max", "sigma_min", "flow_shift",
     "shift_terminal", "time_shift_type",
 )  # fmt: skip
@@ -53,6 +61,7 @@ class Scheduler:
     timestep_spacing: Literal["leading", "trailing", "linspace"] | None = None
     steps_offset: int = 0
     rescale_betas_zero_snr: bool = False
+    algorithm_type: str = "dpmsolver++"
     variance_type: Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"] = "fixed_small"
 
 
@@ -64,6 +73,7 @@ class Noising:
     prediction: Prediction
     sampler: Sampler
     grid: Grid
+    notes: tuple[str, ...]
 
 
 def noising_of(content: Any, where: str) -> Noising:
@@ -75,10 +85,13 @@ def noising_of(content: Any, where: str) -> Noising:
     name = str(content.get("_class_name") if isinstance(content, dict) else None)
     if name not in SAMPLERS:
         raise unknown(f"scheduler of {where}:", name, SAMPLERS)
+    if NAME_OF_2022 in content and "num_train_timesteps" not in content:
+        content = {"num_train_timesteps" if key == NAME_OF_2022 else key: value for key, value in content.items()}
     theirs = read_foreign(content, Scheduler, where, UNREAD)
     spacing = theirs.timestep_spacing or ("leading" if name in START_AT_INDEX_0 else "linspace")
     grids: dict[str, Grid] = {"leading": Leading(offset=theirs.steps_offset), "trailing": Trailing(), "linspace": Uniform()}
-    sampler, prediction = Sampler.of_kind(SAMPLERS[name])(), Prediction.of_kind(PREDICTIONS[theirs.prediction_type])()
+    kind, notes = _sampler(name, theirs.algorithm_type, where)
+    sampler, prediction = Sampler.of_kind(kind)(), Prediction.of_kind(PREDICTIONS[theirs.prediction_type])()
     assert isinstance(sampler, Sampler) and isinstance(prediction, Prediction)
     process = DiscreteVP(
         spacing=BETAS[theirs.beta_schedule],
@@ -87,7 +100,18 @@ def noising_of(content: Any, where: str) -> Noising:
         beta_last=theirs.beta_end,
         zero_terminal_snr=theirs.rescale_betas_zero_snr,
     )
-    return Noising(process=process, prediction=prediction, sampler=sampler, grid=grids[spacing])
+    return Noising(process=process, prediction=prediction, sampler=sampler, grid=grids[spacing], notes=notes)
+
+
+def _sampler(name: str, algorithm: str, where: str) -> tuple[str, tuple[str, ...]]:
+    """The kind of sampler that does what a scheduler does; where ours is another, what the user should know."""
+    kind, called = SAMPLERS[name], name
+    if name == DPM:
+        if algorithm not in ALGORITHMS:
+            raise unknown(f"algorithm_type of {where}:", algorithm, ALGORITHMS)
+        kind, called = ALGORITHMS[algorithm], algorithm
+    reason = REPLACED.get(called)
+    return kind, () if reason is None else (f"sampler {kind} takes the place of {called}: {reason}",)
 
 
 def scheduler_json(process: NoiseProcess, prediction: Prediction, sampling: SamplingDefaults) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -102,11 +126,11 @@ def scheduler_json(process: NoiseProcess, prediction: Prediction, sampling: Samp
     if prediction.kind not in predictions:
         raise UserError(f"diffusers' schedulers have no prediction {prediction.kind!r}; they have eps, x0 and v")
     left_out = []
-    names = {kind: name for name, kind in reversed(SAMPLERS.items())}
+    names = {kind: name for name, kind in reversed(SAMPLERS.items())} | {ALGORITHMS[SDE]: DPM}
     name = names.get(sampling.sampler.kind, "DDIMScheduler")
     if process.zero_terminal_snr and name != "DDIMScheduler":
         name = "DDIMScheduler"  # not all others have rescale_betas_zero_snr
-    if SAMPLERS[name] != sampling.sampler.kind:
+    if names.get(sampling.sampler.kind) != name:
         left_out.append(f"sampler {sampling.sampler.kind} is left out: its place is taken by DDIMScheduler")
     grid = sampling.grid
     if not isinstance(grid, (Leading, Trailing)):
@@ -125,6 +149,8 @@ def scheduler_json(process: NoiseProcess, prediction: Prediction, sampling: Samp
         written |= NO_CLIPPING
     if name == "DDIMScheduler":
         written |= {"set_alpha_to_one": True, "rescale_betas_zero_snr": process.zero_terminal_snr}
+    if name == DPM and sampling.sampler.kind == ALGORITHMS[SDE]:
+        written["algorithm_type"] = SDE
     if name == "PNDMScheduler":
         written |= {"skip_prk_steps": True, "set_alpha_to_one": True}
     return written, tuple(left_out)

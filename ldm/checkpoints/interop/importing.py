@@ -60,8 +60,7 @@ def import_checkpoint(
         imported, tower = import_compvis(tensors, recipe, source)
     _check_parts(imported)
     if tower is not None:
-        tokenizer = source / "tokenizer" if source.is_dir() else None
-        imported = _with_encoder(imported, tower, text_encoder, tokenizer, out.with_name(f"{out.name}-text-encoder"))
+        imported = _with_encoder(imported, tower, text_encoder, out.with_name(f"{out.name}-text-encoder"))
     imported.write(out, source.name)
     return imported.notes
 
@@ -82,16 +81,16 @@ def _check_parts(imported: Imported) -> None:
             raise UserError(f"pictures of {spec.size} pixels cannot be halved down to the denoiser's last level")
 
 
-def _with_encoder(imported: Imported, tower: TextTower, source: str | None, tokenizer: Path | None, out: Path) -> Imported:
+def _with_encoder(imported: Imported, tower: TextTower, source: str | None, out: Path) -> Imported:
     """With the text encoder's place in the spec, and its digest."""
     spec = imported.spec
     assert isinstance(spec, LatentDiffusionSpec)
-    config = spec.conditioning["text"]
-    assert isinstance(config, ClipPretrainedConfig)
+    ((name, config),) = ((name, config) for name, config in spec.conditioning.items() if isinstance(config, ClipPretrainedConfig))
     gives = tower.shape.get("hidden_size")
     if spec.denoiser.context_width != gives:
         raise UserError(f"the denoiser attends to tokens of width {spec.denoiser.context_width}; the text encoder gives {gives}")
-    config, note = settled(config, tower, source, tokenizer, out)
-    spec = replace(spec, conditioning={**spec.conditioning, "text": config})
-    parts = build_conditioners({"text": config}, context_width=gives, latent_channels=spec.first_stage.latent_channels)
-    return replace(imported, spec=spec.with_frozen(parts.frozen_digests()), notes=(*imported.notes, note))
+    others = {encoder: digest for encoder, digest in spec.frozen.items() if encoder != config.model}
+    config, note = settled(config, tower, source, out)
+    spec = replace(spec, conditioning={**spec.conditioning, name: config})
+    parts = build_conditioners({name: config}, context_width=gives, latent_channels=spec.first_stage.latent_channels)
+    return replace(imported, spec=spec.with_frozen(others | parts.frozen_digests()), notes=(*imported.notes, note))

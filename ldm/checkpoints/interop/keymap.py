@@ -6,7 +6,7 @@ each of its modules is called there; a place says which module stands where. All
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,7 @@ from ldm.checkpoints.interop.foreign_file import said
 from ldm.core.errors import UserError
 
 CHECKED_AT_ONCE = 1 << 20  # numbers: a check needs as much memory again
+DIVERGED = "the file is of a run that diverged"
 REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Dialect = Literal["compvis", "diffusers"]
 
@@ -78,10 +79,26 @@ class Entry:
 
 @dataclass(frozen=True)
 class Unused:
-    """Tensors of a peer's file that are passed over, and why; `starts` is how their names start."""
+    """Tensors of a peer's file that are passed over.
+
+    Attributes:
+        starts: how their names start.
+        reason: why.
+        shapes: of each, by the rest of its name; None = any rest and shape, of networks that no config describes.
+    """
 
     starts: str
     reason: str
+    shapes: Mapping[str, tuple[int, ...]] | None = None
+
+    def covers(self, name: str) -> bool:
+        return name.startswith(self.starts) and (self.shapes is None or name.removeprefix(self.starts) in self.shapes)
+
+    def check(self, name: str, tensor: Tensor, where: str) -> None:
+        """Refuses, by UserError, one of another shape, or with NaN."""
+        if self.shapes is not None:
+            check_shape(tensor, self.shapes[name.removeprefix(self.starts)], f"{where}{name}")
+        check_unread(tensor, f"{where}{name}")
 
 
 @dataclass(frozen=True)
@@ -127,22 +144,34 @@ class KeyMap:
         for name in sorted(wanted - theirs.keys()):
             raise UserError(f"{where}{name} is missing{self._key_of(name)}; the file and its config do not belong together")
         for name in sorted(theirs.keys() - wanted):
-            if not any(name.startswith(passed.starts) for passed in self.unused):
+            passed = self.unused_for(name)
+            if passed is None:
                 shape = tuple(theirs[name].shape)
                 raise UserError(f"{where}{name}, of shape {shape}, has no place in the network that the config describes")
+            passed.check(name, theirs[name], where)
         return {entry.ours: self._taken(entry, theirs, where) for entry in self.entries}
 
     def passed_over(self, theirs: Iterable[str]) -> dict[str, str]:
         """The reasons why tensors of the peer's are not used, by how their names start; only of those that are there."""
         names = tuple(theirs)
-        return {passed.starts: passed.reason for passed in self.unused if any(name.startswith(passed.starts) for name in names)}
+        return {passed.starts: passed.reason for passed in self.unused if any(passed.covers(name) for name in names)}
+
+    def unused_for(self, name: str) -> Unused | None:
+        """By what a peer's tensor is passed over."""
+        return next((passed for passed in self.unused if passed.covers(name)), None)
+
+    def notes(self, theirs: Iterable[str], where: str) -> list[str]:
+        """What is passed over, for the user: a line for each reason; `where` is what the names start with in the file."""
+        by_reason: dict[str, list[str]] = {}
+        for starts, reason in self.passed_over(theirs).items():
+            by_reason.setdefault(reason, []).append(f"{where}{starts}{'*' if starts.endswith('.') else ''}")
+        return [f"passed over {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
 
     def _taken(self, entry: Entry, theirs: Mapping[str, Tensor], where: str) -> Tensor:
         shapes = [part.shape for part in entry.form.give(torch.empty(entry.shape, device="meta"))]
         for name, shape in zip(entry.theirs, shapes, strict=True):
             found = theirs[name]
-            if found.shape != shape:
-                raise UserError(f"{where}{name} has shape {tuple(found.shape)}, the config wants {tuple(shape)}{self._key_of(name)}")
+            check_shape(found, shape, f"{where}{name}", self._key_of(name))
             check_numbers(found, f"{where}{name}")
         return entry.form.take(tuple(theirs[name] for name in entry.theirs), entry.shape)
 
@@ -190,6 +219,30 @@ def shapes_of(build: Callable[[], torch.nn.Module]) -> dict[str, torch.Size]:
         raise UserError(f"no network can be built as the config says ({said(error)})") from error
 
 
+def check_shape(tensor: Tensor, shape: Sequence[int], what: str, key: str = "") -> None:
+    """Refuses a tensor of another shape than wanted.
+
+    Args:
+        tensor, shape: that it has, and should have.
+        what: it is, and `key` the config key that sizes it, in brackets: for the error.
+
+    Raises:
+        UserError: so it is.
+    """
+    if tensor.shape != tuple(shape):
+        raise UserError(f"{what} has shape {tuple(tensor.shape)}, the config wants {tuple(shape)}{key}")
+
+
+def check_unread(tensor: Tensor, what: str) -> None:
+    """Refuses NaN in what is passed over: so the file is broken, whatever is read of it. Other numbers may be of any kind.
+
+    Raises:
+        UserError: there is some.
+    """
+    if any(piece.isnan().any() for piece in tensor.flatten().split(CHECKED_AT_ONCE)):
+        raise UserError(f"{what} holds NaN: {DIVERGED}")
+
+
 def check_numbers(tensor: Tensor, what: str) -> None:
     """Refuses weights that are no ordinary real numbers, or not all finite.
 
@@ -201,7 +254,7 @@ def check_numbers(tensor: Tensor, what: str) -> None:
         raise UserError(f"{what} holds {str(tensor.dtype).removeprefix('torch.')}; weights are of {known}")
     for piece in tensor.flatten().split(CHECKED_AT_ONCE):
         if not piece.isfinite().all():
-            raise UserError(f"{what} holds {'NaN' if piece.isnan().any() else 'infinite numbers'}: the file is of a run that diverged")
+            raise UserError(f"{what} holds {'NaN' if piece.isnan().any() else 'infinite numbers'}: {DIVERGED}")
 
 
 def _joined(start: str, name: str) -> str:

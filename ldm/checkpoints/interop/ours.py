@@ -41,16 +41,7 @@ class Ours:
         if "denoiser" not in opened.config:
             raise UserError(f"checkpoint {folder} is not of both stages; a first stage or classifier by itself is not exported")
         spec = located(opened.spec(LatentDiffusionSpec), opened.folder)
-        for kind, wanted, what in (
-            (type(spec.denoiser), UNetConfig, f"denoiser {spec.denoiser.kind!r}"),
-            (type(spec.first_stage), ConvolutionalConfig, f"first stage {spec.first_stage.kind!r}"),
-        ):
-            if not issubclass(kind, wanted):
-                raise UserError(f"checkpoint {folder}: {what} has no counterpart in other tools")
-        if spec.learned_variance:
-            raise UserError(f"checkpoint {folder}: learned_variance has no counterpart: other tools' samplers take the mean only")
-        if spec.network_input.kind != "table_index":
-            raise UserError(f"checkpoint {folder}: network_input {spec.network_input.kind!r} has no counterpart: theirs is table_index")
+        check_kinds(spec, f"checkpoint {folder}")
         parts = {name: opened.tensors(name) if opened.has(name) else {} for name in ("first_stage", "denoiser", "conditioner")}
         return Ours(spec=spec, **parts)
 
@@ -91,3 +82,21 @@ class Ours:
     def told_by(self, kind: type[Kind]) -> dict[str, Kind]:
         """Its conditioners of a kind."""
         return {name: config for name, config in self.spec.conditioning.items() if isinstance(config, kind)}
+
+
+def check_kinds(spec: LatentDiffusionSpec, where: str) -> None:
+    """Refuses parts that no peer has.
+
+    Raises:
+        UserError: so they are.
+    """
+    for kind, wanted, what in (
+        (type(spec.denoiser), UNetConfig, f"denoiser {spec.denoiser.kind!r}"),
+        (type(spec.first_stage), ConvolutionalConfig, f"first stage {spec.first_stage.kind!r}"),
+    ):
+        if not issubclass(kind, wanted):
+            raise UserError(f"{where}: {what} has no counterpart in other tools")
+    if spec.learned_variance:
+        raise UserError(f"{where}: learned_variance has no counterpart: other tools' samplers take the mean only")
+    if spec.network_input.kind != "table_index":
+        raise UserError(f"{where}: network_input {spec.network_input.kind!r} has no counterpart: theirs is table_index")

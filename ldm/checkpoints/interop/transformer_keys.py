@@ -41,13 +41,14 @@ HINTS: dict[Dialect, tuple[Hint, ...]] = {
     ),
 }
 WORD_OUTPUT = "to_logits."
-UNUSED = (Unused(WORD_OUTPUT, "the layer that would predict words, which no picture depends on"),)
 
 
 def transformer_keys(config: TransformerConfig, vocabulary: int, length: int, dialect: Dialect) -> KeyMap:
     """The map of a conditioner's transformer, without the projection after it, which peers have not; arguments as TokenTransformer's."""
     shapes = shapes_of(lambda: TokenTransformer(config, vocabulary, length))
-    return key_map(shapes, places(config), dialect, HINTS[dialect], UNUSED)
+    words = {"weight": (vocabulary, config.width), "bias": (vocabulary,)}
+    unused = Unused(WORD_OUTPUT, "the layer that would predict words, which no picture depends on", words)
+    return key_map(shapes, places(config), dialect, HINTS[dialect], (unused,))
 
 
 def places(config: TransformerConfig) -> Iterator[Place]:

@@ -1,0 +1,140 @@
+"""An imported Stable Diffusion, trained on whole or by adapters: both open in diffusers, and predict there what they do here."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+from interop_rows import SIZE, stable, write_clip, write_row
+from PIL import Image
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from ldm.app import convert, train_ldm
+from ldm.checkpoints.folder import Checkpoint
+from ldm.checkpoints.lora import load_lora, load_with_lora
+from ldm.checkpoints.model import load_latent_diffusion
+from ldm.conditioning.inputs import ConditionInputs
+from ldm.core.condition import Condition
+
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+TOLERANCE = 1e-4  # of the spread of what is predicted
+PROMPT = "red"
+COLOURS = ("red", "green", "blue", "gold")
+SHORT = (
+    "train.steps=2",
+    "train.batch_size=4",
+    "train.precision=fp32",
+    "train.sample_every=9",
+    "train.ema_decay=0.0",
+    "train.optimizer.warmup_steps=0",
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`base`, imported from a single file and exported to `base-diffusers`; `full` and `adapted`, two runs that went on with it."""
+    home = tmp_path_factory.mktemp("imported")
+    (home / "configs").symlink_to(ROOT / "configs")
+    (home / "my").mkdir()
+    rows = [("file", "caption")]
+    for number, colour in enumerate(COLOURS):
+        Image.new("RGB", (SIZE, SIZE), colour).save(home / "my" / f"{number}.png")
+        rows.append((f"{number}.png", colour))
+    with open(home / "my" / "captions.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+    write_row(home / "born", stable(write_clip(home / "clip", is_open=False), version=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        convert.main("export born --to compvis --out sd1.safetensors".split())
+        convert.main(f"import sd1.safetensors --text-encoder clip --size {SIZE} --out base".split())
+        convert.main("export base --to diffusers --out base-diffusers".split())
+        train_ldm.main(["init_from=base", "data.train=my", "--run-dir", "full", *SHORT, "train.optimizer.learning_rate=1e-4"])
+        lora = ("lora.rank=2", "lora.alpha=4", "train.optimizer.learning_rate=1e-3")
+        train_ldm.main(["init_from=base", "data.train=my", "--run-dir", "adapted", *SHORT, *lora])
+    return home
+
+
+@pytest.fixture(scope="module")
+def opened() -> Callable[[Path], diffusers.StableDiffusionPipeline]:
+    def open_one(folder: Path) -> diffusers.StableDiffusionPipeline:
+        pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return open_one
+
+
+X = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+TIMES = torch.tensor([3.0, 871.0])
+
+
+@torch.no_grad()
+def ours(folder: Path, network: nn.Module | None = None) -> Tensor:
+    """What a checkpoint of ours predicts of the prompt, (2, 4, 8, 8); by another network where one is given."""
+    parts = load_latent_diffusion(folder, CPU)
+    told: Condition = parts.conditioners(ConditionInputs(count=2, captions=(PROMPT, PROMPT)), (8, 8))
+    return (network or parts.network)(X, TIMES, told)
+
+
+@torch.no_grad()
+def theirs(pipeline: diffusers.StableDiffusionPipeline) -> Tensor:
+    """What a pipeline predicts of it, by its own text encoder."""
+    tokens, _ = pipeline.encode_prompt(PROMPT, CPU, 2, do_classifier_free_guidance=False)
+    return pipeline.unet(X, TIMES, tokens).sample
+
+
+def near(one: Tensor, other: Tensor) -> None:
+    assert_close(one, other, rtol=0, atol=TOLERANCE * other.std().item())
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    """As a share of the spread: what was trained is neither what it was nor something new."""
+    return ((one - other).std() / other.std()).item()
+
+
+def test_all_of_it_is_trained_and_opens_in_diffusers(home: Path, opened, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(home)
+    before, after = (Checkpoint.open(folder) for folder in ("base", "full/checkpoint"))
+    old, new = before.tensors("denoiser"), after.tensors("denoiser")
+    assert old.keys() == new.keys() and not [name for name in old if torch.equal(old[name], new[name])]
+    assert_close(after.tensors("first_stage"), before.tensors("first_stage"), rtol=0, atol=0)
+
+    convert.main("export full/checkpoint --to diffusers --out full-diffusers".split())
+    pipeline = opened(home / "full-diffusers")
+    assert type(pipeline) is diffusers.StableDiffusionPipeline
+    mine = ours(home / "full" / "checkpoint")
+    near(theirs(pipeline), mine)
+    assert 0.01 < distance(mine, ours(home / "base")) < 0.8
+    draw = torch.Generator().manual_seed(3)
+    picture = pipeline(PROMPT, height=SIZE, width=SIZE, num_inference_steps=2, generator=draw, output_type="pt").images
+    assert picture.shape == (1, 3, SIZE, SIZE) and picture.std() > 0.02
+
+
+def test_its_adapters_are_trained_and_load_in_diffusers(home: Path, opened, monkeypatch: pytest.MonkeyPatch):
+    """On the base that is exported, and merged into it."""
+    monkeypatch.chdir(home)
+    lora = load_lora("adapted/lora").tensors
+    ups = {name: tensor for name, tensor in lora.items() if name.endswith(".lora_B.weight")}
+    assert len(ups) > 10 and all(tensor.abs().max() > 1e-3 for tensor in ups.values())  # they are born zero
+
+    convert.main("export adapted/lora --to diffusers --out lora-diffusers".split())
+    pipeline = opened(home / "base-diffusers")
+    plain = ours(home / "base")
+    near(theirs(pipeline), plain)
+    pipeline.load_lora_weights("lora-diffusers")
+    told = theirs(pipeline)
+    near(told, ours(home / "base", load_with_lora("base", "adapted/lora", 1.0, CPU).network))
+    near(told, ours(home / "adapted" / "checkpoint"))
+    assert 0.01 < distance(told, plain) < 0.8
