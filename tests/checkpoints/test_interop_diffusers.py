@@ -153,6 +153,7 @@ def test_stable_diffusion(name: str, exported):
     ours, folder, _ = exported(name)
     pipeline = opened(folder)
     assert type(pipeline).__name__ == "StableDiffusionPipeline"
+    assert pipeline.unet.config.use_linear_projection == (name == "sd2")  # as the published ones
     asked = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "latents": noise(ours), "output_type": "pt"}
     theirs = pipeline(PROMPT, **asked, height=SIZE, width=SIZE).images
     near(our_picture(ours, ConditionInputs(count=1, captions=(PROMPT,))), theirs)

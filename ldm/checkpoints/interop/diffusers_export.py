@@ -18,7 +18,7 @@ from ldm.checkpoints.interop.diffusers_scheduler import scheduler_json
 from ldm.checkpoints.interop.diffusers_unet import TOKEN_PROJECTION, heads_differ, unet_json
 from ldm.checkpoints.interop.exported_parts import CONFIG, SMALL, small_names
 from ldm.checkpoints.interop.latent_scale import scaled_for_peer
-from ldm.checkpoints.interop.ours import Ours
+from ldm.checkpoints.interop.ours import Ours, is_second
 from ldm.checkpoints.interop.snippet import snippet
 from ldm.checkpoints.interop.transformer_keys import WORD_OUTPUT, transformer_keys
 from ldm.checkpoints.interop.unet_keys import unet_keys
@@ -151,8 +151,9 @@ def _left_out(ours: Ours) -> tuple[str, ...]:
 
 def _unet(ours: Ours, pipeline: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Its config and tensors; for LDMTextToImagePipeline with the projection of the tokens, which diffusers has in the UNet."""
-    sized = ours.unet()
-    tensors = unet_keys(sized.config, sized.in_channels, sized.out_channels, "diffusers").give(ours.denoiser)
+    sized = ours.unet(is_linear=is_second(ours.spec))
+    keys = unet_keys(sized.config, sized.in_channels, sized.out_channels, "diffusers", is_linear=sized.is_linear)
+    tensors = keys.give(ours.denoiser)
     for name in ours.spec.conditioning:
         projection = ours.conditioner.get(f"parts.{name}.projection.weight")
         if pipeline == "LDMTextToImagePipeline" and projection is not None:

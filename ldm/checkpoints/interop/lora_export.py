@@ -12,6 +12,7 @@ from ldm.checkpoints.folder import save_tensors
 from ldm.checkpoints.interop.clip_text import PT
 from ldm.checkpoints.interop.compvis_export import KNOWN_CHANNELS, KNOWN_TEXT, whole
 from ldm.checkpoints.interop.diffusers_unet import SizedUNet, unet_json
+from ldm.checkpoints.interop.ours import is_second
 from ldm.checkpoints.interop.unet_keys import unet_keys
 from ldm.checkpoints.lora import LoadedLora
 from ldm.core.errors import UserError
@@ -84,4 +85,7 @@ def _layers(lora: LoadedLora) -> Iterator[tuple[str, Tensor, Tensor]]:
     for name, down in lora.tensors.items():
         if name.endswith(DOWN):
             layer = name.removesuffix(DOWN)
-            yield names[f"{layer}.weight"].removesuffix(".weight"), down, lora.tensors[layer + UP]
+            theirs, up = names[f"{layer}.weight"].removesuffix(".weight"), lora.tensors[layer + UP]
+            if is_second(lora.spec.base) and theirs.endswith((".proj_in", ".proj_out")):
+                down, up = down.flatten(1), up.flatten(1)
+            yield theirs, down, up

@@ -84,6 +84,11 @@ class Ours:
         return {name: config for name, config in self.spec.conditioning.items() if isinstance(config, kind)}
 
 
+def is_second(spec: LatentDiffusionSpec) -> bool:
+    """Whether it reads text as Stable Diffusion 2 does, whose UNet has linear projections in diffusers instead of 1x1 convolutions."""
+    return any(isinstance(part, ClipPretrainedConfig) and part.layer == "penultimate" for part in spec.conditioning.values())
+
+
 def check_kinds(spec: LatentDiffusionSpec, where: str) -> None:
     """Refuses parts that no peer has.
 
