@@ -78,7 +78,7 @@ class Objective:
         if self._weight(t) == 0:
             raise UserError(
                 f"weighting {self.weighting.kind!r} weighs nothing where no signal is left (zero_terminal_snr, rectified_flow), and "
-                "sampling starts there: take 'constant', 'min_snr' or 'edm'"
+                "sampling starts there: take 'constant', 'edm', or 'min_snr' without as_published"
             )
         edm = (EDMPrediction, EDMInput, EDMWeighting)
         said = {part.sigma_data for part in (self.prediction, self.network_input, self.weighting) if isinstance(part, edm)}

@@ -45,9 +45,14 @@ class MinSNR(Weighting):
     gives the noisiest step no weight when the terminal SNR is zero, so the network is never taught where sampling starts; here
     gain^-2 = snr + 1 and the weight on the output is min(1, gamma / (snr + 1)), 1 at the noisiest. For x0 it is min(max(snr, 1), gamma):
     Salimans & Ho's truncated SNR, capped.
+
+    Attributes:
+        gamma: the cap.
+        as_published: w = min(snr, gamma) for every prediction, which weighs nothing where no signal is left.
     """
 
     gamma: float = 5.0
+    as_published: bool = False
 
     def __post_init__(self) -> None:
         if not self.gamma > 0:
@@ -55,7 +60,8 @@ class MinSNR(Weighting):
 
     def of_output(self, log_snr: Tensor, x0_gain: Tensor) -> Tensor:
         square = x0_gain.square()
-        return torch.maximum(log_snr.exp(), 1 / square).clamp(max=self.gamma) * square
+        snr = log_snr.exp()
+        return (snr if self.as_published else torch.maximum(snr, 1 / square)).clamp(max=self.gamma) * square
 
 
 @kind("snr")

@@ -194,6 +194,16 @@ def test_min_snr_on_v_and_x0_by_their_formulas() -> None:
     assert_close(got, snr.clamp(min=1, max=5))
 
 
+def test_min_snr_as_published() -> None:
+    """Hang et al. 2023, sec. 3.4: of eps min(snr, gamma) / snr, of v min(snr, gamma) / (snr + 1), of x0 min(snr, gamma)."""
+    published = MinSNR(gamma=5, as_published=True)
+    for prediction, scale in ((EpsPrediction(), lambda snr: snr), (VPrediction(), lambda snr: snr + 1), (X0Prediction(), torch.ones_like)):
+        snr, got = weight(published, prediction, DiscreteVP())
+        assert_close(got, snr.clamp(max=5) / scale(snr))
+    with pytest.raises(UserError, match="'min_snr' weighs nothing where no signal is left"):
+        Objective(process=DiscreteVP(zero_terminal_snr=True), prediction=VPrediction(), weighting=published)
+
+
 @pytest.mark.parametrize("prediction", [VPrediction(), X0Prediction()], ids=lambda p: p.kind)
 @pytest.mark.parametrize("weighting", [Constant(), MinSNR(), EDMWeighting(sigma_data=1.0)], ids=lambda w: w.kind)
 def test_the_noisiest_step_is_taught_with_zero_terminal_snr(weighting: Weighting, prediction: Prediction) -> None:

@@ -41,7 +41,8 @@ PEER_NAMES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 PEER_BETAS = {"linear": "linear", "sqrt_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 every_prediction = pytest.mark.parametrize("prediction", [Prediction.of_kind(name)() for name in PEER_NAMES], ids=lambda p: p.kind)
 eps_or_v = pytest.mark.parametrize("prediction", [Prediction.of_kind(name)() for name in ("eps", "v")], ids=lambda p: p.kind)
-every_table = pytest.mark.parametrize("process", [DiscreteVP(), DiscreteVP(spacing="linear"), DiscreteVP(spacing="cosine")], ids=repr)
+HO = DiscreteVP(spacing="linear", beta_first=1e-4, beta_last=0.02)
+every_table = pytest.mark.parametrize("process", [DiscreteVP(), HO, DiscreteVP(spacing="cosine")], ids=repr)
 
 
 def network(x: Tensor, clock: Tensor, condition: Condition) -> Tensor:
@@ -115,7 +116,9 @@ def peers_double(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @every_table
 def test_tables(process: DiscreteVP) -> None:
-    scheduler = diffusers.DDPMScheduler(beta_schedule=PEER_BETAS[process.spacing], beta_start=8.5e-4, beta_end=1.2e-2)
+    scheduler = diffusers.DDPMScheduler(
+        beta_schedule=PEER_BETAS[process.spacing], beta_start=process.beta_first, beta_end=process.beta_last
+    )
     t = torch.arange(1, 1001, dtype=torch.float64) / 1000
     assert_close(process.alpha(t).square().float(), scheduler.alphas_cumprod, rtol=1e-4, atol=0)
 
