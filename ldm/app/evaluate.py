@@ -93,7 +93,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--reference-images", type=int, metavar="N", help=f"training pictures to compare with (ldm; default: all, {MOST:,} at most)"
     )
     parser.add_argument("--precision", choices=get_args(Precision), help="of the networks that sample (ldm; default: fp32)")
-    parser.add_argument("--background", default="255,255,255", help="R,G,B that transparent pictures are laid on (default: %(default)s)")
+    parser.add_argument("--background", help="R,G,B that transparent pictures are laid on (default: as the model was trained)")
     add_sampling_flags(parser)
     parser.add_argument("--classifier", help="checkpoint of a noise-aware classifier that leads each picture to its label (ldm)")
     parser.add_argument("--classifier-scale", type=float, help="how strongly; 1 = Bayes' rule (ldm; default: 1)")
@@ -122,7 +122,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if options.bits_per_dim is not None and options.precision not in (None, "fp32"):
         raise UserError(f"bits/dim are of the networks in fp32: ask for them without --precision {options.precision}")
     options.out = options.out or Path(f"outputs/evaluate-{options.stage}")
-    options.background = _levels(options.background)
+    options.background = None if options.background is None else _levels(options.background)
     return options
 
 

@@ -33,7 +33,7 @@ class Asked:
         place: of the training pictures.
         held_out: of the held-out pictures; None = the split in `place`.
         split: whether held-out or training pictures tell what to make.
-        background: that transparent pictures are laid on.
+        background: that transparent pictures are laid on; None = as the model was trained.
         name: of the model, for the JSON.
         count: pictures to make; None = one for each picture of the split.
         reference_count: training pictures to compare with, from the first; None = all, MOST at most.
@@ -47,7 +47,7 @@ class Asked:
     place: str
     held_out: str | None
     split: Split
-    background: tuple[int, int, int]
+    background: tuple[int, int, int] | None
     name: str
     count: int | None
     reference_count: int | None
@@ -71,7 +71,7 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, asked: Asked) -> Result:
             classifier or a judge that does not fit.
     """
     spec = model.spec
-    at_size = Preprocessing(size=spec.size, channels=spec.first_stage.image_channels, background=asked.background)
+    at_size = Preprocessing(size=spec.size, channels=spec.first_stage.image_channels, background=asked.background or spec.background)
     training = training_pictures(asked.place, at_size, asked.reference_count)
     told = training if asked.split == "train" else _held_out(asked.place, asked.held_out, at_size)
     is_held_out = asked.split == "val"

@@ -26,14 +26,14 @@ from ldm.pretrained import vgg_lpips
 LATENT = "the posterior's mean"  # nothing is drawn
 
 
-def evaluate_vae(model: str, place: str, split: Split, background: tuple[int, int, int], count: int | None) -> Result:
+def evaluate_vae(model: str, place: str, split: Split, background: tuple[int, int, int] | None, count: int | None) -> Result:
     """L1, PSNR, SSIM, LPIPS and rFID of the first stage in a checkpoint of either stage.
 
     Args:
         model: checkpoint folder.
         place: of the pictures.
         split: of the place.
-        background: that transparent pictures are laid on.
+        background: that transparent pictures are laid on; None = as the model was trained.
         count: pictures, at most; None = all.
 
     Raises:
@@ -42,7 +42,7 @@ def evaluate_vae(model: str, place: str, split: Split, background: tuple[int, in
     first_stage, spec, _ = load_first_stage(model, device())
     if isinstance(spec.first_stage, IdentityConfig):
         raise UserError(f"checkpoint {model} works on pixels: it has no first stage to evaluate; evaluate it with: evaluate.py ldm")
-    how = Preprocessing(size=spec.size, channels=spec.first_stage.image_channels, background=background)
+    how = Preprocessing(size=spec.size, channels=spec.first_stage.image_channels, background=background or spec.background)
     if split == "val":
         drawn = held_out_pictures(place, how, shared=False, count=count)
     else:

@@ -126,6 +126,7 @@ def main(arguments: Sequence[str]) -> None:
         learned_variance=config.learned_variance,
         conditioning=conditioning,
         sampling=config.sampling,
+        background=config.data.background,
     )
     conditioners = spec.build_conditioners()
     spec = spec.with_frozen(conditioners.frozen_digests())

@@ -81,6 +81,7 @@ def main(arguments: Sequence[str]) -> None:
         size=config.data.size,
         first_stage=config.first_stage,
         space=LatentSpace(channels=config.first_stage.latent_channels, ratio=config.first_stage.ratio),
+        background=config.data.background,
     )
     loss = config.loss.build(config.data.channels)
     task = AutoencoderTask(spec, first_stage, loss, train_set, held_out, config.train, config.seed, world)

@@ -38,12 +38,14 @@ class AutoencoderSpec:
         name: of the run.
         size: pictures' side in training, in pixels.
         space: the latent contract; its digest is of the stored weights.
+        background: RGB, 0 to 255, that transparent pictures were laid on in training.
     """
 
     name: str
     size: int
     first_stage: FirstStageConfig
     space: LatentSpace
+    background: tuple[int, int, int] = (255, 255, 255)
 
     def with_space(self, space: LatentSpace) -> AutoencoderSpec:
         return dataclasses.replace(self, space=space)
@@ -77,6 +79,7 @@ class LatentDiffusionSpec:
         network_input: what the denoiser is fed; checkpoints from before it could be chosen do not name it.
         learned_variance: the denoiser has twice the channels, see `ldm.diffusion.denoiser`.
         frozen: sha256 of each frozen pretrained encoder that is used but not stored.
+        background: RGB, 0 to 255, that transparent pictures were laid on in training.
     """
 
     name: str
@@ -91,6 +94,7 @@ class LatentDiffusionSpec:
     conditioning: dict[str, ConditionerConfig]
     sampling: SamplingDefaults
     frozen: dict[str, str] = field(default_factory=dict)
+    background: tuple[int, int, int] = (255, 255, 255)
 
     def with_frozen(self, digests: dict[str, str]) -> LatentDiffusionSpec:
         return dataclasses.replace(self, frozen=digests)
@@ -155,7 +159,9 @@ def load_first_stage(folder: Path | str, device: torch.device) -> tuple[FirstSta
     _refuse_others(opened)
     if "denoiser" in opened.config:  # stage two's: it has all of stage one's keys
         whole = opened.spec(LatentDiffusionSpec)
-        spec = AutoencoderSpec(name=whole.name, size=whole.size, first_stage=whole.first_stage, space=whole.space)
+        spec = AutoencoderSpec(
+            name=whole.name, size=whole.size, first_stage=whole.first_stage, space=whole.space, background=whole.background
+        )
     else:
         spec = opened.spec(AutoencoderSpec)
     weights = _weights(opened, "first_stage")

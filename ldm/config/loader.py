@@ -157,7 +157,7 @@ def _tuple(content: Any, arguments: tuple[Any, ...], path: str) -> tuple[Any, ..
 
 def _family(content: Any, family: type[Family], path: str) -> Family:
     if isinstance(content, str):
-        content = _from_words(content, path)
+        content = from_words(content, path)
     if not isinstance(content, dict):
         raise _mismatch(content, "a mapping with `kind:`", path)
     content = dict(content)
@@ -169,8 +169,12 @@ def _family(content: Any, family: type[Family], path: str) -> Family:
     return _dataclass(content, family.of_kind(name), path)
 
 
-def _from_words(text: str, path: str) -> dict[str, Any]:
-    """`pc corrections=0` is short for `{kind: pc, corrections: 0}`."""
+def from_words(text: str, path: str) -> dict[str, Any]:
+    """A part in words as a mapping: `pc corrections=0` is short for `{kind: pc, corrections: 0}`.
+
+    Raises:
+        UserError: a setting that is no key=value; `path` is the key that it stands at.
+    """
     name, *settings = text.split() or [""]
     content: dict[str, Any] = {"kind": name}
     for setting in settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -81,6 +82,18 @@ def test_the_reference_is_kept_and_made_anew_when_the_data_change(home, stand_in
     stand_in.calls = 0
     other = measured(f"{words} --background 0,0,0", monkeypatch, capsys)
     assert stand_in.calls == 12 + 6 + 6 and other["preprocessing"]["background"] == [0, 0, 0]
+
+
+def test_transparent_pictures_are_laid_on_what_the_model_was_trained_with(home, monkeypatch, capsys):
+    opened = LatentDiffusion.from_pretrained
+
+    def on_blue(*said, **more):
+        model = opened(*said, **more)
+        return dataclasses.replace(model, spec=dataclasses.replace(model.spec, background=(0, 0, 250)))
+
+    monkeypatch.setattr(LatentDiffusion, "from_pretrained", staticmethod(on_blue))
+    assert measured(f"{LDM} --model plain", monkeypatch, capsys)["preprocessing"]["background"] == [0, 0, 250]
+    assert measured(f"{LDM} --model plain --background 0,0,0", monkeypatch, capsys)["preprocessing"]["background"] == [0, 0, 0]
 
 
 def test_a_model_that_gives_back_the_pictures_of_the_captions(home, monkeypatch, capsys):

@@ -15,6 +15,7 @@ from tiny_runs import checkpoint, metrics, state
 from ldm import LatentDiffusion
 from ldm.app import door, train_ldm, txt2img
 from ldm.app.description import describe
+from ldm.app.finetuning import completed
 from ldm.checkpoints.folder import Checkpoint
 from ldm.checkpoints.lora import load_lora
 from ldm.checkpoints.model import (
@@ -25,13 +26,16 @@ from ldm.checkpoints.model import (
     write_autoencoder,
     write_latent_diffusion,
 )
-from ldm.config.loader import dump, to_yaml
+from ldm.config.loader import dump, read, to_yaml
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 SHORT = ["data.train=my", "train.batch_size=4", "train.precision=fp32", "train.checkpoint_every=2", "train.sample_every=9"]
 STILL = ["train.steps=1", "train.optimizer.learning_rate=1e-30"]  # a run whose only step moves nothing
-LORA = ["lora.rank=2", "lora.alpha=6", "lora.targets=transformer", "denoiser.dropout=0.2", "train.optimizer.learning_rate=3e-2"]
+LORA = [
+    *("lora.rank=2", "lora.alpha=6", "lora.targets=transformer", "denoiser.dropout=0.2", "train.optimizer.learning_rate=3e-2"),
+    "data.background=[1,2,3]",
+]
 
 
 def furnish(home: Path, squares: Path) -> None:
@@ -204,6 +208,18 @@ def test_a_base_with_the_adapters_draws_what_the_run_s_checkpoint_draws(adapted:
         drawn[name] = (tmp_path / name / "grid.png").read_bytes()
     assert drawn["whole"] == drawn["told"] and drawn["none"] == drawn["base"]
     assert len(set(drawn.values())) == 3
+
+
+def test_a_run_writes_down_what_transparent_pictures_were_laid_on(adapted: Path):
+    assert read_spec(adapted / "base").background == (255, 255, 255)
+    assert read_spec(adapted / "run" / "checkpoint").background == (1, 2, 3)
+    assert load_first_stage(adapted / "run" / "checkpoint", CPU)[1].background == (1, 2, 3)
+
+
+def test_settings_in_words_reach_a_run_that_goes_on_with_a_model(adapted: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(adapted)
+    content = completed(read("configs/ldm/finetune.yaml", ["init_from=base", "sampling.sampler=ddim eta=0.5"]))
+    assert content["sampling"]["sampler"] == {"kind": "ddim", "eta": 0.5}
 
 
 def test_a_lora_is_added_to_whole_weights_before_they_are_held_in_half(adapted: Path):
