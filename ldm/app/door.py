@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -28,14 +29,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
-    """Calls main with the command line and exits: 0 done, 2 the user's mistake, 130 interrupted.
+    """Calls main with the command line and exits: 0 done, 2 the user's mistake, 130 interrupted, 141 its output closed.
 
     Anything that is neither is our own bug and keeps its traceback.
     """
     try:
         main(sys.argv[1:])
+        sys.stdout.flush()
     except UserError as error:
         _refuse(str(error))
+    except BrokenPipeError:  # whoever reads our output has enough of it, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest goes at the exit
+        sys.exit(141)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _refuse(

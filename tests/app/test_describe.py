@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -181,6 +183,15 @@ def test_the_1_45_billion_model_in_seconds_as_json(capsys):
     # A step is at least forward and backward of every weight of the denoiser at one of 1024 places, twice for checkpointing.
     assert told["flops"]["run"] == 390_000 * told["flops"]["step"]
     assert 5e14 < told["flops"]["step"] < 2e15
+
+
+def test_output_that_is_not_read_to_its_end_is_no_error():
+    """As of `describe.py ... | head`."""
+    command = [sys.executable, "scripts/describe.py", "--config", "configs/vae/emoji-f4.yaml", "--json"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as done:
+        done.stdout.close()
+        said = done.stderr.read()
+    assert (done.returncode, said) == (141, "")
 
 
 def test_the_text_says_what_the_json_says(capsys):
