@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from ldm.data.config import DataConfig
 from ldm.data.open import open_dataset
 from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.pipelines.canvas import as_pictures
+from ldm.pipelines.sampling import Sampling
 
 SHOWN = 9
 SMALLEST = 56  # a tile's side: small pictures are enlarged
@@ -34,18 +36,21 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="pictures to noise, with a held-out split")
     parser.add_argument("--start", type=float, default=0.5, help="noise level of the real picture, in (0, 1] (default: %(default)s)")
     parser.add_argument("--pictures", type=int, default=2, help="of each kind (default: %(default)s)")
+    parser.add_argument("--sampler", help="with its settings (default: as the model says)")
+    parser.add_argument("--steps", type=int, help="of the sampler (default: as the model says)")
     parser.add_argument("--out", type=Path, default=Path("outputs/strips.png"), help="picture to write (default: %(default)s)")
     options = parser.parse_args()
     model = LatentDiffusion.from_pretrained(options.model)
+    how = model.sampling(sampler=options.sampler, steps=options.steps, guidance=1.0)
     rows = []
     for seed in range(options.pictures):
-        rows += strip(model, seed, 1.0, None, "noise")
+        rows += strip(model, replace(how, seed=seed), 1.0, None, "noise")
     data = open_dataset(
         DataConfig(train=options.data, val=options.data, size=model.spec.size, channels=model.first_stage.image_channels), "val", 0
     )
     for seed, sample in enumerate(data.some(options.pictures)):
         real = model.first_stage.encode(sample.image[None].to(model.device))
-        rows += strip(model, seed, options.start, real, "a real picture")
+        rows += strip(model, replace(how, seed=seed), options.start, real, "a real picture")
     sheet = drawn(rows, model.spec.size)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(options.out)
@@ -56,7 +61,7 @@ Row = tuple[list[Image.Image], list[str], str]
 """Tiles, what stands over each, and what stands over the row."""
 
 
-def strip(model: LatentDiffusion, seed: int, start: float, real: Tensor | None, said: str) -> list[Row]:
+def strip(model: LatentDiffusion, how: Sampling, start: float, real: Tensor | None, said: str) -> list[Row]:
     """Two rows: x_t, and the estimate of x0, at times evenly spread over the solver's steps."""
     seen: list[tuple[float, Tensor, Tensor]] = []
 
@@ -68,7 +73,6 @@ def strip(model: LatentDiffusion, seed: int, start: float, real: Tensor | None, 
 
         return inner
 
-    how = model.sampling(seed=seed, guidance=1.0)
     last = model.generate(model.untold(), how, start=start, start_latent=real, wrap=watched)
     shown = [seen[i] for i in torch.linspace(0, len(seen) - 1, SHOWN).round().int().tolist()]
     times = [f"t = {t:.2f}" for t, _, _ in shown]
