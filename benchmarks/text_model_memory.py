@@ -27,7 +27,7 @@ from ldm.app.train_ldm import TrainLDM
 from ldm.checkpoints.interop.compvis_export import export_compvis
 from ldm.checkpoints.interop.importing import import_checkpoint
 from ldm.checkpoints.interop.ours import Ours
-from ldm.checkpoints.model import LatentDiffusionSpec, load_latent_diffusion, write_latent_diffusion
+from ldm.checkpoints.model import load_latent_diffusion, write_latent_diffusion
 from ldm.config.loader import load
 from ldm.first_stage.latent_space import LatentSpace, weights_digest
 
@@ -91,17 +91,7 @@ def make(home: Path) -> None:
     space = LatentSpace(
         channels=stage.latent_channels, ratio=stage.ratio, scale=(config.first_stage.scale or 1.0,), digest=weights_digest(first_stage)
     )
-    spec = LatentDiffusionSpec(
-        name=config.name,
-        size=config.data.size,
-        first_stage=stage,
-        space=space,
-        denoiser=config.denoiser,
-        process=config.process,
-        prediction=config.prediction,
-        conditioning=config.conditioning,
-        sampling=config.sampling,
-    )
+    spec = config.spec(stage, space, config.conditioning)
     with torch.device("meta"):
         conditioners = spec.build_conditioners()
     parts = random_weights(lambda: spec.build_network(conditioners), 2), random_weights(lambda: conditioners, 3)

@@ -17,7 +17,6 @@ from ldm.app.footprint import Footprint, measure, training_footprint
 from ldm.app.frozen_first_stage import FirstStageSource, check_fit
 from ldm.app.train_ldm import TrainLDM
 from ldm.app.train_vae import TrainVAE
-from ldm.checkpoints.model import LatentDiffusionSpec
 from ldm.conditioning.conditioner import ConditionerConfig
 from ldm.conditioning.inpaint_mask import InpaintMask
 from ldm.conditioning.inputs import ConditionInputs
@@ -183,19 +182,8 @@ def _of_autoencoder(config: TrainVAE) -> Description:
 def _of_diffusion(config: TrainLDM) -> Description:
     stage_config = first_stage_of(config.first_stage, config.data.channels)
     check_fit(config.data, stage_config)
-    spec = LatentDiffusionSpec(
-        name=config.name,
-        size=config.data.size,
-        first_stage=stage_config,
-        space=LatentSpace(channels=stage_config.latent_channels, ratio=stage_config.ratio),
-        denoiser=config.denoiser,
-        process=config.process,
-        prediction=config.prediction,
-        network_input=config.network_input,
-        learned_variance=config.learned_variance,
-        conditioning=_closed(config),
-        sampling=config.sampling,
-    )
+    space = LatentSpace(channels=stage_config.latent_channels, ratio=stage_config.ratio)
+    spec = config.spec(stage_config, space, _closed(config))
     with META:
         first_stage = stage_config.build().requires_grad_(False)
         conditioners = spec.build_conditioners()

@@ -32,8 +32,11 @@ from ldm.diffusion.prediction import Prediction
 from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.time_density import TimeDensity, UniformSteps
 from ldm.diffusion.weighting import Weighting
+from ldm.first_stage.config import FirstStageConfig
+from ldm.first_stage.latent_space import LatentSpace
 from ldm.networks.config import DenoiserNetworkConfig
 from ldm.networks.lora import Lora
+from ldm.samplers.ddpm import DDPM
 from ldm.training.config import TrainConfig
 from ldm.training.diffusion_task import DiffusionTask
 from ldm.training.distributed import World
@@ -83,7 +86,34 @@ class TrainLDM:
             raise UserError("boxes are other ones in each view of a picture, and are not kept: set data.cache_latents=false")
         if self.lora is not None and not self.init_from:
             raise UserError("lora needs init_from: adapters are trained beside a model that is there")
+        if self.sampling.threshold is not None and self.first_stage.kind != "identity":
+            raise UserError("sampling.threshold is for models on pixels, which lie in [-1, 1]; latents have no such range: set it to null")
+        if not self.learned_variance and self.sampling.sampler == DDPM(variance="learned"):
+            raise UserError("sampling.sampler: this model learns no variance: set ddpm's to small or large, or learned_variance to true")
         self.objective()  # refuses parts that make no sense together, before anything is opened
+
+    def spec(self, first_stage: FirstStageConfig, space: LatentSpace, conditioning: dict[str, ConditionerConfig]) -> LatentDiffusionSpec:
+        """The model that the run trains.
+
+        Args:
+            first_stage: that `first_stage` names.
+            space: its latent contract.
+            conditioning: the config's, with what it leaves to the training data taken from them.
+        """
+        return LatentDiffusionSpec(
+            name=self.name,
+            size=self.data.size,
+            first_stage=first_stage,
+            space=space,
+            denoiser=self.denoiser,
+            process=self.process,
+            prediction=self.prediction,
+            network_input=self.network_input,
+            learned_variance=self.learned_variance,
+            conditioning=conditioning,
+            sampling=self.sampling,
+            background=self.data.background,
+        )
 
     def objective(self) -> Objective:
         """The loss. Pixels lie on levels, for which the bound's last term is a probability; latents do not."""
@@ -114,20 +144,7 @@ def main(arguments: Sequence[str]) -> None:
     run = open_run(options.run_dir or Path("runs") / config.name, config, world)
 
     torch.manual_seed(digest(config.seed, "weights"))
-    spec = LatentDiffusionSpec(
-        name=config.name,
-        size=config.data.size,
-        first_stage=first_stage_config,
-        space=space,
-        denoiser=config.denoiser,
-        process=config.process,
-        prediction=config.prediction,
-        network_input=config.network_input,
-        learned_variance=config.learned_variance,
-        conditioning=conditioning,
-        sampling=config.sampling,
-        background=config.data.background,
-    )
+    spec = config.spec(first_stage_config, space, conditioning)
     conditioners = spec.build_conditioners()
     spec = spec.with_frozen(conditioners.frozen_digests())
     lora = None

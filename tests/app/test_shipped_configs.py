@@ -12,6 +12,7 @@ from ldm.app.description import describe
 from ldm.app.train_classifier import TrainClassifier
 from ldm.app.train_ldm import TrainLDM
 from ldm.config.loader import build, load
+from ldm.core.errors import UserError
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.diffusion.processes.vp_sde import VPSDE
 from ldm.samplers.sampler import Sampler
@@ -54,6 +55,18 @@ def test_improved_ddpm_samples_with_the_variance_that_it_learns():
     fixed = load(PIXEL / "cifar10-iddpm.yaml", TrainLDM, ["learned_variance=false", "vlb_weight=null"])
     assert config.learned_variance and config.vlb_weight == 0.001 and not fixed.learned_variance
     assert config.sampling == fixed.sampling and config.sampling.sampler == build("ddpm", Sampler)
+
+
+@pytest.mark.parametrize(
+    "config, override, said",
+    [
+        ("ldm/emoji.yaml", "sampling.threshold=clip", "sampling.threshold is for models on pixels.*set it to null"),
+        ("pixel/mnist-ddpm.yaml", "sampling.sampler=ddpm variance=learned", "learns no variance: set ddpm's to small or large"),
+    ],
+)
+def test_sampling_that_the_model_cannot_have_is_refused_before_it_is_trained(config: str, override: str, said: str):
+    with pytest.raises(UserError, match=said):
+        load(ROOT / "configs" / config, TrainLDM, [override])
 
 
 def test_the_pair_differs_by_attention_alone():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults, write_latent_diffusion
+from ldm.conditioning.bert_pretrained import BertPretrainedConfig
 from ldm.conditioning.bert_scratch import BertScratchConfig
 from ldm.conditioning.boxes import BoxesConfig
 from ldm.conditioning.class_label import ClassLabelConfig
@@ -74,6 +75,16 @@ ROWS = {
     ),
     "small": Row(unet=PLAIN, told={"small": LowResolutionConfig()}, first_stage=VQ),
 }
+
+MANY = Row(  # told everything at once
+    unet=replace(TOLD, vector_width=6),
+    told={
+        "text": BertPretrainedConfig(max_tokens=7, vector_width=6),
+        "class": ClassLabelConfig(num_classes=3, width=6),
+        "mask": InpaintMaskConfig(),
+        "map": SemanticMapConfig(num_classes=4),
+    },
+)
 
 
 def stable(text_encoder: Path, *, version: int, has_mask: bool = False) -> Row:

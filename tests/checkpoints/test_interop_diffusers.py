@@ -12,7 +12,7 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
-from interop_rows import KL, KL_4, ROWS, SIZE, TOLD, Row, stable, write_clip, write_row
+from interop_rows import KL, KL_4, MANY, ROWS, SIZE, TOLD, Row, stable, write_clip, write_row
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
@@ -24,12 +24,8 @@ from ldm.checkpoints.interop.diffusers_scheduler import noising_of, scheduler_js
 from ldm.checkpoints.interop.importing import import_checkpoint
 from ldm.checkpoints.interop.ours import Ours
 from ldm.checkpoints.model import LatentDiffusionSpec, load_first_stage, load_latent_diffusion
-from ldm.conditioning.bert_pretrained import BertPretrainedConfig
 from ldm.conditioning.bert_scratch import BertScratchConfig
-from ldm.conditioning.class_label import ClassLabelConfig
-from ldm.conditioning.inpaint_mask import InpaintMaskConfig
 from ldm.conditioning.inputs import ConditionInputs
-from ldm.conditioning.semantic_map import SemanticMapConfig
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.diffusion.denoiser import Denoiser
@@ -51,15 +47,6 @@ LDM_TEXT = Row(
     unet=TOLD,
     told={"text": BertScratchConfig(width=24, depth=1, heads=2, head_width=8, max_tokens=77, is_masked=False)},
     first_stage=replace(KL_4, multipliers=(1, 1, 1, 1)),
-)
-MANY = Row(
-    unet=replace(TOLD, vector_width=6),
-    told={
-        "text": BertPretrainedConfig(max_tokens=7, vector_width=6),
-        "class": ClassLabelConfig(num_classes=3, width=6),
-        "mask": InpaintMaskConfig(),
-        "map": SemanticMapConfig(num_classes=4),
-    },
 )
 MASKED_TEXT = replace(ROWS["text"], told={"text": BertScratchConfig(width=24, depth=1, heads=2, head_width=8, max_tokens=9)})
 NOT_MEASURED = {"shift": (0.3, -0.2, 0.1), "scale": (1.2, 0.7, 1.0)}

@@ -44,17 +44,7 @@ def test_a_published_model_there_and_back(name: str, tmp_path: Path, monkeypatch
     monkeypatch.setattr(recipe, "weights_digest", lambda _: "digest")
     config = load(f"configs/published/{name}.yaml", TrainLDM)
     stage = first_stage_of(config.first_stage, config.data.channels)
-    spec = LatentDiffusionSpec(
-        name=name,
-        size=config.data.size,
-        first_stage=stage,
-        space=LatentSpace(channels=stage.latent_channels, ratio=stage.ratio),
-        denoiser=config.denoiser,
-        process=config.process,
-        prediction=config.prediction,
-        conditioning=config.conditioning,
-        sampling=config.sampling,
-    )
+    spec = config.spec(stage, LatentSpace(channels=stage.latent_channels, ratio=stage.ratio), config.conditioning)
     with torch.device("meta"):
         conditioners = spec.build_conditioners()
         network, autoencoder = spec.build_network(conditioners), stage.build()

@@ -12,7 +12,7 @@ import diffusers
 import pytest
 import torch
 import yaml
-from interop_rows import KL, ROWS, SIZE, TOLD, VQ, Row, stable, write_clip, write_row
+from interop_rows import KL, MANY, ROWS, SIZE, VQ, stable, write_clip, write_row
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
@@ -22,26 +22,13 @@ from ldm.checkpoints.interop.diffusers_export import export_diffusers
 from ldm.checkpoints.interop.importing import import_checkpoint
 from ldm.checkpoints.interop.ours import Ours
 from ldm.checkpoints.model import LatentDiffusionSpec, load_first_stage
-from ldm.conditioning.bert_pretrained import BertPretrainedConfig
-from ldm.conditioning.class_label import ClassLabelConfig
 from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
-from ldm.conditioning.inpaint_mask import InpaintMaskConfig
-from ldm.conditioning.semantic_map import SemanticMapConfig
 from ldm.core.errors import UserError
 from ldm.diffusion.grid import Trailing
 from ldm.samplers.dpmpp_2m import DPMpp2M
 
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
 CPU = torch.device("cpu")
-MANY = Row(
-    unet=replace(TOLD, vector_width=6),
-    told={
-        "text": BertPretrainedConfig(max_tokens=7, vector_width=6),
-        "class": ClassLabelConfig(num_classes=3, width=6),
-        "mask": InpaintMaskConfig(),
-        "map": SemanticMapConfig(num_classes=4),
-    },
-)
 STABLE = ("sd1", "sd1 mask", "sd2", "sd1 of codes", "sd2 of codes")
 Made = Callable[[str], tuple[Path, Path]]
 
