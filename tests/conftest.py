@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,14 @@ def write_tiny_classifier(folder: Path, **changes: Any) -> Path:
         weights = random_weights(spec.build_network(), 4)
     write_classifier(folder, spec, weights, "# tiny\n", 1 << 30)
     return folder
+
+
+@pytest.fixture(scope="module")
+def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """For what the tests of a file share; gone after the last of them, since those of all files together would be gigabytes."""
+    folder = tmp_path_factory.mktemp("shared")
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

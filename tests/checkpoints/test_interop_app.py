@@ -123,11 +123,11 @@ FILES = {"fp32": "*.safetensors", "ckpt": "model.ckpt", "safetensors": "model.sa
 
 
 @pytest.fixture(scope="module")
-def small_and_large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def small_and_large(module_folder: Path) -> tuple[Path, Path]:
     """Two models, the second with 80 million parameters, and what is made of them."""
-    home, row = tmp_path_factory.mktemp("sizes"), replace(ROWS["faces"], first_stage=KL)
+    row = replace(ROWS["faces"], first_stage=KL)
     wide = replace(PLAIN, channels=192, multipliers=(1, 4), head_width=64)
-    folders = write_row(home / "small", row), write_row(home / "large", replace(row, unet=wide))
+    folders = write_row(module_folder / "small", row), write_row(module_folder / "large", replace(row, unet=wide))
     for folder in folders:
         ours = Ours.open(folder)
         export_diffusers(ours, folder / "folder")

@@ -31,16 +31,15 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-@pytest.fixture(scope="session")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+@pytest.fixture(scope="module")
+def rows(module_folder: Path) -> Callable[[str], Path]:
     """By name, the folder of a tiny model of ours, and of what was made of it; for reading only."""
-    root = tmp_path_factory.mktemp("rows")
 
     def row(name: str) -> Path:
-        folder = root / name.replace(" ", "-")
+        folder = module_folder / name.replace(" ", "-")
         if not folder.exists():
             if name.startswith("sd"):
-                encoder = root / f"clip-{name[2]}"
+                encoder = module_folder / f"clip-{name[2]}"
                 if not encoder.exists():
                     write_clip(encoder, is_open=name[2] == "2")
                 write_row(folder, stable(encoder, version=int(name[2]), has_mask="mask" in name))

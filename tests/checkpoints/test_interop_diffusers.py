@@ -52,16 +52,15 @@ MASKED_TEXT = replace(ROWS["text"], told={"text": BertScratchConfig(width=24, de
 NOT_MEASURED = {"shift": (0.3, -0.2, 0.1), "scale": (1.2, 0.7, 1.0)}
 
 
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, Path, tuple[str, ...]]]:
+@pytest.fixture(scope="module")
+def exported(module_folder: Path) -> Callable[..., tuple[Path, Path, tuple[str, ...]]]:
     """By name: a tiny model of ours, its export, and what was said; for reading only."""
-    root = tmp_path_factory.mktemp("exported")
     made: dict[str, tuple[Path, Path, tuple[str, ...]]] = {}
 
     def make(name: str) -> tuple[Path, Path, tuple[str, ...]]:
         if name not in made:
             if name.startswith("sd"):
-                encoder = root / f"clip-{name[2]}"
+                encoder = module_folder / f"clip-{name[2]}"
                 if not encoder.exists():
                     write_clip(encoder, is_open=name[2] == "2")
                 row = stable(encoder, version=int(name[2]), has_mask="mask" in name)
@@ -70,8 +69,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Pa
                 if row.told and isinstance(row.first_stage, VQAutoencoderConfig):  # few codes would hide what the denoiser does
                     row = replace(row, first_stage=KL)
             size = 64 if name == "ldm text" else SIZE
-            ours = write_row(root / name.replace(" ", "-"), row, size)
-            out = root / f"{ours.name}-diffusers"
+            ours = write_row(module_folder / name.replace(" ", "-"), row, size)
+            out = module_folder / f"{ours.name}-diffusers"
             made[name] = ours, out, export_diffusers(Ours.open(ours), out)
         return made[name]
 

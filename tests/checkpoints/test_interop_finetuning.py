@@ -42,28 +42,27 @@ SHORT = (
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(module_folder: Path) -> Path:
     """`base`, imported from a single file and exported to `base-diffusers`; `full` and `adapted`, two runs that went on with it."""
-    home = tmp_path_factory.mktemp("imported")
-    (home / "configs").symlink_to(ROOT / "configs")
-    (home / "my").mkdir()
+    (module_folder / "configs").symlink_to(ROOT / "configs")
+    (module_folder / "my").mkdir()
     rows = [("file", "caption")]
     for number, colour in enumerate(COLOURS):
-        Image.new("RGB", (SIZE, SIZE), colour).save(home / "my" / f"{number}.png")
+        Image.new("RGB", (SIZE, SIZE), colour).save(module_folder / "my" / f"{number}.png")
         rows.append((f"{number}.png", colour))
-    with open(home / "my" / "captions.csv", "w", newline="") as file:
+    with open(module_folder / "my" / "captions.csv", "w", newline="") as file:
         csv.writer(file).writerows(rows)
 
-    write_row(home / "born", stable(write_clip(home / "clip", is_open=False), version=1))
+    write_row(module_folder / "born", stable(write_clip(module_folder / "clip", is_open=False), version=1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(home)
+        patch.chdir(module_folder)
         convert.main("export born --to compvis --out sd1.safetensors".split())
         convert.main(f"import sd1.safetensors --text-encoder clip --size {SIZE} --out base".split())
         convert.main("export base --to diffusers --out base-diffusers".split())
         train_ldm.main(["init_from=base", "data.train=my", "--run-dir", "full", *SHORT, "train.optimizer.learning_rate=1e-4"])
         lora = ("lora.rank=2", "lora.alpha=4", "train.optimizer.learning_rate=1e-3")
         train_ldm.main(["init_from=base", "data.train=my", "--run-dir", "adapted", *SHORT, *lora])
-    return home
+    return module_folder
 
 
 @pytest.fixture(scope="module")

@@ -26,13 +26,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
-def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def honest(module_folder: Path) -> Path:
     """A CompVis file with its YAML, and a folder of diffusers'; for reading only."""
-    home = tmp_path_factory.mktemp("honest")
-    ours = Ours.open(write_row(home / "ours", ROWS["faces"]))
-    export_compvis(ours, home / "model.ckpt")
-    export_diffusers(ours, home / "folder")
-    return home
+    ours = Ours.open(write_row(module_folder / "ours", ROWS["faces"]))
+    export_compvis(ours, module_folder / "model.ckpt")
+    export_diffusers(ours, module_folder / "folder")
+    return module_folder
 
 
 @pytest.fixture

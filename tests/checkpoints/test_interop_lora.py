@@ -42,12 +42,11 @@ PUBLISHED = UNetConfig(channels=320, multipliers=(1, 2, 4, 4), heads=8, context_
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def base(module_folder: Path) -> Callable[[str], Path]:
     """By name: a tiny model of ours, in `ours`, and its export, in `diffusers`; for reading only."""
-    root = tmp_path_factory.mktemp("bases")
 
     def make(name: str) -> Path:
-        home = root / name
+        home = module_folder / name
         if not home.exists():
             rows = {"ldm-text": LDM_TEXT, "class": ROWS["class"], "faces": ROWS["faces"]}
             row = rows[name] if name in rows else stable(write_clip(home / "clip", is_open=name == "sd2"), version=int(name[2]))

@@ -64,12 +64,11 @@ class Exported:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+def exported(module_folder: Path) -> Callable[[str], Exported]:
     """By name; for reading only."""
-    root = tmp_path_factory.mktemp("peers")
 
     def make(name: str) -> Exported:
-        home, clip = root / name.replace(" ", "-"), root / f"clip-{name[2]}"
+        home, clip = module_folder / name.replace(" ", "-"), module_folder / f"clip-{name[2]}"
         made = Exported(ours=home / "ours", file=home / "model.safetensors", diffusers=home / "diffusers", clip=clip)
         if not home.exists():
             row = ROWS.get(name)

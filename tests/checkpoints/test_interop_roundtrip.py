@@ -33,18 +33,17 @@ STABLE = ("sd1", "sd1 mask", "sd2", "sd1 of codes", "sd2 of codes")
 Made = Callable[[str], tuple[Path, Path]]
 
 
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Made:
+@pytest.fixture(scope="module")
+def exported(module_folder: Path) -> Made:
     """By name: a tiny model of ours, and its export; for reading only. With a codebook no pipeline runs what CLIP tells."""
-    root = tmp_path_factory.mktemp("roundtrip")
 
     def make(name: str) -> tuple[Path, Path]:
-        ours = root / name.replace(" ", "-")
-        out = root / f"{ours.name}-diffusers"
+        ours = module_folder / name.replace(" ", "-")
+        out = module_folder / f"{ours.name}-diffusers"
         if not out.exists():
             row = {**ROWS, "many": MANY}.get(name)
             if row is None:
-                encoder = root / f"clip-{name[2]}"
+                encoder = module_folder / f"clip-{name[2]}"
                 if not encoder.exists():
                     write_clip(encoder, is_open=name[2] == "2")
                 row = stable(encoder, version=int(name[2]), has_mask="mask" in name)
@@ -179,10 +178,10 @@ def test_parts_that_do_not_belong_together_are_refused(change: Callable[[Path], 
     assert "\n" not in str(caught.value) and not (tmp_path / "again").exists()
 
 
-@pytest.fixture(scope="session")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def parts(module_folder: Path) -> Path:
     """The parts of a model told boxes, whose tokens are projected."""
-    home = tmp_path_factory.mktemp("parts")
+    home = module_folder / "parts"
     row = ROWS["boxes"]
     wider = replace(row, unet=replace(row.unet, context_width=24))
     export_diffusers(Ours.open(write_row(home / "ours", wider)), home / "folder")

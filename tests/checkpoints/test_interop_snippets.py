@@ -42,12 +42,11 @@ AS_PROGRAMS = ("class", "inpainting", "text")  # a start takes seconds: the othe
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
+def exported(module_folder: Path) -> Callable[[str], tuple[Path, Path]]:
     """By name: a model of ours, and its parts for diffusers."""
-    root = tmp_path_factory.mktemp("snippets")
 
     def make(name: str) -> tuple[Path, Path]:
-        ours, folder = root / name, root / f"{name}-diffusers"
+        ours, folder = module_folder / name, module_folder / f"{name}-diffusers"
         if not ours.exists():
             write_row(ours, replace(ROWS[name], first_stage=STAGES[name], scale=1.0), SIDE)
             export_diffusers(Ours.open(ours), folder)

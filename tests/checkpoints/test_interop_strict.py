@@ -30,11 +30,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def published(module_folder: Path) -> Path:
     """The text model's file, with its YAML; for reading only."""
-    home = tmp_path_factory.mktemp("strict")
-    export_compvis(Ours.open(write_row(home / "ours", ROWS["text"])), home / "model.safetensors")
-    return home / "model.safetensors"
+    export_compvis(Ours.open(write_row(module_folder / "ours", ROWS["text"])), module_folder / "model.safetensors")
+    return module_folder / "model.safetensors"
 
 
 def averaged(state: dict[str, Tensor]) -> dict[str, Tensor]:
