@@ -2,7 +2,8 @@
 
     python benchmarks/diffusion_pictures.py --out docs
 
-The solvers are run on a denoiser that is exact (a mixture of two Gaussians), so what is drawn is their own error and nothing else's.
+The solvers are run on a denoiser that is exact (a mixture of two Gaussians), so what is drawn is their own error and nothing else's: of
+deterministic ones the distance from the exact flow, of stochastic ones that of all draws from the exact distribution.
 """
 
 from __future__ import annotations
@@ -15,13 +16,22 @@ from pathlib import Path
 import matplotlib
 import torch
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 from torch import Tensor
 from tqdm import tqdm
 
 from ldm.core.random import Streams
 from ldm.diffusion.estimate import Estimate
 from ldm.diffusion.grid import LogSNR, Uniform
-from ldm.diffusion.prediction import EDMPrediction, EpsPrediction, Prediction, VelocityPrediction, VPrediction, X0Prediction
+from ldm.diffusion.prediction import (
+    EDMPrediction,
+    EpsPrediction,
+    Prediction,
+    ScorePrediction,
+    VelocityPrediction,
+    VPrediction,
+    X0Prediction,
+)
 from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.diffusion.processes.edm import EDM
@@ -30,9 +40,13 @@ from ldm.diffusion.processes.sub_vp_sde import SubVPSDE
 from ldm.diffusion.processes.ve_sde import VESDE
 from ldm.diffusion.processes.vp_sde import VPSDE
 from ldm.samplers.ddim import DDIM
+from ldm.samplers.ddpm import DDPM
 from ldm.samplers.dpmpp_2m import DPMpp2M
+from ldm.samplers.dpmpp_2m_sde import DPMpp2MSDE
 from ldm.samplers.heun import Heun
+from ldm.samplers.langevin import AnnealedLangevin
 from ldm.samplers.ode import ODE
+from ldm.samplers.pc import PredictorCorrector
 from ldm.samplers.pndm import PNDM
 from ldm.samplers.sampler import Counted, Sampler, step_noise
 from ldm.samplers.unipc import UniPC
@@ -54,6 +68,7 @@ PREDICTIONS: dict[str, Prediction] = {
     "velocity": VelocityPrediction(),
     "edm, sigma_data 1 (as v)": EDMPrediction(sigma_data=1.0),
     "edm, sigma_data 0.5": EDMPrediction(sigma_data=0.5),
+    "score": ScorePrediction(),
 }
 SOLVERS: dict[str, Sampler] = {
     "ddim = euler": DDIM(),
@@ -63,8 +78,19 @@ SOLVERS: dict[str, Sampler] = {
     "dpmpp_2m": DPMpp2M(),
     "unipc": UniPC(),
 }
+STOCHASTIC: dict[str, Sampler] = {
+    "ddim, eta 0 (no noise)": DDIM(),
+    "ddpm = euler_ancestral = ddim, eta 1": DDPM(),
+    "heun, churn 40": Heun(s_churn=40.0),
+    "dpmpp_2m_sde": DPMpp2MSDE(),
+    "pc, euler_maruyama, no corrections": PredictorCorrector(predictor="euler_maruyama", corrections=0),
+    "pc": PredictorCorrector(),
+    "langevin": AnnealedLangevin(),
+}
 DASHES = ("-", "--", "-.", ":")  # some curves lie on each other
 POINTS, STEPS = 1024, (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+DRAWS, VALUES = 64, 1024  # pictures, and values in each: `pc` measures a picture's norms, so one value would not do
 
 
 @dataclass(frozen=True)
@@ -72,6 +98,13 @@ class Mixture:
     """Two Gaussians of std 0.3 at -1 and 1, with its exact denoiser."""
 
     process: NoiseProcess
+
+    def draw(self, x: Tensor, t: Tensor) -> Tensor:
+        """Of x's shape, from the exact distribution at t (), a pure function of the generator below."""
+        random = torch.Generator().manual_seed(1)
+        kind = torch.randint(2, x.shape, generator=random) * 2 - 1
+        x0 = kind + 0.3 * torch.randn(x.shape, generator=random, dtype=x.dtype)
+        return self.process.blend(Estimate(x0=x0, eps=torch.randn(x.shape, generator=random, dtype=x.dtype)), t)
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
         alpha, sigma = self.process.scales(t, x_t)
@@ -132,34 +165,70 @@ def _draw_predictions(path: Path) -> None:
 
 
 def _draw_solvers(path: Path) -> None:
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained", sharey=True)
-    for axis, name, grid in zip(axes, ("discrete_vp, cosine β", "edm"), (Uniform(), LogSNR()), strict=True):
-        process = PROCESSES[name]
-        streams = Streams.of(0, "solvers", samples=range(POINTS))
-        start = 0.98 if name != "edm" else 1.0
-        times = grid.times(process, STEPS[-1], start)
-        end = process.time_at(torch.tensor(6.0, dtype=torch.float64))
-        noise = streams.normal("start", (1,)).double()
-        first = times[0]
-        x = process.blend(Estimate(x0=torch.zeros_like(noise), eps=noise), first)
-        exact = ODE(rtol=1e-10, atol=1e-10).sample(Mixture(process), x, torch.stack([first, end]), process, step_noise(streams, x))
-        for label, solver in tqdm(SOLVERS.items(), desc=name, unit="solver"):
-            asked, errors = [], []
-            for steps in STEPS:
-                between = _between(process, first, end, steps, even_in_log_snr=isinstance(grid, LogSNR))
-                counted = Counted(Mixture(process))
-                found = solver.sample(counted, x, between, process, step_noise(streams, x))
-                asked.append(counted.evaluations)
-                errors.append((found - exact).square().mean().sqrt().item())
-            axis.plot(asked, errors, marker=".", label=label)
-        axis.set_title(f"{name}; steps even in {'log-SNR' if isinstance(grid, LogSNR) else 't'}", fontsize=11)
+    figure, axes = pyplot.subplots(1, 3, figsize=(17, 4.4), layout="constrained")
+    axes[0].sharey(axes[1])
+    for axis, name, grid in zip(axes, ("discrete_vp, cosine β", "edm"), (Uniform(), LogSNR()), strict=False):
+        _draw_flow(axis, name, grid)
+    axes[0].set_ylabel("distance from the exact flow")
+    axes[0].legend(fontsize=9)
+    _draw_stochastic(axes[2], "discrete_vp, cosine β")
+    for axis in axes:
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.set_xlabel("network evaluations")
         axis.grid(alpha=0.3, which="both")
-    axes[0].set_ylabel("distance from the exact flow")
-    axes[0].legend(fontsize=9)
     _save(figure, path)
+
+
+def _draw_flow(axis: Axes, name: str, grid: Uniform | LogSNR) -> None:
+    process = PROCESSES[name]
+    streams = Streams.of(0, "solvers", samples=range(POINTS))
+    first, end = _ends(process, grid, 0.98 if name != "edm" else 1.0)
+    noise = streams.normal("start", (1,)).double()
+    x = process.blend(Estimate(x0=torch.zeros_like(noise), eps=noise), first)
+    ends = torch.stack([first, end])
+    exact = ODE(rtol=1e-10, atol=1e-10).sample(Mixture(process), x, ends, process, step_noise(streams, x))
+    even = isinstance(grid, LogSNR)
+    runs = {
+        label: [(solver, _between(process, first, end, steps, even_in_log_snr=even)) for steps in STEPS]
+        for label, solver in SOLVERS.items()
+    }
+    runs["ode, by tolerance"] = [(ODE(rtol=tolerance, atol=tolerance), ends) for tolerance in TOLERANCES]
+    for label, entries in tqdm(runs.items(), desc=name, unit="solver"):
+        asked, errors = [], []
+        for solver, times in entries:
+            counted = Counted(Mixture(process))
+            found = solver.sample(counted, x, times, process, step_noise(streams, x))
+            asked.append(counted.evaluations)
+            errors.append((found - exact).square().mean().sqrt().item())
+        axis.plot(asked, errors, marker=".", label=label)
+    axis.set_title(f"{name}; steps even in {'log-SNR' if even else 't'}", fontsize=11)
+
+
+def _draw_stochastic(axis: Axes, name: str) -> None:
+    process = PROCESSES[name]
+    mixture = Mixture(process)
+    streams = Streams.of(0, "solvers", samples=range(DRAWS))
+    first, end = _ends(process, Uniform(), 0.98)
+    noise = streams.normal("start", (VALUES,)).double()
+    x = mixture.draw(noise, first)
+    exact = mixture.draw(noise, end).flatten().sort().values
+    for label, solver in tqdm(STOCHASTIC.items(), desc="stochastic", unit="solver"):
+        asked, errors = [], []
+        for steps in STEPS:
+            counted = Counted(mixture)
+            found = solver.sample(counted, x, _between(process, first, end, steps, even_in_log_snr=False), process, step_noise(streams, x))
+            asked.append(counted.evaluations)
+            errors.append((found.flatten().sort().values - exact).abs().mean().item())
+        axis.plot(asked, errors, marker=".", label=label)
+    axis.set_title(f"stochastic; {name}", fontsize=11)
+    axis.set_ylabel("distance from the exact distribution (Wasserstein 1)")
+    axis.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.02, 0.5))
+
+
+def _ends(process: NoiseProcess, grid: Uniform | LogSNR, start: float) -> tuple[Tensor, Tensor]:
+    """Where solving begins, and where it ends: short of data."""
+    return grid.times(process, STEPS[-1], start)[0], process.time_at(torch.tensor(6.0, dtype=torch.float64))
 
 
 def _between(process: NoiseProcess, first: Tensor, end: Tensor, steps: int, *, even_in_log_snr: bool) -> Tensor:

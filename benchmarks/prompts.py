@@ -24,7 +24,7 @@ SEEN = (
     "pineapple",
     "a house",
     "soccer ball",
-    "thumbs up",
+    "waving hand",
     "light bulb",
     "cross mark button",
 )
