@@ -2,9 +2,10 @@
 
     python benchmarks/solvers.py --model runs/mnist-sde/checkpoint --data data/mnist --out benchmarks/solvers
 
-Results lie in OUT/solvers.jsonl, a line each; what is there is not measured again, so the command can be stopped and called again. The last
-call draws OUT/solvers.png. A solver gets as many steps as its evaluations allow; `ode`, which sizes its own strides, stands where its
-tolerance puts it. `ddim` is also `euler` in its ratio frame, and `ddpm` `euler_ancestral`: their steps are the same (tests/samplers).
+Results lie in OUT/solvers.jsonl, a line each; what is there is not measured again, so the command can be stopped and called again (another
+--grid wants another OUT). The last call draws OUT/solvers.png. A solver gets as many steps as its evaluations allow; `ode`, which sizes its
+own strides, stands where its tolerance puts it. `ddim` is also `euler` in its ratio frame, and `ddpm` `euler_ancestral`: their steps are
+the same (tests/samplers).
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--num-images", type=int, default=2000, help="pictures a solver (default: %(default)s)")
     parser.add_argument("--reference-images", type=int, help="training pictures to compare with (default: all)")
     parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of the network (default: %(default)s)")
+    parser.add_argument("--grid", help="how steps are spaced (default: as the model says)")
     parser.add_argument("--out", type=Path, default=Path("outputs/solvers"), help="folder for results (default: %(default)s)")
     options = parser.parse_args()
     model = LatentDiffusion.from_pretrained(options.model, precision=options.precision)
@@ -101,7 +103,7 @@ def main() -> None:
             if (name, asked) in done or (asked and entrant.steps(asked) < 1):
                 continue
             began = time.perf_counter()
-            pictures, evaluations = sampled(model, entrant, asked, options.num_images, f"{name}, {asked}")
+            pictures, evaluations = sampled(model, entrant, asked, options.grid, options.num_images, f"{name}, {asked}")
             features = inception.of(pictures.split(50), len(pictures), f"{name}, {asked}")
             line = {
                 "solver": name,
@@ -117,7 +119,7 @@ def main() -> None:
     draw(lines, options.out / "solvers.png")
 
 
-def sampled(model: LatentDiffusion, entrant: Entrant, asked: int, count: int, said: str) -> tuple[Tensor, float]:
+def sampled(model: LatentDiffusion, entrant: Entrant, asked: int, grid: str | None, count: int, said: str) -> tuple[Tensor, float]:
     """(count, C, size, size) in [-1, 1], and how often the network was asked for each picture, on average over batches."""
     counters: list[Counted] = []
 
@@ -125,7 +127,7 @@ def sampled(model: LatentDiffusion, entrant: Entrant, asked: int, count: int, sa
         counters.append(Counted(denoise))
         return counters[-1]
 
-    how = replace(model.sampling(guidance=1.0), sampler=entrant.sampler, steps=entrant.steps(asked) if asked else 1)
+    how = replace(model.sampling(guidance=1.0, grid=grid), sampler=entrant.sampler, steps=entrant.steps(asked) if asked else 1)
     nothing = model.tell(model.untold())
     pictures = []
     for first in tqdm(range(0, count, AT_ONCE), desc=said, unit="batch", dynamic_ncols=True):
