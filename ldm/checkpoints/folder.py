@@ -42,7 +42,6 @@ def write_checkpoint(folder: Path, config_yaml: str, parts: dict[str, dict[str, 
     recover_folder(folder)
     with new_folder(folder) as new:
         write_file(new / "config.yaml", config_yaml)
-        write_file(new / "README.md", card)
         for part, tensors in parts.items():
             pieces = _split(tensors, max_file_bytes)
             for number, piece in enumerate(pieces, 1):
@@ -50,6 +49,7 @@ def write_checkpoint(folder: Path, config_yaml: str, parts: dict[str, dict[str, 
                 save_tensors(new / name, {key: tensor.detach().cpu().contiguous() for key, tensor in piece.items()})
         files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in sorted(new.iterdir())}
         write_file(new / "manifest.json", json.dumps({"tool": f"ldm {ldm.__version__}", "files": files}, indent=1) + "\n")
+        write_file(new / "README.md", card)  # not in the manifest: a card is for its owner to go on writing
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -60,6 +60,12 @@ def refusal(folder: Path) -> str:
     return text
 
 
+def test_a_card_may_be_written_on(model: Path):
+    card = model / "README.md"
+    card.write_text(card.read_text() + "\nWhat we found later.\n")
+    load_latent_diffusion(model, CPU)
+
+
 @pytest.mark.parametrize("told, first_stage", [(ALL, "kl"), ((), "kl"), (("mask",), "identity")])
 def test_a_checkpoint_comes_back_to_the_bit(tmp_path, write_model, told, first_stage):
     loaded = load_latent_diffusion(write_model(tmp_path / "a", told, first_stage=first_stage), CPU)
