@@ -2,6 +2,7 @@
 
     python benchmarks/denoising_strips.py --model runs/mnist-ddpm/checkpoint --data data/mnist --out outputs/strips.png
 
+With --classifier a classifier leads each to its class of --labels.
 Rows come in pairs: above what the solver holds, below what the network takes it for. Nothing is picked by hand: the first pictures.
 """
 
@@ -38,19 +39,26 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=2, help="of each kind (default: %(default)s)")
     parser.add_argument("--sampler", help="with its settings (default: as the model says)")
     parser.add_argument("--steps", type=int, help="of the sampler (default: as the model says)")
+    parser.add_argument("--classifier", help="checkpoint of a noise-aware classifier that leads them (default: none)")
+    parser.add_argument("--classifier-scale", type=float, default=1.0, help="how strongly (default: %(default)s)")
+    parser.add_argument("--labels", nargs="+", default=["0"], help="classes that it leads to, a picture each (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("outputs/strips.png"), help="picture to write (default: %(default)s)")
     options = parser.parse_args()
     model = LatentDiffusion.from_pretrained(options.model)
     how = model.sampling(sampler=options.sampler, steps=options.steps, guidance=1.0)
+    ways = [replace(how, seed=seed) for seed in range(options.pictures)]
+    if options.classifier is not None:
+        label = [options.labels[seed % len(options.labels)] for seed in range(options.pictures)]
+        ways = [replace(way, guide=model.guide(options.classifier, [label[way.seed]], options.classifier_scale)) for way in ways]
     rows = []
-    for seed in range(options.pictures):
-        rows += strip(model, replace(how, seed=seed), 1.0, None, "noise")
+    for way in ways:
+        rows += strip(model, way, 1.0, None, "noise")
     data = open_dataset(
         DataConfig(train=options.data, val=options.data, size=model.spec.size, channels=model.first_stage.image_channels), "val", 0
     )
-    for seed, sample in enumerate(data.some(options.pictures)):
+    for way, sample in zip(ways, data.some(options.pictures), strict=True):
         real = model.first_stage.encode(sample.image[None].to(model.device))
-        rows += strip(model, replace(how, seed=seed), options.start, real, "a real picture")
+        rows += strip(model, way, options.start, real, "a real picture")
     sheet = drawn(rows, model.spec.size)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(options.out)
