@@ -28,7 +28,7 @@ GB = 1e9
 def main(arguments: Sequence[str]) -> None:
     """Prints what a config would cost."""
     parser = Parser("Say how many parameters a config has and what training it costs. Nothing is allocated or fetched.", EXAMPLES)
-    parser.add_argument("--config", type=Path, required=True, help="YAML file of train_vae or train_ldm")
+    parser.add_argument("--config", type=Path, required=True, help="YAML file of train_vae, train_ldm or train_classifier")
     parser.add_argument("--processes", type=int, default=1, help="that share each batch (default: 1)")
     parser.add_argument("--json", action="store_true", help="print JSON only")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config, e.g. train.batch_size=8")
@@ -91,11 +91,11 @@ def as_text(found: Description, cost: Cost) -> str:
     """Some lines to read."""
     train = found.train
     (channels, height, width), (z, h, w) = found.image, found.latent
-    stage = ("one", "two")[found.stage - 1]
+    stage = "classifier" if found.stage is None else ("stage one", "stage two")[found.stage - 1]
     time = f"{cost.days:,.1f} days" if cost.days >= 1 else f"{24 * cost.days:,.2g} hours"
     return "\n".join(
         [
-            f"{found.name}: stage {stage}, pictures {width}x{height} of {channels} channels, latents {w}x{h} of {z}",
+            f"{found.name}: {stage}, pictures {width}x{height} of {channels} channels, latents {w}x{h} of {z}",
             "",
             "parameters",
             *(f"  {name:<20}{count:>15,}  {_role(name, found)}" for name, count in found.parameters.items()),

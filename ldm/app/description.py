@@ -1,4 +1,4 @@
-"""How large a run of either stage would be, before anything is allocated or fetched: its parts are built and run on the meta device.
+"""How large a run would be, before anything is allocated or fetched: its parts are built and run on the meta device.
 
 Memory is that of one process, in bytes.
 """
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ldm.app.finetuning import completed
 from ldm.app.footprint import Footprint, measure, training_footprint
 from ldm.app.frozen_first_stage import FirstStageSource, check_fit
+from ldm.app.train_classifier import TrainClassifier, classes_of
 from ldm.app.train_ldm import TrainLDM
 from ldm.app.train_vae import TrainVAE
 from ldm.conditioning.conditioner import ConditionerConfig
@@ -68,7 +69,7 @@ class Description:
     """
     Attributes:
         name: of the run.
-        stage: 1 or 2.
+        stage: 1 or 2; None = a classifier.
         image: (C, H, W) of a picture.
         latent: (Z, h, w).
         parameters: by part. `frozen_encoder`: of pretrained text encoders; `lora`: of adapters beside the denoiser, where only they are
@@ -81,7 +82,7 @@ class Description:
     """
 
     name: str
-    stage: int
+    stage: int | None
     image: tuple[int, int, int]
     latent: tuple[int, int, int]
     parameters: dict[str, int]
@@ -108,7 +109,7 @@ def describe(config: Path, overrides: Sequence[str] = ()) -> Description:
     """The run that a config names.
 
     Args:
-        config: of train_vae or train_ldm.
+        config: of train_vae, train_ldm or train_classifier.
         overrides: `key=value`.
 
     Raises:
@@ -119,7 +120,12 @@ def describe(config: Path, overrides: Sequence[str] = ()) -> Description:
         return _of_diffusion(build(completed(content), TrainLDM))
     if "loss" in content:
         return _of_autoencoder(build(content, TrainVAE))
-    raise UserError(f"config {config}: has neither `denoiser` nor `loss`, so it is none of train_ldm or train_vae, which describe reads")
+    if "network" in content:
+        return _of_classifier(build(content, TrainClassifier))
+    raise UserError(
+        f"config {config}: has none of `denoiser`, `loss` and `network`, so it is none of train_ldm, train_vae and train_classifier, which "
+        "describe reads"
+    )
 
 
 def first_stage_of(source: FirstStageSource, channels: int) -> FirstStageConfig:
@@ -211,9 +217,6 @@ def _of_diffusion(config: TrainLDM) -> Description:
     def trains(count: int) -> Footprint:
         return training_footprint([network, conditioners], lambda: step(count), config.train.autocast_dtype)
 
-    def encodes(count: int) -> Footprint:
-        return measure(lambda: _encoded(first_stage, count, image), None)
-
     encodings = (not config.data.cache_latents) + any(isinstance(part, InpaintMask) for part in conditioners)
     always = ("denoiser", "first_stage", "conditioner")
     trained = ("denoiser", "conditioner") if adapters is None else ("lora",)
@@ -227,7 +230,38 @@ def _of_diffusion(config: TrainLDM) -> Description:
         trained=trained,
         held=Held.of(there, trained),
         train=config.train,
-        passes=(trains, *[encodes] * encodings),
+        passes=(trains, *[_encoding(first_stage, image)] * encodings),
+    )
+
+
+def _of_classifier(config: TrainClassifier) -> Description:
+    stage_config = first_stage_of(config.first_stage, config.data.channels)
+    check_fit(config.data, stage_config)
+    space = LatentSpace(channels=stage_config.latent_channels, ratio=stage_config.ratio)
+    spec = config.spec(space, classes_of(open_dataset(config.data, "train", config.seed), None, config.num_classes))
+    with META:
+        first_stage = stage_config.build().requires_grad_(False)
+        network = spec.build_network()
+    image = (config.data.channels, config.data.size, config.data.size)
+    latent = first_stage.latent_shape(torch.empty(1, *image, device=META))
+
+    def step(count: int) -> Tensor:
+        return network(torch.empty(count, *latent, device=META), torch.empty(count, device=META)).float().square().mean()
+
+    def trains(count: int) -> Footprint:
+        return training_footprint([network], lambda: step(count), config.train.autocast_dtype)
+
+    parameters = {"classifier": _count(network), "first_stage": _count(first_stage)}
+    return Description(
+        name=config.name,
+        stage=None,
+        image=image,
+        latent=latent,
+        parameters=parameters,
+        trained=("classifier",),
+        held=Held.of(parameters, ("classifier",)),
+        train=config.train,
+        passes=(trains, *[_encoding(first_stage, image)] * (not config.data.cache_latents)),
     )
 
 
@@ -243,9 +277,12 @@ def _closed(config: TrainLDM) -> dict[str, ConditionerConfig]:
     }
 
 
-@torch.no_grad()
-def _encoded(first_stage: FirstStage, count: int, image: tuple[int, int, int]) -> Tensor:
-    return first_stage.moments(torch.empty(count, *image, device=META))[0]
+def _encoding(first_stage: FirstStage, image: tuple[int, int, int]) -> Callable[[int], Footprint]:
+    @torch.no_grad()
+    def moments(count: int) -> Tensor:
+        return first_stage.moments(torch.empty(count, *image, device=META))[0]
+
+    return lambda count: measure(lambda: moments(count), None)
 
 
 def _count(part: nn.Module) -> int:

@@ -20,6 +20,7 @@ from ldm.data.pictures import Pictures
 from ldm.diffusion.network_input import NetworkInput, TableIndex
 from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.time_density import TimeDensity, UniformSteps
+from ldm.first_stage.latent_space import LatentSpace
 from ldm.networks.classifier import ClassifierConfig
 from ldm.training.classifier_task import ClassifierTask
 from ldm.training.config import TrainConfig
@@ -58,6 +59,18 @@ class TrainClassifier:
                 f"density {self.density.kind!r} learns from a denoiser's losses; a classifier takes one that does not, e.g. uniform"
             )
 
+    def spec(self, space: LatentSpace, label_names: tuple[str, ...]) -> ClassifierSpec:
+        """What rebuilds the classifier that this run trains, on samples of that space, of these classes."""
+        return ClassifierSpec(
+            name=self.name,
+            size=self.data.size,
+            space=space,
+            network=self.network,
+            process=self.process,
+            network_input=self.network_input,
+            label_names=label_names,
+        )
+
 
 def main(arguments: Sequence[str]) -> None:
     """Trains a classifier."""
@@ -70,15 +83,7 @@ def main(arguments: Sequence[str]) -> None:
     check_fit(config.data, first_stage_config)
     train_set = open_dataset(config.data, "train", config.seed)
     held_out = open_dataset(config.data, "val", config.seed) if config.data.val else None
-    spec = ClassifierSpec(
-        name=config.name,
-        size=config.data.size,
-        space=space,
-        network=config.network,
-        process=config.process,
-        network_input=config.network_input,
-        label_names=_classes(train_set, held_out, config.num_classes),
-    )
+    spec = config.spec(space, classes_of(train_set, held_out, config.num_classes))
     torch.manual_seed(digest(config.seed, "weights"))
     network = spec.build_network()
     if config.init_from:
@@ -93,7 +98,7 @@ def main(arguments: Sequence[str]) -> None:
     finish(task, config.train, run, config, config.seed, world)
 
 
-def _classes(train_set: Pictures, held_out: Pictures | None, count: int | None) -> tuple[str, ...]:
+def classes_of(train_set: Pictures, held_out: Pictures | None, count: int | None) -> tuple[str, ...]:
     """The classes' names; their numbers, where the data names none.
 
     Raises:

@@ -16,7 +16,9 @@ from ldm.app import describe
 from ldm.app.description import Held
 from ldm.app.description import describe as description_of
 from ldm.app.footprint import Footprint, measure, training_footprint
+from ldm.app.train_classifier import TrainClassifier
 from ldm.checkpoints.model import load_latent_diffusion
+from ldm.config.loader import load
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.networks.attention.attend import attend
@@ -165,6 +167,24 @@ def test_the_numbers_are_those_of_the_model_that_training_builds():
     assert {name: found[name] for name in given} == {name: sum(p.numel() for p in part.parameters()) for name, part in given.items()}
 
 
+def test_a_classifier_is_described_with_the_first_stage_that_it_sees_through():
+    """Its network is that which training builds; frozen parts have no gradients."""
+    found = description_of(ROOT / "configs/classifier/emoji.yaml")
+    config = load(ROOT / "configs/classifier/emoji.yaml", TrainClassifier)
+    built = config.network.build(4, 16, num_classes=8)
+    assert found.parameters == {"classifier": sum(p.numel() for p in built.parameters()), "first_stage": 2_702_087}
+    count, frozen = found.parameters.values()
+    assert found.held == Held(weights=4 * (count + frozen), gradients=4 * count, optimizer=8 * count, average=4 * count)
+    assert (found.stage, found.latent, found.trained) == (None, (4, 16, 16), ("classifier",))
+    uncached = description_of(ROOT / "configs/classifier/emoji.yaml", ["data.cache_latents=false"])
+    assert uncached.step(1).flops > found.step(1).flops > 2 * 3 * count * 64  # more than each weight once, forward and back, for a batch
+
+
+def test_a_classifiers_text_says_what_it_is(capsys):
+    describe.main(["--config", "configs/classifier/emoji.yaml"])
+    assert "emoji-classifier: classifier, pictures 64x64 of 3 channels, latents 16x16 of 4" in capsys.readouterr().out
+
+
 def test_the_1_45_billion_model_in_seconds_as_json(capsys):
     describe.main(["--config", "configs/published/txt2img-1.45b.yaml", "--json", "--processes", "34"])
     told = json.loads(capsys.readouterr().out)
@@ -205,7 +225,8 @@ def test_the_text_says_what_the_json_says(capsys):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--config", "configs/classifier/mnist.yaml"], "has neither `denoiser` nor `loss`"),
+        (["--config", "checkpoints/emoji/manifest.json"], "has none of `denoiser`, `loss` and `network`"),
+        (["--config", "configs/classifier/emoji.yaml", "data.train=nowhere"], "nowhere"),
         (["--config", "nowhere.yaml"], "no such file"),
         (["--config", "configs/ldm/emoji.yaml", "--processes", "0"], "--processes must be at least 1"),
         (["--config", "configs/ldm/emoji.yaml", "first_stage.checkpoint=nowhere"], "first_stage.checkpoint nowhere: no such folder"),
