@@ -2,7 +2,8 @@
 
     python benchmarks/denoising_strips.py --model runs/mnist-ddpm/checkpoint --data data/mnist --out outputs/strips.png
 
-With --classifier a classifier leads each to its class of --labels.
+With --classifier, a classifier leads picture i to class i of --labels, from the first again when they are used up.
+
 Rows come in pairs: above what the solver holds, below what the network takes it for. Nothing is picked by hand: the first pictures.
 """
 
@@ -48,8 +49,9 @@ def main() -> None:
     how = model.sampling(sampler=options.sampler, steps=options.steps, guidance=1.0)
     ways = [replace(how, seed=seed) for seed in range(options.pictures)]
     if options.classifier is not None:
-        label = [options.labels[seed % len(options.labels)] for seed in range(options.pictures)]
-        ways = [replace(way, guide=model.guide(options.classifier, [label[way.seed]], options.classifier_scale)) for way in ways]
+        labels = [options.labels[way.seed % len(options.labels)] for way in ways]
+        guides = [model.guide(options.classifier, [label], options.classifier_scale) for label in labels]
+        ways = [replace(way, guide=guide) for way, guide in zip(ways, guides, strict=True)]
     rows = []
     for way in ways:
         rows += strip(model, way, 1.0, None, "noise")
