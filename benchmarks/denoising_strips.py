@@ -4,17 +4,18 @@
 
 With --classifier, a classifier leads picture i to class i of --labels, from the first again when they are used up.
 
-Rows come in pairs: above what the solver holds, below what the network takes it for. Nothing is picked by hand: the first pictures.
+Above stands what the solver holds, below what the network takes it for. Nothing is picked by hand: the first pictures.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -52,27 +53,38 @@ def main() -> None:
         labels = [options.labels[way.seed % len(options.labels)] for way in ways]
         guides = [model.guide(options.classifier, [label], options.classifier_scale) for label in labels]
         ways = [replace(way, guide=guide) for way, guide in zip(ways, guides, strict=True)]
-    rows = []
-    for way in ways:
-        rows += strip(model, way, 1.0, None, "noise")
+    strips = [strip(model, way, 1.0, None) for way in ways]
     data = open_dataset(
         DataConfig(train=options.data, val=options.data, size=model.spec.size, channels=model.first_stage.image_channels), "val", 0
     )
     for way, sample in zip(ways, data.some(options.pictures), strict=True):
         real = model.first_stage.encode(sample.image[None].to(model.device))
-        rows += strip(model, way, options.start, real, "a real picture")
-    sheet = drawn(rows, model.spec.size)
+        strips.append(strip(model, way, options.start, real))
+    sheet = drawn(strips, model.spec.size)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(options.out)
-    print(f"{len(rows)} rows in {options.out}")
+    print(f"{len(strips)} strips in {options.out}")
 
 
-Row = tuple[list[Image.Image], list[str], str]
-"""Tiles, what stands over each, and what stands over the row."""
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """One picture's way out of noise, at times evenly spread over the solver's steps.
+
+    Attributes:
+        times: what stands over each column.
+        held: x_t, and at last the result.
+        taken: the estimates of x0.
+        real: what was noised; None = nothing was.
+    """
+
+    times: list[str]
+    held: list[Image.Image]
+    taken: list[Image.Image]
+    real: Image.Image | None
 
 
-def strip(model: LatentDiffusion, how: Sampling, start: float, real: Tensor | None, said: str) -> list[Row]:
-    """Two rows: x_t, and the estimate of x0, at times evenly spread over the solver's steps."""
+def strip(model: LatentDiffusion, how: Sampling, start: float, real: Tensor | None) -> Strip:
+    """From noise, or from a real latent (1, Z, h, w) noised to start."""
     seen: list[tuple[float, Tensor, Tensor]] = []
 
     def watched(denoise: Denoise, streams: Streams) -> Denoise:
@@ -87,27 +99,29 @@ def strip(model: LatentDiffusion, how: Sampling, start: float, real: Tensor | No
     shown = [seen[i] for i in torch.linspace(0, len(seen) - 1, SHOWN).round().int().tolist()]
     times = [f"t = {t:.2f}" for t, _, _ in shown]
     decode: Callable[[Tensor], Image.Image] = lambda z: as_pictures(model.first_stage.decode(z).float().cpu())[0]  # noqa: E731
-    result = as_pictures(last)[0]
-    held = [*(decode(x / x.std().clamp(min=1)) for _, x, _ in shown), result]
-    taken = [*(decode(x0) for _, _, x0 in shown), result]
-    return [(held, [*times, "result"], f"from {said}: x_t"), (taken, [""] * (SHOWN + 1), "x0 as the network estimates it")]
+    held = [*(decode(x / x.std().clamp(min=1)) for _, x, _ in shown), as_pictures(last)[0]]
+    taken = [decode(x0) for _, _, x0 in shown]
+    return Strip(times=[*times, "result"], held=held, taken=taken, real=None if real is None else decode(real))
 
 
-def drawn(rows: list[Row], size: int) -> Image.Image:
-    """All rows below each other."""
-    factor = max(1, -(-SMALLEST // size))
-    side = factor * size
-    font = ImageFont.load_default(11)
-    height = side + 3 * LABEL
-    sheet = Image.new("RGB", ((side + MARGIN) * (SHOWN + 1) + MARGIN, len(rows) * height + MARGIN), "white")
+def drawn(strips: list[Strip], size: int) -> Image.Image:
+    """All strips below each other; the real picture stands under the result."""
+    side = size * max(1, -(-SMALLEST // size))
+    font = ImageFont.truetype(findfont("DejaVu Sans"), 10)
+    height = 2 * (side + MARGIN) + 2 * LABEL + MARGIN
+    sheet = Image.new("RGB", ((side + MARGIN) * (SHOWN + 1) + MARGIN, len(strips) * height), "white")
     draw = ImageDraw.Draw(sheet)
-    for number, (tiles, labels, said) in enumerate(rows):
-        top = number * height
-        draw.text((MARGIN, top + 4), said, fill="black", font=font)
-        for column, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
-            left = MARGIN + column * (side + MARGIN)
-            draw.text((left + side - 1, top + LABEL + 2), label, fill="grey", font=font, anchor="ra")
-            sheet.paste(tile.convert("RGB").resize((side, side), Image.Resampling.NEAREST), (left, top + 2 * LABEL + 2))
+    for number, one in enumerate(strips):
+        top = number * height + MARGIN
+        start = "noise" if one.real is None else "the real picture at the lower right, noised"
+        draw.text((MARGIN, top), f"From {start}: above x_t, below x0 as the network estimates it", fill="black", font=font)
+        top += 2 * LABEL
+        for column, label in enumerate(one.times):
+            draw.text((MARGIN + column * (side + MARGIN) + side / 2, top - 2), label, fill="grey", font=font, anchor="mb")
+        for row, tiles in enumerate((one.held, [*one.taken, *([one.real] if one.real else [])])):
+            for column, tile in enumerate(tiles):
+                place = (MARGIN + column * (side + MARGIN), top + row * (side + MARGIN))
+                sheet.paste(tile.convert("RGB").resize((side, side), Image.Resampling.NEAREST), place)
     return sheet
 
 

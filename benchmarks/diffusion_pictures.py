@@ -55,11 +55,11 @@ PROCESSES: dict[str, NoiseProcess] = {
     "discrete_vp, linear β": DiscreteVP(spacing="linear", beta_first=1e-4, beta_last=0.02),
     "discrete_vp, scaled-linear β": DiscreteVP(),
     "discrete_vp, cosine β": DiscreteVP(spacing="cosine"),
-    "vp_sde": VPSDE(),
     "sub_vp_sde": SubVPSDE(),
     "ve_sde": VESDE(),
     "edm": EDM(),
     "rectified_flow": RectifiedFlow(),
+    "vp_sde (as linear β)": VPSDE(),
 }
 PREDICTIONS: dict[str, Prediction] = {
     "eps": EpsPrediction(),
@@ -165,13 +165,16 @@ def _draw_predictions(path: Path) -> None:
 
 
 def _draw_solvers(path: Path) -> None:
-    figure, axes = pyplot.subplots(1, 3, figsize=(17, 4.4), layout="constrained")
+    figure, panels = pyplot.subplots(2, 2, figsize=(10.5, 8), layout="constrained")
+    axes = panels.flatten()[:3]
+    panels[1, 1].axis("off")
     axes[0].sharey(axes[1])
     for axis, name, grid in zip(axes, ("discrete_vp, cosine β", "edm"), (Uniform(), LogSNR()), strict=False):
         _draw_flow(axis, name, grid)
     axes[0].set_ylabel("distance from the exact flow")
     axes[0].legend(fontsize=9)
     _draw_stochastic(axes[2], "discrete_vp, cosine β")
+    panels[1, 1].legend(*axes[2].get_legend_handles_labels(), title="stochastic, at the left", fontsize=9, loc="upper left")
     for axis in axes:
         axis.set_xscale("log")
         axis.set_yscale("log")
@@ -223,7 +226,6 @@ def _draw_stochastic(axis: Axes, name: str) -> None:
         axis.plot(asked, errors, marker=".", label=label)
     axis.set_title(f"stochastic; {name}", fontsize=11)
     axis.set_ylabel("distance from the exact distribution (Wasserstein 1)")
-    axis.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.02, 0.5))
 
 
 def _ends(process: NoiseProcess, grid: Uniform | LogSNR, start: float) -> tuple[Tensor, Tensor]:

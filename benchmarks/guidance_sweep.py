@@ -28,6 +28,7 @@ SHOWN = {
     "inception_score_by_judge": "Inception Score by our classifier",
     "judge_hits": "asked class hit",
 }
+COLUMNS = 3
 EVALUATE = Path(__file__).parents[1] / "scripts" / "evaluate.py"
 
 
@@ -66,8 +67,11 @@ def draw(found: dict[float, dict[str, float | None]], axis: str, path: Path) -> 
     """A panel a metric that all scales have."""
     matplotlib.use("Agg")
     names = [name for name in SHOWN if all(metrics.get(name) is not None for metrics in found.values())]
-    figure, panels = plt.subplots(1, len(names), figsize=(3.4 * len(names), 3.2), layout="constrained", squeeze=False)
-    for panel, name in zip(panels[0], names, strict=True):
+    rows = -(-len(names) // COLUMNS)
+    figure, panels = plt.subplots(rows, COLUMNS, figsize=(3.4 * COLUMNS, 3.2 * rows), layout="constrained", squeeze=False)
+    for panel in panels.flat[len(names) :]:
+        panel.axis("off")
+    for panel, name in zip(panels.flat, names, strict=False):
         panel.plot(list(found), [metrics[name] for metrics in found.values()], marker="o")
         panel.set(title=SHOWN[name], xlabel=axis)
         panel.grid(alpha=0.3)

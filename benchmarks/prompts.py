@@ -9,8 +9,10 @@ Nothing is picked by hand: seed 0, pictures 0 to 3 of each prompt.
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 
+from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
@@ -40,7 +42,7 @@ NEW = (
     "a woman with red hair",
     "a blue sign with a white arrow",
 )
-COLUMNS, MARGIN, LABEL = 5, 12, 22
+COLUMNS, MARGIN, LABEL, LETTERS = 5, 12, 36, 20
 
 
 def main() -> None:
@@ -54,13 +56,14 @@ def main() -> None:
     prompts = SEEN + NEW
     rows = -(-len(prompts) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * (side + MARGIN) + MARGIN, rows * (side + LABEL + MARGIN) + MARGIN), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.truetype(findfont("DejaVu Sans"), 11)
     for number, prompt in enumerate(tqdm(prompts, unit="prompt")):
         row, column = divmod(number, COLUMNS)
         left, top = MARGIN + column * (side + MARGIN), MARGIN + row * (side + LABEL + MARGIN)
         for place, picture in enumerate(model.text_to_image(prompt, num_images=4, seed=0)):
             sheet.paste(picture.convert("RGB"), (left + place % 2 * model.spec.size, top + place // 2 * model.spec.size))
-        draw.text((left + side / 2, top + side + 4), prompt, fill="black", font=font, anchor="ma")
+        label = "\n".join(textwrap.wrap(prompt, LETTERS))
+        draw.text((left + side / 2, top + side + 4), label, fill="black", font=font, anchor="ma", align="center")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(options.out)
     print(f"{len(prompts)} prompts in {options.out}")

@@ -4,7 +4,7 @@
 
 Results lie in OUT/solvers.jsonl, a line each; what is there is not measured again, so the command can be stopped and called again (another
 --grid wants another OUT). The last call draws OUT/solvers.png. A solver gets as many steps as its evaluations allow; `ode`, which sizes its
-own strides, stands where its tolerance puts it. `ddim` is also `euler` in its ratio frame, and `ddpm` `euler_ancestral`: their steps are
+own strides, stands where its tolerance puts it. `ddim` is also `euler` in either frame, and `ddpm` `euler_ancestral`: their steps are
 the same (tests/samplers).
 """
 
@@ -35,7 +35,6 @@ from ldm.samplers.ddim import DDIM
 from ldm.samplers.ddpm import DDPM
 from ldm.samplers.dpmpp_2m import DPMpp2M
 from ldm.samplers.dpmpp_2m_sde import DPMpp2MSDE
-from ldm.samplers.euler import Euler
 from ldm.samplers.heun import Heun
 from ldm.samplers.langevin import AnnealedLangevin
 from ldm.samplers.ode import ODE
@@ -46,7 +45,7 @@ from ldm.samplers.unipc import UniPC
 
 FEW, MANY = (5, 10, 20, 50), (250, 1000)
 AT_ONCE = 100
-SAME = {"ddim": "ddim = euler in its ratio frame", "ddpm": "ddpm = euler_ancestral", "euler": "euler in its flow frame"}
+SAME = {"ddim": "ddim = euler", "ddpm": "ddpm = euler_ancestral"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +66,6 @@ ENTRANTS = {
     "ddpm": Entrant(sampler=DDPM(), evaluations=FEW + MANY),
     "ddim": Entrant(sampler=DDIM(), evaluations=FEW + MANY),
     "pndm": Entrant(sampler=PNDM(), beside=1),
-    "euler": Entrant(sampler=Euler()),
     "euler_maruyama": Entrant(sampler=PredictorCorrector(predictor="euler_maruyama", corrections=0)),
     "heun": Entrant(sampler=Heun(), a_step=2, beside=-1),
     "dpmpp_2m": Entrant(sampler=DPMpp2M()),

@@ -26,6 +26,7 @@ from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.first_stage.autoencoder import KLAutoencoderConfig
 from ldm.first_stage.identity import IdentityConfig
 from ldm.first_stage.latent_space import LatentSpace, weights_digest
+from ldm.first_stage.vq import VQAutoencoderConfig
 from ldm.networks.classifier import ClassifierConfig
 from ldm.networks.unet import UNetConfig
 from ldm.samplers.ddim import DDIM
@@ -63,7 +64,8 @@ def write_tiny(
     with torch.random.fork_rng():
         torch.manual_seed(5)
         kl = KLAutoencoderConfig(image_channels=image_channels, channels=16, multipliers=(1, 2), blocks=1, latent_channels=2)
-        config = kl if first_stage == "kl" else IdentityConfig(image_channels=image_channels)
+        vq = VQAutoencoderConfig(image_channels=image_channels, channels=16, multipliers=(1, 2), blocks=1, num_codes=24, code_channels=2)
+        config = {"kl": kl, "vq": vq, "identity": IdentityConfig(image_channels=image_channels)}[first_stage]
         encoder_weights = {name: value.to(dtype) for name, value in random_weights(config.build(), 1).items()}
         space = LatentSpace(
             channels=config.latent_channels,

@@ -22,6 +22,7 @@ from ldm.first_stage.identity import IdentityConfig
 from ldm.metrics.attribution import Attribution, attribute
 from ldm.metrics.features import InceptionFeatures
 from ldm.metrics.frechet import FrechetReference
+from ldm.pipelines.classifier_guide import ClassifierGuide
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 from ldm.pipelines.sampling import Sampling
 
@@ -124,7 +125,7 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, asked: Asked) -> Result:
             "led_to": "labels, by the classifier" if how.guide is not None else "nothing",
             "order": "picture i is told what picture i of the split has, from the first again when they are used up",
         },
-        "reconstruction": f"of {LATENT}",
+        "reconstruction": "none: the model draws pixels" if isinstance(spec.first_stage, IdentityConfig) else f"of {LATENT}",
         "preprocessing": at_size.plain(),
     }
     if verdict is not None:
@@ -176,7 +177,7 @@ def _how(how: Sampling, classifier: str | None) -> dict[str, object]:
         "threshold": how.threshold or "none",
         "seed": how.seed,
     }
-    if how.guide is not None:
+    if isinstance(how.guide, ClassifierGuide):
         led = how.guide.classifier
         found["classifier"] = {"checkpoint": classifier, "name": led.spec.name, "digest": led.digest, "scale": how.guide.scale}
     return found

@@ -17,6 +17,7 @@ from ldm.core.random import Streams
 from ldm.diffusion.likelihood import bound_times, draw_probe, flow_density, mean_and_error, pixel_flow_density, variational_bound
 from ldm.first_stage.identity import IdentityConfig
 from ldm.first_stage.stage import FirstStage
+from ldm.first_stage.vq import VQAutoencoderConfig
 from ldm.guidance.thresholded import thresholded
 from ldm.metrics import bootstrap
 from ldm.metrics.features import as_shown
@@ -59,7 +60,7 @@ def bits_per_dim(telling: Telling, training: DrawnFrom, asked: BitsAsked, seed: 
         is_held_out: whether the evaluated pictures are not among the training pictures.
 
     Raises:
-        UserError: a chain that the process does not have; no training pictures besides the evaluated ones.
+        UserError: a chain that the process does not have; no training pictures besides the evaluated ones; a VQ first stage.
     """
     model, count = telling.model, min(asked.count, telling.told.count)
     about: dict[str, Any] = {
@@ -75,6 +76,11 @@ def bits_per_dim(telling: Telling, training: DrawnFrom, asked: BitsAsked, seed: 
         if asked.steps is not None or asked.variance is not None:
             raise UserError(
                 "--bound-steps and --bound-variance are for models on pixels; on latents, the flow and the first stage bound it"
+            )
+        if isinstance(model.spec.first_stage, VQAutoencoderConfig):
+            raise UserError(
+                "--bits-per-dim is for models on pixels or on a KL autoencoder's latents: a VQ first stage draws no latent, so stage two's "
+                "density does not bound a picture's probability"
             )
         noise = _decoder_noise(model.first_stage, training, training.count if is_held_out else training.count - count, task)
         rows, parts = LATENT_ROWS, _of_latents(task, noise)

@@ -15,8 +15,8 @@ from ldm.metrics import bootstrap
 from ldm.metrics.frechet import FrechetReference
 from ldm.metrics.inception_score import SPLITS, logits_of, score_and_interval
 from ldm.metrics.kernel import KernelReference
-from ldm.metrics.manifold import NEIGHBOURS, SMALLEST, precision_recall
-from ldm.metrics.neighbours import nearest, ranks
+from ldm.metrics.manifold import NEIGHBOURS, SMALLEST, precision_recall, recall_error
+from ldm.metrics.neighbours import chance, nearest, ranks
 from ldm.metrics.report import Metric
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 from ldm.pipelines.sampling import Sampling
@@ -78,25 +78,31 @@ def _distance(
 
 
 def _precision_recall(seen: Evaluated) -> list[Metric]:
-    enough = min(len(seen.generated), len(seen.reference)) >= SMALLEST
-    values = precision_recall(seen.generated, seen.reference) if enough else (None, None)
+    generated, count = seen.generated, len(seen.generated)
+    values: tuple[float | None, float | None] = None, None
+    intervals: list[bootstrap.Interval | None] = [None, None]
+    if enough := min(count, len(seen.reference)) >= SMALLEST:
+        precision, recall = values = precision_recall(generated, seen.reference)
+        intervals[0] = bootstrap.of_share(precision, count)
+        if 2 * SMALLEST <= count < bootstrap.FEW:
+            intervals[1] = bootstrap.of_share_with_error(recall, recall_error(generated, seen.reference), count)
     texts = ("share of generated pictures within the training set's balls", "share of training pictures within the generated set's balls")
-    found = []
-    for name, value, pictures, text in zip(("precision", "recall"), values, (len(seen.generated), len(seen.reference)), texts, strict=True):
-        found.append(
-            Metric(
-                name=name,
-                title=name.capitalize(),
-                value=value,
-                interval=None if value is None else bootstrap.of_share(value, pictures),
-                pictures=pictures,
-                better="higher",
-                about=f"Kynkaanniemi et al. 2019, k = {NEIGHBOURS}: {text}. Few pictures make larger balls"
-                if enough
-                else f"needs at least {SMALLEST} pictures of each",
-            )
+    return [
+        Metric(
+            name=name,
+            title=name.capitalize(),
+            value=value,
+            interval=interval,
+            pictures=pictures,
+            better="higher",
+            about=f"Kynkaanniemi et al. 2019, k = {NEIGHBOURS}: {text}. Few pictures make larger balls"
+            if enough
+            else f"needs at least {SMALLEST} pictures of each",
         )
-    return found
+        for name, value, interval, pictures, text in zip(
+            ("precision", "recall"), values, intervals, (count, len(seen.reference)), texts, strict=True
+        )
+    ]
 
 
 def _inception_score(seen: Evaluated) -> list[Metric]:
@@ -172,14 +178,16 @@ def _prompt_fidelity(seen: Evaluated) -> list[Metric]:
             Metric(name=name, title=title, value=None, pictures=0, better="higher", about=why)
             for name, title in zip(names, titles, strict=True)
         ]
-    captions = [(seen.told.data.sample(i, 0).captions or ("",))[0] for i in range(seen.told.count)]
+    captions = [next(iter(seen.told.data.sample(i, 0).captions), None) for i in range(seen.told.count)]
     numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
     groups = torch.tensor([numbers[caption] for caption in captions])
     wanted = groups[torch.arange(len(seen.generated)) % len(groups)]
-    found = ranks(seen.generated, wanted, seen.real, groups)
+    told = wanted != numbers.get(None, -1)  # a picture without a caption was made from none
+    wanted, generated = wanted[told], seen.generated[told]
+    found = ranks(generated, wanted, seen.real, groups)
     about = (
         f"how often, among the {len(groups)} real pictures of the split, in Inception's feature space, the picture made from a caption has "
-        "that caption's picture {where}; by chance {chance:.3f}. It measures likeness to one picture, not what the text says"
+        "a picture of that caption {where}; by chance {chance:.3f}. It measures likeness to one picture, not what the text says"
     )
     shares = [(found <= top).double().mean().item() for top in (1, TOP)]
     return [
@@ -190,7 +198,7 @@ def _prompt_fidelity(seen: Evaluated) -> list[Metric]:
             interval=bootstrap.of_share(share, len(found)),
             pictures=len(found),
             better="higher",
-            about=about.format(where=where, chance=min(1.0, top / len(groups))),
+            about=about.format(where=where, chance=chance(wanted, groups, top)),
         )
         for name, title, share, top, where in zip(names, titles, shares, (1, TOP), ("nearest", f"among the nearest {TOP}"), strict=True)
     ]

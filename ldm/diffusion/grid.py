@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from ldm.core.errors import UserError
 from ldm.core.family import Family, kind
 from ldm.diffusion.process import NoiseProcess
+
+LEAST_NOISE = 1e-3  # sigma / alpha below which a step changes no level of 8 bits; the VP-SDE's published first time has as much
 
 
 class Grid(Family, abc.ABC):
@@ -85,7 +88,7 @@ class Leading(Grid):
 @kind("karras")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Karras(Grid):
-    """Even in (sigma / alpha)^(1 / rho) from start to t_first, then 0 (Karras et al. 2022, eq. 5): dense where there is little noise."""
+    """Even in (sigma / alpha)^(1 / rho) from start to the last step, then 0 (Karras et al. 2022, eq. 5): dense at low noise."""
 
     rho: float = 7.0
 
@@ -101,7 +104,7 @@ class Karras(Grid):
 @kind("log_snr")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogSNR(Grid):
-    """Even in log-SNR from start to t_first, then 0 (Lu et al. 2022, DPM-Solver): noise levels in geometric progression."""
+    """Even in log-SNR from start to the last step, then 0 (Lu et al. 2022, DPM-Solver): noise levels in geometric progression."""
 
     def spread(self, process: NoiseProcess, steps: int, start: float) -> Tensor:
         most, least = _log_snr_ends(process, start, steps)
@@ -114,7 +117,8 @@ class GaussianOptimal(Grid):
     """The grid by which DDIM errs least on data of N(m, sigma_data^2): even in the angle phi = arctan(sigma / (sigma_data alpha)).
 
     There a step by the angle d gives x its exact place but for a factor cos(d) on the deviation, so the result has the standard deviation
-    sigma_data prod cos(d_i), and the product is greatest where all angles are equal. For few steps. Of many, none falls below t_first.
+    sigma_data prod cos(d_i), and the product is greatest where all angles are equal. For few steps. Of many, none falls below
+    the last step of other grids.
     The knots that Sabour et al. 2024 (Align Your Steps) found for Stable Diffusion 1.5 are nearly those of sigma_data = 1.5.
     """
 
@@ -125,8 +129,8 @@ class GaussianOptimal(Grid):
             raise UserError(f"a gaussian_optimal grid needs sigma_data > 0, got {self.sigma_data}")
 
     def spread(self, process: NoiseProcess, steps: int, start: float) -> Tensor:
-        _refuse_steps_below_first(process, start, steps)
-        ends = torch.tensor([start, process.t_first], dtype=torch.float64)
+        _refuse_steps_below_last(process, start, steps)
+        ends = torch.tensor([start, _last(process)], dtype=torch.float64)
         most, least = torch.atan2(process.sigma(ends), self.sigma_data * process.alpha(ends))
         angle = _even(most, torch.maximum(most / steps, least), steps)
         return _times_at(-2 * (self.sigma_data * angle.tan()).log(), process, start)
@@ -138,9 +142,9 @@ def _even(first: Tensor, last: Tensor, count: int) -> Tensor:
 
 
 def _log_snr_ends(process: NoiseProcess, start: float, steps: int) -> Tensor:
-    """(2,): log-SNR at start and at t_first. Where start has no signal its place is taken by the chain's next step, which has."""
-    _refuse_steps_below_first(process, start, steps)
-    ends = process.log_snr(torch.tensor([start, start - 1 / process.num_steps, process.t_first], dtype=torch.float64))
+    """(2,): log-SNR at start and at the last step. Where start has no signal its place is taken by the chain's next step, which has."""
+    _refuse_steps_below_last(process, start, steps)
+    ends = process.log_snr(torch.tensor([start, start - 1 / process.num_steps, _last(process)], dtype=torch.float64))
     return ends[[0, 2]] if ends[0].isfinite() else ends[1:]
 
 
@@ -151,11 +155,14 @@ def _times_at(log_snr: Tensor, process: NoiseProcess, start: float) -> Tensor:
     return times
 
 
-def _refuse_steps_below_first(process: NoiseProcess, start: float, steps: int) -> None:
-    if steps > 1 and start <= process.t_first:
-        raise UserError(
-            f"{steps} sampling steps asked from noise level {start:g}, but networks know none below {process.t_first:g}: take 1"
-        )
+def _last(process: NoiseProcess) -> float:
+    """The last step: at t_first, or where sigma / alpha is LEAST_NOISE if a continuous process goes further down."""
+    return max(process.t_first, process.time_at(torch.tensor(-2 * math.log(LEAST_NOISE), dtype=torch.float64)).item())
+
+
+def _refuse_steps_below_last(process: NoiseProcess, start: float, steps: int) -> None:
+    if steps > 1 and start <= _last(process):
+        raise UserError(f"{steps} sampling steps asked from noise level {start:g}, but steps end at {_last(process):g}: take 1")
 
 
 def _steps_below(process: NoiseProcess, start: float, steps: int) -> int:

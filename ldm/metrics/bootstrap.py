@@ -62,7 +62,7 @@ def of_mean(values: Tensor) -> Interval | None:
     return of_statistic(values, lambda rows: rows.mean(1))
 
 
-def of_share(share: float, count: int) -> Interval | None:
+def of_share(share: float, count: float) -> Interval | None:
     """The interval of a share of `count` pictures (Wilson 1927, eq. 12); None for FEW pictures or more.
 
     Not by bootstrap: where no picture was hit, every redrawn set says so too, as if it were certain.
@@ -72,6 +72,12 @@ def of_share(share: float, count: int) -> Interval | None:
     centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
     half = Z / (1 + Z**2 / count) * (share * (1 - share) / count + Z**2 / (4 * count**2)) ** 0.5
     return (centre - half if share > 0 else 0.0), (centre + half if share < 1 else 1.0)
+
+
+def of_share_with_error(share: float, standard_error: float, count: int) -> Interval | None:
+    """`of_share` where the error is known: of as many independent pictures as would err as much; of `count` where it says nothing."""
+    says = standard_error > 0 and 0 < share < 1
+    return of_share(share, share * (1 - share) / standard_error**2 if says else count)
 
 
 def _percentiles(replicates: Tensor) -> Interval:

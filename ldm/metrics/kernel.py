@@ -7,9 +7,12 @@ The estimate is without bias at any number of pictures, and so may be below zero
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torchmetrics.image.kid import poly_kernel
+from tqdm import tqdm
 
 BLOCK = 2048  # rows of the kernel's matrix at once
 
@@ -54,7 +57,7 @@ class KernelReference:
 
     def _across(self, features: Tensor) -> Tensor:
         """(N,): mean kernel of each row with this set."""
-        return torch.cat([poly_kernel(block, self.features).mean(1) for block in features.split(BLOCK)])
+        return torch.cat([poly_kernel(block, self.features).mean(1) for block in _blocks(features)])
 
 
 def _within(features: Tensor) -> Tensor:
@@ -64,6 +67,10 @@ def _within(features: Tensor) -> Tensor:
 
 def _to_others(features: Tensor) -> Tensor:
     """(N,): mean kernel of each row with the others."""
-    total = torch.cat([poly_kernel(block, features).sum(1) for block in features.split(BLOCK)])
+    total = torch.cat([poly_kernel(block, features).sum(1) for block in _blocks(features)])
     itself = (features.square().sum(1) / features.shape[1] + 1) ** 3
     return (total - itself) / (len(features) - 1)
+
+
+def _blocks(features: Tensor) -> Iterable[Tensor]:
+    return tqdm(features.split(BLOCK), desc="KID", unit="block", delay=1, dynamic_ncols=True)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-BLOCK = 1000  # rows of distances at once
+BLOCK = 100  # rows of distances at once
 
 
 def nearest(features: Tensor, others: Tensor) -> Tensor:
     """(N,): Euclidean distance of each row of (N, D) to the nearest row of (M, D)."""
     others = others.double()
-    return torch.cat([_distances(block, others).amin(1) for block in features.double().split(BLOCK)])
+    return torch.cat([_distances(block, others).amin(1) for block in _blocks(features)])
 
 
 def ranks(features: Tensor, wanted: Tensor, others: Tensor, groups: Tensor) -> Tensor:
@@ -25,11 +28,30 @@ def ranks(features: Tensor, wanted: Tensor, others: Tensor, groups: Tensor) -> T
     """
     others = others.double()
     found = []
-    for block, want in zip(features.double().split(BLOCK), wanted.split(BLOCK), strict=True):
+    for block, want in zip(_blocks(features), wanted.split(BLOCK), strict=True):
         distances = _distances(block, others)
         right = distances.masked_fill(want[:, None] != groups, torch.inf).amin(1, keepdim=True)
         found.append(1 + (distances < right).sum(1))
     return torch.cat(found)
+
+
+def chance(wanted: Tensor, groups: Tensor, top: int) -> float:
+    """The share of `ranks` up to `top` if the others stood in random order: 1 - C(M - m, top) / C(M, top) for a group of m among M.
+
+    Args:
+        wanted, groups: as for `ranks`.
+        top: 1 or more.
+    """
+    others = len(groups)
+    members = (wanted[:, None] == groups).sum(1).double()
+    missed = torch.ones_like(members)
+    for place in range(min(top, others)):
+        missed *= ((others - members - place) / (others - place)).clamp(min=0)
+    return (1 - missed).mean().item()
+
+
+def _blocks(features: Tensor) -> Iterable[Tensor]:
+    return tqdm(features.double().split(BLOCK), desc="nearest pictures", unit="block", delay=1, dynamic_ncols=True)
 
 
 def _distances(features: Tensor, others: Tensor) -> Tensor:

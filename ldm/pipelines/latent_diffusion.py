@@ -108,7 +108,7 @@ class LatentDiffusion(Renderer):
             guidance=default.guidance if guidance is None else guidance,
             guidance_interval=default.guidance_interval if guidance_interval is None else guidance_interval,
             guidance_rescale=default.guidance_rescale if guidance_rescale is None else guidance_rescale,
-            threshold=None if threshold == "none" else threshold or default.threshold,
+            threshold=None if threshold == "none" else default.threshold if threshold is None else threshold,
             num_images=num_images,
             seed=seed,
             on_step=on_step,

@@ -21,11 +21,12 @@ from ldm.core.precision import Precision, autocast
 from ldm.core.random import Streams
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.estimate import Denoise, Estimate
+from ldm.diffusion.process import NoiseProcess
 from ldm.first_stage.stage import FirstStage
 from ldm.guidance.autoguidance import autoguidance
 from ldm.guidance.classifier_free import classifier_free
 from ldm.guidance.thresholded import thresholded
-from ldm.pipelines.sampling import Sampling, shifted, start_std
+from ldm.pipelines.sampling import Guide, Sampling, shifted, start_std
 from ldm.samplers.sampler import step_noise
 
 PIXELS_AT_ONCE, MOST_AT_ONCE = 1 << 20, 64  # of pictures, and pictures, in a batch; the result does not depend on it
@@ -95,7 +96,7 @@ class Renderer:
             untold: of one picture, what guidance leads away from; None = nothing told.
             start: noise level in (0, 1] to begin at; this share of the steps is taken, at least one.
             start_latent: (1, C, h, w), what is noised to begin with; None = pure noise.
-            wrap: what the guided denoiser is wrapped in, e.g. training-free inpainting, or what `away_from` gives.
+            wrap: what the guided denoiser is wrapped in, e.g. training-free inpainting.
 
         Raises:
             UserError: a picture that is not finite.
@@ -155,8 +156,8 @@ class Renderer:
             pictures.append(self.decode(latent))
         return torch.cat(pictures)
 
-    def away_from(self, weaker: Renderer, told: ConditionInputs, scale: float) -> Wrap:
-        """Autoguidance, for `generate`: away from what a weaker model of the same task would draw, which is told the same.
+    def away_from(self, weaker: Renderer, told: ConditionInputs, scale: float) -> Guide:
+        """Autoguidance, for `Sampling.guide`: away from what a weaker model of the same task would draw, which is told the same.
 
         Args:
             weaker: smaller, or trained for less long, e.g. a checkpoint that the run kept; of the same latents and process.
@@ -170,10 +171,10 @@ class Renderer:
             raise UserError("autoguidance needs two models of one first stage and one process; the weaker one has others")
         condition = weaker.tell(told)
 
-        def wrap(denoise: Denoise, streams: Streams) -> Denoise:
+        def led(denoise: Denoise, process: NoiseProcess, rows: range) -> Denoise:
             return autoguidance(denoise, lambda x, t: weaker.denoiser(x, t, condition.repeated(len(x))), scale)
 
-        return wrap
+        return led
 
     def decode(self, latent: Tensor, *, tile: int | None = None) -> Tensor:
         """(B, C, h, w) normalised latents to pictures (B, C, ratio h, ratio w) float32 in [-1, 1], not clipped, on the CPU.

@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 
 from ldm.core.errors import UserError
+from ldm.diffusion.estimate import Denoise
 from ldm.diffusion.grid import Grid, Trailing
 from ldm.diffusion.process import NoiseProcess
 from ldm.guidance.classifier_free import check_limits
 from ldm.guidance.thresholded import Threshold, check_threshold
-from ldm.pipelines.classifier_guide import ClassifierGuide
 from ldm.samplers.sampler import Sampler
 
 OnStep = Callable[[int, int], None]
+
+Guide = Callable[[Denoise, NoiseProcess, range], Denoise]
+"""(denoiser, process, the numbers of its pictures) -> a denoiser that leads elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +34,7 @@ class Sampling:
         guidance_interval: noise levels, in sigma / alpha, at which that guidance acts; None = all.
         guidance_rescale: 0 to 1, how far the contrast that it adds is taken back.
         threshold: x0 is kept in [-1, 1], see `check_threshold`; None = it is not.
-        guide: a classifier that leads to classes besides; None = none.
+        guide: what leads besides, e.g. a classifier or a weaker model; before the threshold. None = nothing.
         num_images: pictures.
         seed: picture i depends on (seed, i) only.
         grid: where the solver stops on the way.
@@ -44,7 +47,7 @@ class Sampling:
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float = 0.0
     threshold: Threshold | None = None
-    guide: ClassifierGuide | None = None
+    guide: Guide | None = None
     num_images: int = 1
     seed: int = 0
     grid: Grid = Trailing()

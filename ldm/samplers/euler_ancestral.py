@@ -19,6 +19,8 @@ from ldm.samplers.sampler import Ask, Noise, Past, Sampler
 class EulerAncestral(Sampler):
     """In noise ratios r = sigma / alpha: Euler to r_down, then noise r_up, with r_down^2 + r_up^2 = r_s^2. It is `ddim` with the same eta.
 
+    It has no `frame`: a straight step between two times is the same in each (see `Euler`).
+
     Attributes:
         eta: share of fresh noise, 0 (Euler) to 1 (the ancestral sampler).
     """

@@ -21,7 +21,8 @@ from ldm.samplers.sampler import Ask, Noise, Past, Sampler
 @kind("ode")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ODE(Sampler):
-    """Runs from the grid's first time to its last in strides of its own, so the number of steps asked does not matter.
+    """Runs from the grid's first time to its last in strides of its own. The number of steps asked matters only where it moves the
+    first time, as in a leading grid.
 
     It solves in the frame `flow`, whose slope is finite everywhere, down to the least noisy time that networks know, and takes x0 there.
     The strides fit the picture that needs the shortest; so a picture depends on its batch, within the tolerance. `Counted` counts the

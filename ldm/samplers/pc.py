@@ -47,7 +47,10 @@ class PredictorCorrector(Sampler):
     ) -> Tensor:
         if process.sigma(s) == 0:
             return process.blend(now, s)
-        x = self._predicted(x_t, t, s, _score(now, t, process), noise(), process)
+        if process.alpha(t) == 0:  # the forward step from s leaves nothing of x_s to turn round
+            x = process.blend(now, s)
+        else:
+            x = self._predicted(x_t, t, s, _score(now, t, process), noise(), process)
         for k in range(1, self.corrections + 1):
             x = self._corrected(x, s, _score(denoise(x, s), s, process), noise(k), process)
         return x

@@ -241,3 +241,10 @@ MISTAKES = {
 def test_a_mistake_is_named_before_pictures_are_made(home, stand_in, words, said, monkeypatch, capsys):
     assert call(f"{LDM} --model plain {words} --out made", monkeypatch) == 2
     assert said in capsys.readouterr().err and stand_in.calls == 0
+
+
+def test_a_vq_first_stage_has_none(home, tiny, stand_in, monkeypatch, capsys):
+    """It draws no latent: the entropy that the bound takes off would be minus infinity."""
+    (home / "codes").symlink_to(tiny(first_stage="vq"))
+    assert call(f"{LDM} --model codes --bits-per-dim 2 --out made", monkeypatch) == 2
+    assert "a VQ first stage draws no latent" in capsys.readouterr().err and stand_in.calls == 0

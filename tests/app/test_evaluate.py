@@ -15,6 +15,7 @@ from ldm.app import evaluate, evaluate_ldm
 from ldm.checkpoints.model import load_first_stage
 from ldm.core.errors import UserError
 from ldm.losses.statistics import StatisticsCollector
+from ldm.metrics import attribution, bootstrap
 from ldm.metrics.neighbours import nearest
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 
@@ -117,6 +118,25 @@ def test_a_model_that_repeats_training_pictures_is_found_out(home, monkeypatch, 
     assert metrics["nearest_training"]["value"] == 0 and metrics["close_to_training"]["value"] == 1
     assert metrics["retrieval_top_1"]["value"] is None and "the model takes none" in metrics["retrieval_top_1"]["about"]
     assert found["data"]["told_of_them"].startswith("nothing") and found["sampling"]["guidance"] == 1
+
+
+def test_pictures_without_a_caption_are_not_looked_for(home, monkeypatch, capsys):
+    """Of six two have no caption and three the same: chance is (3 * 3/6 + 1/6) / 4 = 0.417, and four pictures are counted."""
+    for i, text in enumerate(("", "", "twins", "twins", "twins", "alone")):
+        caption = home / "val" / f"{i:03d}.txt"
+        caption.write_text(text) if text else caption.unlink()
+    metric = measured(f"{LDM} --model model", monkeypatch, capsys)["metrics"]["retrieval_top_1"]
+    assert metric["pictures"] == 4 and "by chance 0.417" in metric["about"]
+
+
+def test_many_pictures_have_an_interval_of_kid_alone(home, monkeypatch, capsys):
+    """And of FEW or more, FID, shares and medians have none."""
+    for module in (bootstrap, attribution):
+        monkeypatch.setattr(module, "FEW", 6)
+    metrics = measured(f"{LDM} --model model", monkeypatch, capsys)["metrics"]
+    assert {name for name, metric in metrics.items() if metric["interval"] is not None} == {"kid"}
+    low, high = metrics["kid"]["interval"]
+    assert low < metrics["kid"]["value"] < high
 
 
 def test_what_is_told_is_the_caption_of_the_same_number(home, monkeypatch, capsys):

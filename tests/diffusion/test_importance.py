@@ -7,11 +7,16 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.core.random import Streams
 from ldm.diffusion.importance import ImportanceSteps, LossMemory
+from ldm.diffusion.network_input import TableIndex
+from ldm.diffusion.objective import Objective
+from ldm.diffusion.prediction import EpsPrediction
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.diffusion.time_density import UniformSteps
+from ldm.diffusion.weighting import Constant
 
 F64 = torch.float64
 PROCESS = DiscreteVP(num_steps=4)
@@ -79,6 +84,22 @@ def test_learning_takes_the_weight_out() -> None:
     cost = t + 1
     memory.learn((cost * memory.weight(t)).float(), streams(50), PROCESS, 50, lambda tensors: None)
     assert_close(memory.losses[:, 0], STEPS + 1, rtol=1e-6, atol=0)
+
+
+def test_the_loss_is_weighed_back() -> None:
+    """Steps that are drawn more often count for less: each sample's loss is that at its step, by the memory's weight."""
+    memory, x0 = taught([8, 4, 2, 2], even_share=0.5), torch.randn(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    parts = {"process": PROCESS, "prediction": EpsPrediction(), "weighting": Constant(), "network_input": TableIndex()}
+    t = memory.draw(streams(40), PROCESS)
+    drawn = Objective(density=memory, **parts)(lambda x, clock, condition: 0.3 * x, x0, Condition(), streams(40))
+
+    class Same(UniformSteps):
+        def draw(self, streams: Streams, process: DiscreteVP) -> Tensor:
+            return t
+
+    plain = Objective(density=Same(), **parts)(lambda x, clock, condition: 0.3 * x, x0, Condition(), streams(40))
+    assert memory.weight(t).unique().numel() == 3
+    assert_close(drawn, plain * memory.weight(t).float())
 
 
 def test_a_resumed_memory_draws_the_same() -> None:

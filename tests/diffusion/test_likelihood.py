@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from ldm.core.errors import UserError
 from ldm.core.random import Streams
 from ldm.diffusion.estimate import Denoise, Estimate
-from ldm.diffusion.likelihood import bound_times, first_time, flow_density, mean_and_error, pixel_flow_density
+from ldm.diffusion.likelihood import bound_times, first_time, flow_density, mean_and_error, pixel_flow_density, variational_bound
 from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.diffusion.processes.rectified_flow import RectifiedFlow
@@ -76,6 +76,20 @@ def test_mixture_data(process: NoiseProcess) -> None:
     x = torch.linspace(-0.9, 0.9, 40, dtype=F64).reshape(4, 10)
     got = flow_density(exact(process, *MIXTURE), x, process, signs(4, 10), first=0.02, tolerance=1e-6)
     assert_close(got.bits, -marginal(process, 0.02, *MIXTURE).log_prob(x).mean(1) / math.log(2), rtol=0, atol=2e-4)
+
+
+def test_both_numbers_of_one_mixture_agree() -> None:
+    """On the same pixels: flow and bound cost what the mixture's levels do, 7 bits; the bound to the chance of its noise."""
+    process, streams, shape = RectifiedFlow(), Streams.of(0, samples=range(4)), (4, 1, 48, 48)
+    means, stds = torch.tensor([-0.5, 0.3], dtype=F64), torch.tensor([0.1, 0.15], dtype=F64)
+    which = torch.randint(2, shape, generator=torch.Generator().manual_seed(0))
+    x0 = (((means[which] + stds[which] * draw(*shape)) + 1) * 127.5).round() / 127.5 - 1
+    denoise, law = exact(process, means, stds), marginal(process, 0.0, means, stds)
+    bits = -(law.cdf(x0 + 1 / 255) - law.cdf(x0 - 1 / 255)).log2().flatten(1).mean(1)
+    flow = pixel_flow_density(denoise, x0, process, streams, first=0.002, tolerance=1e-6)
+    terms = variational_bound(denoise, x0, bound_times(process), process, lambda i: draw(*shape, seed=i), fixed_spread=1.0)
+    assert_close(flow.bits, bits, rtol=0, atol=0.005)
+    assert (terms.total - bits).mean().abs() < 0.05
 
 
 def coupled(process: NoiseProcess) -> tuple[Denoise, Callable[[Tensor], Tensor]]:

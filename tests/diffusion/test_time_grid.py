@@ -93,11 +93,15 @@ def test_karras_et_als_noise_levels() -> None:
 
 
 @every_process
-def test_log_snr_is_even_down_to_the_least_noise_that_networks_know(process: NoiseProcess) -> None:
+def test_log_snr_is_even_down_to_the_least_noise(process: NoiseProcess) -> None:
     times = LogSNR().times(process, 20, 0.9)
     steps = process.log_snr(times[:-1]).diff()
     assert_close(steps, steps[:1].expand(19), rtol=1e-5, atol=0)
-    assert times[-2].item() == pytest.approx(process.t_first, rel=1e-9)
+    last = times[-2]
+    if process.log_snr(torch.tensor(process.t_first, dtype=F64)) > 14:  # far below a level of 8 bits, where steps would be wasted
+        assert (process.sigma(last) / process.alpha(last)).item() == pytest.approx(1e-3, rel=1e-6)
+    else:
+        assert last.item() == pytest.approx(process.t_first, rel=1e-9)
 
 
 @pytest.mark.parametrize("process", [RectifiedFlow(), DiscreteVP(zero_terminal_snr=True)], ids=repr)
@@ -148,7 +152,7 @@ def test_gaussian_optimal_lies_near_align_your_steps() -> None:
 @pytest.mark.parametrize("grid", [Karras(), LogSNR(), GaussianOptimal()], ids=lambda g: g.kind)
 def test_no_steps_below_the_least_noise(grid: Grid) -> None:
     assert grid.times(PROCESS, 1, PROCESS.t_first).tolist() == [PROCESS.t_first, 0]
-    with pytest.raises(UserError, match="2 sampling steps asked from noise level 0.001, but networks know none below 0.001: take 1"):
+    with pytest.raises(UserError, match="2 sampling steps asked from noise level 0.001, but steps end at 0.001: take 1"):
         grid.times(PROCESS, 2, PROCESS.t_first)
 
 

@@ -10,11 +10,11 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from ldm.metrics.attribution import attribute
-from ldm.metrics.bootstrap import FEW, around, draws, of_mean, of_share
+from ldm.metrics.bootstrap import FEW, around, draws, of_mean, of_share, of_share_with_error
 from ldm.metrics.frechet import FrechetReference, paired_replicates
 from ldm.metrics.kernel import KernelReference
-from ldm.metrics.manifold import precision_recall
-from ldm.metrics.neighbours import nearest, ranks
+from ldm.metrics.manifold import precision_recall, recall_error
+from ldm.metrics.neighbours import chance, nearest, ranks
 
 
 def normal(count, size, seed=0):
@@ -123,6 +123,37 @@ def test_precision_is_of_the_generated_and_recall_of_the_real():
     real = torch.cat([cluster, cluster + 1000])
     assert precision_recall(cluster + 0.001, real) == (1.0, 0.5)
     assert precision_recall(real, cluster + 0.001) == (0.5, 1.0)
+
+
+def test_the_error_of_recall_is_how_recalls_of_other_draws_spread():
+    """The real pictures stay, the generated ones are drawn anew: on the safe side by up to a half. Of two far sets there is no doubt."""
+    real = normal(400, 8, seed=99)
+    sets = [normal(150, 8, seed) * 0.8 for seed in range(40)]
+    values = torch.tensor([precision_recall(x, real)[1] for x in sets])
+    errors = torch.tensor([recall_error(x, real) for x in sets])
+    assert 0.9 < errors.mean() / values.std() < 1.6
+    assert recall_error(normal(20, 3) + 1000, normal(20, 3)) == 0
+
+
+def test_the_interval_of_a_share_with_an_error():
+    """As wide as the error says, and of all pictures where it says nothing."""
+    low, high = of_share_with_error(0.4, 0.01, 500)
+    assert (low, high) == (pytest.approx(0.3806, abs=1e-3), pytest.approx(0.4197, abs=1e-3))
+    assert of_share_with_error(0.0, 0.0, 12) == of_share(0.0, 12)
+    assert of_share_with_error(1.0, 0.1, 12) == of_share(1.0, 12)
+
+
+def test_chance_is_that_of_a_random_order():
+    """Groups of 3, 1 and 6 pictures: the share of random orders in which one stands first, or among the first 5."""
+    groups = torch.tensor([0] * 3 + [1] + [2] * 6)
+    random = torch.Generator().manual_seed(0)
+    orders = torch.rand(20_000, 10, generator=random).argsort(1)
+    for top in (1, 5):
+        for group in (0, 1, 2):
+            seen = (groups[orders[:, :top]] == group).any(1).double().mean().item()
+            assert chance(torch.tensor([group]), groups, top) == pytest.approx(seen, abs=0.015)
+    assert chance(torch.tensor([0, 1]), groups, 1) == pytest.approx(0.2)
+    assert chance(torch.tensor([1]), torch.tensor([1, 1]), 5) == 1
 
 
 def test_balls_reach_to_the_third_neighbour():

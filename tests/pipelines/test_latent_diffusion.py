@@ -334,14 +334,18 @@ def test_autoguidance_leads_away_from_the_weaker_model(plain, tiny):
     good, bad = plain.generate(told, how), weaker.generate(told, how)
     assert (good - bad).abs().max() > 0.05
     for scale in (1.0, 2.0):
-        got = plain.generate(told, how, wrap=plain.away_from(weaker, told, scale))
+        led = replace(how, guide=plain.away_from(weaker, told, scale))
+        got = plain.generate(told, led)
         assert_close(got, bad + scale * (good - bad), rtol=1e-4, atol=1e-4)
+    assert got.abs().max() > 1.01  # a threshold comes last, since guidance is what drives x0 out of range
+    assert_close(plain.generate(told, replace(led, threshold="clip")), got.clamp(-1, 1), rtol=1e-4, atol=1e-4)
     with pytest.raises(UserError, match="one first stage and one process"):
         plain.away_from(LatentDiffusion.from_pretrained(tiny("class"), device="cpu"), told, 2.0)
 
 
 MISTAKES = {
     "threshold out of range": ({"threshold": 1.5}, "a threshold is clip, or a percentile in (0, 1]"),
+    "a threshold of nothing": ({"threshold": 0.0}, "a threshold is clip, or a percentile in (0, 1]"),
     "settings of a sampler": ({"sampler": "ddim eta"}, "'eta' is no key=value"),
     "unknown sampler": ({"sampler": "dpmpp_2n"}, "langevin, ode, pc, pndm, unipc. Did you mean 'dpmpp_2m'"),
     "unknown grid": ({"grid": "carras"}, "log_snr, trailing, uniform. Did you mean 'karras'"),

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.diffusion.processes.edm import EDM
+from ldm.diffusion.processes.rectified_flow import RectifiedFlow
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.ddpm import DDPM
 from ldm.samplers.dpmpp_2m import DPMpp2M
@@ -137,24 +138,49 @@ def test_stochastic_samplers_have_the_marginals(process, sampler, order, gaussia
 @every_process
 @pytest.mark.parametrize(
     "sampler",
-    [DDPM(), DDIM(eta=0.5), EulerAncestral(), PredictorCorrector(corrections=0), EULER_MARUYAMA, DPMpp2MSDE(), Heun(s_churn=8.0)],
+    [
+        DDPM(),
+        DDIM(eta=0.5),
+        EulerAncestral(),
+        PredictorCorrector(corrections=0),
+        PredictorCorrector(snr=0.1),
+        EULER_MARUYAMA,
+        DPMpp2MSDE(),
+        Heun(s_churn=8.0),
+        AnnealedLangevin(rounds=4, step_size=0.05),
+    ],
     ids=repr,
 )
 def test_stochastic_samplers_draw_the_mixture(process, sampler, mixture) -> None:
-    """What lies below x is even between 0 and 1 where x has its distribution: mean 1/2, variance 1/12, and half on either side."""
-    world, grid, count = mixture(process), even_in_log_snr(process, 8, 0.1, 400), 20_000
-    random = torch.Generator().manual_seed(2)
+    """What lies below x is even between 0 and 1 where x has its distribution: mean 1/2, variance 1/12, and half on either side.
+
+    Pictures of many numbers, as the corrector takes their norms.
+    """
+    world, grid, shape = mixture(process), even_in_log_snr(process, 8, 0.1, 400), (4, 5000)
+    random, count = torch.Generator().manual_seed(2), 20_000
 
     def noise(*_: int) -> torch.Tensor:
-        return torch.randn(count, 1, dtype=F64, generator=random)
+        return torch.randn(shape, dtype=F64, generator=random)
 
     means, std = world.parts(noise(), grid[0])
-    x = means[torch.randint(2, (count, 1), generator=random)] + std * noise()
+    x = means[torch.randint(2, shape, generator=random)] + std * noise()
     got = sampler.sample(world.denoise, x, grid, process, noise)
     below = world.below(got, grid[-1])
     assert below.mean().item() == pytest.approx(0.5, abs=4 * (1 / 12 / count) ** 0.5 + 0.004)
     assert below.var().item() == pytest.approx(1 / 12, abs=4 * (1 / 180 / count) ** 0.5 + 0.002)
     assert (below < 0.5).double().mean().item() == pytest.approx(0.5, abs=4 * 0.5 / count**0.5 + 0.004)
+
+
+@pytest.mark.parametrize("process", [RectifiedFlow(), DiscreteVP(zero_terminal_snr=True)], ids=repr)
+def test_pc_starts_where_no_signal_is_left(process, gaussian) -> None:
+    """One step from pure noise to a time of little signal has that time's mean and deviation."""
+    world = gaussian(process, -0.5, 0.4)
+    grid = torch.tensor([1.0, process.time_at(torch.tensor(-4.0, dtype=F64)).item()], dtype=F64)
+    x = torch.randn(4, 5000, dtype=F64, generator=torch.Generator().manual_seed(0))
+    got = PredictorCorrector(corrections=0).sample(world.denoise, x, grid, process, lambda *_: torch.zeros_like(x))
+    mean, std = world.marginal(grid[-1], torch.zeros((), dtype=F64))
+    assert got.mean().item() == pytest.approx(mean.item(), abs=0.03)
+    assert got.std().item() == pytest.approx(std.item(), rel=0.03)
 
 
 @every_process
