@@ -29,6 +29,8 @@ STAGE_ONE = {  # parameters, latent (Rombach et al. 2022; CompVis' model zoo)
     "vq-f4": (VQ_F4, (3, 64, 64)),
     "vq-f4-noattn": (VQ_F4_PLAIN, (3, 64, 64)),
     "vq-f8": (VQ_F8, (4, 32, 32)),
+    "vq-f8-n256": (VQ_F8 - (16384 - 256) * 4, (4, 32, 32)),
+    "vq-f16": (69_610_963 - 17_592, (8, 16, 16)),  # KL-f16 with 8 channels for 16 and their variances, and 16384 x 8 codes
 }
 # denoiser, first stage, conditioner as published, beta, loss, stated latent scale
 STAGE_TWO = {
