@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
         **result.about,
         "extractor": {"name": "Inception v3 of 2015-12-05, 2048 features", "sha256": TABLE["fid-inception"].sha256},
         "intervals": f"95 %, of fewer than {FEW} pictures: bootstrap over the evaluated pictures; of more: normal, KID only; "
-        "of shares, Wilson's; null = none",
+        "of shares, Wilson's, for recall with the error by jackknife; null = none",
         "tool": f"ldm {ldm.__version__}",
         "torch": torch.__version__,
         "device": device().type,

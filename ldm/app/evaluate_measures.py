@@ -172,18 +172,18 @@ def _prompt_fidelity(seen: Evaluated) -> list[Metric]:
     """Whether the picture made from caption i leads back to picture i."""
     names = ("retrieval_top_1", "retrieval_top_5")
     titles = ("Caption's picture is nearest", f"  is among the nearest {TOP}")
-    if not seen.tells_captions:
-        why = "no captions were told: the model takes none, or the data have none"
-        return [
-            Metric(name=name, title=title, value=None, pictures=0, better="higher", about=why)
-            for name, title in zip(names, titles, strict=True)
-        ]
-    captions = [next(iter(seen.told.data.sample(i, 0).captions), None) for i in range(seen.told.count)]
+    captions = [next(iter(seen.told.data.sample(i, 0).captions), None) for i in range(seen.told.count)] if seen.tells_captions else [None]
     numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
     groups = torch.tensor([numbers[caption] for caption in captions])
     wanted = groups[torch.arange(len(seen.generated)) % len(groups)]
     told = wanted != numbers.get(None, -1)  # a picture without a caption was made from none
     wanted, generated = wanted[told], seen.generated[told]
+    if not len(generated):
+        why = "no captions were told: the model takes none, or the data have none"
+        return [
+            Metric(name=name, title=title, value=None, pictures=0, better="higher", about=why)
+            for name, title in zip(names, titles, strict=True)
+        ]
     found = ranks(generated, wanted, seen.real, groups)
     about = (
         f"how often, among the {len(groups)} real pictures of the split, in Inception's feature space, the picture made from a caption has "

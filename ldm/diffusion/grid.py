@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import math
 from dataclasses import dataclass
 
 import torch
@@ -157,7 +156,7 @@ def _times_at(log_snr: Tensor, process: NoiseProcess, start: float) -> Tensor:
 
 def _last(process: NoiseProcess) -> float:
     """The last step: at t_first, or where sigma / alpha is LEAST_NOISE if a continuous process goes further down."""
-    return max(process.t_first, process.time_at(torch.tensor(-2 * math.log(LEAST_NOISE), dtype=torch.float64)).item())
+    return max(process.t_first, process.time_of_noise(LEAST_NOISE))
 
 
 def _refuse_steps_below_last(process: NoiseProcess, start: float, steps: int) -> None:

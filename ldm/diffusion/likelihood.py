@@ -33,9 +33,10 @@ def first_time(process: NoiseProcess, noise: float = FIRST_NOISE) -> float:
     """The time at which sigma / alpha is `noise`: where the flow is taken to have reached the data.
 
     For the VP-SDE it is the published 1e-5. For a chain of N steps it lies below 1 / N, and must: step 1 has more noise than a bin is
-    wide, and data that are sharper than that get bits which no sample of the chain pays. Below 1 / N, networks answer as at 1 / N.
+    wide, and data that are sharper than that get bits which no sample of the chain pays. Below 1 / N, networks that are
+    fed the table's index (`TableIndex`) answer as at 1 / N.
     """
-    return process.time_at(torch.tensor(-2 * math.log(noise), dtype=torch.float64)).item()
+    return process.time_of_noise(noise)
 
 
 def bound_times(process: NoiseProcess, steps: int | None = None) -> Tensor:

@@ -10,6 +10,7 @@ never makes an accelerator wait. `scales` puts them where a sample is.
 from __future__ import annotations
 
 import abc
+import math
 
 import torch
 from torch import Tensor
@@ -83,6 +84,10 @@ class NoiseProcess(Family, abc.ABC):
         """alpha(s) x0 + sigma(s) eps: the forward process when eps is drawn, a DDIM step when it is estimated."""
         alpha, sigma = self.scales(s, estimate.x0)
         return alpha * estimate.x0 + sigma * estimate.eps
+
+    def time_of_noise(self, ratio: float) -> float:
+        """The time at which sigma / alpha has this value."""
+        return self.time_at(torch.tensor(-2 * math.log(ratio), dtype=torch.float64)).item()
 
     def noise_share(self, t: Tensor) -> Tensor:
         """sigma / (alpha + sigma): in the frame x / (alpha + sigma) every process is a rectified flow with this clock."""

@@ -62,22 +62,24 @@ def of_mean(values: Tensor) -> Interval | None:
     return of_statistic(values, lambda rows: rows.mean(1))
 
 
-def of_share(share: float, count: float) -> Interval | None:
+def of_share(share: float, count: int) -> Interval | None:
     """The interval of a share of `count` pictures (Wilson 1927, eq. 12); None for FEW pictures or more.
 
     Not by bootstrap: where no picture was hit, every redrawn set says so too, as if it were certain.
     """
-    if count >= FEW:
-        return None
-    centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
-    half = Z / (1 + Z**2 / count) * (share * (1 - share) / count + Z**2 / (4 * count**2)) ** 0.5
-    return (centre - half if share > 0 else 0.0), (centre + half if share < 1 else 1.0)
+    return None if count >= FEW else _wilson(share, count)
 
 
 def of_share_with_error(share: float, standard_error: float, count: int) -> Interval | None:
     """`of_share` where the error is known: of as many independent pictures as would err as much; of `count` where it says nothing."""
     says = standard_error > 0 and 0 < share < 1
-    return of_share(share, share * (1 - share) / standard_error**2 if says else count)
+    return None if count >= FEW else _wilson(share, share * (1 - share) / standard_error**2 if says else count)
+
+
+def _wilson(share: float, count: float) -> Interval:
+    centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
+    half = Z / (1 + Z**2 / count) * (share * (1 - share) / count + Z**2 / (4 * count**2)) ** 0.5
+    return (centre - half if share > 0 else 0.0), (centre + half if share < 1 else 1.0)
 
 
 def _percentiles(replicates: Tensor) -> Interval:

@@ -127,6 +127,8 @@ def test_pictures_without_a_caption_are_not_looked_for(home, monkeypatch, capsys
         caption.write_text(text) if text else caption.unlink()
     metric = measured(f"{LDM} --model model", monkeypatch, capsys)["metrics"]["retrieval_top_1"]
     assert metric["pictures"] == 4 and "by chance 0.417" in metric["about"]
+    metric = measured(f"{LDM} --model model --num-images 2", monkeypatch, capsys)["metrics"]["retrieval_top_1"]  # made from no caption
+    assert metric["value"] is None and "no captions were told" in metric["about"]
 
 
 def test_many_pictures_have_an_interval_of_kid_alone(home, monkeypatch, capsys):

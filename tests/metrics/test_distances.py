@@ -139,6 +139,9 @@ def test_the_interval_of_a_share_with_an_error():
     """As wide as the error says, and of all pictures where it says nothing."""
     low, high = of_share_with_error(0.4, 0.01, 500)
     assert (low, high) == (pytest.approx(0.3806, abs=1e-3), pytest.approx(0.4197, abs=1e-3))
+    low, high = of_share_with_error(0.5, 0.001, 500)  # as little as of 250,000 pictures, and yet they are 500
+    assert (high - low) == pytest.approx(2 * 1.96 * 0.001, rel=1e-3)
+    assert of_share_with_error(0.5, 0.001, FEW) is None
     assert of_share_with_error(0.0, 0.0, 12) == of_share(0.0, 12)
     assert of_share_with_error(1.0, 0.1, 12) == of_share(1.0, 12)
 
