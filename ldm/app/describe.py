@@ -22,7 +22,7 @@ EXAMPLES = """examples:
 # What the time is reckoned by: a common GPU, and the share of its peak that tuned training reaches; the published runs took longer.
 GPU, SHARE = "A100", 0.3
 PEAK = {"bf16": 312e12, "fp16": 312e12, "fp32": 19.5e12}  # FLOP/s, as its maker states them; TF32 is off by default
-GB = 1e9
+MB, GB = 1e6, 1e9
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -92,7 +92,6 @@ def as_text(found: Description, cost: Cost) -> str:
     train = found.train
     (channels, height, width), (z, h, w) = found.image, found.latent
     stage = "classifier" if found.stage is None else ("stage one", "stage two")[found.stage - 1]
-    time = f"{cost.days:,.1f} days" if cost.days >= 1 else f"{24 * cost.days:,.2g} hours"
     return "\n".join(
         [
             f"{found.name}: {stage}, pictures {width}x{height} of {channels} channels, latents {w}x{h} of {z}",
@@ -102,17 +101,26 @@ def as_text(found: Description, cost: Cost) -> str:
             "",
             f"memory of one process of {cost.processes} that share a batch of {train.batch_size}: {cost.at_once} pictures at once, "
             f"{train.precision}",
-            f"  {'weights':<20}{found.held.weights / GB:>12.1f} GB",
-            f"  {'gradients':<20}{found.held.gradients / GB:>12.1f} GB",
-            f"  {'optimizer':<20}{found.held.optimizer / GB:>12.1f} GB  AdamW's two moments",
-            f"  {'average':<20}{found.held.average / GB:>12.1f} GB  of the weights, which checkpoints hold",
-            f"  {'activations':<20}{cost.activations / GB:>12.1f} GB  at most, with autocast's copies",
-            f"  {'together':<20}{cost.bytes / GB:>12.1f} GB",
+            f"  {'weights':<20}{_size(found.held.weights):>15}",
+            f"  {'gradients':<20}{_size(found.held.gradients):>15}",
+            f"  {'optimizer':<20}{_size(found.held.optimizer):>15}  AdamW's two moments",
+            f"  {'average':<20}{_size(found.held.average):>15}  of the weights, which checkpoints hold",
+            f"  {'activations':<20}{_size(cost.activations):>15}  at most, with autocast's copies",
+            f"  {'together':<20}{_size(cost.bytes):>15}",
             "",
-            f"a step: {cost.step_flops / 1e12:,.3f} TFLOP; {train.steps:,} steps: {cost.flops:.2g} FLOP, {time} of one {GPU} at "
-            f"{100 * SHARE:.0f}% of its {cost.peak / 1e12:g} TFLOP/s ({train.precision})",
+            f"a step: {cost.step_flops / 1e12:,.3f} TFLOP; {train.steps:,} steps: {cost.flops:.2g} FLOP, {_duration(cost.days)} of "
+            f"one {GPU} at {100 * SHARE:.0f}% of its {cost.peak / 1e12:g} TFLOP/s ({train.precision})",
         ]
     )
+
+
+def _duration(days: float) -> str:
+    hours = 24 * days
+    return f"{days:,.1f} days" if days >= 1 else f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.2g} minutes"
+
+
+def _size(count: int) -> str:
+    return f"{count / GB:,.1f} GB" if count >= GB else f"{count / MB:,.1f} MB"
 
 
 def _role(name: str, found: Description) -> str:

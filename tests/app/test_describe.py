@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -220,6 +221,8 @@ def test_the_text_says_what_the_json_says(capsys):
     for line in ("emoji-f4: stage one, pictures 64x64 of 3 channels, latents 16x16 of 4", "2,702,087  trained", "14,716,160  frozen"):
         assert line in text
     assert "that share a batch of 4: 4 pictures at once, bf16" in text
+    assert re.search(r"weights +72\.5 MB\n", text)  # 4 bytes each; not "0.1 GB"
+    assert re.search(r"FLOP, 0\.\d+ minutes of one A100", text)
 
 
 @pytest.mark.parametrize(
