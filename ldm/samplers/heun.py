@@ -24,7 +24,8 @@ class Heun(Sampler):
     """Euler's step, then again with the mean of both ends' slopes: second order, two evaluations a step, one in the step to data.
 
     Attributes:
-        frame: see `ldm.samplers.frame`; `ratio` is the paper's.
+        frame: see `ldm.samplers.frame`; `ratio` is the paper's, and not for grids whose first step spans many times sigma / alpha (the
+            cosine table's, with trailing steps): it magnifies what the two slopes differ by as often.
         s_churn: S_churn: noise added before each step raises the noise ratio sigma / alpha by the factor 1 + s_churn / steps, at most
             sqrt(2); never beyond the process's noisiest time. 0 = deterministic.
         s_tmin: least sigma / alpha at which noise is added.

@@ -18,6 +18,7 @@ from ldm.samplers.frame import RATIO
 from ldm.samplers.sampler import Ask, Noise, Past, Sampler
 
 ADAMS_BASHFORTH = ((3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))  # the latest first
+STEEP = 10  # times that sigma / alpha may fall in a step
 
 
 @kind("pndm")
@@ -25,7 +26,8 @@ ADAMS_BASHFORTH = ((3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 /
 class PNDM(Sampler):
     """Second order on grids that are even in t: the weights are those of even steps.
 
-    Plain DDIM in the step to data, and out of a start without signal, where eps says nothing of x0.
+    Plain DDIM in the step to data, and where sigma / alpha falls STEEP times or more from STEEP or more, as out of a start without signal
+    and in the first step of the cosine table (20,291 to 13, of 20 steps): x0 would be off by as many times what two eps differ by.
     """
 
     memory: ClassVar[int] = 3
@@ -33,7 +35,7 @@ class PNDM(Sampler):
     def step(
         self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Ask
     ) -> Tensor:
-        if process.sigma(s) == 0 or process.alpha(t) == 0:
+        if process.sigma(s) == 0 or RATIO.clock(process, t) >= STEEP * RATIO.clock(process, s).clamp(min=1):
             return process.blend(now, s)
         if past:
             seen = [now.eps, *(estimate.eps for _, estimate in reversed(past))]

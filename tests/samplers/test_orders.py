@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from ldm.diffusion.grid import Trailing
 from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.diffusion.processes.edm import EDM
@@ -79,6 +80,15 @@ def test_pndm_is_second_order_on_even_steps_in_t(process, data, gaussian, mixtur
 
     assert error(64) < 1e-3
     assert math.log2(error(32) / error(64)) > (2.8 if isinstance(process, EDM) else 1.9)
+
+
+@pytest.mark.parametrize("process", [DiscreteVP(spacing="cosine"), DiscreteVP(spacing="cosine", zero_terminal_snr=True)], ids=repr)
+def test_pndm_starts_where_hardly_a_signal_is_left(process, gaussian, no_noise) -> None:
+    """From sigma / alpha = 20,291, what two eps differ by would otherwise be magnified as often; then 12 times too wide at 20 steps."""
+    x = torch.tensor([[0.0], [1.0]], dtype=F64)
+    for steps in (10, 20, 50):
+        got = PNDM().sample(gaussian(process, 0.3, 0.5).denoise, x, Trailing().times(process, steps), process, no_noise)
+        assert_close(got, torch.tensor([[0.3], [0.8]], dtype=F64), rtol=0, atol=0.4 / steps)
 
 
 @every_process
