@@ -18,7 +18,8 @@ import matplotlib
 from matplotlib import pyplot as plt
 
 EVALUATE = Path(__file__).parents[1] / "scripts" / "evaluate.py"
-SHOWN = {"bits_per_dim": "exact, by the probability flow", "bits_per_dim_bound": "variational bound"}
+OF_PIXELS = {"bits_per_dim": "exact, by the probability flow", "bits_per_dim_bound": "variational bound"}
+OF_LATENTS = {"bits_per_dim": "bound of both stages"}
 
 
 def main() -> None:
@@ -50,7 +51,8 @@ def draw(found: dict[int, dict[str, dict]], path: Path) -> None:
     """A curve each, with the interval of the mean over the pictures."""
     matplotlib.use("Agg")
     figure, panel = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    for name, label in SHOWN.items():
+    shown = OF_PIXELS if all("bits_per_dim_bound" in metrics for metrics in found.values()) else OF_LATENTS
+    for name, label in shown.items():
         rows = {step: metrics[name] for step, metrics in found.items()}
         (line,) = panel.plot(list(rows), [row["value"] for row in rows.values()], marker="o", label=label)
         low, high = zip(*(row["interval"] or (row["value"], row["value"]) for row in rows.values()), strict=True)

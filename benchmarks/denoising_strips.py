@@ -54,9 +54,8 @@ def main() -> None:
         guides = [model.guide(options.classifier, [label], options.classifier_scale) for label in labels]
         ways = [replace(way, guide=guide) for way, guide in zip(ways, guides, strict=True)]
     strips = [strip(model, way, 1.0, None) for way in ways]
-    data = open_dataset(
-        DataConfig(train=options.data, val=options.data, size=model.spec.size, channels=model.first_stage.image_channels), "val", 0
-    )
+    how_shown = {"size": model.spec.size, "channels": model.first_stage.image_channels, "background": model.spec.background}
+    data = open_dataset(DataConfig(train=options.data, val=options.data, **how_shown), "val", 0)
     for way, sample in zip(ways, data.some(options.pictures), strict=True):
         real = model.first_stage.encode(sample.image[None].to(model.device))
         strips.append(strip(model, way, options.start, real))

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from ldm import LatentDiffusion
 from ldm.app.evaluation import Preprocessing, training_pictures
+from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.core.precision import Precision
 from ldm.core.random import Streams
@@ -89,7 +90,7 @@ def main() -> None:
     options = parser.parse_args()
     model = LatentDiffusion.from_pretrained(options.model, precision=options.precision)
     inception = InceptionFeatures(model.device)
-    at_size = Preprocessing(size=model.spec.size, channels=model.first_stage.image_channels, background=(255, 255, 255))
+    at_size = Preprocessing(size=model.spec.size, channels=model.first_stage.image_channels, background=model.spec.background)
     training = training_pictures(options.data, at_size, options.reference_images)
     reference = FrechetReference(training.features(inception, "training pictures"))
     options.out.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,11 @@ def main() -> None:
             if (name, asked) in done or (asked and entrant.steps(asked) < 1):
                 continue
             began = time.perf_counter()
-            pictures, evaluations = sampled(model, entrant, asked, options.grid, options.num_images, f"{name}, {asked}")
+            try:
+                pictures, evaluations = sampled(model, entrant, asked, options.grid, options.num_images, f"{name}, {asked}")
+            except UserError as error:  # not defined for this process, or for so many steps
+                print(f"{name}, {asked}: left out: {error}")
+                continue
             features = inception.of(pictures.split(50), len(pictures), f"{name}, {asked}")
             line = {
                 "solver": name,

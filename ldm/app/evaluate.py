@@ -66,6 +66,8 @@ def main(arguments: Sequence[str]) -> None:
     }
     text = json.dumps(whole, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
     shown = "\n".join([table(result.metrics), *([result.attribution["line"]] if result.attribution else [])])
+    if not options.save_images:
+        PictureFolder(options.out).clear()
     write_file(options.out / "evaluation.json", text)
     write_file(options.out / "evaluation.txt", shown + "\n")
     last = f"{f'{FOLDER}/, ' if options.save_images else ''}evaluation.json and evaluation.txt in {options.out}"

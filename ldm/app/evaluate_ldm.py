@@ -17,7 +17,9 @@ from ldm.app.evaluate_vae import LATENT, reconstructions
 from ldm.app.evaluation import DrawnFrom, Preprocessing, Result, held_out_pictures, training_pictures
 from ldm.config.loader import to_words
 from ldm.core.errors import UserError
+from ldm.core.precision import whole_float32
 from ldm.data.decoder import Split
+from ldm.data.open import is_same_place
 from ldm.first_stage.identity import IdentityConfig
 from ldm.metrics.attribution import Attribution, attribute
 from ldm.metrics.features import InceptionFeatures
@@ -88,7 +90,8 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, asked: Asked) -> Result:
     inception = InceptionFeatures(model.device)
     # What the user may have to mend comes before what takes long.
     verdict = None if judge is None else Verdict.begin(judge, labels, told, is_held_out)
-    bits = None if asked.bits is None else bits_per_dim(telling, training, asked.bits, how.seed, is_held_out)
+    with whole_float32():
+        bits = None if asked.bits is None else bits_per_dim(telling, training, asked.bits, how.seed, is_held_out)
 
     reference = training.features(inception, "training pictures")
     shared = min(how.num_images, told.count)
@@ -141,7 +144,7 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, asked: Asked) -> Result:
 
 def _held_out(place: str, held_out: str | None, how: Preprocessing) -> DrawnFrom:
     if held_out is not None:
-        return held_out_pictures(held_out, how, shared=held_out == place)
+        return held_out_pictures(held_out, how, shared=is_same_place(held_out, place))
     try:
         return held_out_pictures(place, how, shared=True)
     except UserError as error:

@@ -54,7 +54,7 @@ def bits_per_dim(telling: Telling, training: DrawnFrom, asked: BitsAsked, seed: 
 
     Args:
         telling: of the evaluated pictures.
-        training: the training pictures; a decoder's noise is measured on the last of them.
+        training: the training pictures; a decoder's noise is measured on the last of them all, however few are compared with.
         asked: see BitsAsked.
         seed: of all noise. Picture i depends on (seed, i) only, but for the flow's steps, which a batch takes together.
         is_held_out: whether the evaluated pictures are not among the training pictures.
@@ -82,7 +82,8 @@ def bits_per_dim(telling: Telling, training: DrawnFrom, asked: BitsAsked, seed: 
                 "--bits-per-dim is for models on pixels or on a KL autoencoder's latents: a VQ first stage draws no latent, so stage two's "
                 "density does not bound a picture's probability"
             )
-        noise = _decoder_noise(model.first_stage, training, training.count if is_held_out else training.count - count, task)
+        stored = len(training.data)
+        noise = _decoder_noise(model.first_stage, training, stored if is_held_out else stored - count, task)
         rows, parts = LATENT_ROWS, _of_latents(task, noise)
     about["standard_error"] = {name: mean_and_error(parts[name])[1] for name, _, _ in rows}
     metrics = [
@@ -174,8 +175,9 @@ def _decoder_noise(first_stage: FirstStage, training: DrawnFrom, besides: int, t
     device = task.telling.model.device
     absolute, square = [], []
     with tqdm(total=count, desc="decoder's noise", unit="picture", dynamic_ncols=True) as bar:
-        for start in range(training.count - count, training.count, AT_ONCE):
-            numbers = range(start, min(start + AT_ONCE, training.count))
+        stored = len(training.data)
+        for start in range(stored - count, stored, AT_ONCE):
+            numbers = range(start, min(start + AT_ONCE, stored))
             images = as_shown(torch.stack([training.data.sample(i, 0).image for i in numbers])).to(device)
             drawn = Streams.of(task.seed, "decoder noise", samples=numbers).normal("posterior", first_stage.latent_shape(images))
             error = (first_stage.decode(first_stage.encode(images, drawn.to(device))) - images).double().flatten(1)

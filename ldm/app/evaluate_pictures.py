@@ -66,13 +66,15 @@ class PictureFolder:
             raise UserError(f"{self.path} holds {other[0]}, which is of no finished evaluation: move it away, or choose another --out")
 
     def clear(self) -> None:
-        """Removes what the last evaluation left."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Removes what the last evaluation left, and the folder if nothing else is in it."""
         for name in self._earlier():
             (self.path / name).unlink(missing_ok=True)
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
 
     def add(self, images: Tensor, first: int) -> None:
         """Writes pictures (B, C, H, W), of which the first is number `first`."""
+        self.path.mkdir(parents=True, exist_ok=True)
         for number, picture in enumerate(as_pictures(images), first):
             picture.save(self.path / _name(number))
 

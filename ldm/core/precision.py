@@ -30,6 +30,11 @@ def dtypes_to_hold(network: nn.Module, precision: Precision) -> dict[str, torch.
     return dtypes
 
 
+def whole_float32() -> AbstractContextManager[Any]:
+    """A block in which a GPU convolves in all of float32's bits; by default torch lets it round its inputs to ten."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """A block that autocast leaves alone; on the meta device, which torch.autocast does not know, there is none to leave."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

@@ -28,7 +28,7 @@ def open_dataset(config: DataConfig, split: Split, seed: int) -> Pictures:
     place = config.train if split == "train" else config.val
     if place is None:
         raise UserError("data.val is null: there are no held-out pictures")
-    is_shared = split == "val" and place == config.train
+    is_shared = split == "val" and is_same_place(place, config.train)
     if not is_remote(place):
         return PictureSet(open_source(place, split, is_shared), config, split, seed)
     if not config.allow_remote:
@@ -61,6 +61,12 @@ def open_source(place: str, split: Split = "train", is_shared: bool = False) -> 
     if place.endswith(".tar"):
         return open_tars([Path(path) for path in expand_urls(place)])
     raise UserError(f"data {place!r}: no such folder or shard; allowed: {', '.join(BUILTIN)}, a folder, .tar shards, or a URL")
+
+
+def is_same_place(one: str, other: str) -> bool:
+    """Whether two places of a config are one, however a local path is spelled."""
+    named = [place in BUILTIN or is_remote(place) for place in (one, other)]
+    return one == other if any(named) else Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def _only_split(folder: Path) -> Split:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
+from ldm.core.precision import whole_float32
 from ldm.pretrained.cache import cache_folder
 from ldm.pretrained.inception import fid_inception
 from ldm.pretrained.table import TABLE
@@ -31,7 +32,7 @@ class InceptionFeatures:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # a GPU's shortcut to ten bits is not what others measured
+        with whole_float32():  # a GPU's shortcut is not what others measured
             return self.network(levels(images).to(self.device)).float().cpu()
 
     def of(self, batches: Iterable[Tensor], count: int, what: str) -> Tensor:

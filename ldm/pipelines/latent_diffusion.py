@@ -96,10 +96,16 @@ class LatentDiffusion(Renderer):
         A sampler or grid may be named by its kind and settings: "pc predictor=euler_maruyama corrections=0".
 
         Raises:
-            UserError: unknown sampler or grid; a number out of range; more steps than the process has.
+            UserError: unknown sampler or grid; a number out of range; more steps than the process has; no number of steps, where the
+                checkpoint's own sampler needs none and this one does.
         """
         default = self.spec.sampling
         solver = _part(sampler, Sampler, "sampler") or default.sampler  # type: ignore[type-abstract]
+        if steps is None and default.sampler.adaptive and not solver.adaptive:
+            raise UserError(
+                f"sampler {solver.kind!r} needs a number of steps, e.g. 50: the model names none, since its own, "
+                f"{default.sampler.kind!r}, sizes its strides itself"
+            )
         spacing = _part(grid, Grid, "grid") or default.grid  # type: ignore[type-abstract]
         how = Sampling(
             sampler=solver,

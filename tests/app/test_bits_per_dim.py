@@ -12,9 +12,11 @@ import torch
 from evaluations import LDM, call, write_pictures
 from evaluations import measured as measured_by_command
 from torch import Tensor, nn
+from torch.backends import cudnn
 from torch.distributions import MultivariateNormal, Normal
 from torch.testing import assert_close
 
+from ldm.app import evaluate_likelihood
 from ldm.app.evaluate_bits_task import BitsAsked
 from ldm.app.evaluate_likelihood import bits_per_dim
 from ldm.app.evaluate_told import Telling
@@ -22,6 +24,7 @@ from ldm.app.evaluation import DrawnFrom
 from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults
 from ldm.core.errors import UserError
 from ldm.diffusion.denoiser import Denoiser
+from ldm.diffusion.likelihood import flow_density
 from ldm.diffusion.network_input import Time
 from ldm.diffusion.prediction import VelocityPrediction
 from ldm.diffusion.process import NoiseProcess
@@ -80,10 +83,15 @@ def model_of(
     return LatentDiffusion(spec=spec, first_stage=first_stage, device=torch.device("cpu"), **parts)
 
 
+class Drawn(SimpleNamespace):
+    def __len__(self) -> int:
+        return self.count
+
+
 def drawn(images: Tensor) -> DrawnFrom:
     """Pictures as a data set."""
     samples = [SimpleNamespace(image=image, captions=(), label=-1) for image in images]
-    data = SimpleNamespace(has_captions=False, has_labels=False, label_names=(), sample=lambda i, epoch: samples[i])
+    data = Drawn(has_captions=False, has_labels=False, label_names=(), count=len(images), sample=lambda i, epoch: samples[i])
     return DrawnFrom(place="drawn", split="val", data=data, count=len(images))
 
 
@@ -214,14 +222,19 @@ def test_the_command_on_latents_tells_what_is_told(home, monkeypatch, capsys):
     told, bind = [], Denoiser.bind
     monkeypatch.setattr(Denoiser, "bind", lambda self, condition: told.append(condition.vector) or bind(self, condition))
     words = f"ldm --model labels --data classes --split train --steps 1 {BITS}"
+    exact = []
+    monkeypatch.setattr(evaluate_likelihood, "flow_density", lambda *args: exact.append(not cudnn.allow_tf32) or flow_density(*args))
     found = measured_by_command(words.replace("dim 3", "dim 4"), monkeypatch, capsys)
     model = LatentDiffusion.from_pretrained("labels", "cpu")
     expected = [model.tell(replace(model.untold(), labels=torch.tensor([label]))).vector for label in (0, 0, 0, 2)]  # cat, dog, owl
     assert_close(told[0], torch.cat(expected))
     about = found["bits_per_dim"]
     assert about["told"] == ["labels"] and about["guidance"].startswith("none")
+    assert exact == [True] and cudnn.allow_tf32
     assert about["decoder_noise"]["measured_on"].startswith("2 training pictures")
     assert found["metrics"]["bits_per_dim"]["value"] > 0
+    about = measured_by_command(f"{LDM} --model labels --reference-images 2 {BITS}", monkeypatch, capsys)["bits_per_dim"]
+    assert about["decoder_noise"]["measured_on"].startswith("12 training pictures")  # all, with however few others are compared
 
 
 MISTAKES = {

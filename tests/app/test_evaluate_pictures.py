@@ -76,6 +76,7 @@ def test_pictures_are_kept_and_made_a_batch_at_a_time(home, monkeypatch, capsys)
     assert len(list(Path("made/pictures").iterdir())) == 3
     monkeypatch.setattr(LatentDiffusion, "render", render)
     assert "saved_pictures" not in measured(f"{LDM} --model plain --num-images 2", monkeypatch, capsys)
+    assert not Path("made/pictures").exists()  # they were of another evaluation than the JSON beside them now
 
 
 def test_a_folder_with_other_pictures_is_left_alone(home, monkeypatch, capsys):

@@ -108,6 +108,12 @@ def test_colours_change_and_nothing_moves(pictures: Path) -> None:
     assert isinstance(plain.map, Tensor) and isinstance(coloured.map, Tensor) and torch.equal(plain.map, coloured.map)
 
 
+def test_a_folder_is_not_its_own_held_out_set_however_it_is_spelled(pictures: Path) -> None:
+    for val in (str(pictures), f"{pictures}/", f"{pictures}/../{pictures.name}"):
+        with pytest.raises(UserError, match="has no held-out split"):
+            open_dataset(DataConfig(train=str(pictures), val=val, size=32), "val", 0)
+
+
 def test_held_out_pictures_never_change(pictures: Path) -> None:
     shards = {split: write_shards(pictures, split, map(FolderSource(pictures).record, part)) for split, part in PARTS.items()}
     Index(splits=shards, map_names=("ground", "disc")).write(pictures)

@@ -26,6 +26,7 @@ from ldm.pipelines import renderer as module
 from ldm.pipelines.canvas import as_pictures
 from ldm.pipelines.latent_diffusion import LatentDiffusion as Model
 from ldm.samplers.ddim import DDIM
+from ldm.samplers.ode import ODE
 from ldm.samplers.sampler import Sampler
 
 ALL = ("text", "class", "mask", "map")
@@ -366,6 +367,15 @@ def test_mistakes_are_refused(plain, wrong, said):
     with pytest.raises(UserError) as caught:
         plain.sampling(**wrong)
     assert said in str(caught.value)
+
+
+def test_a_model_whose_sampler_needs_no_steps_names_none_for_others(plain):
+    """Its checkpoint says `ode` and 1, which would be one step of any other."""
+    plain = replace(plain, spec=replace(plain.spec, sampling=replace(plain.spec.sampling, sampler=ODE(), steps=1)))
+    assert plain.sampling().steps == plain.sampling(sampler="ode rtol=1e-2").steps == 1
+    assert plain.sampling(sampler="ddim", steps=20).steps == 20
+    with pytest.raises(UserError, match="sampler 'ddim' needs a number of steps, e.g. 50: the model names none, since its own, 'ode'"):
+        plain.sampling(sampler="ddim")
 
 
 def test_what_a_model_was_not_trained_for_is_refused(plain, model, tiny):
