@@ -6,5 +6,6 @@ from torch import Tensor
 
 
 def over(values: Tensor, x: Tensor) -> Tensor:
-    """(B,) or () numbers, shaped to multiply x of (B, ...)."""
-    return values.to(x.device).reshape(values.shape + (1,) * (x.ndim - values.ndim)) if values.ndim else values.to(x.device)
+    """(B,) or () numbers, shaped to multiply x of (B, ...), on its device; the CPU does not wait for them to arrive there."""
+    there = values.to(x.device, non_blocking=True)
+    return there.reshape(there.shape + (1,) * (x.ndim - there.ndim)) if there.ndim else there

@@ -41,7 +41,7 @@ class TableIndex(NetworkInput):
 
     def __call__(self, x_t: Tensor, t: Tensor, process: NoiseProcess) -> tuple[Tensor, Tensor]:
         clock = (t.double() * process.num_steps - 1).clamp(min=0)  # below the first step no network was trained
-        return x_t.float(), clock.to(torch.float32).to(x_t.device)
+        return x_t.float(), clock.to(torch.float32).to(x_t.device, non_blocking=True)
 
 
 @kind("time")
@@ -50,7 +50,7 @@ class Time(NetworkInput):
     """x_t as it is; the clock is (N - 1) t, 999 t for N = 1000. Song et al. 2021, the published networks of the continuous processes."""
 
     def __call__(self, x_t: Tensor, t: Tensor, process: NoiseProcess) -> tuple[Tensor, Tensor]:
-        return x_t.float(), (t.double() * (process.num_steps - 1)).to(torch.float32).to(x_t.device)
+        return x_t.float(), (t.double() * (process.num_steps - 1)).to(torch.float32).to(x_t.device, non_blocking=True)
 
 
 @kind("edm")
@@ -70,4 +70,4 @@ class EDMInput(NetworkInput):
     def __call__(self, x_t: Tensor, t: Tensor, process: NoiseProcess) -> tuple[Tensor, Tensor]:
         scale = (process.sigma(t) ** 2 + (process.alpha(t) * self.sigma_data) ** 2).rsqrt()
         clock = -process.log_snr(t) / 8
-        return over(scale.to(torch.float32), x_t) * x_t.float(), clock.to(torch.float32).to(x_t.device)
+        return over(scale.to(torch.float32), x_t) * x_t.float(), clock.to(torch.float32).to(x_t.device, non_blocking=True)

@@ -44,6 +44,6 @@ def classifier_guided(denoise: Denoise, classifier: Classifier, labels: Tensor, 
 def _log_likelihood_gradient(classifier: Classifier, labels: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_()
-        log_likelihood = classifier(x_t, t).log_softmax(1).gather(1, labels.to(x_t.device)[:, None])
+        log_likelihood = classifier(x_t, t).log_softmax(1).gather(1, labels.to(x_t.device, non_blocking=True)[:, None])
         (gradient,) = torch.autograd.grad(log_likelihood.sum(), x_t)
     return gradient

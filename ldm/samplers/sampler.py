@@ -101,7 +101,7 @@ def step_noise(streams: Streams, x: Tensor) -> Noise:
     mine = streams.under("step")
 
     def draw(step: int, further: int = 0) -> Tensor:
-        return mine.normal((step, further) if further else step, x.shape[1:]).to(x)
+        return mine.normal((step, further) if further else step, x.shape[1:]).to(x, non_blocking=True)
 
     return draw
 
