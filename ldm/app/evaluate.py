@@ -88,7 +88,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--split",
         choices=("val", "train"),
         default="val",
-        help="pictures that are reconstructed, or whose captions and labels are told (default: %(default)s, the held-out ones)",
+        help="pictures that are reconstructed, or of which captions, labels and more are told (default: %(default)s, the held-out ones)",
     )
     parser.add_argument("--num-images", type=int, help="pictures to reconstruct or to make (default: as many as the split has)")
     parser.add_argument(

@@ -96,7 +96,7 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, asked: Asked) -> Result:
     reference = training.features(inception, "training pictures")
     shared = min(how.num_images, told.count)
     beside = told if telling.tells_captions else replace(told, count=shared)  # captions lead back to one picture among all
-    real = beside.features(inception, "pictures whose captions and labels are told")
+    real = beside.features(inception, "pictures of which captions, labels and more are told")
     if isinstance(spec.first_stage, IdentityConfig):
         reconstructed = real[:shared]
     else:

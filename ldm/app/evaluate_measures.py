@@ -33,7 +33,7 @@ class Evaluated:
     Attributes:
         model, how: what made the pictures.
         training: pictures of the training split.
-        told: pictures whose captions and labels were told, in order, again from the first if more pictures were made.
+        told: pictures of which captions, labels and more were told, in order, again from the first if more pictures were made.
         is_held_out: whether `told` were kept out of training.
         tells_captions: whether captions were told.
         reference: features of `training`.

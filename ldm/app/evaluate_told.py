@@ -1,4 +1,4 @@
-"""What is told of each picture of a split: its caption and its label."""
+"""What is told of each picture of a split: its caption, its label, its map, its boxes, itself made small; whatever the model reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from functools import cached_property
 import torch
 
 from ldm.app.evaluation import DrawnFrom
+from ldm.conditioning.boxes import Boxes
 from ldm.conditioning.class_label import ClassLabel
+from ldm.conditioning.conditioner import Conditioner, check_names
+from ldm.conditioning.low_resolution import LowResolution
+from ldm.conditioning.semantic_map import SemanticMap
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.pipelines.latent_diffusion import LatentDiffusion
@@ -35,10 +39,18 @@ class Telling:
     def tells_labels(self) -> bool:
         return self._class_label is not None and self.told.data.has_labels
 
-    @property
+    @cached_property
     def said(self) -> tuple[str, ...]:
-        """Which of captions and labels are told; none = all pictures are unconditional."""
-        return (*(["captions"] if self.tells_captions else []), *(["labels"] if self.tells_labels else []))
+        """What is told, e.g. ("captions", "labels"); none = all pictures are unconditional. Masks of holes are not."""
+        data = self.told.data
+        told = {
+            "captions": self.tells_captions,
+            "labels": self.tells_labels,
+            "maps": self._semantic_map is not None and data.has_maps,
+            "boxes": self._has(Boxes) and data.has_boxes,
+            "small pictures": self._has(LowResolution),
+        }
+        return tuple(name for name, is_told in told.items() if is_told)
 
     @cached_property
     def nothing(self) -> Condition:
@@ -59,6 +71,12 @@ class Telling:
             inputs = replace(inputs, captions=(sample.captions[0],))
         if self._class_label is not None and self.tells_labels and sample.label >= 0:
             inputs = replace(inputs, labels=torch.tensor([self._class_label.index_of(self._named(sample.label))]))
+        if "maps" in self.said and sample.map is not None:
+            inputs = replace(inputs, maps=sample.map[None])
+        if "boxes" in self.said and sample.boxes is not None:
+            inputs = replace(inputs, boxes=sample.boxes[None])
+        if "small pictures" in self.said:
+            inputs = replace(inputs, low_resolution=sample.image[None])
         return self.model.tell(inputs)
 
     def labels(self, count: int) -> list[int]:
@@ -78,7 +96,7 @@ class Telling:
         return [self._named(label) for label in labels]
 
     def check(self) -> None:
-        """Refuses, before any work, data whose labels have names that the model does not know.
+        """Refuses, before any work, data whose labels or map's classes have names that the model does not know.
 
         Raises:
             UserError: so it is.
@@ -86,6 +104,8 @@ class Telling:
         if self._class_label is not None and self.tells_labels:
             for name in self.told.data.label_names:
                 self._class_label.index_of(name)
+        if self._semantic_map is not None and "maps" in self.said:
+            check_names("semantic_map", self._semantic_map.config.names, self.told.data.map_names)
 
     def _named(self, label: int) -> str | int:
         names = self.told.data.label_names
@@ -94,3 +114,10 @@ class Telling:
     @property
     def _class_label(self) -> ClassLabel | None:
         return next((part for part in self.model.conditioners if isinstance(part, ClassLabel)), None)
+
+    @property
+    def _semantic_map(self) -> SemanticMap | None:
+        return next((part for part in self.model.conditioners if isinstance(part, SemanticMap)), None)
+
+    def _has(self, wanted: type[Conditioner]) -> bool:
+        return any(isinstance(part, wanted) for part in self.model.conditioners)

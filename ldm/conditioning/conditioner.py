@@ -141,7 +141,7 @@ def check_names(kind: str, names: tuple[str, ...], found: tuple[str, ...]) -> No
     """
     for number, (ours, theirs) in enumerate(zip_longest(names, found)) if names and found else ():
         if ours != theirs:
-            raise UserError(f"{kind}: class {number} of the training data is {theirs or 'none'}, of the model {ours or 'none'}")
+            raise UserError(f"{kind}: class {number} of the data is {theirs or 'none'}, of the model {ours or 'none'}")
 
 
 def context_of(kind: str, context_width: int | None) -> int:

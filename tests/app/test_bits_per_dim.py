@@ -91,7 +91,15 @@ class Drawn(SimpleNamespace):
 def drawn(images: Tensor) -> DrawnFrom:
     """Pictures as a data set."""
     samples = [SimpleNamespace(image=image, captions=(), label=-1) for image in images]
-    data = Drawn(has_captions=False, has_labels=False, label_names=(), count=len(images), sample=lambda i, epoch: samples[i])
+    data = Drawn(
+        has_captions=False,
+        has_labels=False,
+        has_maps=False,
+        has_boxes=False,
+        label_names=(),
+        count=len(images),
+        sample=lambda i, epoch: samples[i],
+    )
     return DrawnFrom(place="drawn", split="val", data=data, count=len(images))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from evaluations import LDM, call, measured, perfect, pictures_of, write_picture
 from PIL import Image
 
 from ldm.app import evaluate, evaluate_ldm
+from ldm.app.evaluate_told import Telling
+from ldm.app.evaluation import DrawnFrom
 from ldm.checkpoints.model import load_first_stage
 from ldm.core.errors import UserError
 from ldm.losses.statistics import StatisticsCollector
@@ -129,6 +132,35 @@ def test_pictures_without_a_caption_are_not_looked_for(home, monkeypatch, capsys
     assert metric["pictures"] == 4 and "by chance 0.417" in metric["about"]
     metric = measured(f"{LDM} --model model --num-images 2", monkeypatch, capsys)["metrics"]["retrieval_top_1"]  # made from no caption
     assert metric["value"] is None and "no captions were told" in metric["about"]
+
+
+def test_maps_boxes_and_small_pictures_are_told(home, tiny, monkeypatch, capsys):
+    """Each picture its own, from the first again."""
+    (home / "laid").symlink_to(tiny("map", "boxes", "small"))
+    for kind in ("maps", "boxes"):
+        (home / "val" / kind).mkdir()
+    for i in range(6):
+        Image.new("L", (20, 20), i % 4).save(home / "val" / "maps" / f"{i:03d}.png")
+        (home / "val" / "boxes" / f"{i:03d}.json").write_text(f"[[{i % 3}, 0.25, 0.25, 0.5, 0.5]]")
+    told, tell = [], LatentDiffusion.tell
+    monkeypatch.setattr(LatentDiffusion, "tell", lambda self, inputs, *more: told.append(inputs) or tell(self, inputs, *more))
+    found = measured(f"{LDM} --model laid --num-images 7", monkeypatch, capsys)
+    assert found["data"]["told_of_them"] == ["maps", "boxes", "small pictures"]
+    told = [inputs for inputs in told if inputs.maps is not None]
+    assert [int(inputs.maps.unique()) for inputs in told] == [0, 1, 2, 3, 0, 1, 0]
+    assert [inputs.boxes[0, 0].tolist() for inputs in told] == [[i % 3, 0.25, 0.25, 0.5, 0.5] for i in (0, 1, 2, 3, 4, 5, 0)]
+    for inputs, picture in zip(told, [*pictures_of("val"), pictures_of("val")[0]], strict=True):
+        assert torch.equal(inputs.low_resolution[0], picture)
+
+
+def test_a_maps_class_by_another_name_is_refused(tiny):
+    model = LatentDiffusion.from_pretrained(tiny("map"), "cpu")
+    (part,) = model.conditioners
+    part.config = dataclasses.replace(part.config, names=("sky", "sea", "land", "tree"))
+    names = ("sky", "land", "sea", "tree")
+    data = SimpleNamespace(has_captions=False, has_labels=False, has_maps=True, has_boxes=False, map_names=names)
+    with pytest.raises(UserError, match="class 1 of the data is land, of the model sea"):
+        Telling(model=model, told=DrawnFrom(place="drawn", split="val", data=data, count=2)).check()
 
 
 def test_many_pictures_have_an_interval_of_kid_alone(home, monkeypatch, capsys):

@@ -139,7 +139,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "an unknown key": ("init_from=TEXT denoiser.chanels=64", "Did you mean 'denoiser.channels'?"),
     "no captions": ("init_from=TEXT data.train=PLAIN", "needs captions, and the training data has none"),
     "no labels": ("init_from=CLASS", "with conditioning.class.drop=1 it is never told anything"),
-    "other labels": ("init_from=CLASS data.train=SQUARES", "class 0 of the training data is even, of the model cat"),
+    "other labels": ("init_from=CLASS data.train=SQUARES", "class 0 of the data is even, of the model cat"),
     "rank 0": ("init_from=TEXT lora.rank=0", "lora.rank must be at least 1, got 0"),
     "lora read otherwise": ("--config WHOLE lora.rank=2", "lora: prediction is not as in init_from"),
     "no alpha": ("init_from=TEXT lora.alpha=0", "lora.alpha must be positive"),
