@@ -9,15 +9,14 @@ measured again. That script also makes two pictures in two steps, since it alway
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
+from kept import evaluated
 from matplotlib import pyplot as plt
 
-EVALUATE = Path(__file__).parents[1] / "scripts" / "evaluate.py"
+from ldm.app.door import run
+
 OF_PIXELS = {"bits_per_dim": "exact, by the probability flow", "bits_per_dim_bound": "variational bound"}
 OF_LATENTS = {"bits_per_dim": "bound of both stages"}
 
@@ -39,12 +38,9 @@ def main() -> None:
 
 def measured(checkpoint: Path, options: argparse.Namespace, further: list[str]) -> dict[str, dict[str, float | None]]:
     """The metrics of a checkpoint: name -> value, interval and more."""
-    out = options.out / checkpoint.name
-    if not (out / "evaluation.json").exists():
-        asked = ["--model", str(checkpoint), "--data", options.data, "--bits-per-dim", options.bits_per_dim, "--out", str(out)]
-        least = ["--num-images", "2", "--reference-images", "2", "--sampler", "ddim", "--steps", "2"]
-        subprocess.run([sys.executable, str(EVALUATE), "ldm", *asked, *least, *further], check=True)
-    return json.loads((out / "evaluation.json").read_text())["metrics"]
+    asked = ["--data", options.data, "--bits-per-dim", options.bits_per_dim]
+    least = ["--num-images", "2", "--reference-images", "2", "--sampler", "ddim", "--steps", "2"]
+    return evaluated(options.out / checkpoint.name, str(checkpoint), [*asked, *least, *further])
 
 
 def draw(found: dict[int, dict[str, dict]], path: Path) -> None:
@@ -64,4 +60,4 @@ def draw(found: dict[int, dict[str, dict]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(lambda _: main())

@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ldm import LatentDiffusion
+from ldm.app.door import run
 from ldm.core.random import Streams
 from ldm.data.config import DataConfig
 from ldm.data.open import open_dataset
@@ -42,20 +43,24 @@ def main() -> None:
     parser.add_argument("--sampler", help="with its settings (default: as the model says)")
     parser.add_argument("--steps", type=int, help="of the sampler (default: as the model says)")
     parser.add_argument("--classifier", help="checkpoint of a noise-aware classifier that leads them (default: none)")
-    parser.add_argument("--classifier-scale", type=float, default=1.0, help="how strongly (default: %(default)s)")
-    parser.add_argument("--labels", nargs="+", default=["0"], help="classes that it leads to, a picture each (default: %(default)s)")
+    parser.add_argument("--classifier-scale", type=float, help="how strongly (default: 1)")
+    parser.add_argument("--labels", nargs="+", help="classes that it leads to, a picture each (default: 0)")
     parser.add_argument("--out", type=Path, default=Path("outputs/strips.png"), help="picture to write (default: %(default)s)")
     options = parser.parse_args()
+    if options.classifier is None and (options.labels, options.classifier_scale) != (None, None):
+        parser.error("--labels and --classifier-scale go with --classifier")
     model = LatentDiffusion.from_pretrained(options.model)
     how = model.sampling(sampler=options.sampler, steps=options.steps, guidance=1.0)
     ways = [replace(how, seed=seed) for seed in range(options.pictures)]
     if options.classifier is not None:
-        labels = [options.labels[way.seed % len(options.labels)] for way in ways]
-        guides = [model.guide(options.classifier, [label], options.classifier_scale) for label in labels]
+        named, scale = options.labels or ["0"], 1.0 if options.classifier_scale is None else options.classifier_scale
+        guides = [model.guide(options.classifier, [named[way.seed % len(named)]], scale) for way in ways]
         ways = [replace(way, guide=guide) for way, guide in zip(ways, guides, strict=True)]
-    strips = [strip(model, way, 1.0, None) for way in ways]
     how_shown = {"size": model.spec.size, "channels": model.first_stage.image_channels, "background": model.spec.background}
     data = open_dataset(DataConfig(train=options.data, val=options.data, **how_shown), "val", 0)
+    if options.pictures > len(data):
+        parser.error(f"--pictures {options.pictures}: {options.data} holds out {len(data)}")
+    strips = [strip(model, way, 1.0, None) for way in ways]
     for way, sample in zip(ways, data.some(options.pictures), strict=True):
         real = model.first_stage.encode(sample.image[None].to(model.device))
         strips.append(strip(model, way, options.start, real))
@@ -125,4 +130,4 @@ def drawn(strips: list[Strip], size: int) -> Image.Image:
 
 
 if __name__ == "__main__":
-    main()
+    run(lambda _: main())

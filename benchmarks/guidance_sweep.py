@@ -1,8 +1,8 @@
 """What guidance buys and what it costs: FID, precision, recall and our judge's Inception Score against the guidance scale, plotted.
 
     python benchmarks/guidance_sweep.py --model runs/mnist-ddpm/checkpoint --data data/mnist --judge runs/mnist-judge/checkpoint \\
-        --classifier runs/mnist-classifier/checkpoint --out outputs/guidance
-    python benchmarks/guidance_sweep.py --model checkpoints/emoji --data emoji-128 --out outputs/guidance
+        --classifier runs/mnist-classifier/checkpoint --out outputs/mnist-guidance
+    python benchmarks/guidance_sweep.py --model checkpoints/emoji --data emoji-128 --out outputs/emoji-guidance
 
 Flags that are not its own go to scripts/evaluate.py (--steps 50 --precision bf16 --reference-images 10000). With --classifier the scale
 is the classifier's, without it that of classifier-free guidance. Each scale is one call of scripts/evaluate.py, whose evaluation.json
@@ -12,13 +12,13 @@ stays in OUT; scales that have one are not measured again.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
+from kept import evaluated
 from matplotlib import pyplot as plt
+
+from ldm.app.door import run
 
 SHOWN = {
     "fid": "FID",
@@ -29,7 +29,6 @@ SHOWN = {
     "judge_hits": "asked class hit",
 }
 COLUMNS = 3
-EVALUATE = Path(__file__).parents[1] / "scripts" / "evaluate.py"
 
 
 def main() -> None:
@@ -51,15 +50,10 @@ def main() -> None:
 
 def measured(options: argparse.Namespace, further: list[str], scale: float) -> dict[str, float | None]:
     """Name -> value of every metric at a scale; None = it could not be had."""
-    out = options.out / f"{scale:g}"
-    if not (out / "evaluation.json").exists():
-        guided = (
-            ["--classifier", options.classifier, "--classifier-scale", str(scale)] if options.classifier else ["--guidance", str(scale)]
-        )
-        judged = ["--judge", options.judge] if options.judge else []
-        common = ["--model", options.model, "--data", options.data, "--num-images", str(options.num_images), "--out", str(out)]
-        subprocess.run([sys.executable, str(EVALUATE), "ldm", *common, *guided, *judged, *further], check=True)
-    metrics = json.loads((out / "evaluation.json").read_text())["metrics"]
+    guided = ["--classifier", options.classifier, "--classifier-scale", str(scale)] if options.classifier else ["--guidance", str(scale)]
+    judged = ["--judge", options.judge] if options.judge else []
+    asked = ["--data", options.data, "--num-images", str(options.num_images), *guided, *judged, *further]
+    metrics = evaluated(options.out / f"{scale:g}", options.model, asked)
     return {name: metric["value"] for name, metric in metrics.items()}
 
 
@@ -79,4 +73,4 @@ def draw(found: dict[float, dict[str, float | None]], axis: str, path: Path) -> 
 
 
 if __name__ == "__main__":
-    main()
+    run(lambda _: main())

@@ -2,10 +2,9 @@
 
     python benchmarks/solvers.py --model runs/mnist-sde/checkpoint --data data/mnist --out benchmarks/solvers
 
-Results lie in OUT/solvers.jsonl, a line each; what is there is not measured again, so the command can be stopped and called again (another
---grid wants another OUT). The last call draws OUT/solvers.png. A solver gets as many steps as its evaluations allow; `ode`, which sizes its
-own strides, stands where its tolerance puts it. `ddim` is also `euler` in either frame, and `ddpm` `euler_ancestral`: their steps are
-the same (tests/samplers).
+Results lie in OUT/solvers.jsonl, a line each; what is there is not measured again, so the command can be stopped and called again. The
+last call draws OUT/solvers.png. A solver gets as many steps as its evaluations allow; `ode`, which sizes its own strides, stands where its
+tolerance puts it. `ddim` is also `euler` in either frame, and `ddpm` `euler_ancestral`: their steps are the same (tests/samplers).
 """
 
 from __future__ import annotations
@@ -19,11 +18,13 @@ from typing import get_args
 
 import matplotlib
 import torch
+from kept import check_asked
 from matplotlib import pyplot as plt
 from torch import Tensor
 from tqdm import tqdm
 
 from ldm import LatentDiffusion
+from ldm.app.door import run
 from ldm.app.evaluation import Preprocessing, training_pictures
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
@@ -32,6 +33,7 @@ from ldm.core.random import Streams
 from ldm.diffusion.estimate import Denoise
 from ldm.metrics.features import InceptionFeatures
 from ldm.metrics.frechet import FrechetReference
+from ldm.pipelines.sampling import Sampling
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.ddpm import DDPM
 from ldm.samplers.dpmpp_2m import DPMpp2M
@@ -88,13 +90,14 @@ def main() -> None:
     parser.add_argument("--grid", help="how steps are spaced (default: as the model says)")
     parser.add_argument("--out", type=Path, default=Path("outputs/solvers"), help="folder for results (default: %(default)s)")
     options = parser.parse_args()
+    results = options.out / "solvers.jsonl"
+    check_asked(results, options.model, {name: value for name, value in vars(options).items() if name not in ("model", "out")})
     model = LatentDiffusion.from_pretrained(options.model, precision=options.precision)
+    common = model.sampling(guidance=1.0, grid=options.grid)
     inception = InceptionFeatures(model.device)
     at_size = Preprocessing(size=model.spec.size, channels=model.first_stage.image_channels, background=model.spec.background)
     training = training_pictures(options.data, at_size, options.reference_images)
     reference = FrechetReference(training.features(inception, "training pictures"))
-    options.out.mkdir(parents=True, exist_ok=True)
-    results = options.out / "solvers.jsonl"
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     done = {(line["solver"], line["asked"]) for line in lines}
     for name, entrant in ENTRANTS.items():
@@ -103,7 +106,7 @@ def main() -> None:
                 continue
             began = time.perf_counter()
             try:
-                pictures, evaluations = sampled(model, entrant, asked, options.grid, options.num_images, f"{name}, {asked}")
+                pictures, evaluations = sampled(model, entrant, asked, common, options.num_images, f"{name}, {asked}")
             except UserError as error:  # not defined for this process, or for so many steps
                 print(f"{name}, {asked}: left out: {error}")
                 continue
@@ -122,7 +125,7 @@ def main() -> None:
     draw(lines, options.out / "solvers.png")
 
 
-def sampled(model: LatentDiffusion, entrant: Entrant, asked: int, grid: str | None, count: int, said: str) -> tuple[Tensor, float]:
+def sampled(model: LatentDiffusion, entrant: Entrant, asked: int, common: Sampling, count: int, said: str) -> tuple[Tensor, float]:
     """(count, C, size, size) in [-1, 1], and how often the network was asked for each picture, on average over batches."""
     counters: list[Counted] = []
 
@@ -130,7 +133,7 @@ def sampled(model: LatentDiffusion, entrant: Entrant, asked: int, grid: str | No
         counters.append(Counted(denoise))
         return counters[-1]
 
-    how = replace(model.sampling(guidance=1.0, grid=grid), sampler=entrant.sampler, steps=entrant.steps(asked) if asked else 1)
+    how = replace(common, sampler=entrant.sampler, steps=entrant.steps(asked) if asked else 1)
     nothing = model.tell(model.untold())
     pictures = []
     for first in tqdm(range(0, count, AT_ONCE), desc=said, unit="batch", dynamic_ncols=True):
@@ -169,4 +172,4 @@ def table(lines: list[dict[str, float]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(lambda _: main())

@@ -57,8 +57,11 @@ def main(arguments: Sequence[str]) -> None:
     out = flags.parse_args(arguments).out
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder")
+    inputs = out / "inputs"
+    if out.exists() and any(out.iterdir()) and not (inputs / "mask.png").is_file():
+        raise UserError(f"--out {out} holds something else than a demo; name another folder")
+    _write_inputs(inputs)
     shutil.rmtree(out / "runs", ignore_errors=True)  # train from scratch, not from the demo before
-    _write_inputs(out / "inputs")
 
     scenes = _scenes(out)
     seconds = []

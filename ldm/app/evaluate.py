@@ -110,6 +110,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         for name in ONLY_LDM:
             if getattr(options, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')} is for ldm only; vae makes no new pictures")
+    if options.held_out is not None and options.split == "train":
+        raise UserError("--held-out names pictures for --split val: leave out one of the two")
     for name in ONLY_BITS:
         if getattr(options, name) is not None and options.bits_per_dim is None:
             raise UserError(f"--{name.replace('_', '-')} is of --bits-per-dim, which is not asked for")

@@ -76,7 +76,7 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, asked: Asked) -> Result:
     spec = model.spec
     at_size = Preprocessing(size=spec.size, channels=spec.first_stage.image_channels, background=asked.background or spec.background)
     training = training_pictures(asked.place, at_size, asked.reference_count)
-    told = training if asked.split == "train" else _held_out(asked.place, asked.held_out, at_size)
+    told = training_pictures(asked.place, at_size) if asked.split == "train" else _held_out(asked.place, asked.held_out, at_size)
     is_held_out = asked.split == "val"
     telling = Telling(model=model, told=told)
     telling.check()

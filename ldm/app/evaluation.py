@@ -15,7 +15,7 @@ from ldm.data.config import DataConfig
 from ldm.data.decoder import Split
 from ldm.data.open import BUILTIN, open_dataset
 from ldm.data.pictures import PictureSet
-from ldm.data.shards import INDEX_NAME
+from ldm.data.shards import INDEX_NAME, Index
 from ldm.data.stream import is_remote
 from ldm.metrics.features import SHOWN_AS, InceptionFeatures, cached_features
 from ldm.metrics.report import Metric
@@ -50,7 +50,7 @@ class DrawnFrom:
 
     Attributes:
         place: as the user named it.
-        split: "train", "val", or "all" of a folder that has no splits.
+        split: "train", "val", or "all" of what has no such split.
         data: the whole of it.
         count: how many are taken, from the first.
     """
@@ -67,8 +67,8 @@ class DrawnFrom:
 
     def features(self, inception: InceptionFeatures, what: str) -> Tensor:
         """(count, 2048), from the user's cache if data, transform and extractor are the same."""
-        key = (self.data.digest, self.data.transform_digest, inception.digest)
-        return cached_features(key, self.count, lambda: inception.of(self.batches(), self.count, what))
+        key, lost = (self.data.digest, self.data.transform_digest, inception.digest), self.data.losses.lost
+        return cached_features(key, self.count, lambda: inception.of(self.batches(), self.count, what), lost)
 
     def plain(self) -> dict[str, object]:
         """For the JSON."""
@@ -135,11 +135,12 @@ def _drawn(place: str, split: Split, config: DataConfig, count: int | None) -> D
         raise UserError(f"{place}: evaluation reads pictures more than once: fetch the shards and name their folder")
     data = open_dataset(config, split, DATA_SEED)
     assert isinstance(data, PictureSet)
-    has_splits = place in BUILTIN or (Path(place).expanduser() / INDEX_NAME).is_file()
+    folder = BUILTIN.get(place, Path(place).expanduser())
+    is_split = (folder / INDEX_NAME).is_file() and split in Index.read(folder).splits
     taken = min(len(data), count or MOST)
     if taken < 2:
         raise UserError(f"{place}: {taken} picture{'s' * (taken != 1)} in split {split}; a distance between sets needs at least 2")
-    return DrawnFrom(place=place, split=split if has_splits else "all", data=data, count=taken)
+    return DrawnFrom(place=place, split=split if is_split else "all", data=data, count=taken)
 
 
 def device() -> torch.device:

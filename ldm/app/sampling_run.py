@@ -31,6 +31,7 @@ from ldm.pipelines.sampling import OnStep, Sampling
 from ldm.samplers.sampler import Sampler
 
 DEFAULT_MODEL = "checkpoints/emoji"
+PARAMETERS, TOOL = "parameters.json", "ldm "
 GRID_TILE = 512  # larger pictures are shown in the grid at this size
 
 
@@ -121,6 +122,9 @@ def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
         UserError: a model that cannot be opened, unknown sampler or grid, a number out of range, a place that cannot be written.
     """
     check_folder(options.out)
+    for name in (*_names(options.num_images), "grid.png", PARAMETERS):
+        if (options.out / name).exists() and not _is_ours(options.out / name):
+            raise UserError(f"--out {options.out}: {name} there is of no such script, and would be overwritten; name another folder")
     if options.lora is None and options.lora_scale is not None:
         raise UserError("--lora-scale goes with --lora")
     lora_scale = 1.0 if options.lora_scale is None else options.lora_scale
@@ -148,17 +152,19 @@ def write_pictures(pictures: Sequence[Image.Image], options: argparse.Namespace,
     parameters |= {"sampler": to_words(how.sampler), "grid": to_words(how.grid), "steps": how.steps, "guidance": how.guidance}
     parameters |= {"guidance_interval": _as_json(how.guidance_interval), "guidance_rescale": how.guidance_rescale}
     parameters |= {"threshold": how.threshold}
-    parameters |= {"tool": f"ldm {ldm.__version__}", "torch": torch.__version__}
+    parameters |= {"tool": f"{TOOL}{ldm.__version__}", "torch": torch.__version__}
     stale = _pictures_of(out)
-    names = [f"{number:03d}.png" for number in range(len(pictures))]
+    names = _names(len(pictures))
     for number, (name, picture) in enumerate(zip(names, pictures, strict=True)):
         info = PngInfo()
         info.add_itxt("parameters", json.dumps(parameters | {"number": number}, ensure_ascii=False))
         write_file(out / name, _png(picture, info))
-    write_file(out / "grid.png", _png(_grid(pictures)))
+    whole = PngInfo()
+    whole.add_itxt("parameters", json.dumps(parameters, ensure_ascii=False))
+    write_file(out / "grid.png", _png(_grid(pictures), whole))
     for name in stale - set(names):
         (out / name).unlink(missing_ok=True)
-    write_file(out / "parameters.json", json.dumps(parameters | {"pictures": names}, ensure_ascii=False, indent=1) + "\n")
+    write_file(out / PARAMETERS, json.dumps(parameters | {"pictures": names}, ensure_ascii=False, indent=1) + "\n")
     print(f"{len(pictures)} picture{'s' * (len(pictures) > 1)}, grid.png and parameters.json in {out}")
 
 
@@ -170,10 +176,27 @@ def _as_json(interval: tuple[float, float] | None) -> list[float | str] | None:
 def _pictures_of(out: Path) -> set[str]:
     """The pictures that an earlier call says it left."""
     try:
-        names = json.loads((out / "parameters.json").read_text(encoding="utf-8"))["pictures"]
+        names = json.loads((out / PARAMETERS).read_text(encoding="utf-8"))["pictures"]
     except (OSError, ValueError, KeyError, TypeError):
         return set()
     return {name for name in names if isinstance(name, str) and name.removesuffix(".png").isdigit()}
+
+
+def _names(count: int) -> list[str]:
+    return [f"{number:03d}.png" for number in range(count)]
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a picture, or the JSON, says that a script here made it."""
+    try:
+        if path.name == PARAMETERS:
+            said = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            with Image.open(path) as picture:
+                said = json.loads(picture.info["parameters"])
+        return str(said["tool"]).startswith(TOOL)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _grid(pictures: Sequence[Image.Image]) -> Image.Image:
@@ -187,7 +210,7 @@ def _grid(pictures: Sequence[Image.Image]) -> Image.Image:
     return to_pil_image(make_grid(torch.stack(tiles), nrow=columns, padding=4, pad_value=255))
 
 
-def _png(picture: Image.Image, info: PngInfo | None = None) -> bytes:
+def _png(picture: Image.Image, info: PngInfo) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from ldm.app.door import Parser
+from ldm.checkpoints.folder import MANIFEST
 from ldm.config.loader import build, dump, load, to_yaml
 from ldm.core.errors import UserError
 from ldm.training.config import TrainConfig
@@ -48,6 +49,10 @@ def open_run(run_dir: Path, config: Any, world: World) -> RunFolder:
     """
     run = RunFolder(run_dir, world.is_first)
     before = run_dir / "config.yaml"
+    is_run = run.metrics_path.is_file() or run.state_path.is_dir()
+    if (run_dir / MANIFEST).exists() or (before.exists() and not is_run):
+        what = "a checkpoint" if (run_dir / MANIFEST).exists() else "the config.yaml of something else"
+        raise UserError(f"--run-dir {run_dir} holds {what}, which training would overwrite; name the folder of a run, or a new one")
     if before.is_file() and run.state_path.is_dir():
         changed = [key for key in _differences(_with_defaults(before, config), dump(config)) if not key.startswith(FREE_KEYS)]
         if changed:

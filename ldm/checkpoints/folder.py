@@ -26,6 +26,7 @@ from ldm.core.files import new_folder, recover_folder, sha256_of, standing_folde
 
 T = TypeVar("T")
 
+MANIFEST = "manifest.json"
 HEADER_BYTES = 160  # at most so many name a tensor in a file's header, its name aside; and as many stand around them
 
 _PART = re.compile(r"(.+?)(?:-\d{5}-of-\d{5})?\.safetensors")
@@ -48,7 +49,7 @@ def write_checkpoint(folder: Path, config_yaml: str, parts: dict[str, dict[str, 
                 name = f"{part}.safetensors" if len(pieces) == 1 else f"{part}-{number:05d}-of-{len(pieces):05d}.safetensors"
                 save_tensors(new / name, {key: tensor.detach().cpu().contiguous() for key, tensor in piece.items()})
         files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in sorted(new.iterdir())}
-        write_file(new / "manifest.json", json.dumps({"tool": f"ldm {ldm.__version__}", "files": files}, indent=1) + "\n")
+        write_file(new / MANIFEST, json.dumps({"tool": f"ldm {ldm.__version__}", "files": files}, indent=1) + "\n")
         write_file(new / "README.md", card)  # not in the manifest: a card is for its owner to go on writing
 
 
@@ -101,8 +102,8 @@ class Checkpoint:
         folder = standing_folder(Path(folder))
         if not folder.is_dir():
             raise UserError(f"checkpoint {folder}: no such folder. A training run writes one to its RUN_DIR/checkpoint.")
-        if not (folder / "manifest.json").is_file():
-            inside = [str(folder / name) for name in ("checkpoint", "lora") if (folder / name / "manifest.json").is_file()]
+        if not (folder / MANIFEST).is_file():
+            inside = [str(folder / name) for name in ("checkpoint", "lora") if (folder / name / MANIFEST).is_file()]
             hint = f"; did you mean {' or '.join(inside)}?" if inside else ""
             raise UserError(f"checkpoint {folder}: it has no manifest.json, so it is not a checkpoint folder of this tool{hint}")
         files = _manifest(folder)
@@ -165,7 +166,7 @@ class Checkpoint:
 def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
     """Size and sha256 of each file."""
     try:
-        content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files = {name: (int(file["bytes"]), str(file["sha256"])) for name, file in content["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"checkpoint {folder}: manifest.json is damaged; copy the whole folder again") from error

@@ -64,9 +64,10 @@ def open_source(place: str, split: Split = "train", is_shared: bool = False) -> 
 
 
 def is_same_place(one: str, other: str) -> bool:
-    """Whether two places of a config are one, however a local path is spelled."""
-    named = [place in BUILTIN or is_remote(place) for place in (one, other)]
-    return one == other if any(named) else Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+    """Whether two places of a config are one, however a local path is spelled; an empty name is no place."""
+    if any(not place or place in BUILTIN or is_remote(place) for place in (one, other)):
+        return one == other
+    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def _only_split(folder: Path) -> Split:

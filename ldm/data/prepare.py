@@ -89,8 +89,7 @@ class _Writer:
     """An output folder in the making."""
 
     def __init__(self, out: Path, how: Preparation, lost: dict[str, str], label_names: tuple[str, ...], map_names: tuple[str, ...]) -> None:
-        if out.exists() and not (out / INDEX_NAME).is_file() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"{out} is there and was not made by this script; give --out another folder")
+        _check_own(out)
         self.out, self.how, self.label_names, self.map_names = out, how, label_names, map_names
         self.report = Report(counts={}, lost=lost)
         self.writers: dict[str, ShardWriter] = {}
@@ -183,3 +182,16 @@ def _png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def _check_own(out: Path) -> None:
+    """Refuses what an earlier call did not leave there, all of which the new folder would replace."""
+    if not out.exists():
+        return
+    there = {path.name for path in out.iterdir()} if out.is_dir() else {"a file"}
+    try:
+        own = {INDEX_NAME, *(shard.name for shards in Index.read(out).splits.values() for shard in shards)}
+    except UserError:
+        own = set()
+    if there - own:
+        raise UserError(f"{out} holds {min(there - own)}, which was not made by this script; give --out another folder")

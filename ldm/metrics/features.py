@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable
 
 import safetensors.torch
 import torch
 from einops import repeat
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
@@ -66,22 +67,25 @@ def _eight_bit(images: Tensor) -> Tensor:
     return ((images.clamp(-1, 1) + 1) * 127.5).round()
 
 
-def cached_features(key: tuple[object, ...], count: int, make: Callable[[], Tensor]) -> Tensor:
+def cached_features(key: tuple[object, ...], count: int, make: Callable[[], Tensor], lost: dict[str, str]) -> Tensor:
     """(count, D) features from `$LDM_CACHE/features` (or `~/.cache/ldm/features`), made and kept if they are not there.
 
     Args:
         key: all that they depend on besides how pictures are shown to Inception: digests of data, transform and extractor.
         count: of pictures.
-        make: computes them.
+        make: computes them, and adds to `lost` what of the pictures it cannot read.
+        lost: kept beside them, and brought back with them.
     """
     digest = hashlib.sha256(repr((SHOWN_AS, count, *key)).encode()).hexdigest()
     path = cache_folder().parent / "features" / f"{digest}.safetensors"
     try:
-        found = safetensors.torch.load_file(path)["features"]
+        with safe_open(path, framework="pt") as file:
+            found, then_lost = file.get_tensor("features"), json.loads((file.metadata() or {}).get("lost", "{}"))
         if len(found) == count:
+            lost |= then_lost
             return found
-    except (OSError, KeyError, SafetensorError):
+    except (OSError, SafetensorError):
         pass  # none yet, or cut short: made below
     made = make()
-    write_file(path, safetensors.torch.save({"features": made}))
+    write_file(path, safetensors.torch.save({"features": made}, metadata={"lost": json.dumps(lost)}))
     return made

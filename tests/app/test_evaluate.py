@@ -12,7 +12,7 @@ import torch
 from evaluations import LDM, call, measured, perfect, pictures_of, write_pictures
 from PIL import Image
 
-from ldm.app import evaluate, evaluate_ldm
+from ldm.app import evaluate, evaluate_ldm, prepare_data
 from ldm.app.evaluate_told import Telling
 from ldm.app.evaluation import DrawnFrom
 from ldm.checkpoints.model import load_first_stage
@@ -42,6 +42,27 @@ def test_a_first_stage_in_numbers(home, model, monkeypatch, capsys):
 def test_a_first_stage_on_the_training_split_and_on_fewer(home, monkeypatch, capsys):
     found = measured("vae --model model --data train --split train --num-images 5", monkeypatch, capsys)
     assert found["data"]["reconstructed"]["pictures"] == 5 and found["data"]["reconstructed"]["of"] == 12
+
+
+def test_what_has_no_held_out_split_is_not_called_held_out(home, monkeypatch, capsys):
+    prepare_data.main(["val", "--out", "prepared"])
+    capsys.readouterr()
+    found = measured("vae --model model --data prepared", monkeypatch, capsys)
+    assert found["data"]["reconstructed"]["split"] == "all"
+    prepare_data.main(["train", "--out", "prepared", "--val-every", "3"])
+    capsys.readouterr()
+    found = measured("vae --model model --data prepared", monkeypatch, capsys)
+    assert (found["data"]["reconstructed"]["split"], found["data"]["reconstructed"]["pictures"]) == ("val", 4)
+
+
+def test_the_current_folder_is_a_folder(home, monkeypatch, capsys):
+    monkeypatch.chdir("val")
+    assert measured("vae --model ../model --data .", monkeypatch, capsys)["data"]["reconstructed"]["pictures"] == 6
+
+
+def test_few_to_compare_with_leaves_all_to_be_told(home, monkeypatch, capsys):
+    found = measured("ldm --model model --data train --split train --reference-images 7 --steps 1", monkeypatch, capsys)["data"]
+    assert (found["reference"]["pictures"], found["told"]["pictures"], found["generated"]) == (7, 12, 12)
 
 
 def test_fewer_pictures_to_compare_with_and_half_precision(home, monkeypatch, capsys):
@@ -86,6 +107,15 @@ def test_the_reference_is_kept_and_made_anew_when_the_data_change(home, stand_in
     stand_in.calls = 0
     other = measured(f"{words} --background 0,0,0", monkeypatch, capsys)
     assert stand_in.calls == 12 + 6 + 6 and other["preprocessing"]["background"] == [0, 0, 0]
+
+
+def test_unreadable_pictures_are_counted_in_kept_features_too(home, stand_in, monkeypatch, capsys):
+    damaged = write_pictures(home / "many", 101, 0) / "003.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    for _ in ("made", "kept"):
+        found = measured("ldm --data many --held-out val --steps 1 --model plain", monkeypatch, capsys)
+        assert found["data"]["reference"]["unreadable"] == 1
+    assert stand_in.calls == 101 + 6 + 6 + 6
 
 
 def test_transparent_pictures_are_laid_on_what_the_model_was_trained_with(home, monkeypatch, capsys):
@@ -233,6 +263,7 @@ MISTAKES = {
     "remote data": ("vae --model model --data https://example.org/a.tar", "fetch the shards"),
     "one picture": ("vae --model model --data single", "1 picture in split val; a distance between sets needs at least 2"),
     "one picture asked for": (f"{LDM} --model model --num-images 1", "--num-images must be at least 2"),
+    "held-out pictures for the training split": (f"{LDM} --model model --split train", "--held-out names pictures for --split val"),
     "no stage": ("--model model --data val", "required: stage"),
     "no model": ("vae --data val", "the following arguments are required: --model"),
     "guidance limits for vae": ("vae --model model --data val --guidance-interval 0 5", "--guidance-interval is for ldm only"),

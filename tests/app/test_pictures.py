@@ -168,12 +168,22 @@ def test_a_second_call_leaves_no_mix(home, monkeypatch):
     ]
 
 
-def test_a_foreign_parameters_file_removes_nothing(home, monkeypatch):
+def test_an_altered_parameters_file_removes_nothing(home, monkeypatch):
     (home / "made").mkdir()
-    (home / "made" / "parameters.json").write_text('{"pictures": ["../photo.png", "/etc/x.png", 3, "mine.png"]}')
+    (home / "made" / "parameters.json").write_text('{"tool": "ldm 1", "pictures": ["../photo.png", "/etc/x.png", 3, "mine.png"]}')
     (home / "made" / "mine.png").write_text("mine")
     assert call("sample", [*GOOD["sample"], "--num-images", "1", "--out", "made"], monkeypatch) == 0
     assert (home / "photo.png").is_file() and (home / "made" / "mine.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["001.png", "grid.png", "parameters.json"])
+def test_a_users_own_file_is_never_overwritten(home, name, monkeypatch, capsys):
+    (home / "album").mkdir()
+    content = (home / "photo.png").read_bytes() if name.endswith(".png") else b'{"tool": "mine"}'
+    (home / "album" / name).write_bytes(content)
+    assert call("sample", [*GOOD["sample"], "--num-images", "2", "--out", "album"], monkeypatch) == 2
+    assert f"--out album: {name} there is of no such script" in capsys.readouterr().err
+    assert [(path.name, path.read_bytes()) for path in (home / "album").iterdir()] == [(name, content)]
 
 
 def test_inpaint_keeps_known_pixels_in_the_file(home, monkeypatch):

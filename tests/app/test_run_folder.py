@@ -31,6 +31,20 @@ def test_a_run_from_before_a_key_was_there_goes_on(tmp_path: Path) -> None:
     assert open_run(run_folder(tmp_path / "run", stored), CONFIG, WORLD).path == tmp_path / "run"
 
 
+@pytest.mark.parametrize("file, said", [("manifest.json", "a checkpoint"), ("config.yaml", "the config.yaml of something else")])
+def test_what_is_no_run_is_left_alone(tmp_path: Path, file: str, said: str) -> None:
+    (tmp_path / file).write_text("mine")
+    with pytest.raises(UserError, match=f"holds {said}, which training would overwrite"):
+        open_run(tmp_path, CONFIG, WORLD)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(file, "mine")]
+
+
+def test_a_run_killed_before_its_first_state_begins_anew(tmp_path: Path) -> None:
+    for file in ("config.yaml", "metrics.jsonl"):
+        (tmp_path / file).write_text("")
+    assert open_run(tmp_path, CONFIG, WORLD).path == tmp_path
+
+
 @pytest.mark.parametrize("changes", [{"prediction": {"kind": "eps"}}, {"density": {"kind": "uniform"}}, {"no_such_key": 1}])
 def test_a_run_of_another_config_is_refused(tmp_path: Path, changes: dict) -> None:
     with pytest.raises(UserError, match=f"another config \\(differs in {next(iter(changes))}"):

@@ -138,6 +138,21 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "out/thesis.tex").read_text() == "years"
 
 
+@pytest.mark.parametrize("index", ["own", "{}"])
+def test_what_is_beside_an_index_is_not_lost(tmp_path: Path, index: str) -> None:
+    picture(tmp_path / "in/a.png")
+    if index == "own":
+        main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    else:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/index.json").write_text(index)
+    (tmp_path / "out/thesis.tex").write_text("years")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(UserError, match="not made by this script"):
+        main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
 @pytest.mark.parametrize(
     "arguments, said",
     [
