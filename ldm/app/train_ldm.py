@@ -90,6 +90,7 @@ class TrainLDM:
             raise UserError("sampling.threshold is for models on pixels, which lie in [-1, 1]; latents have no such range: set it to null")
         if not self.learned_variance and self.sampling.sampler == DDPM(variance="learned"):
             raise UserError("sampling.sampler: this model learns no variance: set ddpm's to small or large, or learned_variance to true")
+        self.sampling.check(self.process)
         self.objective()  # refuses parts that make no sense together, before anything is opened
 
     def spec(self, first_stage: FirstStageConfig, space: LatentSpace, conditioning: dict[str, ConditionerConfig]) -> LatentDiffusionSpec:

@@ -16,6 +16,7 @@ from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
 from ldm.conditioning.conditioner import ConditionerConfig, Conditioners, build_conditioners
 from ldm.config.loader import to_yaml
 from ldm.core.errors import UserError
+from ldm.core.limit import Limit
 from ldm.core.precision import Precision, dtypes_to_hold
 from ldm.diffusion.grid import Grid, Trailing
 from ldm.diffusion.network_input import NetworkInput, TableIndex
@@ -58,7 +59,7 @@ class SamplingDefaults:
     sampler: Sampler
     steps: int = 20
     guidance: float = 4.0
-    guidance_interval: tuple[float, float] | None = None
+    guidance_interval: tuple[float, Limit] | None = None
     guidance_rescale: float = 0.0
     threshold: Threshold | None = None
     grid: Grid = Trailing()
@@ -66,8 +67,15 @@ class SamplingDefaults:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UserError(f"steps must be at least 1, got {self.steps}")
-        check_limits(self.guidance_interval, self.guidance_rescale)
+        check_limits(self.guidance, self.guidance_interval, self.guidance_rescale)
         check_threshold(self.threshold)
+
+    def check(self, process: NoiseProcess) -> None:
+        """
+        Raises:
+            UserError: steps that the process does not have, or a sampler that is not defined for it.
+        """
+        self.sampler.check(process, self.grid.times(process, self.steps))
 
 
 @dataclass(frozen=True, kw_only=True)

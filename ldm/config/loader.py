@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ldm.core.errors import UserError, unknown
 from ldm.core.family import Family
+from ldm.core.limit import Limit
 
 T = TypeVar("T")
 
@@ -113,6 +114,8 @@ def _value(content: Any, wanted: Any, path: str) -> Any:
 
 
 def _plain(content: Any, wanted: Any, path: str) -> Any:
+    if wanted == Limit:
+        return math.inf if content in (math.inf, "inf") else _plain(content, float, path)
     if wanted is float and isinstance(content, int) and not isinstance(content, bool):
         return float(content)
     if wanted is float and isinstance(content, str):  # YAML 1.1 reads 1e-6 as a string
@@ -192,7 +195,7 @@ def _dataclass(content: Any, schema: Any, path: str) -> Any:
     if not isinstance(content, dict):
         raise _mismatch(content, "a mapping", path)
     known = {f.name: f for f in fields(schema) if f.init}
-    hints = typing.get_type_hints(schema)
+    hints = typing.get_type_hints(schema, include_extras=True)
     prefix = f"{path}." if path else ""
     for key in content:
         if key not in known:

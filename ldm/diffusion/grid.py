@@ -26,7 +26,7 @@ class Grid(Family, abc.ABC):
         Args:
             process: gives the table's number of steps, and the noise levels.
             steps: how many solver steps, at least 1.
-            start: the noisiest time allowed, in (0, 1]; below 1 for a start from a noised picture.
+            start: the first time, in (0, 1], on grids of the table the nearest of its steps; below 1 for a start from a noised picture.
 
         Raises:
             UserError: a count or start out of range; more steps than there are between start and 0, for grids on the table, or than fit
@@ -166,7 +166,7 @@ def _refuse_steps_below_last(process: NoiseProcess, start: float, steps: int) ->
 
 def _steps_below(process: NoiseProcess, start: float, steps: int) -> int:
     """How many of the table's steps lie at or below start."""
-    top = round(start * process.num_steps)
+    top = max(1, round(start * process.num_steps))
     if steps > top:
         raise UserError(f"{steps} sampling steps asked, but the process has {top} from noise level {start:g} down; take at most {top}")
     return top

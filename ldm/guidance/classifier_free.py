@@ -37,9 +37,9 @@ def classifier_free(
             phi; there of the network's output, which at zero SNR is x0 likewise).
 
     Raises:
-        UserError: an interval that is none, or rescale out of range.
+        UserError: an interval that is none; a scale or rescale out of range.
     """
-    check_limits(interval, rescale)
+    check_limits(scale, interval, rescale)
     low, high = interval or (0.0, math.inf)
     told_alone = denoiser.bind(told)
     if scale == 1:
@@ -62,8 +62,10 @@ def classifier_free(
     return denoise
 
 
-def check_limits(interval: tuple[float, float] | None, rescale: float) -> None:
-    """Refuses, by UserError, an interval that is none, or a rescale out of range."""
+def check_limits(scale: float, interval: tuple[float, float] | None, rescale: float) -> None:
+    """Refuses, by UserError, an interval that is none, or a scale or rescale out of range."""
+    if not (scale >= 0 and math.isfinite(scale)):
+        raise UserError(f"guidance must be a number from 0 up (1 = no guidance, 4 = usual), got {scale}")
     low, high = interval or (0.0, math.inf)
     if not 0 <= low <= high:
         raise UserError(f"a guidance interval is two noise levels sigma / alpha, 0 <= low <= high, got {low} and {high}")

@@ -16,7 +16,7 @@ Classifier = Callable[[Tensor, Tensor], Tensor]
 
 
 def classifier_guided(denoise: Denoise, classifier: Classifier, labels: Tensor, scale: float, process: NoiseProcess) -> Denoise:
-    """eps - scale sigma grad log p(label | x_t): eq. 14, alg. 2. Also works where gradients are switched off outside.
+    """eps - scale sigma grad log p(label | x_t): eq. 14, alg. 2. Also works where gradients are switched off, by whatever means.
 
     x0 follows from x_t; where no signal is left, x_t says nothing of the label and nothing is changed.
 
@@ -42,8 +42,9 @@ def classifier_guided(denoise: Denoise, classifier: Classifier, labels: Tensor, 
 
 
 def _log_likelihood_gradient(classifier: Classifier, labels: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    with torch.enable_grad():
-        x_t = x_t.detach().requires_grad_()
-        log_likelihood = classifier(x_t, t).log_softmax(1).gather(1, labels.to(x_t.device, non_blocking=True)[:, None])
+    with torch.inference_mode(False), torch.enable_grad():  # copies: what inference_mode made can have no gradient
+        x_t = x_t.detach().clone().requires_grad_()
+        asked = labels.to(x_t.device, non_blocking=True).clone()
+        log_likelihood = classifier(x_t, t.clone()).log_softmax(1).gather(1, asked[:, None])
         (gradient,) = torch.autograd.grad(log_likelihood.sum(), x_t)
     return gradient

@@ -18,7 +18,7 @@ Threshold = float | Literal["clip"]
 
 def check_threshold(threshold: Threshold | None) -> None:
     """Refuses, by UserError, all but None; "clip" = x0 is clipped; a share in (0, 1], the percentile of `thresholded`."""
-    if threshold is not None and threshold != "clip" and not (isinstance(threshold, float) and 0 < threshold <= 1):
+    if threshold is not None and threshold != "clip" and not (isinstance(threshold, float | int) and 0 < threshold <= 1):
         raise UserError(f"a threshold is clip, or a percentile in (0, 1] for dynamic thresholding (0.995 in Imagen), got {threshold}")
 
 

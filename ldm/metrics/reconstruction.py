@@ -24,7 +24,7 @@ def psnr(images: Tensor, reconstruction: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, reconstruction: Tensor) -> Tensor:
-    """(B,): Wang et al. 2004, Gaussian window of 11 pixels and std 1.5. Sides of at least SMALLEST_SIDE."""
-    values = structural_similarity_index_measure(reconstruction.clamp(-1, 1), images, data_range=RANGE, reduction="none")
+    """(B,): Wang et al. 2004, of levels from 0 up, Gaussian window of 11 pixels and std 1.5. Sides of at least SMALLEST_SIDE."""
+    values = structural_similarity_index_measure(reconstruction.clamp(-1, 1) + 1, images + 1, data_range=RANGE, reduction="none")
     assert isinstance(values, Tensor)
     return values.reshape(len(images))

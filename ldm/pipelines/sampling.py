@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
 
 import torch
 from torch import Tensor
@@ -58,9 +57,7 @@ class Sampling:
             raise UserError(f"steps must be at least 1, got {self.steps}")
         if self.num_images < 1:
             raise UserError(f"the number of images must be at least 1, got {self.num_images}")
-        if not (self.guidance >= 0 and isfinite(self.guidance)):
-            raise UserError(f"guidance must be a number from 0 up (1 = no guidance, 4 = usual), got {self.guidance}")
-        check_limits(self.guidance_interval, self.guidance_rescale)
+        check_limits(self.guidance, self.guidance_interval, self.guidance_rescale)
         check_threshold(self.threshold)
 
 

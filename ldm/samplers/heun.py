@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ldm.core.errors import UserError, unknown
 from ldm.core.family import kind
+from ldm.core.limit import Limit
 from ldm.diffusion.estimate import Estimate
 from ldm.diffusion.process import NoiseProcess
 from ldm.samplers.frame import FRAMES, RATIO
@@ -36,7 +37,7 @@ class Heun(Sampler):
     frame: Literal["flow", "ratio"] = "flow"
     s_churn: float = 0.0
     s_tmin: float = 0.0
-    s_tmax: float = math.inf
+    s_tmax: Limit = math.inf
     s_noise: float = 1.0
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ldm.app.train_vae import TrainVAE
 from ldm.checkpoints.model import SamplingDefaults
@@ -57,7 +58,17 @@ def test_a_mistake_is_named_with_what_is_allowed(override: str, told: str) -> No
 @pytest.mark.parametrize("kind", Sampler.kinds())
 def test_a_kind_in_words_is_the_kind_in_yaml(kind: str) -> None:
     plain = build(kind, Sampler)
-    assert plain == build({"kind": kind}, Sampler) and to_words(plain) == kind
+    assert plain == build({"kind": kind}, Sampler) == build(dump(plain), Sampler) and to_words(plain) == kind
+
+
+def test_infinity_is_a_number_only_where_it_is_no_limit() -> None:
+    for said in ("heun s_tmax=inf", {"kind": "heun", "s_tmax": float("inf")}):
+        assert build(said, Sampler) == build("heun", Sampler)
+    defaults = SamplingDefaults(sampler=build("ddim", Sampler), guidance_interval=(0.3, float("inf")))
+    assert build(yaml.safe_load(to_yaml(defaults)), SamplingDefaults) == defaults
+    for wrong in ("heun s_tmax=nan", "heun s_tmax=-inf", "heun s_churn=inf"):
+        with pytest.raises(UserError, match="must be a finite number"):
+            build(wrong, Sampler)
 
 
 def test_settings_follow_the_kind() -> None:

@@ -55,6 +55,12 @@ def test_falls_from_the_start_to_0(grid: Grid, steps: int, start: float, process
         assert times[0] == start
 
 
+@pytest.mark.parametrize("grid", [Trailing(), Leading()])
+def test_a_start_is_the_nearest_step_and_never_none(grid: Grid) -> None:
+    for start, index in {0.6004: 599, 0.5996: 599, 0.0016: 1, 0.0005: 0, 1e-5: 0}.items():
+        assert indices(grid.times(PROCESS, 1, start)) == [index if grid.kind == "trailing" else 0]
+
+
 def test_all_steps_are_the_whole_table() -> None:
     for grid in (Trailing(), Leading()):
         assert indices(grid.times(PROCESS, 1000)) == list(range(999, -1, -1))

@@ -73,6 +73,20 @@ def test_bayes_classifier_at_scale_1_gives_the_class(process: NoiseProcess) -> N
     assert not got.x0.requires_grad
 
 
+@pytest.mark.parametrize("switched_off", [torch.no_grad, torch.inference_mode])
+def test_classifier_guides_where_gradients_are_switched_off(switched_off) -> None:
+    process = DiscreteVP()
+    world, labels = Classes(process), torch.tensor([0, 1, 2, 2])
+
+    def classify(x: Tensor, t: Tensor) -> Tensor:
+        return world.classify(x, t) * t[:, None]
+
+    expected = classifier_guided(world.denoise, classify, labels, 3.0, process)(X_T, T).x0
+    with switched_off():
+        got = classifier_guided(world.denoise, classify, labels + 0, 3.0, process)(X_T + 0, T + 0).x0
+    assert torch.equal(got, expected)
+
+
 @every_process
 def test_classifier_guidance_is_linear_in_its_scale(process: NoiseProcess) -> None:
     """Dhariwal & Nichol 2021, alg. 2: eps - scale sigma grad log p, the gradient taken here by differences."""

@@ -43,9 +43,9 @@ def test_equal_pictures_and_what_is_out_of_range():
 
 
 def test_ssim_of_flat_pictures():
-    """Without structure only the means' term stays: (2ab + C) / (a^2 + b^2 + C), C = (0.01 L)^2, L = 2."""
-    a, b, c = 0.5, -0.25, 0.02**2
-    found = reconstruction.ssim(torch.full((1, 1, 16, 16), a), torch.full((1, 1, 16, 16), b))
+    """Without structure only the means' term stays: (2ab + C) / (a^2 + b^2 + C), C = (0.01 L)^2, of levels in [0, L], L = 255."""
+    a, b, c = 191.25, 95.625, 2.55**2
+    found = reconstruction.ssim(torch.full((1, 1, 16, 16), a / 127.5 - 1), torch.full((1, 1, 16, 16), b / 127.5 - 1))
     torch.testing.assert_close(found, torch.tensor([(2 * a * b + c) / (a * a + b * b + c)]), rtol=1e-3, atol=0)
 
 
@@ -69,14 +69,14 @@ def test_features_are_made_once_and_anew_when_anything_changes(tmp_path, monkeyp
         made.append(1)
         return torch.full((4, 2), float(len(made)))
 
-    first = cached_features(("data", "transform"), 4, make)
-    assert torch.equal(cached_features(("data", "transform"), 4, make), first) and len(made) == 1
-    assert cached_features(("other data", "transform"), 4, make)[0, 0] == 2
-    assert cached_features(("data", "other transform"), 4, make)[0, 0] == 3
+    first = cached_features(("data", "transform"), 4, make, {})
+    assert torch.equal(cached_features(("data", "transform"), 4, make, {}), first) and len(made) == 1
+    assert cached_features(("other data", "transform"), 4, make, {})[0, 0] == 2
+    assert cached_features(("data", "other transform"), 4, make, {})[0, 0] == 3
 
     (file,) = (f for f in (tmp_path / "features").iterdir() if f.read_bytes()[-4:] == first[0, 0].numpy().tobytes())
     file.write_bytes(file.read_bytes()[:-8])  # cut short
-    assert cached_features(("data", "transform"), 4, make)[0, 0] == 4
+    assert cached_features(("data", "transform"), 4, make, {})[0, 0] == 4
 
 
 def test_inception_score_in_closed_form():
