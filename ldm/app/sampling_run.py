@@ -31,7 +31,7 @@ from ldm.pipelines.sampling import OnStep, Sampling
 from ldm.samplers.sampler import Sampler
 
 DEFAULT_MODEL = "checkpoints/emoji"
-PARAMETERS, TOOL = "parameters.json", "ldm "
+GRID, PARAMETERS, TOOL = "grid.png", "parameters.json", "ldm "
 GRID_TILE = 512  # larger pictures are shown in the grid at this size
 
 
@@ -122,7 +122,7 @@ def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
         UserError: a model that cannot be opened, unknown sampler or grid, a number out of range, a place that cannot be written.
     """
     check_folder(options.out)
-    for name in (*_names(options.num_images), "grid.png", PARAMETERS):
+    for name in (*_names(options.num_images), GRID, PARAMETERS):
         if (options.out / name).exists() and not _is_ours(options.out / name):
             raise UserError(f"--out {options.out}: {name} there is of no such script, and would be overwritten; name another folder")
     if options.lora is None and options.lora_scale is not None:
@@ -159,9 +159,7 @@ def write_pictures(pictures: Sequence[Image.Image], options: argparse.Namespace,
         info = PngInfo()
         info.add_itxt("parameters", json.dumps(parameters | {"number": number}, ensure_ascii=False))
         write_file(out / name, _png(picture, info))
-    whole = PngInfo()
-    whole.add_itxt("parameters", json.dumps(parameters, ensure_ascii=False))
-    write_file(out / "grid.png", _png(_grid(pictures), whole))
+    write_file(out / GRID, _png(_grid(pictures)))
     for name in stale - set(names):
         (out / name).unlink(missing_ok=True)
     write_file(out / PARAMETERS, json.dumps(parameters | {"pictures": names}, ensure_ascii=False, indent=1) + "\n")
@@ -187,7 +185,9 @@ def _names(count: int) -> list[str]:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a picture, or the JSON, says that a script here made it."""
+    """Whether a picture, or the JSON, says that a script here made it; the grid says nothing, and is whose its neighbours are."""
+    if path.name == GRID:
+        return any(_is_ours(path.with_name(name)) for name in (PARAMETERS, *_names(1)))
     try:
         if path.name == PARAMETERS:
             said = json.loads(path.read_text(encoding="utf-8"))
@@ -210,7 +210,7 @@ def _grid(pictures: Sequence[Image.Image]) -> Image.Image:
     return to_pil_image(make_grid(torch.stack(tiles), nrow=columns, padding=4, pad_value=255))
 
 
-def _png(picture: Image.Image, info: PngInfo) -> bytes:
+def _png(picture: Image.Image, info: PngInfo | None = None) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
