@@ -20,6 +20,7 @@ import matplotlib
 import torch
 from kept import check_asked
 from matplotlib import pyplot as plt
+from matplotlib.ticker import NullLocator
 from torch import Tensor
 from tqdm import tqdm
 
@@ -122,7 +123,8 @@ def main() -> None:
             lines.append(line)
             with results.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-    draw(lines, options.out / "solvers.png")
+    order = list(ENTRANTS)
+    draw(sorted(lines, key=lambda line: (order.index(line["solver"]), line["evaluations"])), options.out / "solvers.png")
 
 
 def sampled(model: LatentDiffusion, entrant: Entrant, asked: int, common: Sampling, count: int, said: str) -> tuple[Tensor, float]:
@@ -159,6 +161,10 @@ def draw(lines: list[dict[str, float]], path: Path) -> None:
             color=colours[2 * number % 19],
         )
     axes.set(xscale="log", yscale="log", xlabel="network evaluations a picture", ylabel="FID")
+    axes.set_xticks([*FEW, *MANY])
+    axes.xaxis.set_minor_locator(NullLocator())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
     axes.grid(which="both", alpha=0.2)
     axes.legend(ncols=2, fontsize=8)
     figure.savefig(path, dpi=110)
