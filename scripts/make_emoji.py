@@ -23,11 +23,12 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from ldm.app.door import run
 from ldm.core.errors import UserError
 from ldm.core.files import new_folder, write_file
 from ldm.core.random import generator
 from ldm.data.record import Record
-from ldm.data.shards import Index, write_shards
+from ldm.data.shards import INDEX_NAME, Index, write_shards
 
 SIZE = 128
 PACKAGES = {
@@ -317,9 +318,11 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/ldm/emoji", help="where npm's packages go")
     parser.add_argument("--out", type=Path, default=Path("ldm/data/builtin/emoji-128"))
     arguments = parser.parse_args()
+    if arguments.out.exists() and not (arguments.out / INDEX_NAME).is_file():
+        raise UserError(f"{arguments.out} is not a data set of this script's, and one would replace it; give --out another folder")
     make(arguments.source or fetch(arguments.cache), arguments.out)
     print(f"emoji-128 is in {arguments.out}")
 
 
 if __name__ == "__main__":
-    main()
+    run(lambda _: main())

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ldm.core.errors import UserError
 from ldm.core.files import new_folder, recover_folder, write_file
 from ldm.data.batch import Sample
 from ldm.data.decoder import Decoder
@@ -59,8 +60,13 @@ class LatentCache:
             keeps_pixels: whether the views' pixels are kept too; otherwise samples have none.
             batch_size: pictures encoded at once.
             progress: whether to show a bar.
+
+        Raises:
+            UserError: there is a folder of that name which is no cache.
         """
         recover_folder(folder)
+        if folder.exists() and not (folder / "meta.json").is_file():
+            raise UserError(f"{folder} is not a cache of latents, and one would replace it; move it, or train in another --run-dir")
         key = hashlib.sha256(
             repr((first_stage_digest, data.digest, data.transform_digest, len(data), views, keeps_pixels)).encode()
         ).hexdigest()

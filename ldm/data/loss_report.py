@@ -29,7 +29,7 @@ class LossReport:
         if len(self.lost) > self.most * self.total:
             raise UserError(
                 f"{len(self.lost)} of {self.total} records cannot be read, more than data.max_lost={self.most} allows; "
-                f"the last: {key}: {reason}. Mend them, or raise data.max_lost."
+                f"the last: {key}: {reason}. Mend them, leave them out (scripts/prepare_data.py does), or raise data.max_lost in a config."
             )
 
     def line(self) -> str:

@@ -267,6 +267,15 @@ def test_the_cache_gives_what_the_first_stage_gave(pictures: Path, tmp_path: Pat
     assert builds(opened(pictures, augment=COLOURS), "b", 2)
 
 
+def test_the_cache_replaces_only_a_cache(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "latents").mkdir()
+    (tmp_path / "latents" / "own.npy").write_bytes(b"a year's work")
+    how = {"first_stage_digest": "a", "views": 1, "keeps_pixels": True, "batch_size": 7, "progress": False}
+    with pytest.raises(UserError, match="latents is not a cache"):
+        LatentCache.open_or_build(tmp_path / "latents", opened(pictures), lambda images: (images, images), **how)  # type: ignore[arg-type]
+    assert (tmp_path / "latents" / "own.npy").read_bytes() == b"a year's work"
+
+
 # --- what a plain place tells of itself
 
 
