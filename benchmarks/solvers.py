@@ -20,7 +20,7 @@ import matplotlib
 import torch
 from kept import check_asked
 from matplotlib import pyplot as plt
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 from tqdm import tqdm
 
@@ -163,6 +163,7 @@ def draw(lines: list[dict[str, float]], path: Path) -> None:
     axes.set(xscale="log", yscale="log", xlabel="network evaluations a picture", ylabel="FID")
     axes.set_xticks([*FEW, *MANY])
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
     axes.grid(which="both", alpha=0.2)
