@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 # What autocast computes in half precision, and what it takes back to float32, on a GPU: torch's own lists, as far as our networks go.
 HALVED = ("linear", "conv2d", "scaled_dot_product_attention")
@@ -41,13 +40,15 @@ def measure(compute: Callable[[], Tensor], half: torch.dtype | None) -> Footprin
     """Of a computation on the meta device.
 
     Args:
-        compute: gives what is to be known.
+        compute: gives what is to be known; called twice, for the bytes and for the operations.
         half: what autocast would use; None = it is off.
     """
-    meter = _Meter()
-    with meter, _as_on_gpu(half):
+    alive, flops, attention = _Alive(), FlopCounterMode(display=False), _FusedAttention()
+    with alive, _as_on_gpu(half, _FusedAttention()):
         compute()
-    return Footprint(flops=meter.flops, bytes=meter.most)
+    with flops, _as_on_gpu(half, attention):  # a run of its own: FlopCounterMode's hooks keep tensors alive
+        compute()
+    return Footprint(flops=flops.get_total_flops() + attention.flops, bytes=alive.most)
 
 
 def training_footprint(parts: list[nn.Module], loss: Callable[[], Tensor], half: torch.dtype | None) -> Footprint:
@@ -70,25 +71,23 @@ def training_footprint(parts: list[nn.Module], loss: Callable[[], Tensor], half:
     return measure(step, half)
 
 
-class _Meter(TorchDispatchMode):
-    """Sums the operations of what passes, and follows the life of every tensor that it makes."""
+class _Alive(TorchDispatchMode):
+    """Follows the life of every tensor that is made while it is entered.
+
+    TorchDispatchMode lies in a private module of torch, but is what torch documents for this; nothing public sees what the backward pass makes.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.flops = self.now = self.most = 0
+        self.now = self.most = 0
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for given in tree_leaves((args, kwargs)):
-            if isinstance(given, Tensor):
-                self._known.add(given.untyped_storage())  # made before, if it is not known yet; what is written into stays what it was
+        for given in _tensors((args, kwargs)):
+            self._known.add(given.untyped_storage())  # made before, if it is not known yet; what is written into stays what it was
         out = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func.overloadpacket)
-        if count is not None:
-            self.flops += count(*args, **(kwargs or {}), out_val=out)
-        for tensor in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(tensor, Tensor):
-                self._follow(tensor.untyped_storage())
+        for tensor in _tensors(out):
+            self._follow(tensor.untyped_storage())
         return out
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
@@ -103,8 +102,49 @@ class _Meter(TorchDispatchMode):
         self.now -= count
 
 
+def _tensors(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, tuple | list | dict):
+        for value in values.values() if isinstance(values, dict) else values:
+            yield from _tensors(value)
+
+
+class _FusedAttention:
+    """Attention as a fused kernel leaves it on the meta device: its result and one number a query are kept, never the scores.
+
+    Attributes:
+        flops: of all calls so far: two matrix products forward, five backward, as the scores are computed again (Dao et al. 2022, alg. 4).
+    """
+
+    def __init__(self) -> None:
+        self.flops = 0
+        meter = self
+
+        class Attend(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                meter.count(2, q, k)
+                ctx.save_for_backward(q, k, v, torch.empty(q.shape[:-1], device=q.device))
+                return torch.empty((*q.shape[:-1], v.shape[-1]), dtype=q.dtype, device=q.device)
+
+            @staticmethod
+            def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+                q, k, v, _ = ctx.saved_tensors
+                meter.count(5, q, k)
+                return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+        self._attend = Attend
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        return self._attend.apply(q, k, v)
+
+    def count(self, products: int, q: Tensor, k: Tensor) -> None:
+        self.flops += products * 2 * q.numel() * k.shape[-2]
+
+
 @contextmanager
-def _as_on_gpu(half: torch.dtype | None) -> Iterator[None]:
+def _as_on_gpu(half: torch.dtype | None, attention: _FusedAttention) -> Iterator[None]:
     """Lets the meta device do what a GPU does: fused attention, which never holds all scores, and autocast.
 
     Exchanges functions of torch.nn.functional while it lasts: a TorchFunctionMode would not reach what checkpointing recomputes in the
@@ -127,7 +167,7 @@ def _as_on_gpu(half: torch.dtype | None) -> Iterator[None]:
     wide = None if half is None else torch.float32
     theirs = {name: getattr(F, name) for name in (*HALVED, *WIDENED)}
     ours = {name: within(theirs[name], half) for name in HALVED} | {name: within(theirs[name], wide) for name in WIDENED}
-    ours["scaled_dot_product_attention"] = within(_fused, half)
+    ours["scaled_dot_product_attention"] = within(attention, half)
     try:
         for name, function in ours.items():
             setattr(F, name, function)
@@ -135,8 +175,3 @@ def _as_on_gpu(half: torch.dtype | None) -> Iterator[None]:
     finally:
         for name, function in theirs.items():
             setattr(F, name, function)
-
-
-def _fused(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-    bias = None if attn_mask is None else torch.zeros(attn_mask.shape, dtype=q.dtype, device=q.device)
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=bias)[0]

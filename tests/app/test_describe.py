@@ -104,16 +104,16 @@ def test_autocast_halves_what_a_gpu_halves():
     assert full.flops == half.flops
     copies = 2 * 64 * 64
     assert half.bytes == copies + 3 * 64 * 2  # what went in is kept for the backward pass, as is what came out between
-    dtypes = []
+    dtypes = set()
 
     def compute() -> torch.Tensor:
         between = layer(x)
         out = norm(between)
-        dtypes.extend([between.dtype, out.dtype])
+        dtypes.add((between.dtype, out.dtype))
         return out
 
     measure(compute, torch.bfloat16)
-    assert dtypes == [torch.bfloat16, torch.float32]
+    assert dtypes == {(torch.bfloat16, torch.float32)}
 
 
 def test_attention_never_holds_all_scores():
