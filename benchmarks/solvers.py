@@ -26,12 +26,12 @@ from tqdm import tqdm
 
 from ldm import LatentDiffusion
 from ldm.app.door import run
-from ldm.app.evaluation import Preprocessing, training_pictures
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.core.precision import Precision
 from ldm.core.random import Streams
 from ldm.diffusion.estimate import Denoise
+from ldm.evaluation.dataset import Preprocessing, training_pictures
 from ldm.metrics.features import InceptionFeatures
 from ldm.metrics.frechet import FrechetReference
 from ldm.pipelines.sampling import Sampling

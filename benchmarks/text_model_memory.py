@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from ldm.app import txt2img
 from ldm.app.description import first_stage_of
 from ldm.app.train_ldm import TrainLDM
-from ldm.checkpoints.interop.compvis_export import export_compvis
-from ldm.checkpoints.interop.importing import import_checkpoint
-from ldm.checkpoints.interop.ours import Ours
 from ldm.checkpoints.model import load_latent_diffusion, write_latent_diffusion
 from ldm.config.loader import load
 from ldm.first_stage.latent_space import LatentSpace, weights_digest
+from ldm.interop.compvis.export import export_compvis
+from ldm.interop.importing import import_checkpoint
+from ldm.interop.ours import Ours
 
 CONFIG = "configs/published/txt2img-1.45b.yaml"
 PROMPT = "a red heart"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ldm.core.version import __version__
+
 if TYPE_CHECKING:
     from ldm.pipelines.latent_diffusion import LatentDiffusion
 
-__version__ = "0.1.0"
 __all__ = ["LatentDiffusion", "__version__"]
 
 

@@ -12,10 +12,11 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("core",),
     ("pretrained", "config", "diffusion", "networks", "data"),
-    ("metrics", "samplers", "guidance", "conditioning", "first_stage", "losses"),
-    ("checkpoints",),
-    ("pipelines",),
-    ("training",),
+    ("metrics", "samplers", "guidance", "conditioning", "first_stage"),
+    ("losses", "checkpoints"),
+    ("pipelines", "profiling"),
+    ("training", "evaluation"),
+    ("interop",),
     ("app",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

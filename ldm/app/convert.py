@@ -9,14 +9,14 @@ from typing import get_args
 
 from ldm.app.door import Parser
 from ldm.app.sampling_run import check_folder
-from ldm.checkpoints.interop.compvis_export import export_compvis
-from ldm.checkpoints.interop.diffusers_export import export_diffusers
-from ldm.checkpoints.interop.importing import import_checkpoint
-from ldm.checkpoints.interop.lora_export import FILE, export_lora_diffusers, export_lora_file
-from ldm.checkpoints.interop.ours import Ours
-from ldm.checkpoints.interop.stable_diffusion import PredictionName
 from ldm.checkpoints.lora import is_lora, load_lora
 from ldm.core.errors import UserError
+from ldm.interop.compvis.export import export_compvis
+from ldm.interop.compvis.stable_diffusion import PredictionName
+from ldm.interop.diffusers.export import export_diffusers
+from ldm.interop.importing import import_checkpoint
+from ldm.interop.lora.export import FILE, export_lora_diffusers, export_lora_file
+from ldm.interop.ours import Ours
 
 EXAMPLES = """examples:
   python scripts/convert.py import model.ckpt --config txt2img-1p4B-eval.yaml --out checkpoints/ldm-text

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from ldm.app.finetuning import completed
-from ldm.app.footprint import Footprint, measure, training_footprint
 from ldm.app.frozen_first_stage import FirstStageSource, check_fit
 from ldm.app.train_classifier import TrainClassifier, classes_of
 from ldm.app.train_ldm import TrainLDM
@@ -31,6 +30,7 @@ from ldm.first_stage.latent_space import LatentSpace
 from ldm.first_stage.stage import FirstStage
 from ldm.networks.lora import adapt, base_weights
 from ldm.pretrained import lpips_to_count
+from ldm.profiling.footprint import Footprint, measure, training_footprint
 from ldm.training.config import TrainConfig
 
 META = torch.device("meta")

@@ -11,18 +11,18 @@ from typing import Any, get_args
 
 import torch
 
-import ldm
 from ldm.app.door import Parser
-from ldm.app.evaluate_bits_task import BITS_PICTURES, TOLERANCE, BitsAsked, Variance
-from ldm.app.evaluate_ldm import Asked, evaluate_ldm
-from ldm.app.evaluate_pictures import FOLDER, PictureFolder
-from ldm.app.evaluate_vae import evaluate_vae
-from ldm.app.evaluation import MOST, Result, device
 from ldm.app.sampling_run import add_sampling_flags, check_folder, sampling_of
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.core.precision import Precision
+from ldm.core.version import __version__
 from ldm.diffusion.likelihood import FIRST_NOISE, Probe
+from ldm.evaluation.dataset import MOST, Result, device
+from ldm.evaluation.first_stage import evaluate_vae
+from ldm.evaluation.generated import FOLDER, PictureFolder
+from ldm.evaluation.latent_diffusion import Asked, evaluate_ldm
+from ldm.evaluation.likelihood_task import BITS_PICTURES, TOLERANCE, BitsAsked, Variance
 from ldm.metrics.bootstrap import FEW
 from ldm.metrics.report import table
 from ldm.pipelines.latent_diffusion import LatentDiffusion
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
         "extractor": {"name": "Inception v3 of 2015-12-05, 2048 features", "sha256": TABLE["fid-inception"].sha256},
         "intervals": f"95 %, of fewer than {FEW} pictures: bootstrap over the evaluated pictures; of more: normal, KID only; "
         "of shares, Wilson's, for recall with the error by jackknife; null = none",
-        "tool": f"ldm {ldm.__version__}",
+        "tool": f"ldm {__version__}",
         "torch": torch.__version__,
         "device": device().type,
     }

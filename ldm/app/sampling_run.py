@@ -7,7 +7,6 @@ import io
 import json
 import math
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -17,17 +16,16 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
-from tqdm import tqdm
 
-import ldm
 from ldm.app.door import Parser
 from ldm.config.loader import to_words
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.core.precision import Precision
+from ldm.core.version import __version__
 from ldm.diffusion.grid import Grid
 from ldm.pipelines.latent_diffusion import LatentDiffusion
-from ldm.pipelines.sampling import OnStep, Sampling
+from ldm.pipelines.sampling import OnStep, Progress, Sampling
 from ldm.samplers.sampler import Sampler
 
 DEFAULT_MODEL = "checkpoints/emoji"
@@ -100,21 +98,6 @@ def sampling_of(model: LatentDiffusion, options: argparse.Namespace, num_images:
     )
 
 
-class Progress:
-    """A bar over solver steps."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm | None = None
-
-    def __call__(self, done: int, steps: int) -> None:
-        if self._bar is None:
-            self._bar = tqdm(total=steps, unit="step", dynamic_ncols=True, file=sys.stderr)
-        self._bar.update(done - self._bar.n)
-        if done == steps:
-            self._bar.close()
-            self._bar = None
-
-
 def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
     """The model, and the sampling that the flags ask for.
 
@@ -152,7 +135,7 @@ def write_pictures(pictures: Sequence[Image.Image], options: argparse.Namespace,
     parameters |= {"sampler": to_words(how.sampler), "grid": to_words(how.grid), "steps": how.steps, "guidance": how.guidance}
     parameters |= {"guidance_interval": _as_json(how.guidance_interval), "guidance_rescale": how.guidance_rescale}
     parameters |= {"threshold": how.threshold}
-    parameters |= {"tool": f"{TOOL}{ldm.__version__}", "torch": torch.__version__}
+    parameters |= {"tool": f"{TOOL}{__version__}", "torch": torch.__version__}
     stale = _pictures_of(out)
     names = _names(len(pictures))
     for number, (name, picture) in enumerate(zip(names, pictures, strict=True)):

@@ -19,10 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import ldm
 from ldm.config.loader import build
 from ldm.core.errors import UserError, unknown
 from ldm.core.files import new_folder, recover_folder, sha256_of, standing_folder, write_file
+from ldm.core.version import __version__
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ def write_checkpoint(folder: Path, config_yaml: str, parts: dict[str, dict[str, 
                 name = f"{part}.safetensors" if len(pieces) == 1 else f"{part}-{number:05d}-of-{len(pieces):05d}.safetensors"
                 save_tensors(new / name, {key: tensor.detach().cpu().contiguous() for key, tensor in piece.items()})
         files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in sorted(new.iterdir())}
-        write_file(new / MANIFEST, json.dumps({"tool": f"ldm {ldm.__version__}", "files": files}, indent=1) + "\n")
+        write_file(new / MANIFEST, json.dumps({"tool": f"ldm {__version__}", "files": files}, indent=1) + "\n")
         write_file(new / "README.md", card)  # not in the manifest: a card is for its owner to go on writing
 
 

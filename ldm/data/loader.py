@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
-from typing import TYPE_CHECKING
 
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ldm.core.errors import UserError
-from ldm.data.batch import Batch
+from ldm.data.batch import Batch, Sample
 from ldm.data.loss_report import LossReport
 from ldm.data.order import GlobalOrder
 
-if TYPE_CHECKING:
-    from ldm.data.pictures import PictureSet
-
 Lost = dict[str, str]
+SampleOf = Callable[[int, int], Sample]  # of (index, epoch)
 
 
 class _Steps(Dataset):
     """A process's share of the global batch by step, with the records that could not be read."""
 
-    def __init__(self, data: PictureSet, order: GlobalOrder, part: tuple[int, int]) -> None:
-        self.data, self.order, self.part = data, order, part
+    def __init__(self, sample: SampleOf, losses: LossReport, order: GlobalOrder, part: tuple[int, int]) -> None:
+        self.sample, self.losses, self.order, self.part = sample, losses, order, part
 
     def __getitem__(self, step: int) -> tuple[Batch, Lost] | UserError:
         """An error is returned, to be raised by the caller: a worker process would wrap it in a traceback."""
         start, stop = self.part
         try:
-            batch = Batch.of([self.data.sample(index, epoch) for index, epoch in self.order.indices(step)[start:stop]])
+            batch = Batch.of([self.sample(index, epoch) for index, epoch in self.order.indices(step)[start:stop]])
         except UserError as error:
             return error
-        return batch, dict(self.data.losses.lost)
+        return batch, dict(self.losses.lost)
 
 
 def steps_in_order(
-    data: PictureSet, order: GlobalOrder, first_step: int, part: tuple[int, int], workers: int
+    sample: SampleOf, losses: LossReport, order: GlobalOrder, first_step: int, part: tuple[int, int], workers: int
 ) -> Iterator[tuple[int, tuple[Batch, Lost]]]:
     """(step, (share [start, stop) of its global batch, what could not be read)) from first_step on, without end."""
-    steps = _Steps(data, order, part)
+    steps = _Steps(sample, losses, order, part)
     found: Iterator[tuple[Batch, Lost] | UserError] = (steps[step] for step in count(first_step))
     if workers:
         found = iter(DataLoader(steps, batch_size=None, sampler=count(first_step), num_workers=workers, multiprocessing_context="fork"))

@@ -109,7 +109,7 @@ class PictureSet(Pictures):
         order = GlobalOrder(len(self), batch_size, self.seed)
         places = tuple(range(*part))
         told = 0
-        for step, (batch, lost) in steps_in_order(self, order, first_step, part, self.config.workers):
+        for step, (batch, lost) in steps_in_order(self.sample, self.losses, order, first_step, part, self.config.workers):
             for key, reason in lost.items():
                 if key not in self.losses.lost:
                     self.losses.add(key, reason)

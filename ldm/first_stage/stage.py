@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 
-import torch
 from torch import Tensor, nn
 
 from ldm.core.errors import UserError
@@ -16,9 +15,7 @@ from ldm.first_stage.tiling import in_tiles
 class FirstStage(nn.Module, abc.ABC):
     """Pictures (B, C, H, W) in [-1, 1], H and W multiples of ratio, to latents (B, Z, H / ratio, W / ratio).
 
-    `space` is the latent contract, set after training (`LatentSpace`, frozen; its default neither shifts nor scales). Where pictures are
-    larger than memory: `tile` (side of a tile in pixels; neighbours overlap by the share `overlap` and are blended) and `slice_batch`
-    (one picture at a time, the same result).
+    `space` is the latent contract, set after training (`LatentSpace`, frozen; its default neither shifts nor scales).
     """
 
     def __init__(self, *, image_channels: int, latent_channels: int, ratio: int) -> None:
@@ -45,43 +42,25 @@ class FirstStage(nn.Module, abc.ABC):
     def last_layer(self) -> Tensor:
         """The weight that the adaptive adversarial weight compares gradients at."""
 
-    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Encoded]:
-        """`reconstruct`, where a wrapper (DDP, compile) wants the module called."""
-        return self.reconstruct(images, noise)
-
     def normalise(self, raw_latent: Tensor) -> Tensor:
         """Raw latent (B, Z, h, w) to about mean 0 and std 1, by the latent contract."""
         return self.space.normalise(raw_latent)
 
-    def moments(
-        self, images: Tensor, *, tile: int | None = None, overlap: float = 0.25, slice_batch: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and std of the raw latents, each (B, Z, H / ratio, W / ratio) float32.
 
         Raises:
-            UserError: wrong number of channels; a side that the ratio does not divide; a bad tile.
+            UserError: wrong number of channels; a side that the ratio does not divide.
         """
         self.check_images(images)
-        if slice_batch and len(images) > 1:
-            parts = [self.moments(image[None], tile=tile, overlap=overlap) for image in images]
-            means, stds = zip(*parts, strict=True)
-            return torch.cat(means), torch.cat(stds)
-        if tile is None or max(images.shape[2:]) <= tile:
-            return self._encode(images)
-        size, shared = self._tile(tile, overlap)
-        both = in_tiles(images, lambda x: torch.cat(self._encode(x), dim=1), tile=size, overlap=shared, before=self.ratio, after=1)
-        mean, std = both.chunk(2, dim=1)
-        return mean, std
+        return self._encode(images)
 
-    def encode(
-        self, images: Tensor, noise: Tensor | None = None, *, tile: int | None = None, overlap: float = 0.25, slice_batch: bool = False
-    ) -> Tensor:
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """Normalised latents of images.
 
         Args:
             images: (B, C, H, W) in [-1, 1].
             noise: (B, Z, H / ratio, W / ratio) of N(0, 1) to draw from the posterior with; None = its mean.
-            tile, overlap, slice_batch: see the class.
 
         Returns:
             (B, Z, H / ratio, W / ratio), about mean 0 and std 1.
@@ -89,15 +68,16 @@ class FirstStage(nn.Module, abc.ABC):
         Raises:
             UserError: as `moments`.
         """
-        mean, std = self.moments(images, tile=tile, overlap=overlap, slice_batch=slice_batch)
+        mean, std = self.moments(images)
         return self.normalise(mean if noise is None else mean + std * noise.to(mean))
 
-    def decode(self, latent: Tensor, *, tile: int | None = None, overlap: float = 0.25, slice_batch: bool = False) -> Tensor:
+    def decode(self, latent: Tensor, *, tile: int | None = None, overlap: float = 0.25) -> Tensor:
         """Images of normalised latents.
 
         Args:
             latent: (B, Z, h, w), about mean 0 and std 1, as the second stage sees it.
-            tile, overlap, slice_batch: see the class.
+            tile: side of the tiles, in pixels, in which pictures larger than memory are decoded; None = whole.
+            overlap: share of a tile that neighbours have in common, where they are blended.
 
         Returns:
             (B, C, ratio h, ratio w), in [-1, 1], not clipped.
@@ -107,8 +87,6 @@ class FirstStage(nn.Module, abc.ABC):
 
         Source: Rombach et al. 2022, sec. 3.1; the shift and scale are ours (see latent_space.py).
         """
-        if slice_batch and len(latent) > 1:
-            return torch.cat([self.decode(one[None], tile=tile, overlap=overlap) for one in latent])
         raw = self.space.denormalise(latent)
         if tile is None or self.ratio * max(latent.shape[2:]) <= tile:
             return self._decode(raw)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,18 +24,11 @@ from torch.func import functional_call
 
 from ldm.core.errors import UserError, unknown
 from ldm.core.shapes import over
+from ldm.first_stage.posterior import Encoded
 from ldm.losses.adversarial import ADAPTIVE_CLAMP, KINDS, AdversarialKind, adaptive_weight, discriminator_error, generator_error
 from ldm.losses.perceptual import Perceptual
 from ldm.losses.reconstruction import PixelError, negative_log_likelihood, pixel_error
 from ldm.networks.patchgan import PatchGAN
-
-
-class Encoded(Protocol):
-    """What the loss asks of an encoder's word on the latent."""
-
-    def penalties(self, values: int) -> dict[str, Tensor]:
-        """(B,) each, by name: what is lowered beside an nll that is a sum over a picture's `values` numbers."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

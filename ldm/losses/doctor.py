@@ -12,9 +12,7 @@ COLLAPSED_KL = 0.05  # nats a dimension: less than a tenth of a bit
 LARGEST_NOISE_SHARE = 0.5  # of a latent's variance: beyond it the decoder reads more noise than picture
 LARGEST_KL = 40.0  # nats a dimension: e.g. a latent of std 8 told to 3e-4, a hundred times finer than an 8-bit picture
 LARGEST_KURTOSIS = 10.0  # in excess of a Gaussian (Laplace: 3): beyond it a few outliers set the scale
-STD_RANGE = (0.8, 1.25)  # after shift and scale: stage two's noise levels are chosen for 1
-LARGEST_MEAN = 0.25  # after shift and scale: a quarter of a std; the noisiest step starts from mean 0
-RAW_STD_RANGE = (0.1, 20.0)  # before them: what strays further loses digits in half precision
+RAW_STD_RANGE = (0.1, 20.0)  # before shift and scale: what strays further loses digits in half precision
 CHANNEL_SPREAD = 3.0  # largest over smallest channel std: with one scale for all, the small ones drown in noise first
 POOR_PSNR = 22.0  # dB: visibly blurred, and a bound on whatever stage two makes
 STRONG_ACCURACY = 0.95  # the discriminator is hardly ever wrong, so its gradient says little ...
@@ -111,7 +109,7 @@ def _summary(s: AutoencoderStatistics, a: AdversaryState | None) -> tuple[str, .
         told += f"; {s.codes.used} of {s.codes.codes} codes used, perplexity {s.codes.perplexity:.0f}"
     lines = [
         f"reconstruction ({s.count} pictures): L1 {s.l1:.4f}, PSNR {s.psnr:.2f} dB{lpips}",
-        f"{'normalised' if s.is_normalised else 'raw'} latent: mean {s.latent_mean:.3f}, std {s.latent_std:.3f}, excess kurtosis "
+        f"raw latent: mean {s.latent_mean:.3f}, std {s.latent_std:.3f}, excess kurtosis "
         f"{s.latent_kurtosis:.2f}{told}; {s.active_channels} of {len(s.std_per_channel)} channels active",
     ]
     if a is not None:
@@ -158,13 +156,8 @@ def _posterior(s: AutoencoderStatistics, kl: float) -> list[str]:
 
 def _scale(s: AutoencoderStatistics, is_scaled_per_channel: bool) -> list[str]:
     lines = []
-    low, high = STD_RANGE if s.is_normalised else RAW_STD_RANGE
-    if s.is_normalised and (not low <= s.latent_std <= high or abs(s.latent_mean) > LARGEST_MEAN):
-        lines.append(
-            f"scale far from 1: the normalised latent has mean {s.latent_mean:.2f} and std {s.latent_std:.2f}: the latent contract "
-            "does not fit this data; measure it again on data.train (train_vae does at its end)"
-        )
-    if not s.is_normalised and s.active_channels and not low <= s.latent_std <= high:
+    low, high = RAW_STD_RANGE
+    if s.active_channels and not low <= s.latent_std <= high:
         turn = "raise" if s.latent_std > high else "lower"
         key = "loss.kl_weight" if s.codes is None else "loss.commitment"
         lines.append(f"scale far from 1: the raw latent has std {s.latent_std:.3g}: {turn} {key}")

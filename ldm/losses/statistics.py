@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ldm.core.errors import UserError
+from ldm.first_stage.posterior import Encoded
 
 # Burda et al. 2016, sec. 5.2: a latent whose posterior mean varies less than this over the data carries nothing.
 ACTIVE_VARIANCE = 0.01
-
-
-class Encoded(Protocol):
-    """What is asked of an encoder's word on raw latents (B, C, h, w); see `ldm.first_stage.posterior`."""
-
-    @property
-    def mean(self) -> Tensor: ...
-
-    @property
-    def std(self) -> Tensor: ...
-
-    def kl_per_dimension(self) -> Tensor | None: ...
-
-    def code_counts(self) -> Tensor | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +51,11 @@ class AutoencoderStatistics:
         kl_per_channel: the same, of each channel; none without.
         codes: of a VQ first stage's codebook.
         active_channels: how many channels' raw means vary over the data (variance above ACTIVE_VARIANCE).
-        latent_mean: over all channels; after shift and scale if is_normalised.
+        latent_mean: over all channels; before shift and scale.
         latent_std: likewise.
         latent_kurtosis: of the means, in excess of a Gaussian's, averaged over channels that vary at all.
         std_per_channel: likewise.
         noise_share: share of the variance that is the posterior's own noise.
-        is_normalised: whether shift and scale were applied.
     """
 
     count: int
@@ -86,22 +70,13 @@ class AutoencoderStatistics:
     latent_kurtosis: float
     std_per_channel: tuple[float, ...]
     noise_share: float
-    is_normalised: bool
     codes: CodeUsage | None = None
 
 
 class StatisticsCollector:
-    """`add` batches, then `result`.
+    """`add` batches, then `result`."""
 
-    Args:
-        shift: the latent contract's, if the latents are to be judged after it; None = raw latents.
-        scale: likewise. (latent = (raw - shift) * scale; one number, or one a channel.)
-    """
-
-    def __init__(self, shift: Sequence[float] | None = None, scale: Sequence[float] | None = None) -> None:
-        self._is_normalised = shift is not None or scale is not None
-        self._shift = torch.tensor(tuple(shift or (0.0,)), dtype=torch.float64)
-        self._scale = torch.tensor(tuple(scale or (1.0,)), dtype=torch.float64)
+    def __init__(self) -> None:
         self._pictures = self._positions = 0
         self._origin: Tensor | None = None  # (C, 1): powers are summed around the first batch's mean, where they do not cancel
         self._powers = self._noise = torch.zeros(0, dtype=torch.float64)
@@ -148,8 +123,8 @@ class StatisticsCollector:
         kurtosis = (about_mean[varies] / variance[varies] ** 2 - 3).mean().item() if varies.any() else 0.0
 
         noise = self._noise / self._positions
-        centre = (self._origin[:, 0] + first - self._shift) * self._scale
-        spread = (variance + noise) * self._scale**2
+        centre = self._origin[:, 0] + first
+        spread = variance + noise
         kl = None if self._kl is None else self._kl / self._positions
         return AutoencoderStatistics(
             count=self._pictures,
@@ -164,7 +139,6 @@ class StatisticsCollector:
             latent_kurtosis=kurtosis,
             std_per_channel=tuple(spread.sqrt().tolist()),
             noise_share=(noise.sum() / (variance + noise).sum().clamp_min(1e-300)).item(),
-            is_normalised=self._is_normalised,
             codes=None if self._codes is None else CodeUsage.of(self._codes),
         )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ldm.core.errors import UserError
 from ldm.diffusion.estimate import Denoise
@@ -59,6 +61,21 @@ class Sampling:
             raise UserError(f"the number of images must be at least 1, got {self.num_images}")
         check_limits(self.guidance, self.guidance_interval, self.guidance_rescale)
         check_threshold(self.threshold)
+
+
+class Progress:
+    """A bar over solver steps."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+
+    def __call__(self, done: int, steps: int) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=steps, unit="step", dynamic_ncols=True, file=sys.stderr)
+        self._bar.update(done - self._bar.n)
+        if done == steps:
+            self._bar.close()
+            self._bar = None
 
 
 def shifted(on_step: OnStep | None, number: int, count: int) -> OnStep | None:

@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from ldm.app import describe
 from ldm.app.description import Held
 from ldm.app.description import describe as description_of
-from ldm.app.footprint import Footprint, measure, training_footprint
 from ldm.app.train_classifier import TrainClassifier
 from ldm.checkpoints.model import load_latent_diffusion
 from ldm.config.loader import load
@@ -24,6 +23,7 @@ from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.networks.attention.attend import attend
 from ldm.networks.unet import UNetConfig
+from ldm.profiling.footprint import Footprint, measure, training_footprint
 
 ROOT = Path(__file__).parents[2]
 META = torch.device("meta")

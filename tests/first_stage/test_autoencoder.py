@@ -72,7 +72,7 @@ def test_encode_and_decode_go_through_the_latent_contract():
 def test_training_passes_are_encode_and_decode_with_the_same_noise(attends):
     stage = small(KLAutoencoderConfig(channels=8, multipliers=(1, 2, 2), blocks=1, latent_channels=3, **attends))
     images, noise = pictures(2, 16, 16), torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    reconstruction, posterior = stage(images, noise)
+    reconstruction, posterior = stage.reconstruct(images, noise)
     assert_close(reconstruction, stage.decode(stage.encode(images, noise)))
     assert_close(posterior.std, stage.moments(images)[1])
     reconstruction.square().sum().backward()
@@ -91,16 +91,6 @@ def test_a_wider_decoder_leaves_the_encoder_alone():
     assert wide.decode(torch.zeros(1, 3, 4, 4)).shape == (1, 3, 16, 16)
 
 
-@torch.no_grad()
-def test_one_picture_at_a_time_gives_the_same():
-    stage = small()
-    images = pictures(3, 16, 16)
-    latent = stage.encode(images)
-    assert_close(stage.moments(images, slice_batch=True), stage.moments(images), rtol=1e-5, atol=1e-5)
-    assert_close(stage.encode(images, slice_batch=True), latent, rtol=1e-5, atol=1e-5)
-    assert_close(stage.decode(latent, slice_batch=True), stage.decode(latent), rtol=1e-5, atol=1e-5)
-
-
 class Local(KLAutoencoder):
     """No norm, so that nothing looks further than its convolutions: tiles with enough overlap must agree with the whole."""
 
@@ -117,11 +107,7 @@ def test_tiles_agree_with_the_whole_where_they_overlap_enough():
     torch.manual_seed(0)
     stage = Local(KLAutoencoderConfig(channels=4, multipliers=(1, 1), blocks=1, latent_channels=2, middle_attention=False)).eval()
     images = pictures(1, 192, 136)
-    mean, std = stage.moments(images)
-    tiled_mean, tiled_std = stage.moments(images, tile=96, overlap=0.6)
-    inside = (..., slice(24, -24), slice(24, -24))  # a tile's border pads with zeros what the whole picture knows
-    assert_close(tiled_mean[inside], mean[inside], atol=2e-3, rtol=0)
-    assert_close(tiled_std[inside], std[inside], atol=2e-3, rtol=0)
+    mean, _ = stage.moments(images)
     whole = stage.decode(mean)
     assert (stage.decode(mean, tile=96, overlap=0.6) - whole).abs().max() < 0.05 * whole.std()
     assert (stage.decode(mean, tile=96, overlap=0.0) - whole).abs().max() > 0.5 * whole.std()  # what the overlap is for
@@ -131,7 +117,7 @@ def test_tiles_agree_with_the_whole_where_they_overlap_enough():
 def test_a_picture_of_one_tile_is_exact():
     stage = small()
     images = pictures(1, 64, 96)
-    assert torch.equal(stage.decode(stage.encode(images, tile=96), tile=96), stage.decode(stage.encode(images)))
+    assert torch.equal(stage.decode(stage.encode(images), tile=96), stage.decode(stage.encode(images)))
 
 
 @pytest.mark.parametrize("height, width, tile, overlap", [(40, 24, 8, 0.25), (41, 23, 7, 0.9), (40, 24, 16, 0.0), (5, 60, 9, 0.5)])
@@ -139,7 +125,6 @@ def test_blending_adds_up_to_one(height, width, tile, overlap):
     stage = IdentityConfig().build()
     images = pictures(2, height, width)
     assert_close(stage.decode(images, tile=tile, overlap=overlap), images)
-    assert_close(stage.encode(images, tile=tile, overlap=overlap), images)
 
 
 def test_the_blend_is_linear_between_two_tiles():

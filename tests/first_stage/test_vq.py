@@ -101,7 +101,7 @@ def test_the_latent_is_what_comes_before_quantisation_and_decoding_quantises():
     assert_close(mean, stage.quant_conv(stage.encoder(images)))
     assert not std.any()
     assert torch.equal(stage.encode(images, torch.ones_like(mean)), stage.encode(images))
-    reconstruction, latent = stage(images, torch.zeros_like(mean))
+    reconstruction, latent = stage.reconstruct(images, torch.zeros_like(mean))
     assert_close(reconstruction, stage.decode(stage.encode(images)))
     assert torch.equal(latent.mean, mean) and not latent.std.any()
     # Less than half of the way to any other code moves nothing.
@@ -124,7 +124,7 @@ def test_quantisation_does_not_mind_tiles():
 def test_everything_trains_and_half_precision_chooses_the_same_codes():
     stage = small()
     images, noise = pictures(2, 16), torch.zeros(2, 3, 4, 4)
-    reconstruction, latent = stage(images, noise)
+    reconstruction, latent = stage.reconstruct(images, noise)
     (reconstruction.square().sum() + sum(penalty.sum() for penalty in latent.penalties(1).values())).backward()
     idle = [name for name, p in stage.named_parameters() if p.grad is None or not p.grad.any()]
     assert [name for name in idle if not name.endswith(".k.bias")] == []
@@ -134,7 +134,7 @@ def test_everything_trains_and_half_precision_chooses_the_same_codes():
     raw = latent.raw.detach()
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(stage.quantise(raw).indices, latent.indices)
-        assert stage(images, noise)[0].dtype == torch.float32
+        assert stage.reconstruct(images, noise)[0].dtype == torch.float32
 
 
 def test_the_config_says_its_latents_and_refuses_what_cannot_be():

@@ -33,11 +33,9 @@ HEALTHY = AutoencoderStatistics(
     latent_kurtosis=0.5,
     std_per_channel=(2.5, 3.5),
     noise_share=0.01,
-    is_normalised=False,
 )
 USED = CodeUsage(codes=1000, positions=5000, used=700, perplexity=400.0)
 QUANTISED = dataclasses.replace(HEALTHY, kl=None, kl_per_channel=(), codes=USED)
-NORMALISED = dataclasses.replace(HEALTHY, latent_std=1.0, std_per_channel=(0.9, 1.1), is_normalised=True)
 GAME = AdversaryState(weight=0.4, largest_weight=5e3, real_logit=0.4, fake_logit=-0.5, accuracy=0.7)
 
 
@@ -55,14 +53,15 @@ def batches() -> list[tuple[torch.Tensor, torch.Tensor, DiagonalGaussian, torch.
     return parts
 
 
-def measured(collector: StatisticsCollector) -> AutoencoderStatistics:
+def measured() -> AutoencoderStatistics:
+    collector = StatisticsCollector()
     for batch in batches():
         collector.add(*batch)
     return collector.result()
 
 
 def test_streamed_statistics_are_numpys_over_the_whole_set():
-    found, parts = measured(StatisticsCollector()), batches()
+    found, parts = measured(), batches()
     images, reconstruction = (np.concatenate([p[i].double().numpy() for p in parts]) for i in (0, 1))
     mean, log_variance = (np.concatenate([getattr(p[2], name).double().numpy() for p in parts]) for name in ("mean", "log_variance"))
     mean, variance = (np.moveaxis(x, 1, 0).reshape(2, -1) for x in (mean, np.exp(log_variance)))
@@ -88,16 +87,6 @@ def test_streamed_statistics_are_numpys_over_the_whole_set():
         np.testing.assert_allclose(getattr(found, name), value, rtol=1e-5, err_msg=name)
 
 
-def test_statistics_after_the_latent_contract():
-    raw = measured(StatisticsCollector())
-    found = measured(StatisticsCollector(shift=(20.0, 0.0), scale=(0.5, 2.0)))
-    raw_means = torch.cat([posterior.mean for _, _, posterior, _ in batches()]).double().mean((0, 2, 3)).tolist()
-    assert found.is_normalised and not raw.is_normalised
-    np.testing.assert_allclose(found.latent_mean, 0.5 * (raw_means[0] - 20) / 2 + 2.0 * raw_means[1] / 2, rtol=1e-5)
-    np.testing.assert_allclose(found.std_per_channel, np.array(raw.std_per_channel) * [0.5, 2.0], rtol=1e-9)
-    assert (found.kl_per_channel, found.latent_kurtosis) == (raw.kl_per_channel, raw.latent_kurtosis)
-
-
 def test_lpips_may_be_left_out_and_an_empty_set_is_refused():
     collector = StatisticsCollector()
     images, reconstruction, posterior, _ = batches()[0]
@@ -108,7 +97,7 @@ def test_lpips_may_be_left_out_and_an_empty_set_is_refused():
         StatisticsCollector().result()
 
 
-@pytest.mark.parametrize("statistics", [HEALTHY, NORMALISED, QUANTISED])
+@pytest.mark.parametrize("statistics", [HEALTHY, QUANTISED])
 @pytest.mark.parametrize("adversary", [None, GAME, dataclasses.replace(GAME, weight=None)])
 def test_nothing_is_said_of_health(statistics, adversary):
     assert diagnose(statistics, adversary).findings == ()
@@ -125,8 +114,6 @@ def test_nothing_is_said_of_health(statistics, adversary):
         (HEALTHY, {"latent_kurtosis": 40.0}, "heavy tails", "raise loss.kl_weight"),
         (HEALTHY, {"latent_std": 90.0}, "scale far from 1", "raise loss.kl_weight"),
         (HEALTHY, {"latent_std": 0.02}, "scale far from 1", "lower loss.kl_weight"),
-        (NORMALISED, {"latent_std": 1.6}, "scale far from 1", "data.train"),
-        (NORMALISED, {"latent_mean": -0.7}, "scale far from 1", "data.train"),
         (HEALTHY, {"std_per_channel": (0.5, 4.0)}, "differ in scale", "first_stage.scale_per_channel=true"),
         (HEALTHY, {"psnr": 17.0}, "reconstructions are poor", "first_stage.latent_channels"),
         (
@@ -211,6 +198,6 @@ def test_every_key_that_the_doctor_names_exists():
 
 
 def test_channels_may_differ_where_each_has_its_own_scale():
-    uneven = dataclasses.replace(HEALTHY, is_normalised=False, std_per_channel=(0.5, 5.0))
+    uneven = dataclasses.replace(HEALTHY, std_per_channel=(0.5, 5.0))
     assert any("scale_per_channel" in line for line in diagnose(uneven).findings)
     assert not any("scale_per_channel" in line for line in diagnose(uneven, is_scaled_per_channel=True).findings)

@@ -1,0 +1,116 @@
+"""How well a first stage gives pictures back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm.checkpoints.model import load_first_stage
+from ldm.core.errors import UserError
+from ldm.data.decoder import Split
+from ldm.evaluation.dataset import DrawnFrom, Preprocessing, Result, device, held_out_pictures, training_pictures
+from ldm.first_stage.identity import IdentityConfig
+from ldm.first_stage.stage import FirstStage
+from ldm.losses.perceptual import SMALLEST_SIDE as LPIPS_SIDE
+from ldm.losses.perceptual import Perceptual
+from ldm.metrics import bootstrap, reconstruction
+from ldm.metrics.features import InceptionFeatures
+from ldm.metrics.frechet import FrechetReference, paired_replicates
+from ldm.metrics.report import Metric
+from ldm.pretrained import vgg_lpips
+
+LATENT = "the posterior's mean"  # nothing is drawn
+
+
+def evaluate_vae(model: str, place: str, split: Split, background: tuple[int, int, int] | None, count: int | None) -> Result:
+    """L1, PSNR, SSIM, LPIPS and rFID of the first stage in a checkpoint of either stage.
+
+    Args:
+        model: checkpoint folder.
+        place: of the pictures.
+        split: of the place.
+        background: that transparent pictures are laid on; None = as the model was trained.
+        count: pictures, at most; None = all.
+
+    Raises:
+        UserError: no such model or data; a model without a first stage; fewer than 2 pictures.
+    """
+    first_stage, spec, _ = load_first_stage(model, device())
+    if isinstance(spec.first_stage, IdentityConfig):
+        raise UserError(f"checkpoint {model} works on pixels: it has no first stage to evaluate; evaluate it with: evaluate.py ldm")
+    how = Preprocessing(size=spec.size, channels=spec.first_stage.image_channels, background=background or spec.background)
+    if split == "val":
+        drawn = held_out_pictures(place, how, shared=False, count=count)
+    else:
+        drawn = training_pictures(place, how, count)
+    metrics = [*_picture_metrics(first_stage, drawn, how), _rfid(first_stage, drawn)]
+    about = {
+        "model": {"checkpoint": model, "name": spec.name, "latent": f"{spec.space.channels} channels at ratio {spec.space.ratio}"},
+        "data": {"reconstructed": drawn.plain()},
+        "reconstruction": f"of {LATENT}",
+        "preprocessing": how.plain(),
+    }
+    return Result(about=about, metrics=metrics)
+
+
+@torch.no_grad()
+def reconstructions(first_stage: FirstStage, drawn: DrawnFrom) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pictures and what the first stage makes of them, (B, C, size, size) each, on the CPU; not clipped."""
+    for images in drawn.batches():
+        yield images, first_stage.decode(first_stage.encode(images.to(device()))).float().cpu()
+
+
+@torch.no_grad()
+def _picture_metrics(first_stage: FirstStage, drawn: DrawnFrom, how: Preprocessing) -> list[Metric]:
+    lpips = Perceptual(vgg_lpips()).to(device()) if how.size >= LPIPS_SIDE else None
+    found: dict[str, list[Tensor]] = {"l1": [], "psnr": [], "ssim": [], "lpips": []}
+    with tqdm(total=drawn.count, desc="reconstructing", unit="picture", dynamic_ncols=True) as bar:
+        for images, given in reconstructions(first_stage, drawn):
+            found["l1"].append(reconstruction.l1(images, given))
+            found["psnr"].append(reconstruction.psnr(images, given))
+            if how.size >= reconstruction.SMALLEST_SIDE:
+                found["ssim"].append(reconstruction.ssim(images, given))
+            if lpips is not None:
+                found["lpips"].append(lpips(images.to(device()), given.clamp(-1, 1).to(device())).cpu())
+            bar.update(len(images))
+
+    def metric(name: str, title: str, better: Literal["lower", "higher"], about: str) -> Metric:
+        values = torch.cat(found[name]).double() if found[name] else None
+        return Metric(
+            name=name,
+            title=title,
+            value=None if values is None else values.mean().item(),
+            interval=None if values is None else bootstrap.of_mean(values),
+            pictures=drawn.count,
+            better=better,
+            about=about if values is not None else f"pictures of {how.size} pixels are too small for it",
+        )
+
+    return [
+        metric("l1", "L1, of values in [-1, 1]", "lower", "mean absolute error of reconstructions clipped to [-1, 1]; mean over pictures"),
+        metric("psnr", "PSNR, dB", "higher", "of reconstructions clipped to [-1, 1]; mean over pictures"),
+        metric("ssim", "SSIM", "higher", "Wang et al. 2004, Gaussian window of 11 pixels and std 1.5; mean over pictures"),
+        metric("lpips", "LPIPS (VGG)", "lower", "Zhang et al. 2018, v0.1; mean over pictures"),
+    ]
+
+
+def _rfid(first_stage: FirstStage, drawn: DrawnFrom) -> Metric:
+    inception = InceptionFeatures(device())
+    real = drawn.features(inception, "pictures")
+    given = inception.of((given for _, given in reconstructions(first_stage, drawn)), drawn.count, "reconstructions")
+    value = FrechetReference(real).distance(given)
+    few = drawn.count < bootstrap.FEW
+    spread = paired_replicates(real, given, bootstrap.draws(drawn.count), progress=True) if few else None
+    return Metric(
+        name="rfid",
+        title="rFID",
+        value=value,
+        interval=None if spread is None else bootstrap.around(value, spread),
+        pictures=drawn.count,
+        better="lower",
+        about="FID of the reconstructions to the same pictures; interval: pictures redrawn together with their reconstructions",
+    )

@@ -1,0 +1,89 @@
+"""Generated pictures, a batch at a time: an evaluation keeps what it measured of them, and files if asked to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from ldm.core.errors import UserError
+from ldm.evaluation.conditions import Telling
+from ldm.pipelines.canvas import as_pictures
+from ldm.pipelines.sampling import Progress, Sampling, shifted
+
+FOLDER = "pictures"
+RECORD = "saved_pictures"  # key of the JSON that says how many an evaluation left in FOLDER
+
+
+def made(telling: Telling, how: Sampling) -> Iterator[Tensor]:
+    """(B, C, size, size) in [-1, 1], not clipped, how.num_images in all, in order; picture i is told what `telling` says of it.
+
+    Raises:
+        UserError: a picture that is not finite.
+    """
+    model, bar = telling.model, Progress()
+    starts = range(0, how.num_images, model.at_once)
+    for batch, start in enumerate(starts):
+        told = [telling.condition(i) for i in range(start, min(start + model.at_once, how.num_images))]
+        untold = told if how.guidance == 1 else [telling.nothing] * len(told)
+        now = replace(how, num_images=len(told), on_step=shifted(bar, batch, len(starts)))
+        pictures = model.render(told, untold, now, offset=start)
+        if not pictures.isfinite().all():
+            raise UserError("some of the pictures came out as NaN or infinity: train the model longer, or take another sampler")
+        yield pictures
+
+
+@dataclass(frozen=True)
+class PictureFolder:
+    """`OUT/pictures/00000.png` and on, nothing else, so that other tools can be pointed at it.
+
+    Attributes:
+        out: the evaluation's folder.
+    """
+
+    out: Path
+
+    @property
+    def path(self) -> Path:
+        return self.out / FOLDER
+
+    def check(self) -> None:
+        """Refuses, before any work, a folder in which there is more than what the last evaluation there says that it left.
+
+        Raises:
+            UserError: so it is.
+        """
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise UserError(f"{self.path} is a file; the pictures need a folder of that name: choose another --out")
+        other = sorted({path.name for path in self.path.iterdir()} - self._earlier())
+        if other:
+            raise UserError(f"{self.path} holds {other[0]}, which is of no finished evaluation: move it away, or choose another --out")
+
+    def clear(self) -> None:
+        """Removes what the last evaluation left, and the folder if nothing else is in it."""
+        for name in self._earlier():
+            (self.path / name).unlink(missing_ok=True)
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
+
+    def add(self, images: Tensor, first: int) -> None:
+        """Writes pictures (B, C, H, W), of which the first is number `first`."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for number, picture in enumerate(as_pictures(images), first):
+            picture.save(self.path / _name(number))
+
+    def _earlier(self) -> set[str]:
+        try:
+            count = json.loads((self.out / "evaluation.json").read_text(encoding="utf-8"))[RECORD]
+            return {_name(number) for number in range(count)}
+        except (OSError, ValueError, KeyError, TypeError):
+            return set()
+
+
+def _name(number: int) -> str:
+    return f"{number:05d}.png"

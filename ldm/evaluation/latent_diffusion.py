@@ -1,0 +1,199 @@
+"""How good a model's pictures are, and which of its stages is the limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ldm.config.loader import to_words
+from ldm.core.errors import UserError
+from ldm.core.precision import whole_float32
+from ldm.data.decoder import Split
+from ldm.data.open import is_same_place
+from ldm.evaluation.conditions import Telling
+from ldm.evaluation.dataset import DrawnFrom, Preprocessing, Result, held_out_pictures, training_pictures
+from ldm.evaluation.first_stage import LATENT, reconstructions
+from ldm.evaluation.generated import RECORD, PictureFolder, made
+from ldm.evaluation.judge import Judge, Verdict
+from ldm.evaluation.likelihood import bits_per_dim
+from ldm.evaluation.likelihood_task import BitsAsked
+from ldm.evaluation.measures import MEASURES, Evaluated
+from ldm.first_stage.identity import IdentityConfig
+from ldm.metrics.attribution import Attribution, attribute
+from ldm.metrics.features import InceptionFeatures
+from ldm.metrics.frechet import FrechetReference
+from ldm.pipelines.classifier_guide import ClassifierGuide
+from ldm.pipelines.latent_diffusion import LatentDiffusion
+from ldm.pipelines.sampling import Sampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """
+    Attributes:
+        place: of the training pictures.
+        held_out: of the held-out pictures; None = the split in `place`.
+        split: whether held-out or training pictures tell what to make.
+        background: that transparent pictures are laid on; None = as the model was trained.
+        name: of the model, for the JSON.
+        count: pictures to make; None = one for each picture of the split.
+        reference_count: training pictures to compare with, from the first; None = all, MOST at most.
+        classifier: checkpoint of one that leads each picture to its label; None = none does.
+        classifier_scale: how strongly.
+        judge: checkpoint of a classifier that judges the pictures; None = none does.
+        bits: of bits/dim; None = it is not computed.
+        folder: where the pictures are kept; None = they are not.
+    """
+
+    place: str
+    held_out: str | None
+    split: Split
+    background: tuple[int, int, int] | None
+    name: str
+    count: int | None
+    reference_count: int | None
+    classifier: str | None
+    classifier_scale: float
+    judge: str | None
+    bits: BitsAsked | None
+    folder: PictureFolder | None
+
+
+def evaluate_ldm(model: LatentDiffusion, how: Sampling, asked: Asked) -> Result:
+    """Every measure in MEASURES, and the failure attribution; what the judge says, and bits/dim.
+
+    Args:
+        model: both stages.
+        how: its num_images and guide are set here.
+        asked: see Asked.
+
+    Raises:
+        UserError: no such data or split; fewer than 2 pictures; labels that the model, its classifier or the judge does not know; a
+            classifier or a judge that does not fit.
+    """
+    spec = model.spec
+    at_size = Preprocessing(size=spec.size, channels=spec.first_stage.image_channels, background=asked.background or spec.background)
+    training = training_pictures(asked.place, at_size, asked.reference_count)
+    told = training_pictures(asked.place, at_size) if asked.split == "train" else _held_out(asked.place, asked.held_out, at_size)
+    is_held_out = asked.split == "val"
+    telling = Telling(model=model, told=told)
+    telling.check()
+    how = replace(how, num_images=asked.count or told.count)
+    how = how if telling.said else replace(how, guidance=1.0)  # nothing told: nothing to lead away from
+    has_labels = telling.tells_labels or asked.classifier is not None
+    labels = telling.labels(how.num_images) if has_labels and (asked.classifier, asked.judge) != (None, None) else None
+    if asked.classifier is not None and labels is not None:
+        how = replace(how, guide=model.guide(asked.classifier, telling.to_lead_to(labels), asked.classifier_scale))
+    judge = None if asked.judge is None else Judge.open(asked.judge, told, spec.size, spec.first_stage.image_channels, model.device)
+    inception = InceptionFeatures(model.device)
+    # What the user may have to mend comes before what takes long.
+    verdict = None if judge is None else Verdict.begin(judge, labels, told, is_held_out)
+    with whole_float32():
+        bits = None if asked.bits is None else bits_per_dim(telling, training, asked.bits, how.seed, is_held_out)
+
+    reference = training.features(inception, "training pictures")
+    shared = min(how.num_images, told.count)
+    beside = told if telling.tells_captions else replace(told, count=shared)  # captions lead back to one picture among all
+    real = beside.features(inception, "pictures of which captions, labels and more are told")
+    if isinstance(spec.first_stage, IdentityConfig):
+        reconstructed = real[:shared]
+    else:
+        some = replace(told, count=shared)
+        reconstructed = inception.of((given for _, given in reconstructions(model.first_stage, some)), shared, "reconstructions")
+    generated, logits = _seen(telling, how, inception, judge, asked.folder)
+
+    evaluated = Evaluated(
+        model=model,
+        how=how,
+        training=training,
+        told=told,
+        is_held_out=is_held_out,
+        tells_captions=telling.tells_captions,
+        reference=reference,
+        real=real,
+        generated=generated,
+    )
+    metrics = [metric for measure in MEASURES for metric in measure(evaluated)]
+    found = attribute(FrechetReference(reference), real[:shared], reconstructed, generated[:shared], progress=True)
+    about: dict[str, object] = {
+        "model": {"checkpoint": asked.name, "name": spec.name, "process": spec.process.kind, "prediction": spec.prediction.kind},
+        "sampling": _how(how, asked.classifier) | {"precision": model.precision},
+        "data": {
+            "reference": training.plain(),
+            "told": told.plain(),
+            "generated": how.num_images,
+            "told_of_them": list(telling.said) or "nothing: unconditional",
+            "led_to": "labels, by the classifier" if how.guide is not None else "nothing",
+            "order": "picture i is told what picture i of the split has, from the first again when they are used up",
+        },
+        "reconstruction": "none: the model draws pixels" if isinstance(spec.first_stage, IdentityConfig) else f"of {LATENT}",
+        "preprocessing": at_size.plain(),
+    }
+    if verdict is not None:
+        metrics += verdict.metrics(logits)
+        about["judge"] = verdict.judge.plain()
+    if bits is not None:
+        metrics += bits.metrics
+        about["bits_per_dim"] = bits.about
+    if asked.folder is not None:
+        about[RECORD] = how.num_images
+    return Result(about=about, metrics=metrics, attribution=_plain(found))
+
+
+def _held_out(place: str, held_out: str | None, how: Preprocessing) -> DrawnFrom:
+    if held_out is not None:
+        return held_out_pictures(held_out, how, shared=is_same_place(held_out, place))
+    try:
+        return held_out_pictures(place, how, shared=True)
+    except UserError as error:
+        raise UserError(f"{error} (in an evaluation: --held-out DATA, or --split train)") from error
+
+
+def _seen(
+    telling: Telling, how: Sampling, inception: InceptionFeatures, judge: Judge | None, folder: PictureFolder | None
+) -> tuple[Tensor, Tensor]:
+    """Features (num_images, 2048) of the generated pictures and, with a judge, its logits (num_images, classes); else none, (0,)."""
+    features, logits, count = [], [torch.zeros(0)] if judge is None else [], 0
+    if folder is not None:
+        folder.clear()
+    for images in made(telling, how):
+        features.append(inception(images))
+        if judge is not None:
+            logits.append(judge.logits(images))
+        if folder is not None:
+            folder.add(images, count)
+        count += len(images)
+    return torch.cat(features), torch.cat(logits)
+
+
+def _how(how: Sampling, classifier: str | None) -> dict[str, object]:
+    interval = how.guidance_interval
+    found: dict[str, object] = {
+        "sampler": to_words(how.sampler),
+        "grid": to_words(how.grid),
+        "steps": how.steps,
+        "guidance": how.guidance,
+        "guidance_interval": "all noise levels" if interval is None else f"sigma / alpha from {interval[0]:g} to {interval[1]:g}",
+        "guidance_rescale": how.guidance_rescale,
+        "threshold": how.threshold or "none",
+        "seed": how.seed,
+    }
+    if isinstance(how.guide, ClassifierGuide):
+        led = how.guide.classifier
+        found["classifier"] = {"checkpoint": classifier, "name": led.spec.name, "digest": led.digest, "scale": how.guide.scale}
+    return found
+
+
+def _plain(found: Attribution) -> dict[str, object]:
+    return {
+        "line": found.line,
+        "pictures_of_each": found.pictures,
+        "fid_real": found.real,
+        "fid_reconstructed": found.reconstructed,
+        "fid_generated": found.generated,
+        "stage_one_adds": {"value": found.stage_one.value, "interval": found.stage_one.interval},
+        "stage_two_adds": {"value": found.stage_two.value, "interval": found.stage_two.interval},
+        "about": "FID of as many real, reconstructed and generated pictures to the training pictures; FID depends on how many they are",
+    }

@@ -1,0 +1,246 @@
+"""Our checkpoint as a folder of diffusers': a pipeline's where one can run the model, else its parts and a program that samples it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.checkpoints.folder import save_tensors
+from ldm.conditioning.bert_pretrained import MINILM, BertPretrained, BertPretrainedConfig
+from ldm.conditioning.bert_scratch import WORDS, BertScratchConfig
+from ldm.conditioning.boxes import BoxesConfig
+from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
+from ldm.conditioning.conditioner import build_conditioners
+from ldm.conditioning.inpaint_mask import InpaintMaskConfig
+from ldm.conditioning.low_resolution import LowResolutionConfig
+from ldm.conditioning.transformer import TransformerConfig
+from ldm.config.loader import to_yaml
+from ldm.core.files import new_folder, recover_folder, write_file
+from ldm.first_stage.latent_space import LatentSpace, weights_digest
+from ldm.first_stage.vq import VQAutoencoderConfig
+from ldm.interop.autoencoder_keys import autoencoder_keys
+from ldm.interop.clip_text import PT
+from ldm.interop.diffusers.exported_parts import CONFIG, SMALL, small_names
+from ldm.interop.diffusers.parts import SizedAutoencoder, autoencoder_json, transformer_json
+from ldm.interop.diffusers.scheduler import scheduler_json
+from ldm.interop.diffusers.snippet import snippet
+from ldm.interop.diffusers.unet import TOKEN_PROJECTION, heads_differ, unet_json
+from ldm.interop.latent_scale import scaled_for_peer
+from ldm.interop.ours import Ours, is_second
+from ldm.interop.transformer_keys import WORD_OUTPUT, transformer_keys
+from ldm.interop.unet_keys import unet_keys
+
+RATIO_OF_LDM, TOKENS_OF_LDM = 8, 77  # which LDMTextToImagePipeline takes for granted
+STABLE_DIFFUSION = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline")
+DIFFUSERS = "0.36.0"  # the oldest whose names these are
+CALLS = {
+    "LDMPipeline": "pipeline(num_inference_steps=50).images[0]",
+    "LDMSuperResolutionPipeline": "pipeline(small_picture, num_inference_steps=50, eta=0.0).images[0]",
+    "LDMTextToImagePipeline": 'pipeline("a red heart", num_inference_steps=50, guidance_scale=5.0).images[0]',
+    "StableDiffusionPipeline": 'pipeline("a red heart", num_inference_steps=50).images[0]',
+    "StableDiffusionInpaintPipeline": 'pipeline("a red heart", image=picture, mask_image=mask, num_inference_steps=50).images[0]',
+}
+README = """# {name}
+
+For diffusers' `{pipeline}`:
+
+```python
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained("FOLDER")  # this one
+{call}.save("picture.png")
+```
+"""
+README_OF_PARTS = """# {name}
+
+Parts for diffusers; no pipeline of its own runs them together: {reason}. `load.py` does: `python load.py` writes sample.png.
+`config.yaml` is for the way back: it says all that the tool which wrote this folder knows of the model.
+"""
+
+
+def export_diffusers(ours: Ours, out: Path) -> tuple[str, ...]:
+    """Writes the folder, whole or not at all.
+
+    Returns:
+        What the user should know.
+
+    Raises:
+        UserError: what diffusers cannot represent.
+    """
+    pipeline, reason = pipeline_of(ours)
+    scheduler, notes = scheduler_json(ours.spec.process, ours.spec.prediction, ours.spec.sampling)
+    left = 1.0 if pipeline == "LDMSuperResolutionPipeline" else None  # which hands latents to the decoder as they are
+    weights, scale, folded = scaled_for_peer(ours.autoencoder, ours.spec.space, ours.first_stage, left)
+    autoencoder = SizedAutoencoder(config=ours.autoencoder, scale=scale, shift=0.0, size=ours.spec.size)
+    vae = "vae" if pipeline in ("", *STABLE_DIFFUSION) else "vqvae"
+    unet, unet_tensors = _unet(ours, pipeline)
+    vae_json = autoencoder_json(autoencoder)
+    program = ""
+    if not pipeline:
+        names = {"unet": unet["_class_name"], "autoencoder": vae_json["_class_name"], "scheduler": scheduler["_class_name"]}
+        program = snippet(ours.spec, **names, heads=ours.unet().config.heads if heads_differ(ours.unet().config) else None)
+
+    recover_folder(out)
+    with new_folder(out) as new:
+        _write(new / "unet", unet, unet_tensors)
+        _write(new / vae, vae_json, autoencoder_keys(ours.autoencoder, "diffusers").give(weights))
+        write_file(new / "scheduler" / "scheduler_config.json", _text(scheduler))
+        index = {"unet": ["diffusers", unet["_class_name"]], vae: ["diffusers", vae_json["_class_name"]]}
+        index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+        if pipeline:
+            index |= _write_text(new, ours, pipeline)
+            write_file(new / "model_index.json", _text({"_class_name": pipeline, "_diffusers_version": DIFFUSERS} | index))
+            write_file(new / "README.md", README.format(name=ours.spec.name, pipeline=pipeline, call=CALLS[pipeline]))
+        else:
+            _write_parts(new, ours)
+            write_file(new / CONFIG, to_yaml(replace(ours.spec, space=_space(ours.spec.space, weights, scale, folded))))
+            write_file(new / "load.py", program)
+            write_file(new / "README.md", README_OF_PARTS.format(name=ours.spec.name, reason=reason))
+    said = f"opens as diffusers' {pipeline}" if pipeline else f"no pipeline of diffusers' runs it ({reason}); load.py does, by its parts"
+    return (said, *folded, *notes, *_left_out(ours))
+
+
+def _space(space: LatentSpace, weights: dict[str, Tensor], scale: float, folded: tuple[str, ...]) -> LatentSpace:
+    """The latent contract of the autoencoder that is written."""
+    return replace(space.stated(scale), digest=weights_digest(weights)) if folded else space
+
+
+def pipeline_of(ours: Ours) -> tuple[str, str]:
+    """The pipeline that can run a model; or "" and the reason why there is none."""
+    told = ours.spec.conditioning
+    kinds = {type(config) for config in told.values()}
+    is_vq = isinstance(ours.autoencoder, VQAutoencoderConfig)
+    if heads_differ(ours.unet().config):
+        return "", "its heads are of several widths, which the config of diffusers' UNet2DModel cannot say"
+    if not told:
+        return "LDMPipeline", ""
+    if kinds == {LowResolutionConfig} and len(told) == 1:
+        return "LDMSuperResolutionPipeline", ""
+    if ClipPretrainedConfig in kinds and kinds <= {ClipPretrainedConfig, InpaintMaskConfig} and len(told) == len(kinds):
+        if is_vq:
+            return "", "StableDiffusionPipeline has a KL autoencoder"
+        if any(mask.convention != "stable_diffusion" for mask in ours.told_by(InpaintMaskConfig).values()):
+            return "", "StableDiffusionInpaintPipeline is told a grey hole"
+        return STABLE_DIFFUSION[len(kinds) - 1], ""
+    if kinds == {BertScratchConfig} and len(told) == 1:
+        config = next(iter(told.values()))
+        assert isinstance(config, BertScratchConfig)
+        if ours.autoencoder.ratio != RATIO_OF_LDM:
+            return "", f"LDMTextToImagePipeline has a first stage of ratio {RATIO_OF_LDM}, here it is {ours.autoencoder.ratio}"
+        if config.is_masked or config.max_tokens != TOKENS_OF_LDM:
+            return "", f"LDMTextToImagePipeline attends to all of {TOKENS_OF_LDM} tokens: is_masked false, max_tokens {TOKENS_OF_LDM}"
+        return "LDMTextToImagePipeline", ""
+    return "", f"none is told {' and '.join(sorted(config.kind for config in told.values()))}"
+
+
+def _left_out(ours: Ours) -> tuple[str, ...]:
+    """Of how the model is sampled by default."""
+    how = ours.spec.sampling
+    found = []
+    if how.guidance_interval is not None:
+        found.append(f"guidance_interval {how.guidance_interval} is left out: guide only at these noise levels there too")
+    if how.guidance_rescale:
+        found.append(f"guidance_rescale {how.guidance_rescale:g} is left out")
+    return tuple(found)
+
+
+def _unet(ours: Ours, pipeline: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Its config and tensors; for LDMTextToImagePipeline with the projection of the tokens, which diffusers has in the UNet."""
+    sized = ours.unet(is_linear=is_second(ours.spec))
+    keys = unet_keys(sized.config, sized.in_channels, sized.out_channels, "diffusers", is_linear=sized.is_linear)
+    tensors = keys.give(ours.denoiser)
+    for name in ours.spec.conditioning:
+        projection = ours.conditioner.get(f"parts.{name}.projection.weight")
+        if pipeline == "LDMTextToImagePipeline" and projection is not None:
+            sized = replace(sized, token_width=projection.shape[1])
+            tensors |= {TOKEN_PROJECTION + leaf: ours.conditioner[f"parts.{name}.projection.{leaf}"] for leaf in ("weight", "bias")}
+    return unet_json(sized, sets_heads=not pipeline), tensors
+
+
+def _write_text(new: Path, ours: Ours, pipeline: str) -> dict[str, list[str]]:
+    """Text encoder and tokenizer of a pipeline; what of them stands in its index."""
+    if pipeline == "LDMTextToImagePipeline":
+        ((name, config),) = ours.spec.conditioning.items()
+        assert isinstance(config, BertScratchConfig)
+        tokenizer = _write_transformer(new, ours, name, config, "bert", "tokenizer")
+        return {"bert": ["latent_diffusion", "LDMBertModel"], "tokenizer": ["transformers", tokenizer]}
+    if pipeline not in STABLE_DIFFUSION:
+        return {}
+    ((name, config),) = ours.told_by(ClipPretrainedConfig).items()
+    assert isinstance(config, ClipPretrainedConfig)
+    tokenizer = _write_clip(new, ours, config, "text_encoder", "tokenizer")
+    return {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", tokenizer]}
+
+
+def _write_parts(new: Path, ours: Ours) -> None:
+    """All conditioners, each under its name; their small tensors in one file."""
+    for name, config in ours.spec.conditioning.items():
+        if isinstance(config, TransformerConfig):
+            _write_transformer(new, ours, name, config, name, f"{name}-tokenizer")
+        elif isinstance(config, ClipPretrainedConfig):
+            _write_clip(new, ours, config, name, f"{name}-tokenizer")
+        elif isinstance(config, BertPretrainedConfig):
+            _write_bert(new, ours, config, name)
+    small = {name: ours.conditioner[name].contiguous() for name in small_names(ours.conditioner)}
+    if small:
+        save_tensors(new / SMALL, small, PT)
+
+
+def _write_transformer(new: Path, ours: Ours, name: str, config: TransformerConfig, folder: str, tokenizer_folder: str) -> str:
+    """One that was trained with the denoiser, as LDMBertModel, and if it reads text its tokenizer, whose class is given back."""
+    start = f"parts.{name}.encoder."
+    mine = {key.removeprefix(start): tensor for key, tensor in ours.conditioner.items() if key.startswith(start)}
+    vocabulary, length = (len(mine[f"{which}_embedding.weight"]) for which in ("token", "position"))
+    tensors = transformer_keys(config, vocabulary, length, "diffusers").give(mine)
+    words = mine["token_embedding.weight"]
+    tensors |= {f"{WORD_OUTPUT}weight": torch.zeros_like(words), f"{WORD_OUTPUT}bias": words.new_zeros(vocabulary)}
+    _write(new / folder, transformer_json(config, vocabulary, length), tensors, "model.safetensors")
+    if vocabulary != WORDS or isinstance(config, BoxesConfig):
+        return ""
+    return _write_tokenizer(new / tokenizer_folder, None, length)
+
+
+def _write_clip(new: Path, ours: Ours, config: ClipPretrainedConfig, folder: str, tokenizer_folder: str) -> str:
+    """The frozen tower, so far as it is read; and its tokenizer, whose class is given back."""
+    tower = ours.text_tower(config)
+    (new / folder).mkdir()
+    (tower.cut() if config.layer == "penultimate" else tower).write_into(new / folder, {"bos_token_id": 0, "eos_token_id": 2})
+    return _write_tokenizer(new / tokenizer_folder, config.model, config.max_tokens)
+
+
+def _write_bert(new: Path, ours: Ours, config: BertPretrainedConfig, name: str) -> None:
+    """The frozen encoder and its tokenizer."""
+    part = next(iter(build_conditioners({name: config}, context_width=ours.unet().config.context_width, latent_channels=1)))
+    assert isinstance(part, BertPretrained)
+    ours.check_frozen(part)
+    encoder = part.frozen.encoder
+    (new / name).mkdir()
+    encoder.config.save_pretrained(new / name)
+    save_tensors(new / name / "model.safetensors", {key: tensor.contiguous() for key, tensor in encoder.state_dict().items()}, PT)
+    _write_tokenizer(new / f"{name}-tokenizer", None if config.model == MINILM else config.model, config.max_tokens)
+
+
+def _write_tokenizer(folder: Path, model: str | None, length: int) -> str:
+    """A tokenizer by its folder or hub name, or BERT's; its class."""
+    from transformers import AutoTokenizer
+
+    from ldm.pretrained import bert_tokenizer
+
+    tokenizer = bert_tokenizer() if model is None else AutoTokenizer.from_pretrained(model)
+    tokenizer.model_max_length = length
+    tokenizer.save_pretrained(folder)
+    return type(tokenizer).__name__
+
+
+def _write(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], name: str = "diffusion_pytorch_model.safetensors") -> None:
+    write_file(folder / "config.json", _text(config))
+    save_tensors(folder / name, {key: tensor.contiguous() for key, tensor in tensors.items()}, PT)
+
+
+def _text(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"

@@ -1,0 +1,169 @@
+"""scripts/convert.py: there and back by its command line, what it says, and how much memory loading takes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from interop_rows import KL, PLAIN, ROWS, write_row
+
+from ldm.app import convert, door, sample, txt2img
+from ldm.checkpoints.folder import Checkpoint
+from ldm.conditioning.bert_scratch import BertScratchConfig
+from ldm.interop.compvis.export import export_compvis
+from ldm.interop.diffusers.export import export_diffusers
+from ldm.interop.ours import Ours
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The exit code of a script's main behind its door."""
+
+    def run(main: Callable, arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["script.py", *arguments.split()])
+        with pytest.raises(SystemExit) as left:
+            door.run(main)
+        return int(left.value.code)
+
+    return run
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A text model and one without conditions; the current folder."""
+    monkeypatch.chdir(tmp_path)
+    write_row(tmp_path / "text", ROWS["text"])
+    write_row(tmp_path / "faces", ROWS["faces"])
+    return tmp_path
+
+
+def test_there_and_back_by_the_command_line_and_pictures_are_the_same(home: Path, call, capsys):
+    assert call(convert.main, "export text --to compvis --out out/text.ckpt") == 0
+    assert "compvis in out/text.ckpt" in capsys.readouterr().out
+    assert call(convert.main, "import out/text.ckpt --config out/text.yaml --out again") == 0
+    assert "no EMA weights" in capsys.readouterr().out
+    assert call(convert.main, "export again --to diffusers --out folder") == 0
+    assert "no pipeline of diffusers' runs it" in capsys.readouterr().out
+    assert call(convert.main, "export faces --to diffusers --out folder") == 0  # in its place
+    assert call(convert.main, "import folder --out again-faces") == 0
+
+    for model in ("text", "again"):
+        drawn = f"--model {model} --prompt cat --steps 2 --num-images 1 --guidance 2 --grid trailing --out pictures-{model}"
+        assert call(txt2img.main, drawn) == 0
+    for model in ("faces", "again-faces"):
+        assert call(sample.main, f"--model {model} --steps 2 --num-images 1 --grid trailing --out pictures-{model}") == 0
+    for model in ("text", "faces"):
+        one, other = (home / f"pictures-{name}" / "grid.png" for name in (model, f"again{'' if model == 'text' else '-faces'}"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ("import nothing.ckpt --out out", "nothing.ckpt: no such file"),
+        ("import text --out out", "neither model_index.json nor config.json"),
+        ("import note.txt --out out", "unknown kind of file"),
+        ("import bare.safetensors --out out", "no Stable Diffusion 1 or 2"),
+        ("import bare.safetensors --config nothing.yaml --out out", "nothing.yaml: no such file"),
+        ("import bare.safetensors --config note.txt --out out", "has no mapping `model:`"),
+        ("import text --config a.yaml --out out", "--config is of single files"),
+        ("import text --to diffusers --out out", "--to is for export only"),
+        ("export text --out out", "export needs --to"),
+        ("export text --to diffusers --size 3 --out out", "--size is for import only"),
+        ("export text --to compvis --out out", "ends in .safetensors or .ckpt"),
+        ("export nothing --to diffusers --out out", "no such folder"),
+        ("export text --to diffusers --out other", "something else in it"),
+        ("import bare.safetensors --out other", "something else in it"),
+        ("export pixels --to diffusers --out out", "has no counterpart"),
+    ],
+)
+def test_mistakes_are_one_line_with_exit_code_2_and_leave_nothing(arguments: str, said: str, home: Path, call, capsys, write_model):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, home / "bare.safetensors")
+    (home / "note.txt").write_text("no model here")
+    (home / "other").mkdir()
+    (home / "other" / "mine.txt").write_text("keep")
+    write_model(home / "pixels", (), first_stage="identity")
+    before = sorted(home.rglob("*"))
+    assert call(convert.main, arguments) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and text.count("\n") == 1 and said in text
+    assert sorted(home.rglob("*")) == before
+
+
+LOAD = """
+import sys, torch
+from pathlib import Path
+from ldm.interop.importing import import_checkpoint
+from ldm.checkpoints.model import load_latent_diffusion
+
+def memory(key):
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)) * 1024
+
+small, large, way = sys.argv[1:]
+def load(folder):
+    if way in ("fp32", "bf16", "fp16"):
+        return load_latent_diffusion(folder, torch.device("cpu"), way)
+    if way == "diffusers":
+        return import_checkpoint(Path(folder) / "folder", Path(folder) / "again")
+    return import_checkpoint(Path(folder) / f"model.{way}", Path(folder) / "again", config=Path(folder) / "model.yaml")
+load(small)
+before = memory("VmRSS")
+load(large)
+print(memory("VmHWM") - before)
+"""
+FILES = {"fp32": "*.safetensors", "ckpt": "model.ckpt", "safetensors": "model.safetensors", "diffusers": "folder/*/*.safetensors"}
+
+
+@pytest.fixture(scope="module")
+def small_and_large(module_folder: Path) -> tuple[Path, Path]:
+    """Two models, the second with 80 million parameters, and what is made of them."""
+    row = replace(ROWS["faces"], first_stage=KL)
+    wide = replace(PLAIN, channels=192, multipliers=(1, 4), head_width=64)
+    folders = write_row(module_folder / "small", row), write_row(module_folder / "large", replace(row, unet=wide))
+    for folder in folders:
+        ours = Ours.open(folder)
+        export_diffusers(ours, folder / "folder")
+        for suffix in ("ckpt", "safetensors"):
+            (folder / suffix).mkdir()
+            export_compvis(ours, folder / suffix / f"model.{suffix}")
+    return folders
+
+
+def taken(small: Path, large: Path, way: str) -> int:
+    """Bytes that loading the large one takes at most, in a process that has loaded the small one before."""
+    done = subprocess.run([sys.executable, "-c", LOAD, str(small), str(large), way], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("way", FILES)
+def test_loading_takes_no_more_memory_than_the_file(way: str, small_and_large: tuple[Path, Path]):
+    """Weights are mapped: neither a second copy of them, nor random ones that they replace. Measured in a process of its own."""
+    small, large = (folder if way in ("fp32", "diffusers") else folder / way for folder in small_and_large)
+    size = sum(file.stat().st_size for file in large.glob(FILES[way]))
+    assert size > 300e6
+    assert taken(small, large, way) <= 1.2 * size
+    if way != "fp32":
+        assert len(Checkpoint.open(large / "again").tensors("denoiser")) > 50
+        shutil.rmtree(large / "again")
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16])
+def test_a_text_model_in_half_precision_takes_half_the_memory(stored: torch.dtype, tmp_path: Path):
+    """Whatever its file holds: neither the weights that are turned nor those first drawn for the text's transformer stay beside it."""
+    row = ROWS["text"]
+    wide, long = replace(row.unet, channels=192, multipliers=(1, 4)), BertScratchConfig(width=640, depth=12, is_masked=False)
+    small = write_row(tmp_path / "small", row, dtype=stored)
+    large = write_row(tmp_path / "large", replace(row, unet=wide, told={"text": long}), dtype=stored)
+    weights = sum(t.numel() for part in ("conditioner", "denoiser") for t in Checkpoint.open(large).tensors(part).values())
+    assert weights > 150e6
+    for precision in ("fp16", "bf16"):
+        assert taken(small, large, precision) <= 1.2 * 2 * weights

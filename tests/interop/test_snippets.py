@@ -1,0 +1,106 @@
+"""`python load.py` of the models that no pipeline of diffusers' runs, with the VQ first stages that they were published with."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from interop_rows import ROWS, VQ, write_row
+from PIL import Image
+from test_diffusers import CPU, GUIDANCE, TOLERANCE, noise, our_picture
+from torch import Tensor
+from torch.testing import assert_close
+
+from ldm.checkpoints.model import load_latent_diffusion
+from ldm.conditioning.inputs import ConditionInputs
+from ldm.interop.diffusers.export import export_diffusers
+from ldm.interop.ours import Ours
+
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+SIDE = 32  # of the pictures
+VQ_F4 = replace(VQ, multipliers=(1, 1, 1), num_codes=8192)  # as many codes as published: few would hide what the denoiser does
+STAGES = {
+    "class": VQ_F4,
+    "map": replace(VQ_F4, middle_attention=False),
+    "boxes": VQ_F4,
+    "inpainting": replace(VQ_F4, middle_attention=False),
+    "text": VQ_F4,
+}
+AS_PROGRAMS = ("class", "inpainting", "text")  # a start takes seconds: the others are run within this process
+
+
+@pytest.fixture(scope="module")
+def exported(module_folder: Path) -> Callable[[str], tuple[Path, Path]]:
+    """By name: a model of ours, and its parts for diffusers."""
+
+    def make(name: str) -> tuple[Path, Path]:
+        ours, folder = module_folder / name, module_folder / f"{name}-diffusers"
+        if not ours.exists():
+            write_row(ours, replace(ROWS[name], first_stage=STAGES[name], scale=1.0), SIDE)
+            export_diffusers(Ours.open(ours), folder)
+        return ours, folder
+
+    return make
+
+
+def example(name: str, ours: Path) -> ConditionInputs:
+    """What the program draws when it is not told otherwise, in our words."""
+    hole, picture = torch.ones(1, 1, SIDE, SIDE), torch.full((1, 3, SIDE, SIDE), -1.0)
+    told = {
+        "class": {"labels": torch.tensor([0])},
+        "map": {"maps": torch.zeros(1, SIDE, SIDE, dtype=torch.long)},
+        "boxes": {"boxes": torch.tensor([[[0, 0.2, 0.2, 0.8, 0.8]]])},
+        "text": {"captions": ("a picture",)},
+    }
+    if name == "inpainting":
+        latent = load_latent_diffusion(ours, CPU).first_stage.encode(picture).detach()
+        return ConditionInputs(count=1, masks=hole, masked_latents=latent)
+    return ConditionInputs(count=1, **told[name])
+
+
+def written(folder: Path) -> Tensor:
+    """sample.png, (1, 3, SIDE, SIDE) in [0, 1]."""
+    with Image.open(folder / "sample.png") as file:
+        picture = torch.from_numpy(np.array(file)).permute(2, 0, 1)[None] / 255
+    assert picture.shape == (1, 3, SIDE, SIDE) and picture.std() > 0.02, "the picture is flat"
+    return picture
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_it_writes_what_we_draw_from_the_same_noise(name: str, exported, monkeypatch: pytest.MonkeyPatch):
+    """Run as `python load.py` runs it, but for the noise."""
+    ours, folder = exported(name)
+    x = noise(ours)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "randn", lambda *shape: x.reshape(shape))
+        runpy.run_path(str(folder / "load.py"), run_name="__main__")
+    told = example(name, ours)
+    if name == "inpainting":  # by a mask alone nothing is guided
+        mine = our_picture(ours, told, told, 1.0)
+    else:
+        mine, unguided = (our_picture(ours, told, guidance=guidance) for guidance in (GUIDANCE, 1.0))
+        assert (mine - unguided).abs().max() > 0.05, "the picture does not show what was told"
+    assert_close(written(folder), (mine / 2 + 0.5).clamp(0, 1), rtol=0, atol=TOLERANCE + 0.5 / 255)
+
+
+@pytest.mark.parametrize("name", AS_PROGRAMS)
+def test_it_runs_as_a_program(name: str, exported, tmp_path: Path):
+    """From another folder, in a process of its own."""
+    folder = exported(name)[1]
+    (folder / "sample.png").unlink(missing_ok=True)
+    told = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+    done = subprocess.run([sys.executable, str(folder / "load.py")], cwd=tmp_path, env=told, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    written(folder)
