@@ -11,7 +11,7 @@ import yaml
 
 from ldm.app.description import first_stage_of
 from ldm.app.train_ldm import TrainLDM
-from ldm.checkpoints.interop import keymap, recipe
+from ldm.interop import keymap, recipe
 from ldm.checkpoints.model import LatentDiffusionSpec
 from ldm.conditioning.conditioner import ConditionerConfig
 from ldm.config.loader import load
