@@ -99,7 +99,7 @@ def strip(model: LatentDiffusion, how: Sampling, start: float, real: Tensor | No
 
         return inner
 
-    last = model.generate(model.untold(), how, start=start, start_latent=real, wrap=watched)
+    last = model.generate(model.uncond(), how, start=start, start_latent=real, wrap=watched)
     shown = [seen[i] for i in torch.linspace(0, len(seen) - 1, SHOWN).round().int().tolist()]
     times = [f"t = {t:.2f}" for t, _, _ in shown]
     decode: Callable[[Tensor], Image.Image] = lambda z: as_pictures(model.first_stage.decode(z).float().cpu())[0]  # noqa: E731

@@ -136,7 +136,7 @@ def sampled(model: LatentDiffusion, entrant: Entrant, asked: int, common: Sampli
         return counters[-1]
 
     how = replace(common, sampler=entrant.sampler, steps=entrant.steps(asked) if asked else 1)
-    nothing = model.tell(model.untold())
+    nothing = model.encode_condition(model.uncond())
     pictures = []
     for first in tqdm(range(0, count, AT_ONCE), desc=said, unit="batch", dynamic_ncols=True):
         told = [nothing] * min(AT_ONCE, count - first)

@@ -18,7 +18,6 @@ from ldm.app.train_classifier import TrainClassifier, classes_of
 from ldm.app.train_ldm import TrainLDM
 from ldm.app.train_vae import TrainVAE
 from ldm.conditioning.conditioner import ConditionerConfig
-from ldm.conditioning.inpaint_mask import InpaintMask
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.config.loader import build, load, read
 from ldm.core.errors import UserError
@@ -199,6 +198,7 @@ def _of_diffusion(config: TrainLDM) -> Description:
         conditioners.requires_grad_(False)
     image = (config.data.channels, config.data.size, config.data.size)
     latent = first_stage.latent_shape(torch.empty(1, *image, device=META))
+    conditioners.attach(lambda images: torch.empty(len(images), *latent, device=META), image)
     parameters = {
         "denoiser": sum(p.numel() for p in base_weights(network).values()),
         "lora": 0 if adapters is None else _count(adapters),
@@ -209,15 +209,14 @@ def _of_diffusion(config: TrainLDM) -> Description:
     }
 
     def step(count: int) -> Tensor:
-        told = ConditionInputs(count=count, hole_latent=torch.empty(latent, device=META))
-        condition = conditioners(told, latent[1:])
+        condition = conditioners(ConditionInputs(count=count), latent[1:])
         x_t, clock = torch.empty(count, *latent, device=META), torch.empty(count, device=META)
         return network(x_t, clock, condition).float().square().mean()
 
     def trains(count: int) -> Footprint:
         return training_footprint([network, conditioners], lambda: step(count), config.train.autocast_dtype)
 
-    encodings = (not config.data.cache_latents) + any(isinstance(part, InpaintMask) for part in conditioners)
+    encodings = (not config.data.cache_latents) + any(part.encodes_images for part in conditioners)
     always = ("denoiser", "first_stage", "conditioner")
     trained = ("denoiser", "conditioner") if adapters is None else ("lora",)
     there = parameters | {"conditioner": _count(conditioners), "conditioner_unused": 0}
@@ -270,11 +269,7 @@ def _closed(config: TrainLDM) -> dict[str, ConditionerConfig]:
     if not any(part.is_open for part in config.conditioning.values()):
         return config.conditioning
     data = open_dataset(config.data, "train", config.seed)
-    told = frozenset(("captions", "labels", "masks", "maps", "boxes"))
-    return {
-        name: part.fitted(label_names=data.label_names, map_names=data.map_names, has=told) if part.is_open else part
-        for name, part in config.conditioning.items()
-    }
+    return {name: part.fitted(data.facts) if part.is_open else part for name, part in config.conditioning.items()}
 
 
 def _encoding(first_stage: FirstStage, image: tuple[int, int, int]) -> Callable[[int], Footprint]:

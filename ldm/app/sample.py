@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,8 @@ EXAMPLES = """examples:
   python scripts/sample.py --map layout.png --model runs/maps/checkpoint
   python scripts/sample.py --boxes layout.json --model runs/layout2img256/checkpoint
       layout.json: [[class, left, top, right, bottom], ...], class a number, the rest shares of the picture from 0 to 1
+  python scripts/sample.py --cond attributes.age=40 --cond attributes.smiles=yes --model runs/faces/checkpoint
+      by the names that the model's conditioners have; scripts/describe.py --model says them
   python scripts/sample.py --label food-drink --classifier runs/emoji-classifier/checkpoint --classifier-scale 2
       a classifier that scripts/train_classifier.py trained leads to the class; the model need not know labels
 """
@@ -29,6 +31,13 @@ def main(arguments: Sequence[str]) -> None:
     flags.add_argument("--label", help="a class, by name or number")
     flags.add_argument("--map", type=Path, help="a grey or palette picture whose pixels are class indices")
     flags.add_argument("--boxes", type=Path, metavar="JSON", help="where objects are, and of which class")
+    flags.add_argument(
+        "--cond",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a value for the model's conditioner of that name, or for its field: attributes.age=40; may be given several times",
+    )
     flags.add_argument("--classifier", metavar="CHECKPOINT", help="a noise-aware classifier's folder; it leads to --label")
     flags.add_argument("--classifier-scale", type=float, metavar="S", help="how hard it leads; 1 = Bayes' rule (default: 1)")
     options = flags.parse_args(arguments)
@@ -39,9 +48,18 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("--classifier-scale is of a classifier: name one with --classifier")
     layout = None if options.map is None else open_map(options.map)
     boxes = None if options.boxes is None else read_boxes(options.boxes)
+    cond = dict(_conditions(options.cond))
     model, how = prepare(options)
     if is_led:
         options.classifier_scale = 1.0 if options.classifier_scale is None else options.classifier_scale
         how = replace(how, guide=model.guide(options.classifier, (options.label,), options.classifier_scale))
-    inputs = model.class_inputs(options.label, layout, boxes, is_led=is_led)
+    inputs = model.inputs(cond, label=options.label, layout=layout, boxes=boxes, is_guided=is_led)
     write_pictures(as_pictures(model.generate(inputs, how)), options, how)
+
+
+def _conditions(said: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for text in said:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UserError(f"--cond {text!r}: must read NAME=VALUE, e.g. class=cat or attributes.age=40")
+        yield name, value

@@ -15,6 +15,7 @@ from ldm.checkpoints.folder import load_strictly
 from ldm.core.errors import UserError
 from ldm.core.random import digest
 from ldm.data.config import DataConfig
+from ldm.data.facts import LABELS
 from ldm.data.open import open_dataset
 from ldm.data.pictures import Pictures
 from ldm.diffusion.network_input import NetworkInput, TableIndex
@@ -25,7 +26,7 @@ from ldm.networks.classifier import ClassifierConfig
 from ldm.training.classifier_task import ClassifierTask
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
-from ldm.training.latents import Latents
+from ldm.training.latents import LatentData, Latents
 
 EXAMPLES = """examples:
   python scripts/train_classifier.py
@@ -93,7 +94,8 @@ def main(arguments: Sequence[str]) -> None:
     run = open_run(options.run_dir or Path("runs") / config.name, config, world)
     first_stage.to(world.device)
     cache = latent_cache(run.path / "latents", train_set, first_stage, config.data, world, keeps_pixels=False)
-    latents = Latents(first_stage, train_set, held_out, cache, config.seed, world.device)
+    data = LatentData(train_set=train_set, held_out=held_out, cache=cache)
+    latents = Latents(first_stage, data, config.seed, world.device)
     task = ClassifierTask(spec, network, config.density, latents, config.train, config.seed, world)
     finish(task, config.train, run, config, config.seed, world)
 
@@ -105,11 +107,11 @@ def classes_of(train_set: Pictures, held_out: Pictures | None, count: int | None
         UserError: no labels; labels without names or number; held-out pictures with others.
     """
     for data in filter(None, (train_set, held_out)):
-        if not data.has_labels:
+        if LABELS not in data.facts.has:
             raise UserError(f"a classifier is taught by labels, and {data.name} has none: see docs/data.md for how pictures get them")
-    names = train_set.label_names
-    if held_out is not None and held_out.label_names != names:
-        theirs, ours = (", ".join(said) or "numbers" for said in (held_out.label_names, names))
+    names = train_set.facts.label_names
+    if held_out is not None and held_out.facts.label_names != names:
+        theirs, ours = (", ".join(said) or "numbers" for said in (held_out.facts.label_names, names))
         raise UserError(f"data.val names other labels ({theirs}) than data.train ({ours})")
     if names and count not in (None, len(names)):
         raise UserError(f"num_classes is {count}, but data.train names {len(names)} labels: leave num_classes null")

@@ -15,14 +15,13 @@ from ldm.app.training_run import finish, open_run, parse, use_deterministic_kern
 from ldm.checkpoints.folder import load_strictly
 from ldm.checkpoints.lora import LoraSpec
 from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults, denoiser_digest, load_latent_diffusion
-from ldm.conditioning.boxes import BoxesConfig
 from ldm.conditioning.conditioner import ConditionerConfig
-from ldm.conditioning.inpaint_mask import InpaintMaskConfig
-from ldm.conditioning.low_resolution import LowResolutionConfig
 from ldm.config.loader import build, read
 from ldm.core.errors import UserError
 from ldm.core.random import digest
 from ldm.data.config import DataConfig
+from ldm.data.facts import PIXELS
+from ldm.data.latent_cache import STORED
 from ldm.data.open import open_dataset
 from ldm.data.pictures import Pictures
 from ldm.diffusion.bound import PIXEL_LEVELS
@@ -38,8 +37,10 @@ from ldm.networks.config import DenoiserNetworkConfig
 from ldm.networks.lora import Lora
 from ldm.samplers.ddpm import DDPM
 from ldm.training.config import TrainConfig
+from ldm.training.diffusion_model import DiffusionParts
 from ldm.training.diffusion_task import DiffusionTask
 from ldm.training.distributed import World
+from ldm.training.latents import LatentData
 
 EXAMPLES = """examples:
   python scripts/train_ldm.py
@@ -82,8 +83,11 @@ class TrainLDM:
     def __post_init__(self) -> None:
         if not 0 <= self.drop_all <= 1:
             raise UserError(f"drop_all must be a share from 0 to 1, got {self.drop_all}")
-        if self.data.cache_latents and any(isinstance(part, BoxesConfig) for part in self.conditioning.values()):
-            raise UserError("boxes are other ones in each view of a picture, and are not kept: set data.cache_latents=false")
+        for part in self.conditioning.values():
+            if self.data.cache_latents and part.reads not in STORED:
+                raise UserError(
+                    f"{part.reads} are not stored in the latent cache, as they change with augmentation: set data.cache_latents=false"
+                )
         if self.lora is not None and not self.init_from:
             raise UserError("lora needs init_from: adapters are trained beside a model that is there")
         if self.sampling.threshold is not None and self.first_stage.kind != "identity":
@@ -168,26 +172,23 @@ def main(arguments: Sequence[str]) -> None:
             lora = LoraSpec(name=config.name, base=start.spec, base_digest=base_digest, lora=config.lora)
 
     first_stage.to(world.device)
-    keeps_pixels = any(isinstance(part, InpaintMaskConfig | LowResolutionConfig) for part in config.conditioning.values())
+    keeps_pixels = any(part.reads == PIXELS for part in config.conditioning.values())
     cache = latent_cache(run.path / "latents", train_set, first_stage, config.data, world, keeps_pixels=keeps_pixels)
+    parts = DiffusionParts(
+        spec=spec, first_stage=first_stage, first_stage_weights=weights, network=network, conditioners=conditioners, lora=lora
+    )
+    data = LatentData(train_set=train_set, held_out=held_out, cache=cache)
     task = DiffusionTask(
-        spec, first_stage, weights, network, conditioners, config.objective(), train_set, held_out, cache,
-        config.train, config.drop_all, config.prompts, config.seed, world, lora,
-    )  # fmt: skip
+        parts, config.objective(), data, config.train, drop_all=config.drop_all, prompts=config.prompts, seed=config.seed, world=world
+    )
     finish(task, config.train, run, config, config.seed, world)
 
 
 def _fitted(name: str, part: ConditionerConfig, data: Pictures) -> ConditionerConfig:
-    """A conditioner with what it leaves open taken from the data, which must be able to teach it, unless it is never told anything."""
+    """A conditioner with open fields inferred from the data, which must have what it reads, unless its condition is always dropped."""
     if part.drop == 1 and not part.is_open:
         return part
     try:
-        return part.fitted(label_names=data.label_names, map_names=data.map_names, has=_told_by(data))
+        return part.fitted(data.facts)
     except UserError as error:
-        raise UserError(f"{error}; with conditioning.{name}.drop=1 it is never told anything") from error
-
-
-def _told_by(data: Pictures) -> frozenset[str]:
-    """Which conditions the data can teach."""
-    found = {"captions": data.has_captions, "labels": data.has_labels, "masks": True, "maps": data.has_maps, "boxes": data.has_boxes}
-    return frozenset(name for name, there in found.items() if there)
+        raise UserError(f"{error}; with conditioning.{name}.drop=1 it is unused") from error

@@ -24,5 +24,5 @@ def main(arguments: Sequence[str]) -> None:
     if not options.prompt.strip():
         raise UserError("--prompt is empty: say what to draw")
     model, how = prepare(options)
-    pictures = as_pictures(model.generate(model.text_inputs(options.prompt), how, model.untold(options.negative_prompt)))
+    pictures = as_pictures(model.generate(model.text_inputs(options.prompt), how, model.uncond(options.negative_prompt)))
     write_pictures(pictures, options, how)

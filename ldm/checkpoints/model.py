@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ldm.checkpoints.folder import Checkpoint, load_strictly, write_checkpoint
-from ldm.conditioning.bert_pretrained import BertPretrainedConfig
-from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
 from ldm.conditioning.conditioner import ConditionerConfig, Conditioners, build_conditioners
 from ldm.config.loader import to_yaml
 from ldm.core.errors import UserError
@@ -235,12 +233,9 @@ def located(spec: LatentDiffusionSpec, folder: Path) -> LatentDiffusionSpec:
     """
     conditioning, frozen = dict(spec.conditioning), dict(spec.frozen)
     for name, config in spec.conditioning.items():
-        if isinstance(config, BertPretrainedConfig | ClipPretrainedConfig):
-            named = Path(config.model)
-            beside = folder.absolute().with_name(named.name)
-            if named.is_absolute() and not named.is_dir() and beside.is_dir():
-                conditioning[name] = dataclasses.replace(config, model=str(beside))
-                frozen = {str(beside) if key == config.model else key: digest for key, digest in frozen.items()}
+        moved = conditioning[name] = config.beside(folder)
+        if moved.pretrained is not None:
+            frozen = {moved.pretrained if key == config.pretrained else key: digest for key, digest in frozen.items()}
     return dataclasses.replace(spec, conditioning=conditioning, frozen=frozen)
 
 
@@ -291,9 +286,10 @@ def load_latent_diffusion(folder: Path | str, device: torch.device, precision: P
     load_strictly(conditioners, _weights(opened, "conditioner", dtypes), f"checkpoint {folder}: conditioner", dtypes)
     dtypes = dtypes_to_hold(network, precision)
     load_strictly(network, opened.tensors("denoiser", dtypes), f"checkpoint {folder}: denoiser", dtypes)
+    conditioners = conditioners.to(device).eval().requires_grad_(False)
     return LoadedParts(
         spec=spec,
         first_stage=first_stage,
         network=network.to(device).eval().requires_grad_(False),
-        conditioners=conditioners.to(device).eval().requires_grad_(False),
+        conditioners=conditioners.attach(first_stage.encode, (spec.first_stage.image_channels, spec.size, spec.size)),
     )

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ldm.conditioning.captions import captions_of, padded, word_pieces
-from ldm.conditioning.conditioner import ConditionerConfig, context_of, needs
-from ldm.conditioning.frozen_text import FrozenText, FrozenTextConditioner, Pretrained, check_cached, counted_only, load_pretrained
-from ldm.conditioning.inputs import ConditionInputs
+from ldm.conditioning.captions import padded, word_pieces
+from ldm.conditioning.conditioner import ConditionerConfig, context_of
+from ldm.conditioning.frozen_text import (
+    FrozenText,
+    FrozenTextConditioner,
+    Pretrained,
+    check_cached,
+    counted_only,
+    load_pretrained,
+    moved_model,
+)
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.core.family import kind
+from ldm.data.facts import CAPTIONS
 
 MINILM = "minilm-l6"
 
@@ -30,6 +40,7 @@ class BertPretrainedConfig(ConditionerConfig):
             what a caption is about much sooner with it: each layer is told, not just those that attend.
     """
 
+    reads: ClassVar[str] = CAPTIONS
     model: str = MINILM
     max_tokens: int = 32
     cached_captions: int = 16384
@@ -49,14 +60,14 @@ class BertPretrainedConfig(ConditionerConfig):
             raise UserError(f"vector_width must be at least 1, got {self.vector_width}")
 
     @property
-    def is_pretrained(self) -> bool:
-        """It does."""
-        return True
+    def pretrained(self) -> str:
+        """See `ConditionerConfig.pretrained`."""
+        return self.model
 
-    def fitted(self, *, label_names: tuple[str, ...], map_names: tuple[str, ...], has: frozenset[str]) -> ConditionerConfig:
-        """See `ConditionerConfig.fitted`."""
-        needs("bert_pretrained", "captions", has)
-        return self
+    def beside(self, folder: Path) -> BertPretrainedConfig:
+        """See `ConditionerConfig.beside`."""
+        moved = moved_model(self.model, folder)
+        return self if moved is None else replace(self, model=moved)
 
     def build(self, *, context_width: int | None, latent_channels: int) -> BertPretrained:
         """See `ConditionerConfig.build`. On the meta device nothing is fetched, and the conditioner can only be counted."""
@@ -67,7 +78,7 @@ class BertPretrained(FrozenTextConditioner):
     """Tokens = projection(norm(frozen features)), vector = summary(mean of the features); "nothing" = those of the empty caption."""
 
     def __init__(self, config: BertPretrainedConfig, context_width: int) -> None:
-        super().__init__(config.drop, config.model, _frozen(config))
+        super().__init__(config, config.model, _frozen(config))
         self.config = config
         width = self.frozen.width
         self.dropout = nn.Dropout(config.feature_dropout)
@@ -76,9 +87,9 @@ class BertPretrained(FrozenTextConditioner):
         self.vector_width = config.vector_width
         self.summary = None if config.vector_width is None else nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.vector_width))
 
-    def forward(self, inputs: ConditionInputs, latent_size: tuple[int, int]) -> Condition:
+    def forward(self, value: tuple[str, ...], latent_size: tuple[int, int]) -> Condition:
         """Tokens (B, max_tokens, context width) and their mask; a vector (B, vector_width) if there is one."""
-        features, mask = padded(self.frozen.features(captions_of(inputs)), self.config.max_tokens)
+        features, mask = padded(self.frozen.features(value), self.config.max_tokens)
         if self.training and self.config.word_drop:
             mask = mask & ~self._hidden(mask)
         tokens = self.projection(self.dropout(self.norm(self._here(features))))

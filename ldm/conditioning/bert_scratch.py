@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from ldm.conditioning.captions import blank_captions, captions_of, padded, word_pieces
-from ldm.conditioning.conditioner import Conditioner, context_of, needs
-from ldm.conditioning.inputs import ConditionInputs
+from ldm.conditioning.captions import TextConditioner, padded, word_pieces
+from ldm.conditioning.conditioner import context_of
 from ldm.conditioning.transformer import TokenTransformer, TransformerConfig, projection
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.core.family import kind
+from ldm.data.facts import CAPTIONS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,6 +32,7 @@ class BertScratchConfig(TransformerConfig):
         is_masked: whether padding is kept from attention. LDM's published weights were trained with False.
     """
 
+    reads: ClassVar[str] = CAPTIONS
     max_tokens: int = 77
     is_masked: bool = True
 
@@ -40,32 +41,24 @@ class BertScratchConfig(TransformerConfig):
         if self.max_tokens < 2:
             raise UserError(f"max_tokens must be at least 2, got {self.max_tokens}")
 
-    def fitted(self, *, label_names: tuple[str, ...], map_names: tuple[str, ...], has: frozenset[str]) -> BertScratchConfig:
-        """See `ConditionerConfig.fitted`."""
-        needs("bert_scratch", "captions", has)
-        return self
-
     def build(self, *, context_width: int | None, latent_channels: int) -> BertScratch:
         """See `ConditionerConfig.build`."""
         return BertScratch(self, context_of("bert_scratch", context_width))
 
 
-class BertScratch(Conditioner):
+class BertScratch(TextConditioner):
     """Tokens of the last layer, normalised; "nothing" = the empty caption."""
 
-    reads_text = True
-    uses_tokens = True
-
     def __init__(self, config: BertScratchConfig, context_width: int) -> None:
-        super().__init__(config.drop)
+        super().__init__(config)
         self.config = config
         self.encoder = TokenTransformer(config, WORDS, config.max_tokens)
         self.projection = projection(config.width, context_width)
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
-    def forward(self, inputs: ConditionInputs, latent_size: tuple[int, int]) -> Condition:
+    def forward(self, value: tuple[str, ...], latent_size: tuple[int, int]) -> Condition:
         """Tokens (B, max_tokens, context width) and, if masked, their mask."""
-        pieces, mask = self._pieces(captions_of(inputs))
+        pieces, mask = self._pieces(value)
         token_mask = mask.to(self.device) if self.config.is_masked else None
         return Condition(tokens=self.projection(self.encoder(pieces.to(self.device), token_mask)), token_mask=token_mask)
 
@@ -79,10 +72,6 @@ class BertScratch(Conditioner):
 
             self._tokenizer = bert_tokenizer()
         return padded([word_pieces(self._tokenizer, caption, length) for caption in captions], length)  # BERT's [PAD] is 0
-
-    def blank(self, inputs: ConditionInputs, rows: Tensor) -> ConditionInputs:
-        """Caption ""."""
-        return blank_captions(inputs, rows)
 
     @property
     def num_unused(self) -> int:

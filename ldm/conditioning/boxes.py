@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ldm.conditioning.conditioner import Conditioner, context_of, needs
-from ldm.conditioning.inputs import ConditionInputs
+from ldm.conditioning.conditioner import Conditioner, context_of
+from ldm.conditioning.control import BoxList, Control
 from ldm.conditioning.transformer import TokenTransformer, TransformerConfig, projection
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.core.family import kind
+from ldm.data.batch import Batch
+from ldm.data.facts import BOXES, DataFacts
+from ldm.data.sources.folder import read_boxes
 
 
 @kind("boxes")
@@ -27,6 +32,7 @@ class BoxesConfig(TransformerConfig):
             "no box".
     """
 
+    reads: ClassVar[str] = BOXES
     num_classes: int
     depth: int = 16
     max_boxes: int = 30
@@ -47,20 +53,16 @@ class BoxesConfig(TransformerConfig):
         """Places a side: the most whose square leaves the last token free."""
         return int((self.vocabulary - 1) ** 0.5)
 
-    def fitted(self, *, label_names: tuple[str, ...], map_names: tuple[str, ...], has: frozenset[str]) -> BoxesConfig:
-        """See `ConditionerConfig.fitted`."""
-        needs("boxes", "boxes", has)
-        return self
-
     def build(self, *, context_width: int | None, latent_channels: int) -> Boxes:
         """See `ConditionerConfig.build`."""
         return Boxes(self, context_of("boxes", context_width))
 
 
-class Boxes(Conditioner):
+class Boxes(Conditioner[Tensor]):
     """Three tokens a box, its class and its corners at the top left and bottom right, then two for the corners of the picture.
 
-    "Nothing" = no boxes.
+    Its input: (B, K, 5) float: class index, then left, top, right, bottom as shares of the image from 0 to 1; class -1 = no box, and only
+    such say nothing.
 
     Source: Rombach et al. 2022, sec. 4.3.1; the tokens are those of Esser et al.'s layout models, whose last two name the part of the
     picture that was cut out: all of it here.
@@ -69,23 +71,21 @@ class Boxes(Conditioner):
     uses_tokens = True
 
     def __init__(self, config: BoxesConfig, context_width: int) -> None:
-        super().__init__(config.drop)
+        super().__init__(config)
         self.config = config
         self.encoder = TokenTransformer(config, config.vocabulary, 3 * config.max_boxes + 2)
         self.projection = projection(config.width, context_width)
 
-    def forward(self, inputs: ConditionInputs, latent_size: tuple[int, int]) -> Condition:
+    def forward(self, value: Tensor, latent_size: tuple[int, int]) -> Condition:
         """Tokens (B, 3 max_boxes + 2, context width).
 
         Raises:
             UserError: a class outside 0 to num_classes - 1; a corner outside the picture.
         """
-        boxes = self.blank(inputs, torch.zeros(inputs.count, dtype=torch.bool)).boxes
-        assert boxes is not None
-        return Condition(tokens=self.projection(self.encoder(self.tokens(boxes).to(self.device), None)))
+        return Condition(tokens=self.projection(self.encoder(self.tokens(value).to(self.device), None)))
 
     def tokens(self, boxes: Tensor) -> Tensor:
-        """(B, K, 5) to (B, 3 max_boxes + 2) int64; see `ConditionInputs.boxes`.
+        """(B, K, 5) to (B, 3 max_boxes + 2) int64; see the class.
 
         Raises:
             UserError: see `forward`.
@@ -106,10 +106,26 @@ class Boxes(Conditioner):
         tokens[:, -2], tokens[:, -1] = 0, config.grid**2 - 1
         return tokens
 
-    def blank(self, inputs: ConditionInputs, rows: Tensor) -> ConditionInputs:
-        """Class -1 in every box."""
-        boxes = torch.full((inputs.count, 1, 5), -1.0) if inputs.boxes is None else inputs.boxes
-        return replace(inputs, boxes=boxes.masked_fill(rows.to(boxes.device)[:, None, None], -1))
+    @property
+    def controls(self) -> dict[str, Control]:
+        return {"": BoxList(count=self.config.num_classes, most=self.config.max_boxes)}
+
+    def null(self, count: int) -> Tensor:
+        return torch.full((count, 1, 5), -1.0)
+
+    def of_batch(self, batch: Batch, facts: DataFacts) -> Tensor | None:
+        return batch.boxes
+
+    def of_user(self, said: Any) -> Tensor:
+        """A list of [class, left, top, right, bottom], or a JSON file's path.
+
+        Raises:
+            UserError: not that; no box, or more than max_boxes.
+        """
+        boxes = read_boxes(Path(said)) if isinstance(said, str | Path) else said
+        if not 1 <= len(boxes) <= self.config.max_boxes:
+            raise UserError(f"this model takes 1 to {self.config.max_boxes} boxes, got {len(boxes)}")
+        return torch.tensor(boxes, dtype=torch.float32)[None]
 
     @property
     def num_unused(self) -> int:

@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ldm.conditioning.inputs import ConditionInputs
+from ldm.conditioning.conditioner import Conditioner, Examples
+from ldm.conditioning.control import Control, Text
+from ldm.core.errors import UserError
+from ldm.data.batch import Batch
+from ldm.data.facts import DataFacts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def captions_of(inputs: ConditionInputs) -> tuple[str, ...]:
-    """B captions; "" where none are given."""
-    return ("",) * inputs.count if inputs.captions is None else inputs.captions
+class TextConditioner(Conditioner[tuple[str, ...]]):
+    """Base of the conditioners that read captions. Its input: B texts; "" says nothing."""
 
+    uses_tokens = True
 
-def blank_captions(inputs: ConditionInputs, rows: Tensor) -> ConditionInputs:
-    """Caption "" where rows is True."""
-    kept = zip(captions_of(inputs), rows.tolist(), strict=True)
-    return replace(inputs, captions=tuple("" if is_blank else caption for caption, is_blank in kept))
+    @property
+    def controls(self) -> dict[str, Control]:
+        return {"": Text()}
+
+    def null(self, count: int) -> tuple[str, ...]:
+        return ("",) * count
+
+    def of_batch(self, batch: Batch, facts: DataFacts) -> tuple[str, ...]:
+        """The caption that each record has in this epoch."""
+        return batch.captions
+
+    def of_user(self, said: Any) -> tuple[str, ...]:
+        """A text.
+
+        Raises:
+            UserError: an empty one.
+        """
+        if not str(said).strip():
+            raise UserError("the prompt is empty: say what to draw, or leave it out for images of nothing in particular")
+        return (str(said),)
+
+    def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...]) -> Examples:
+        """The config's prompts, or the batch's captions."""
+        shown = prompts or batch.captions[:count]
+        return Examples(value=tuple(shown[i % len(shown)] for i in range(count)))
 
 
 def word_pieces(tokenizer: PreTrainedTokenizerBase, caption: str, max_tokens: int) -> Tensor:

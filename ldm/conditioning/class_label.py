@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, check_names, context_of, needs
-from ldm.conditioning.inputs import ConditionInputs
+from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, Examples, check_names, context_of
+from ldm.conditioning.control import Choice, Control
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError, unknown
 from ldm.core.family import kind
+from ldm.data.batch import Batch
+from ldm.data.facts import LABELS, DataFacts
 
 
 @kind("class_label")
@@ -26,6 +28,7 @@ class ClassLabelConfig(ConditionerConfig):
         width: of the vector, for "embed".
     """
 
+    reads: ClassVar[str] = LABELS
     num_classes: int | None = None
     names: tuple[str, ...] = ()
     how: Literal["embed", "attend"] = "embed"
@@ -54,14 +57,14 @@ class ClassLabelConfig(ConditionerConfig):
         """See `ConditionerConfig.is_open`."""
         return self.num_classes is None
 
-    def fitted(self, *, label_names: tuple[str, ...], map_names: tuple[str, ...], has: frozenset[str]) -> ConditionerConfig:
+    def fitted(self, facts: DataFacts) -> ConditionerConfig:
         """See `ConditionerConfig.fitted`."""
-        needs("class_label", "labels", has)
-        if self.num_classes is None and not label_names:
+        super().fitted(facts)
+        if self.num_classes is None and not facts.label_names:
             raise UserError("class_label: the data's labels are numbers without names: set its num_classes")
-        if self.num_classes in (None, len(label_names)) and not self.names:
-            return replace(self, num_classes=len(label_names), names=label_names)
-        check_names("class_label", self.names, label_names)
+        if self.num_classes in (None, len(facts.label_names)) and not self.names:
+            return replace(self, num_classes=len(facts.label_names), names=facts.label_names)
+        check_names("class_label", self.names, facts.label_names)
         return self
 
     def build(self, *, context_width: int | None, latent_channels: int) -> ClassLabel:
@@ -69,35 +72,57 @@ class ClassLabelConfig(ConditionerConfig):
         return ClassLabel(self, context_of("class_label", context_width) if self.how == "attend" else self.width)
 
 
-class ClassLabel(Conditioner):
-    """A learned row of a table per class, and one for "nothing"."""
+class ClassLabel(Conditioner[Tensor]):
+    """A learned row of a table per class, and one for "nothing". Its input: (B,) int64; -1 says nothing."""
 
     def __init__(self, config: ClassLabelConfig, width: int) -> None:
-        super().__init__(config.drop)
+        super().__init__(config)
         self.config = config
         self.uses_tokens = config.how == "attend"
         self.vector_width = None if self.uses_tokens else width
         self.table = nn.Embedding(config.classes + 1, width)  # the last row: nothing
         nn.init.normal_(self.table.weight, std=1.0 if self.uses_tokens else 0.02)
 
-    def forward(self, inputs: ConditionInputs, latent_size: tuple[int, int]) -> Condition:
+    @property
+    def controls(self) -> dict[str, Control]:
+        return {"": Choice(count=self.config.classes, names=self.config.names)}
+
+    def forward(self, value: Tensor, latent_size: tuple[int, int]) -> Condition:
         """Vector (B, width) or tokens (B, 1, context width).
 
         Raises:
             UserError: a label outside -1 to num_classes - 1.
         """
-        labels = self.blank(inputs, torch.zeros(inputs.count, dtype=torch.bool)).labels
-        assert labels is not None
-        wrong = labels[(labels < -1) | (labels >= self.config.classes)]
+        wrong = value[(value < -1) | (value >= self.config.classes)]
         if len(wrong):
             raise UserError(f"label {int(wrong[0])} is outside 0 to {self.config.classes - 1} (-1 = none)")
-        rows = self.table(labels.to(self.device) % (self.config.classes + 1))  # -1: the last
+        rows = self.table(value.to(self.device) % (self.config.classes + 1))  # -1: the last
         return Condition(tokens=rows[:, None]) if self.uses_tokens else Condition(vector=rows)
 
-    def blank(self, inputs: ConditionInputs, rows: Tensor) -> ConditionInputs:
-        """Label -1."""
-        labels = torch.full((inputs.count,), -1) if inputs.labels is None else inputs.labels
-        return replace(inputs, labels=labels.masked_fill(rows.to(labels.device), -1))
+    def null(self, count: int) -> Tensor:
+        return torch.full((count,), -1)
+
+    def of_batch(self, batch: Batch, facts: DataFacts) -> Tensor | None:
+        """The records' labels, by their names where model and data have some; None = no record has one."""
+        if not (batch.labels >= 0).any():
+            return None
+        if not facts.label_names or facts.label_names == self.config.names:
+            return batch.labels
+        named = {int(label): self.index_of(facts.label_names[label]) for label in batch.labels.unique() if label >= 0}
+        return torch.tensor([named.get(label, -1) for label in batch.labels.tolist()])
+
+    def of_user(self, said: Any) -> Tensor:
+        """A class by name or number; see `label_index`."""
+        return torch.tensor([self.index_of(said)])
+
+    def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...]) -> Examples:
+        """The classes one after the other."""
+        return Examples(value=torch.arange(count) % self.config.classes)
+
+    def check(self, facts: DataFacts) -> None:
+        """See `Conditioner.check`."""
+        for name in facts.label_names:
+            self.index_of(name)
 
     def index_of(self, label: str | int) -> int:
         """The index of a label that the user names; see `label_index`."""

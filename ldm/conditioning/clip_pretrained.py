@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ldm.conditioning.captions import captions_of
-from ldm.conditioning.conditioner import ConditionerConfig, context_of, needs
-from ldm.conditioning.frozen_text import FrozenText, FrozenTextConditioner, Pretrained, check_cached, counted_only, load_pretrained
-from ldm.conditioning.inputs import ConditionInputs
+from ldm.conditioning.conditioner import ConditionerConfig, context_of
+from ldm.conditioning.frozen_text import (
+    FrozenText,
+    FrozenTextConditioner,
+    Pretrained,
+    check_cached,
+    counted_only,
+    load_pretrained,
+    moved_model,
+)
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError, unknown
 from ldm.core.family import kind
+from ldm.data.facts import CAPTIONS
 
 CLIP_L = "openai/clip-vit-large-patch14"
 OPEN_CLIP_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -43,6 +51,7 @@ class ClipPretrainedConfig(ConditionerConfig):
         cached_captions: features kept in memory, the longest unused forgotten first (a quarter of a megabyte each with the default model).
     """
 
+    reads: ClassVar[str] = CAPTIONS
     model: str = CLIP_L
     layer: Literal["last", "penultimate"] = "last"
     max_tokens: int = 77
@@ -57,14 +66,14 @@ class ClipPretrainedConfig(ConditionerConfig):
         check_cached(self.cached_captions)
 
     @property
-    def is_pretrained(self) -> bool:
-        """It does."""
-        return True
+    def pretrained(self) -> str:
+        """See `ConditionerConfig.pretrained`."""
+        return self.model
 
-    def fitted(self, *, label_names: tuple[str, ...], map_names: tuple[str, ...], has: frozenset[str]) -> ClipPretrainedConfig:
-        """See `ConditionerConfig.fitted`."""
-        needs("clip_pretrained", "captions", has)
-        return self
+    def beside(self, folder: Path) -> ClipPretrainedConfig:
+        """See `ConditionerConfig.beside`."""
+        moved = moved_model(self.model, folder)
+        return self if moved is None else replace(self, model=moved)
 
     def build(self, *, context_width: int | None, latent_channels: int) -> ClipPretrained:
         """See `ConditionerConfig.build`. On the meta device nothing is fetched, and the conditioner can only be counted."""
@@ -75,13 +84,13 @@ class ClipPretrained(FrozenTextConditioner):
     """Has no weights of its own: the network attends to the encoder's features, so its context_width is the encoder's width."""
 
     def __init__(self, config: ClipPretrainedConfig, context_width: int) -> None:
-        super().__init__(config.drop, config.model, _frozen(config))
+        super().__init__(config, config.model, _frozen(config))
         if self.frozen.width != context_width:
             raise UserError(f"denoiser.context_width must be {self.frozen.width}, the width of {config.model}, not {context_width}")
 
-    def forward(self, inputs: ConditionInputs, latent_size: tuple[int, int]) -> Condition:
+    def forward(self, value: tuple[str, ...], latent_size: tuple[int, int]) -> Condition:
         """Tokens (B, max_tokens, context width)."""
-        return Condition(tokens=torch.stack(self.frozen.features(captions_of(inputs))).to(self.device))
+        return Condition(tokens=torch.stack(self.frozen.features(value)).to(self.device))
 
 
 def _frozen(config: ClipPretrainedConfig) -> FrozenText:

@@ -3,41 +3,59 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ldm.conditioning.inputs import ConditionInputs
+from ldm.conditioning.control import Control
+from ldm.conditioning.inputs import ConditionInputs, where
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.core.family import Family
 from ldm.core.random import Streams
+from ldm.data.batch import Batch
+from ldm.data.facts import PIXELS, DataFacts
+
+V = TypeVar("V")
+
+Encode = Callable[[Tensor], Tensor]
+"""Images (B, C, H, W) in [-1, 1] to normalised latents (B, Z, h, w)."""
 
 
-class Conditioner(nn.Module, abc.ABC):
-    """Turns some of the inputs into a Condition. Subclasses set what they give.
+class Conditioner(nn.Module, abc.ABC, Generic[V]):
+    """All that is special about one kind of condition. Subclasses set what they give and say what they read.
+
+    V is the type of its input for B images, see `ConditionInputs`.
 
     Attributes:
-        drop: share of training rows that are told nothing by this conditioner.
+        drop: conditioning dropout probability.
+        reads: what it reads of a record, see `ConditionerConfig.reads`.
         concat_channels: channels that it adds to the network's input.
-        reads_text: whether it reads captions.
         uses_tokens: whether it gives tokens for cross-attention.
         vector_width: width of its vector; None = gives none.
+        keeps_under_guidance: whether the unconditional side of guidance is given its condition too.
+        is_in_records: whether records have its input; a mask to inpaint is drawn in training, and no record has it.
+        encodes_images: whether a training step has the first stage encode further images for it.
     """
 
     drop: float
+    reads: str
     here: Tensor
     concat_channels: int = 0
-    reads_text: bool = False
     uses_tokens: bool = False
     vector_width: int | None = None
+    keeps_under_guidance: bool = False
+    is_in_records: bool = True
+    encodes_images: bool = False
 
-    def __init__(self, drop: float) -> None:
+    def __init__(self, config: ConditionerConfig) -> None:
         super().__init__()
-        self.drop = drop
+        self.drop, self.reads = config.drop, config.reads
         self.register_buffer("here", torch.zeros(()), persistent=False)  # knows the device, weights or not
 
     @property
@@ -45,18 +63,81 @@ class Conditioner(nn.Module, abc.ABC):
         """Where its conditions come to lie."""
         return self.here.device
 
+    @property
     @abc.abstractmethod
-    def forward(self, inputs: ConditionInputs, latent_size: tuple[int, int]) -> Condition:
-        """The condition of all rows; an input that is None is told as "nothing".
+    def controls(self) -> Mapping[str, Control]:
+        """What a user sets of it, by field; a conditioner that is set as a whole has one, under the empty name."""
+
+    @abc.abstractmethod
+    def forward(self, value: V, latent_size: tuple[int, int]) -> Condition:
+        """The condition of all rows.
 
         Args:
-            inputs: on any device.
+            value: on any device.
             latent_size: (h, w) of the latents, for what is concatenated to them.
         """
 
     @abc.abstractmethod
-    def blank(self, inputs: ConditionInputs, rows: Tensor) -> ConditionInputs:
-        """The inputs with this conditioner's own set to "nothing" where rows, (B,) bool, is True."""
+    def null(self, count: int) -> V:
+        """The input that says nothing, for so many images."""
+
+    @abc.abstractmethod
+    def of_batch(self, batch: Batch, facts: DataFacts) -> V | None:
+        """Its input for the records of a batch; None = they have none.
+
+        Args:
+            batch: decoded records.
+            facts: of their data set.
+
+        Raises:
+            UserError: records of other classes than the model's.
+        """
+
+    @abc.abstractmethod
+    def of_user(self, said: Any) -> V:
+        """Its input for one image, from what a user gives; see `controls`. A command line gives texts.
+
+        Raises:
+            UserError: a value that it does not take.
+        """
+
+    def for_training(self, batch: Batch, facts: DataFacts, kept: Tensor, streams: Streams) -> V | None:
+        """`of_batch` for a training step.
+
+        Args:
+            kept: (B,) bool, rows that are not dropped as a whole; the others need no work.
+            streams: the rows' random numbers.
+        """
+        return self.of_batch(batch, facts)
+
+    def dropped(self, value: V, streams: Streams) -> V:
+        """The input of a training step with parts of it dropped, for conditioners that drop more than whole rows."""
+        return value
+
+    def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...]) -> Examples | None:
+        """What the sample grid shows it with; None = nothing, as the batch has none.
+
+        Args:
+            batch, facts: see `of_batch`; B >= count.
+            prompts: texts that the config asks for.
+        """
+        value = self.of_batch(batch.part(0, count), facts)
+        return None if value is None else Examples(value=value)
+
+    def check(self, facts: DataFacts) -> None:
+        """Refuses data whose classes have names that the model does not know.
+
+        Raises:
+            UserError: names the first.
+        """
+
+    def attach(self, encode: Encode, image_shape: tuple[int, int, int]) -> None:
+        """Lends it the frozen first stage, if it encodes images.
+
+        Args:
+            encode: of the first stage; takes and gives tensors on this conditioner's device.
+            image_shape: (C, H, W) of the model's images.
+        """
 
     def frozen_digests(self) -> dict[str, str]:
         """Name -> sha256 of each pretrained network that it uses but does not store."""
@@ -74,13 +155,28 @@ class Conditioner(nn.Module, abc.ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Inputs for the sample grid.
+
+    Attributes:
+        value: of a conditioner, one row an image.
+        shown: (B, C, H, W) in [-1, 1], images that belong beneath the samples, e.g. what was to be inpainted.
+    """
+
+    value: Any
+    shown: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConditionerConfig(Family, abc.ABC):
     """Base of all conditioners' configs.
 
     Attributes:
-        drop: share of training rows that are told nothing, for classifier-free guidance. In [0, 1].
+        drop: conditioning dropout probability, for classifier-free guidance. In [0, 1].
     """
 
+    reads: ClassVar[str]
+    """What its conditioner reads of a record: a name of `ldm.data.facts`."""
     drop: float = 0.1
 
     def __post_init__(self) -> None:
@@ -88,25 +184,28 @@ class ConditionerConfig(Family, abc.ABC):
             raise UserError(f"drop must be a share from 0 to 1, got {self.drop}")
 
     @property
-    def is_pretrained(self) -> bool:
-        """Whether `build` loads a pretrained network."""
-        return False
+    def pretrained(self) -> str | None:
+        """The pretrained network that `build` loads, by name or folder; None = it loads none."""
+        return None
 
     @property
     def is_open(self) -> bool:
-        """Whether it leaves to the training data what `build` needs; see `fitted`."""
+        """True if some fields are inferred from the training data; see `fitted`."""
         return False
 
-    def fitted(self, *, label_names: tuple[str, ...], map_names: tuple[str, ...], has: frozenset[str]) -> ConditionerConfig:
-        """The same, with what it leaves open taken from the training data.
-
-        Args:
-            label_names, map_names: of the data, in the order of their indices.
-            has: what the data can tell: "captions", "labels", "masks", "maps", "boxes".
+    def fitted(self, facts: DataFacts) -> ConditionerConfig:
+        """The same, with open fields inferred from the training data.
 
         Raises:
-            UserError: the data cannot tell what this conditioner reads.
+            UserError: the data has not what this conditioner reads.
         """
+        if self.reads not in facts.has:
+            found = ", ".join(sorted(facts.has - {PIXELS})) or "images only"
+            raise UserError(f"conditioner {self.kind} needs {self.reads}, and the training data has none (it has {found})")
+        return self
+
+    def beside(self, folder: Path) -> ConditionerConfig:
+        """The same, where what it names by a path was moved along with a checkpoint's folder."""
         return self
 
     @abc.abstractmethod
@@ -118,19 +217,8 @@ class ConditionerConfig(Family, abc.ABC):
             latent_channels: channels of a latent.
 
         Raises:
-            UserError: it gives tokens and the network attends to none; a pretrained part cannot be had.
+            UserError: it gives tokens and the network attends to none; a pretrained part is not available.
         """
-
-
-def needs(kind: str, what: str, has: frozenset[str]) -> None:
-    """Refuses data that cannot teach a conditioner.
-
-    Raises:
-        UserError: `what` is not among what the data can tell.
-    """
-    if what not in has:
-        found = ", ".join(sorted(has)) or "pictures only"
-        raise UserError(f"conditioner {kind} needs {what}, and the training data has none (it has {found})")
 
 
 def check_names(kind: str, names: tuple[str, ...], found: tuple[str, ...]) -> None:
@@ -167,7 +255,7 @@ def build_conditioners(
     """
 
     def built(config: ConditionerConfig) -> Conditioner:
-        if not empty or config.is_pretrained:
+        if not empty or config.pretrained is not None:
             return config.build(context_width=context_width, latent_channels=latent_channels)
         with torch.device("meta"):
             return config.build(context_width=context_width, latent_channels=latent_channels).to_empty(device="cpu")
@@ -176,7 +264,7 @@ def build_conditioners(
 
 
 class Conditioners(nn.Module):
-    """All of a model's conditioners; their conditions are told side by side."""
+    """All of a model's conditioners by name; their conditions stand side by side."""
 
     def __init__(self, parts: Mapping[str, Conditioner]) -> None:
         super().__init__()
@@ -194,32 +282,44 @@ class Conditioners(nn.Module):
     def __iter__(self) -> Iterator[Conditioner]:
         return iter(self.parts.values())  # type: ignore[arg-type]
 
+    def items(self) -> Iterator[tuple[str, Conditioner]]:
+        """(name, conditioner), in the order in which their conditions stand side by side."""
+        return iter(self.parts.items())  # type: ignore[arg-type]
+
     @property
     def names(self) -> tuple[str, ...]:
-        """The conditioners' names, in the order in which they stand side by side."""
+        """In that order."""
         return tuple(self.parts)
+
+    def controlled_by(self, control: str) -> dict[str, Conditioner]:
+        """Those that a user sets as a whole by a control of this kind, by name; see `Control.kind`."""
+        return {name: part for name, part in self.items() if "" in part.controls and part.controls[""].kind == control}
+
+    def attach(self, encode: Encode, image_shape: tuple[int, int, int]) -> Conditioners:
+        """Lends all of them the frozen first stage, see `Conditioner.attach`."""
+        for part in self:
+            part.attach(encode, image_shape)
+        return self
 
     def forward(self, inputs: ConditionInputs, latent_size: tuple[int, int], drops: Mapping[str, Tensor] | None = None) -> Condition:
         """The merged condition of all rows. See `Conditioner.forward`.
 
         Args:
-            drops: by name, the rows, (B,) bool, that a conditioner tells nothing; two that read the same input are dropped apart.
+            drops: by name, the rows, (B,) bool, whose condition is dropped; two conditioners that read the same are dropped apart.
         """
-        told = Condition()
-        for name, part in zip(self.names, self, strict=True):
-            told = told.beside(part(part.blank(inputs, drops[name]) if drops else inputs, latent_size))
-        return told
-
-    def blank(self, inputs: ConditionInputs, names: tuple[str, ...] | None = None, rows: Tensor | None = None) -> ConditionInputs:
-        """The inputs with "nothing" told by the named conditioners (None = all) where rows, (B,) bool, is True (None = everywhere)."""
-        rows = torch.ones(inputs.count, dtype=torch.bool) if rows is None else rows.cpu()
-        for name in self.names if names is None else names:
-            inputs = dict(zip(self.names, self, strict=True))[name].blank(inputs, rows)
-        return inputs
+        merged = Condition()
+        for name, part in self.items():
+            null = part.null(inputs.count)
+            value = inputs.values.get(name)
+            value = null if value is None else value
+            if drops and drops[name].any():
+                value = where(drops[name], null, value)
+            merged = merged.beside(part(value, latent_size))
+        return merged
 
     def draw_drops(self, streams: Streams) -> dict[str, Tensor]:
-        """By name, which rows, (B,) bool, a training step tells nothing: drawn by its name, so that 1 and N processes agree."""
-        return {name: streams.uniform(f"drop/{name}") < part.drop for name, part in zip(self.names, self, strict=True)}
+        """By name, which rows, (B,) bool, a training step drops: drawn by its name, so that 1 and N processes agree."""
+        return {name: streams.uniform(f"drop/{name}") < part.drop for name, part in self.items()}
 
     def frozen_digests(self) -> dict[str, str]:
         """Name -> sha256 of every pretrained network used but not stored."""

@@ -7,14 +7,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ldm.conditioning.captions import blank_captions
-from ldm.conditioning.conditioner import Conditioner
-from ldm.conditioning.inputs import ConditionInputs
+from ldm.conditioning.captions import TextConditioner
+from ldm.conditioning.conditioner import ConditionerConfig
 from ldm.core.errors import UserError
 from ldm.core.precision import without_autocast
 
@@ -119,19 +119,12 @@ class FrozenText:
             return self._read(pieces[None])[0].float().cpu()
 
 
-class FrozenTextConditioner(Conditioner):
+class FrozenTextConditioner(TextConditioner):
     """Base of the conditioners that read captions by a frozen encoder; "nothing" = the features of the empty caption."""
 
-    reads_text = True
-    uses_tokens = True
-
-    def __init__(self, drop: float, name: str, frozen: FrozenText) -> None:
-        super().__init__(drop)
+    def __init__(self, config: ConditionerConfig, name: str, frozen: FrozenText) -> None:
+        super().__init__(config)
         self.name, self.frozen = name, frozen
-
-    def blank(self, inputs: ConditionInputs, rows: Tensor) -> ConditionInputs:
-        """Caption ""."""
-        return blank_captions(inputs, rows)
 
     def frozen_digests(self) -> dict[str, str]:
         """The encoder's."""
@@ -148,6 +141,16 @@ class FrozenTextConditioner(Conditioner):
         if self.frozen.digest is not None and self.device.type != "meta":
             self.frozen.encoder.to(self.device)  # type: ignore[arg-type]
         return self
+
+
+def moved_model(model: str, folder: Path) -> str | None:
+    """Where a model's folder lies that is not where it was named: beside `folder`, by its last name; None = it is not there either.
+
+    Its digest is recorded, so that another one would be refused.
+    """
+    named = Path(model)
+    beside = folder.absolute().with_name(named.name)
+    return str(beside) if named.is_absolute() and not named.is_dir() and beside.is_dir() else None
 
 
 def check_cached(cached_captions: int) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.conditioning.conditioner import Conditioner, ConditionerConfig
-from ldm.conditioning.inputs import ConditionInputs
+from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, Encode, Examples
+from ldm.conditioning.control import Control, Mask
 from ldm.core.condition import Condition
-from ldm.core.errors import UserError
 from ldm.core.family import kind
+from ldm.core.random import Streams
+from ldm.data.batch import Batch
+from ldm.data.facts import PIXELS, DataFacts
+from ldm.data.random_masks import random_mask
 
 GREY, BLACK = 0.0, -1.0
 
@@ -30,6 +32,7 @@ class InpaintMaskConfig(ConditionerConfig):
             the latent, 1 in a cell whose first pixel is to be painted, else -1.
     """
 
+    reads: ClassVar[str] = PIXELS
     convention: Literal["stable_diffusion", "inpainting_big"] = "stable_diffusion"
 
     def build(self, *, context_width: int | None, latent_channels: int) -> InpaintMask:
@@ -46,49 +49,108 @@ class InpaintMaskConfig(ConditionerConfig):
         return pictures.masked_fill(masks > 0, self.hole)
 
 
-class InpaintMask(Conditioner):
-    """1 channel of mask and the masked picture's latent. "Nothing" = paint everything: the picture is all hole. Has no weights."""
+class MaskedImages(NamedTuple):
+    """Input of `InpaintMask`.
+
+    Attributes:
+        masks: (B, 1, H, W) in pixels; above 0 = to be painted.
+        latents: (B, Z, h, w), normalised latents of the images with a hole there.
+    """
+
+    masks: Tensor
+    latents: Tensor
+
+
+class InpaintMask(Conditioner[MaskedImages]):
+    """1 channel of mask and the masked image's latent. Has no weights. A mask of ones over an image that is all hole says nothing."""
+
+    keeps_under_guidance = True
+    is_in_records = False
+    encodes_images = True
 
     def __init__(self, config: InpaintMaskConfig, latent_channels: int) -> None:
-        super().__init__(config.drop)
+        super().__init__(config)
         self.config = config
         self.concat_channels = 1 + latent_channels
+        self._first_stage: _FirstStage | None = None
 
-    def forward(self, inputs: ConditionInputs, latent_size: tuple[int, int]) -> Condition:
-        """Channels (B, 1 + C, h, w), in the order of the convention."""
-        inputs = self.blank(inputs, torch.zeros(inputs.count, dtype=torch.bool))
-        assert inputs.masks is not None and inputs.masked_latents is not None
-        masked = inputs.masked_latents.to(self.device)
-        assert masked.shape[1:] == (self.concat_channels - 1, *latent_size), f"masked latents of {tuple(masked.shape)}"
+    @property
+    def controls(self) -> dict[str, Control]:
+        return {"": Mask()}
+
+    def attach(self, encode: Encode, image_shape: tuple[int, int, int]) -> None:
+        """See `Conditioner.attach`."""
+        self._first_stage = _FirstStage(encode, image_shape)
+
+    def forward(self, value: MaskedImages, latent_size: tuple[int, int]) -> Condition:
+        """Channels (B, 1 + Z, h, w), in the order of the convention."""
+        latents = value.latents.to(self.device)
+        assert latents.shape[1:] == (self.concat_channels - 1, *latent_size), f"masked latents of {tuple(latents.shape)}"
         if self.config.convention == "stable_diffusion":
-            return Condition(concat=torch.cat([latent_mask(inputs.masks, latent_size).to(masked), masked], dim=1))
-        first_pixels = F.interpolate((inputs.masks > 0).float(), size=latent_size, mode="nearest")
-        return Condition(concat=torch.cat([masked, 2 * first_pixels.to(masked) - 1], dim=1))
+            return Condition(concat=torch.cat([latent_mask(value.masks, latent_size).to(latents), latents], dim=1))
+        first_pixels = F.interpolate((value.masks > 0).float(), size=latent_size, mode="nearest")
+        return Condition(concat=torch.cat([latents, 2 * first_pixels.to(latents) - 1], dim=1))
 
-    def blank(self, inputs: ConditionInputs, rows: Tensor) -> ConditionInputs:
-        """Mask all ones, masked picture all hole."""
-        hole, masks, latents = inputs.hole_latent, inputs.masks, inputs.masked_latents
-        if masks is None or latents is None:
-            assert masks is None and latents is None, "a mask needs the masked picture's latent, and the other way round"
-            assert hole is not None, "a model with inpaint_mask needs the latent of a picture that is all hole"
-            masks, latents = torch.ones(inputs.count, 1, 1, 1), hole.expand(inputs.count, *hole.shape)
-        elif rows.any():
-            assert hole is not None, "a model with inpaint_mask needs the latent of a picture that is all hole"
-            masks = masks.masked_fill(rows.to(masks.device)[:, None, None, None], 1)
-            latents = torch.where(rows.to(latents.device)[:, None, None, None], hole.to(latents), latents)
-        return replace(inputs, masks=masks, masked_latents=latents)
+    def null(self, count: int) -> MaskedImages:
+        hole = self._lent.hole(self.config.hole, self.device)
+        return MaskedImages(torch.ones(count, 1, 1, 1), hole.expand(count, *hole.shape))
+
+    def of_batch(self, batch: Batch, facts: DataFacts) -> None:
+        """Records have no hole to be painted."""
+
+    def for_training(self, batch: Batch, facts: DataFacts, kept: Tensor, streams: Streams) -> MaskedImages:
+        """Random holes, see `random_mask`; only rows that keep theirs are drawn and encoded."""
+        count, _, height, width = batch.images.shape
+        masks, latents = torch.ones(count, 1, height, width), self.null(count).latents.clone()
+        rows = kept.nonzero()[:, 0].tolist()
+        if rows:
+            generators = streams.generators("mask")
+            for row in rows:
+                masks[row] = random_mask(height, None if batch.masks is None else batch.masks[row], generators[row])
+            latents[rows] = self._encoded(self.config.masked(batch.images[rows], masks[rows]))
+        return MaskedImages(masks, latents)
+
+    def of_user(self, said: tuple[Tensor, Tensor]) -> MaskedImages:
+        """An image (1, C, H, W) in [-1, 1] and its mask (1, 1, H, W), of the model's size."""
+        image, mask = said
+        return MaskedImages(mask, self._encoded(self.config.masked(image, mask)))
+
+    def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...]) -> Examples:
+        """The middle half of each side is to be painted."""
+        images = batch.images[:count]
+        height, width = images.shape[2:]
+        masks = torch.zeros(count, 1, height, width)
+        masks[:, :, height // 4 : height - height // 4, width // 4 : width - width // 4] = 1
+        masked = self.config.masked(images, masks)
+        return Examples(value=MaskedImages(masks, self._encoded(masked)), shown=masked)
+
+    @torch.no_grad()
+    def _encoded(self, images: Tensor) -> Tensor:
+        return self._lent.encode(images.to(self.device))
+
+    @property
+    def _lent(self) -> _FirstStage:
+        assert self._first_stage is not None, "a model with inpaint_mask needs its first stage: attach it"
+        return self._first_stage
 
 
-def mask_told(conditioners: Iterable[Conditioner]) -> InpaintMaskConfig | None:
-    """How a model is told of holes; None = it is not.
+class _FirstStage:
+    """What is lent of the first stage. Copies of a conditioner share it."""
 
-    Raises:
-        UserError: in several ways at once.
-    """
-    found = [part.config for part in conditioners if isinstance(part, InpaintMask)]
-    if len({config.convention for config in found}) > 1:
-        raise UserError("all conditioners inpaint_mask of a model must have one convention: a picture is masked once")
-    return found[0] if found else None
+    def __init__(self, encode: Encode, image_shape: tuple[int, int, int]) -> None:
+        self.encode, self.image_shape = encode, image_shape
+        self._holes: dict[tuple[float, torch.device], Tensor] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _FirstStage:
+        return self
+
+    @torch.no_grad()
+    def hole(self, level: float, device: torch.device) -> Tensor:
+        """(Z, h, w): the normalised latent of an image that is all hole, encoded once."""
+        key = (level, device)
+        if key not in self._holes:
+            self._holes[key] = self.encode(torch.full((1, *self.image_shape), level, device=device))[0]
+        return self._holes[key]
 
 
 def latent_mask(masks: Tensor, latent_size: tuple[int, int]) -> Tensor:

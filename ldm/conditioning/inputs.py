@@ -1,51 +1,70 @@
-"""What is told, as values: before any network has seen it."""
+"""Conditions as values, before any network has seen them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionInputs:
-    """Everything that conditioners may read, for B pictures. None = nothing is told by it to any picture.
+    """What each conditioner reads, for B images.
 
-    "Nothing" is a value of each input, so a row can be dropped by changing values: caption "", label -1, mask all ones over the latent
-    of a picture that is all hole, class "unknown" all over the map, no boxes, a grey small picture.
+    A conditioner's value is of a type of its own: a Tensor (B, ...), B texts, or a tuple or dict of those. Each has a value that says
+    nothing, see `Conditioner.null`, so a row is made unconditional by changing values.
 
     Attributes:
         count: B.
-        captions: B texts; "" = nothing.
-        labels: (B,) int64; -1 = nothing.
-        masks: (B, 1, H, W) in pixels; above 0 = to be painted.
-        masked_latents: (B, C, h, w), normalised latents of the pictures with a hole where they are to be painted, see `InpaintMaskConfig`.
-        hole_latent: (C, h, w), the normalised latent of a picture that is all hole; needed by a model with `inpaint_mask`.
-        maps: (B, H, W) int64 in [0, num_classes); -1 or num_classes = unknown.
-        boxes: (B, K, 5) float: class index, then left, top, right, bottom as shares of the picture from 0 to 1; class -1 = no box.
-        low_resolution: (B, C, H, W) in [-1, 1], of any size.
+        values: by the conditioner's name; one that is not there is unconditional.
     """
 
     count: int
-    captions: tuple[str, ...] | None = None
-    labels: Tensor | None = None
-    masks: Tensor | None = None
-    masked_latents: Tensor | None = None
-    hole_latent: Tensor | None = None
-    maps: Tensor | None = None
-    boxes: Tensor | None = None
-    low_resolution: Tensor | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in _PER_ROW:
-            value = getattr(self, name)
-            assert value is None or len(value) == self.count, f"{len(value)} {name} for {self.count} pictures"
+        for name, value in self.values.items():
+            assert rows_in(value) == self.count, f"{rows_in(value)} rows of {name} for {self.count} images"
+
+    def beside(self, values: Mapping[str, Any]) -> ConditionInputs:
+        """With more values, which replace those of the same name."""
+        return replace(self, values={**self.values, **values})
 
     def part(self, start: int, stop: int) -> ConditionInputs:
         """Rows start to stop."""
-        told = {name: getattr(self, name) for name in _PER_ROW}
-        parts = {name: value if value is None else value[start:stop] for name, value in told.items()}
-        return ConditionInputs(count=len(range(self.count)[start:stop]), hole_latent=self.hole_latent, **parts)
+        values = {name: part_of(value, start, stop) for name, value in self.values.items()}
+        return ConditionInputs(count=len(range(self.count)[start:stop]), values=values)
 
 
-_PER_ROW = tuple(field.name for field in fields(ConditionInputs) if field.name not in ("count", "hole_latent"))
+def rows_in(value: Any) -> int:
+    """B of a conditioner's value."""
+    if isinstance(value, dict):
+        return rows_in(next(iter(value.values())))
+    return rows_in(value[0]) if _is_compound(value) else len(value)
+
+
+def part_of(value: Any, start: int, stop: int) -> Any:
+    """Rows start to stop of a conditioner's value."""
+    if isinstance(value, dict):
+        return {name: part_of(part, start, stop) for name, part in value.items()}
+    return type(value)(*(part_of(part, start, stop) for part in value)) if _is_compound(value) else value[start:stop]
+
+
+def where(rows: Tensor, null: Any, value: Any) -> Any:
+    """`null` where rows, (B,) bool, is True, else `value`; tensors may differ in sizes that broadcast."""
+    if isinstance(value, dict):
+        return {name: where(rows, null[name], part) for name, part in value.items()}
+    if isinstance(value, Tensor):
+        chosen = rows.to(value.device).reshape(-1, *[1] * (value.ndim - 1))
+        return torch.where(chosen, null.to(value), value)
+    if _is_compound(value):
+        return type(value)(*(where(rows, n, v) for n, v in zip(null, value, strict=True)))
+    return tuple(n if is_null else v for is_null, n, v in zip(rows.tolist(), null, value, strict=True))
+
+
+def _is_compound(value: Any) -> bool:
+    """Whether it is a named tuple of values, not one of texts."""
+    return isinstance(value, tuple) and hasattr(value, "_fields")

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.conditioning.conditioner import Conditioner, ConditionerConfig
-from ldm.conditioning.inputs import ConditionInputs
+from ldm.conditioning.control import Control, Picture
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.core.family import kind
+from ldm.data.batch import Batch
+from ldm.data.facts import PIXELS, DataFacts
+from ldm.data.images import open_picture, picture_tensor
+
+WHITE = (255, 255, 255)  # what a transparent image is laid on
 
 
 @kind("low_resolution")
@@ -23,6 +30,7 @@ class LowResolutionConfig(ConditionerConfig):
         channels: of the picture.
     """
 
+    reads: ClassVar[str] = PIXELS
     channels: int = 3
 
     def __post_init__(self) -> None:
@@ -35,8 +43,8 @@ class LowResolutionConfig(ConditionerConfig):
         return LowResolution(self)
 
 
-class LowResolution(Conditioner):
-    """The picture itself, (B, channels, h, w); "nothing" = grey. Has no weights.
+class LowResolution(Conditioner[Tensor]):
+    """The image itself, (B, channels, h, w). Has no weights. Its input: (B, channels, H, W) in [-1, 1] of any size; grey says nothing.
 
     A picture of the latent's size is told as it is, any other one resized (bicubic, without aliasing). So in training it is told the
     pictures that are to be drawn, and a first stage of ratio 4 makes a model for four times the size.
@@ -45,27 +53,32 @@ class LowResolution(Conditioner):
     """
 
     def __init__(self, config: LowResolutionConfig) -> None:
-        super().__init__(config.drop)
+        super().__init__(config)
         self.concat_channels = config.channels
 
-    def forward(self, inputs: ConditionInputs, latent_size: tuple[int, int]) -> Condition:
+    def forward(self, value: Tensor, latent_size: tuple[int, int]) -> Condition:
         """Channels (B, channels, h, w).
 
         Raises:
             UserError: another number of channels.
         """
-        pictures = self.blank(inputs, torch.zeros(inputs.count, dtype=torch.bool)).low_resolution
-        assert pictures is not None
-        if pictures.shape[1] != self.concat_channels:
-            raise UserError(f"the small picture has {pictures.shape[1]} channels; this model takes {self.concat_channels}")
-        pictures = pictures.to(self.device).float()
+        if value.shape[1] != self.concat_channels:
+            raise UserError(f"the small picture has {value.shape[1]} channels; this model takes {self.concat_channels}")
+        pictures = value.to(self.device).float()
         if pictures.shape[2:] != latent_size:
             pictures = F.interpolate(pictures, size=latent_size, mode="bicubic", antialias=True).clamp(-1, 1)
         return Condition(concat=pictures)
 
-    def blank(self, inputs: ConditionInputs, rows: Tensor) -> ConditionInputs:
-        """Grey."""
-        pictures = inputs.low_resolution
-        if pictures is None:
-            pictures = torch.zeros(inputs.count, self.concat_channels, 1, 1)
-        return replace(inputs, low_resolution=pictures.masked_fill(rows.to(pictures.device)[:, None, None, None], 0))
+    @property
+    def controls(self) -> dict[str, Control]:
+        return {"": Picture(channels=self.concat_channels)}
+
+    def null(self, count: int) -> Tensor:
+        return torch.zeros(count, self.concat_channels, 1, 1)
+
+    def of_batch(self, batch: Batch, facts: DataFacts) -> Tensor:
+        return batch.images
+
+    def of_user(self, said: Any) -> Tensor:
+        """An image (1, C, H, W) in [-1, 1], or a file's path."""
+        return said if isinstance(said, Tensor) else picture_tensor(open_picture(Path(said)), self.concat_channels, WHITE, str(said))[None]

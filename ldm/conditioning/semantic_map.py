@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, check_names, needs
-from ldm.conditioning.inputs import ConditionInputs
+from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, check_names
+from ldm.conditioning.control import ClassMap, Control
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.core.family import kind
+from ldm.data.batch import Batch
+from ldm.data.facts import MAPS, DataFacts
+from ldm.data.images import open_map
 
 UNKNOWN = -1  # num_classes means the same, for maps that come as pictures
 
@@ -30,6 +35,7 @@ class SemanticMapConfig(ConditionerConfig):
             bilinear interpolation is the mean of 2x2 pixels, so this is LDM's rescaling: twice for ratio 4.
     """
 
+    reads: ClassVar[str] = MAPS
     num_classes: int | None = None
     names: tuple[str, ...] = ()
     channels: int | None = None
@@ -58,12 +64,12 @@ class SemanticMapConfig(ConditionerConfig):
         """See `ConditionerConfig.is_open`."""
         return self.num_classes is None
 
-    def fitted(self, *, label_names: tuple[str, ...], map_names: tuple[str, ...], has: frozenset[str]) -> ConditionerConfig:
+    def fitted(self, facts: DataFacts) -> ConditionerConfig:
         """See `ConditionerConfig.fitted`."""
-        needs("semantic_map", "maps", has)
-        if self.num_classes in (None, len(map_names)) and not self.names:
-            return replace(self, num_classes=len(map_names), names=map_names)
-        check_names("semantic_map", self.names, map_names)
+        super().fitted(facts)
+        if self.num_classes in (None, len(facts.map_names)) and not self.names:
+            return replace(self, num_classes=len(facts.map_names), names=facts.map_names)
+        check_names("semantic_map", self.names, facts.map_names)
         return self
 
     def build(self, *, context_width: int | None, latent_channels: int) -> SemanticMap:
@@ -71,28 +77,29 @@ class SemanticMapConfig(ConditionerConfig):
         return SemanticMap(self)
 
 
-class SemanticMap(Conditioner):
-    """Each latent cell's class, one-hot, or the shares of its classes. "Unknown" is zero in every channel and needs none of its own."""
+class SemanticMap(Conditioner[Tensor]):
+    """Each latent cell's class, one-hot, or the shares of its classes. "Unknown" is zero in every channel and needs none of its own.
+
+    Its input: (B, H, W) int64 in [0, num_classes), of any size; -1 or num_classes = unknown, which says nothing.
+    """
 
     def __init__(self, config: SemanticMapConfig) -> None:
-        super().__init__(config.drop)
+        super().__init__(config)
         self.config = config
         self.concat_channels = config.channels or config.classes
         self.mix = nn.Identity() if config.channels is None else nn.Conv2d(config.classes, config.channels, 1, bias=False)
 
-    def forward(self, inputs: ConditionInputs, latent_size: tuple[int, int]) -> Condition:
+    def forward(self, value: Tensor, latent_size: tuple[int, int]) -> Condition:
         """Channels (B, K, h, w).
 
         Raises:
             UserError: a class outside -1 to num_classes.
         """
-        maps = self.blank(inputs, torch.zeros(inputs.count, dtype=torch.bool)).maps
-        assert maps is not None
         num_classes = self.config.classes
-        wrong = maps[(maps < UNKNOWN) | (maps > num_classes)]
+        wrong = value[(value < UNKNOWN) | (value > num_classes)]
         if len(wrong):
             raise UserError(f"the map has class {int(wrong[0])}; this model knows 0 to {num_classes - 1} ({num_classes} = unknown)")
-        return Condition(concat=self.mix(self._shares(maps, latent_size)))
+        return Condition(concat=self.mix(self._shares(value, latent_size)))
 
     def _shares(self, maps: Tensor, latent_size: tuple[int, int]) -> Tensor:
         """(B, classes, h, w): of each class in each latent cell's n x n pixels; n = 1: the pixel at its centre."""
@@ -105,7 +112,21 @@ class SemanticMap(Conditioner):
         count.scatter_add_(2, cells, torch.ones(cells.shape, device=self.device))
         return rearrange(count[..., :-1] / n**2, "b (h w) k -> b k h w", h=height)
 
-    def blank(self, inputs: ConditionInputs, rows: Tensor) -> ConditionInputs:
-        """Class "unknown" everywhere."""
-        maps = torch.full((inputs.count, 1, 1), UNKNOWN) if inputs.maps is None else inputs.maps
-        return replace(inputs, maps=maps.masked_fill(rows.to(maps.device)[:, None, None], UNKNOWN))
+    @property
+    def controls(self) -> dict[str, Control]:
+        return {"": ClassMap(count=self.config.classes, names=self.config.names)}
+
+    def null(self, count: int) -> Tensor:
+        return torch.full((count, 1, 1), UNKNOWN)
+
+    def of_batch(self, batch: Batch, facts: DataFacts) -> Tensor | None:
+        return batch.maps
+
+    def of_user(self, said: Any) -> Tensor:
+        """(H, W) class indices, or an image file's path."""
+        return (said if isinstance(said, Tensor) else open_map(Path(said)))[None]
+
+    def check(self, facts: DataFacts) -> None:
+        """See `Conditioner.check`."""
+        if MAPS in facts.has:
+            check_names("semantic_map", self.config.names, facts.map_names)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ class Sample:
         mask: (1, H, W) float32 of {0, 1}, 1 = object; None = the set has none.
         map: (H, W) int64 class indices, -1 = unknown; None = the set has none.
         boxes: (K, 5) float32, see `ldm.data.record.Box`, of what is seen of them; None = the set has none.
+        attributes: see `ldm.data.record.Record`.
     """
 
     key: str
@@ -32,6 +34,7 @@ class Sample:
     map: Tensor | None = None
     captions: tuple[str, ...] = ()
     boxes: Tensor | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,7 @@ class Batch:
     masks: Tensor | None = None
     maps: Tensor | None = None
     boxes: Tensor | None = None
+    attributes: tuple[Mapping[str, Any], ...] = ()
 
     @staticmethod
     def of(samples: Sequence[Sample]) -> Batch:
@@ -59,6 +63,7 @@ class Batch:
             masks=torch.stack(masks) if masks else None,
             maps=torch.stack(maps) if maps else None,
             boxes=pad_sequence(boxes, batch_first=True, padding_value=-1.0) if boxes else None,
+            attributes=tuple(s.attributes for s in samples),
         )
 
     def part(self, start: int, stop: int) -> Batch:
@@ -71,4 +76,5 @@ class Batch:
             masks=None if self.masks is None else self.masks[start:stop],
             maps=None if self.maps is None else self.maps[start:stop],
             boxes=None if self.boxes is None else self.boxes[start:stop],
+            attributes=self.attributes[start:stop],
         )

@@ -68,6 +68,7 @@ class Decoder:
             map=indices,
             captions=record.captions,
             boxes=boxes,
+            attributes=record.attributes,
         )
 
     def caption_of(self, captions: tuple[str, ...], epoch: int, index: int) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +23,11 @@ from ldm.core.errors import UserError
 from ldm.core.files import new_folder, recover_folder, write_file
 from ldm.data.batch import Sample
 from ldm.data.decoder import Decoder
+from ldm.data.facts import ATTRIBUTES, CAPTIONS, LABELS, MAPS, MASKS, PIXELS
 from ldm.data.pictures import PictureSet
 
+STORED = frozenset((PIXELS, CAPTIONS, LABELS, MASKS, MAPS, ATTRIBUTES))  # boxes change with augmentation
+FORMAT = 2  # of what is stored; a cache of another is built anew
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 """(B, C, H, W) in [-1, 1] to the raw latents' mean and std."""
 
@@ -68,7 +72,7 @@ class LatentCache:
         if folder.exists() and not (folder / "meta.json").is_file():
             raise UserError(f"{folder} is not a cache of latents, and one would replace it; move it, or train in another --run-dir")
         key = hashlib.sha256(
-            repr((first_stage_digest, data.digest, data.transform_digest, len(data), views, keeps_pixels)).encode()
+            repr((FORMAT, first_stage_digest, data.digest, data.transform_digest, len(data), views, keeps_pixels)).encode()
         ).hexdigest()
         try:
             meta = json.loads((folder / "meta.json").read_text())
@@ -87,7 +91,7 @@ class LatentCache:
         def array(name: str) -> Tensor:
             return torch.from_numpy(np.array(self._arrays[name][row]))
 
-        key, captions, label = self._meta["rows"][index]
+        key, captions, label, attributes = self._meta["rows"][index]
         sample = Sample(
             key=key,
             image=array("image").float() / 127.5 - 1 if "image" in self._arrays else torch.zeros(self._meta["channels"], 0, 0),
@@ -96,6 +100,7 @@ class LatentCache:
             label=label,
             mask=array("mask").float() if "mask" in self._arrays else None,
             map=array("map").long() if "map" in self._arrays else None,
+            attributes=attributes,
         )
         return sample, array("mean"), array("std")
 
@@ -105,7 +110,7 @@ def _build(
 ) -> None:
     total = len(data) * views
     arrays: dict[str, np.memmap] = {}
-    rows: list[tuple[str, tuple[str, ...], int]] = []  # one a picture
+    rows: list[tuple[str, tuple[str, ...], int, Mapping[str, Any]]] = []  # one a picture
 
     def store(name: str, start: int, values: Tensor) -> None:
         if name not in arrays:
@@ -127,9 +132,9 @@ def _build(
             store("image", start, ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
         if data.decoder.has_masks:
             store("mask", start, torch.stack([s.mask for s in samples if s.mask is not None]).to(torch.uint8))
-        if data.has_maps:
+        if data.decoder.has_maps:
             store("map", start, torch.stack([s.map for s in samples if s.map is not None]).to(torch.int32))
-        rows += [(s.key, s.captions, s.label) for row, s in enumerate(samples, start) if row % views == 0]
+        rows += [(s.key, s.captions, s.label, s.attributes) for row, s in enumerate(samples, start) if row % views == 0]
     for array in arrays.values():
         array.flush()
     meta = {"key": key, "channels": data.config.channels, "views": views, "count": len(data), "arrays": sorted(arrays), "rows": rows}

@@ -9,6 +9,7 @@ from ldm.core.errors import UserError
 from ldm.data.batch import Batch, Sample
 from ldm.data.config import DataConfig
 from ldm.data.decoder import Decoder, Split
+from ldm.data.facts import DataFacts, attribute_facts
 from ldm.data.loader import report_losses, steps_in_order
 from ldm.data.loss_report import LossReport
 from ldm.data.order import GlobalOrder
@@ -26,7 +27,7 @@ class Pictures(abc.ABC):
         count: of samples; None = not known before all have been seen.
         decoder: how records become samples; it has the names of labels and map classes.
         losses: what could not be read.
-        has_captions, has_labels: whether records have them.
+        facts: what it can teach.
     """
 
     name: str
@@ -34,8 +35,7 @@ class Pictures(abc.ABC):
     count: int | None
     decoder: Decoder
     losses: LossReport
-    has_captions: bool
-    has_labels: bool
+    facts: DataFacts
 
     @abc.abstractmethod
     def batches(self, batch_size: int, first_step: int, part: tuple[int, int]) -> Iterator[Share]:
@@ -44,22 +44,6 @@ class Pictures(abc.ABC):
     @abc.abstractmethod
     def some(self, limit: int | None) -> Iterator[Sample]:
         """The first samples, all of them once if limit is None, as epoch 0 sees them."""
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        return self.decoder.label_names
-
-    @property
-    def map_names(self) -> tuple[str, ...]:
-        return self.decoder.map_names
-
-    @property
-    def has_maps(self) -> bool:
-        return self.decoder.has_maps
-
-    @property
-    def has_boxes(self) -> bool:
-        return self.decoder.has_boxes
 
     @property
     def size_in_words(self) -> str:
@@ -82,7 +66,12 @@ class PictureSet(Pictures):
             has_maps=source.has_maps,
             has_boxes=source.has_boxes,
         )
-        self.has_captions, self.has_labels = source.has_captions, source.has_labels
+        self.facts = DataFacts(
+            has=source.conditions,
+            label_names=source.label_names,
+            map_names=source.map_names,
+            scan=lambda: attribute_facts(source.attributes()),
+        )
         self.digest, self.transform_digest = source.digest, self.decoder.digest
         self.losses = LossReport(len(source) + len(source.lost), config.max_lost)
         for key, reason in source.lost.items():

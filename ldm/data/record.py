@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from ldm.core.errors import UserError
 
@@ -11,6 +13,9 @@ Box = tuple[int, float, float, float, float]
 """An object's class index, then left, top, right and bottom as shares of the picture, from 0 to 1."""
 
 IMAGE_SUFFIXES = ("webp", "png", "jpg", "jpeg", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "npy")
+
+
+OWN_KEYS = ("caption", "captions", "text", "label", "boxes", "file", "file_name")  # of a record's JSON and of a table: no attributes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +31,7 @@ class Record:
         mask: an image file's bytes, object = bright; None = none.
         map: an image file's bytes, grey or palette, pixel = class index; None = none.
         boxes: of the objects in it.
+        attributes: anything else that is known of it: texts, numbers, booleans, or lists of these.
     """
 
     key: str
@@ -36,6 +42,7 @@ class Record:
     mask: bytes | None = None
     map: bytes | None = None
     boxes: tuple[Box, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def members(self) -> dict[str, bytes]:
         """What a shard holds of it: suffix -> bytes."""
@@ -44,6 +51,7 @@ class Record:
             meta["label"] = self.label
         if self.boxes:
             meta["boxes"] = [list(box) for box in self.boxes]
+        meta |= self.attributes
         parts = {self.suffix: self.image, "json": json.dumps(meta, ensure_ascii=False).encode()}
         if self.mask is not None:
             parts["mask.png"] = self.mask
@@ -81,7 +89,26 @@ class Record:
             mask=lowered.get("mask.png"),
             map=lowered.get("map.png"),
             boxes=boxes,
+            attributes=attributes_of(meta),
         )
+
+
+def attributes_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a JSON object, or of a table's row, are attributes: plain values and lists of them under names that mean nothing else."""
+    return {key: value for key, value in row.items() if key not in OWN_KEYS and _is_attribute(value)}
+
+
+def _is_attribute(value: Any) -> bool:
+    return isinstance(value, str | int | float) or (isinstance(value, list) and all(isinstance(item, str | int | float) for item in value))
+
+
+def attributes_in(content: bytes) -> dict[str, Any]:
+    """The attributes in a record's JSON; none also where that cannot be read, which is counted when the record is."""
+    try:
+        meta = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return attributes_of(meta) if isinstance(meta, dict) else {}
 
 
 def label_of(content: bytes) -> str | int | None:

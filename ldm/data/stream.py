@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import count, islice
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from webdataset.gopen import gopen
@@ -17,6 +17,7 @@ from ldm.core.random import generator
 from ldm.data.batch import Batch, Sample
 from ldm.data.config import DataConfig
 from ldm.data.decoder import Decoder, Split
+from ldm.data.facts import ATTRIBUTES, BOXES, CAPTIONS, LABELS, MASKS, PIXELS, DataFacts
 from ldm.data.loader import report_losses
 from ldm.data.loss_report import ENOUGH, LossReport
 from ldm.data.pictures import Pictures, Share
@@ -68,12 +69,20 @@ class StreamSet(Pictures):
         first = next(self._records(0, shuffled=False), None)
         if first is None:
             raise UserError(f"{place}: no record can be read ({'; '.join(self.losses.lost.values()) or 'it is empty'})")
-        self.has_captions, self.has_labels = bool(first.captions), isinstance(first.label, int)
         if first.map is not None:
             raise UserError(
                 f"{place}: maps of streamed shards have no class names; fetch the shards with their index.json and train on the folder"
             )
         has_masks = first.mask is not None
+        there = {
+            PIXELS: True,
+            CAPTIONS: bool(first.captions),
+            LABELS: isinstance(first.label, int),
+            MASKS: has_masks,
+            BOXES: bool(first.boxes),
+            ATTRIBUTES: bool(first.attributes),
+        }
+        self.facts = DataFacts(has=frozenset(name for name, is_there in there.items() if is_there), scan=self._refuse_attributes)
         self.decoder = Decoder(
             config=config,
             split=split,
@@ -83,6 +92,11 @@ class StreamSet(Pictures):
             has_masks=has_masks,
             has_maps=False,
             has_boxes=bool(first.boxes),
+        )
+
+    def _refuse_attributes(self) -> NoReturn:
+        raise UserError(
+            f"{self.name}: attributes of streamed shards are not known before they are read; fetch them and train on the folder"
         )
 
     def _records(self, epoch: int, shuffled: bool) -> Iterator[Record]:

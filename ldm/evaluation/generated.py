@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ldm.core.errors import UserError
-from ldm.evaluation.conditions import Telling
+from ldm.evaluation.conditions import EvaluationConditions
 from ldm.pipelines.canvas import as_pictures
 from ldm.pipelines.sampling import Progress, Sampling, shifted
 
@@ -18,19 +18,19 @@ FOLDER = "pictures"
 RECORD = "saved_pictures"  # key of the JSON that says how many an evaluation left in FOLDER
 
 
-def made(telling: Telling, how: Sampling) -> Iterator[Tensor]:
-    """(B, C, size, size) in [-1, 1], not clipped, how.num_images in all, in order; picture i is told what `telling` says of it.
+def made(conditions: EvaluationConditions, how: Sampling) -> Iterator[Tensor]:
+    """(B, C, size, size) in [-1, 1], not clipped, how.num_images in all, in order; picture i under condition i.
 
     Raises:
         UserError: a picture that is not finite.
     """
-    model, bar = telling.model, Progress()
+    model, bar = conditions.model, Progress()
     starts = range(0, how.num_images, model.at_once)
     for batch, start in enumerate(starts):
-        told = [telling.condition(i) for i in range(start, min(start + model.at_once, how.num_images))]
-        untold = told if how.guidance == 1 else [telling.nothing] * len(told)
-        now = replace(how, num_images=len(told), on_step=shifted(bar, batch, len(starts)))
-        pictures = model.render(told, untold, now, offset=start)
+        cond = [conditions.condition(i) for i in range(start, min(start + model.at_once, how.num_images))]
+        uncond = cond if how.guidance == 1 else [conditions.uncond] * len(cond)
+        now = replace(how, num_images=len(cond), on_step=shifted(bar, batch, len(starts)))
+        pictures = model.render(cond, uncond, now, offset=start)
         if not pictures.isfinite().all():
             raise UserError("some of the pictures came out as NaN or infinity: train the model longer, or take another sampler")
         yield pictures

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ldm.checkpoints.classifier import LoadedClassifier, load_classifier
 from ldm.core.errors import UserError
+from ldm.data.facts import LABELS
 from ldm.evaluation.dataset import AT_ONCE, DrawnFrom
 from ldm.metrics import bootstrap
 from ldm.metrics.features import as_shown
@@ -42,7 +43,7 @@ class Judge:
             UserError: not a classifier; one for guidance, or of other pictures, or that lacks one of the labels.
         """
         classifier = load_classifier(checkpoint, device)
-        spec, names = classifier.spec, told.data.label_names
+        spec, names = classifier.spec, told.data.facts.label_names
         unfit = f"--judge {checkpoint}"
         if spec.process is not None:
             raise UserError(f"{unfit} is noise-aware, for guidance; a judge is trained on clean pictures (process: null)")
@@ -126,7 +127,9 @@ class Verdict:
             UserError: a label that the judge does not know.
         """
         asked = None if labels is None else torch.tensor([judge.index_of(label) for label in labels])
-        return Verdict(judge=judge, asked=asked, real=judge.hits_on(told) if told.data.has_labels else None, is_held_out=is_held_out)
+        return Verdict(
+            judge=judge, asked=asked, real=judge.hits_on(told) if LABELS in told.data.facts.has else None, is_held_out=is_held_out
+        )
 
     def metrics(self, logits: Tensor) -> list[Metric]:
         """Rows of the table, by the judge's logits (N, classes) of the generated pictures."""

@@ -12,7 +12,7 @@ from ldm.core.errors import UserError
 from ldm.core.precision import whole_float32
 from ldm.data.decoder import Split
 from ldm.data.open import is_same_place
-from ldm.evaluation.conditions import Telling
+from ldm.evaluation.conditions import EvaluationConditions
 from ldm.evaluation.dataset import DrawnFrom, Preprocessing, Result, held_out_pictures, training_pictures
 from ldm.evaluation.first_stage import LATENT, reconstructions
 from ldm.evaluation.generated import RECORD, PictureFolder, made
@@ -78,31 +78,31 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, asked: Asked) -> Result:
     training = training_pictures(asked.place, at_size, asked.reference_count)
     told = training_pictures(asked.place, at_size) if asked.split == "train" else _held_out(asked.place, asked.held_out, at_size)
     is_held_out = asked.split == "val"
-    telling = Telling(model=model, told=told)
-    telling.check()
+    conditions = EvaluationConditions(model=model, source=told)
+    conditions.check()
     how = replace(how, num_images=asked.count or told.count)
-    how = how if telling.said else replace(how, guidance=1.0)  # nothing told: nothing to lead away from
-    has_labels = telling.tells_labels or asked.classifier is not None
-    labels = telling.labels(how.num_images) if has_labels and (asked.classifier, asked.judge) != (None, None) else None
+    how = how if conditions.given else replace(how, guidance=1.0)  # nothing told: nothing to lead away from
+    has_labels = conditions.has_labels or asked.classifier is not None
+    labels = conditions.labels(how.num_images) if has_labels and (asked.classifier, asked.judge) != (None, None) else None
     if asked.classifier is not None and labels is not None:
-        how = replace(how, guide=model.guide(asked.classifier, telling.to_lead_to(labels), asked.classifier_scale))
+        how = replace(how, guide=model.guide(asked.classifier, conditions.guided_labels(labels), asked.classifier_scale))
     judge = None if asked.judge is None else Judge.open(asked.judge, told, spec.size, spec.first_stage.image_channels, model.device)
     inception = InceptionFeatures(model.device)
     # What the user may have to mend comes before what takes long.
     verdict = None if judge is None else Verdict.begin(judge, labels, told, is_held_out)
     with whole_float32():
-        bits = None if asked.bits is None else bits_per_dim(telling, training, asked.bits, how.seed, is_held_out)
+        bits = None if asked.bits is None else bits_per_dim(conditions, training, asked.bits, how.seed, is_held_out)
 
     reference = training.features(inception, "training pictures")
     shared = min(how.num_images, told.count)
-    beside = told if telling.tells_captions else replace(told, count=shared)  # captions lead back to one picture among all
+    beside = told if conditions.has_captions else replace(told, count=shared)  # captions lead back to one picture among all
     real = beside.features(inception, "pictures of which captions, labels and more are told")
     if isinstance(spec.first_stage, IdentityConfig):
         reconstructed = real[:shared]
     else:
         some = replace(told, count=shared)
         reconstructed = inception.of((given for _, given in reconstructions(model.first_stage, some)), shared, "reconstructions")
-    generated, logits = _seen(telling, how, inception, judge, asked.folder)
+    generated, logits = _seen(conditions, how, inception, judge, asked.folder)
 
     evaluated = Evaluated(
         model=model,
@@ -110,7 +110,7 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, asked: Asked) -> Result:
         training=training,
         told=told,
         is_held_out=is_held_out,
-        tells_captions=telling.tells_captions,
+        tells_captions=conditions.has_captions,
         reference=reference,
         real=real,
         generated=generated,
@@ -124,7 +124,7 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, asked: Asked) -> Result:
             "reference": training.plain(),
             "told": told.plain(),
             "generated": how.num_images,
-            "told_of_them": list(telling.said) or "nothing: unconditional",
+            "told_of_them": list(conditions.given) or "nothing: unconditional",
             "led_to": "labels, by the classifier" if how.guide is not None else "nothing",
             "order": "picture i is told what picture i of the split has, from the first again when they are used up",
         },
@@ -152,13 +152,13 @@ def _held_out(place: str, held_out: str | None, how: Preprocessing) -> DrawnFrom
 
 
 def _seen(
-    telling: Telling, how: Sampling, inception: InceptionFeatures, judge: Judge | None, folder: PictureFolder | None
+    conditions: EvaluationConditions, how: Sampling, inception: InceptionFeatures, judge: Judge | None, folder: PictureFolder | None
 ) -> tuple[Tensor, Tensor]:
     """Features (num_images, 2048) of the generated pictures and, with a judge, its logits (num_images, classes); else none, (0,)."""
     features, logits, count = [], [torch.zeros(0)] if judge is None else [], 0
     if folder is not None:
         folder.clear()
-    for images in made(telling, how):
+    for images in made(conditions, how):
         features.append(inception(images))
         if judge is not None:
             logits.append(judge.logits(images))

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ldm.core.errors import UserError
 from ldm.core.random import Streams
 from ldm.diffusion.likelihood import bound_times, draw_probe, flow_density, mean_and_error, pixel_flow_density, variational_bound
-from ldm.evaluation.conditions import Telling
+from ldm.evaluation.conditions import EvaluationConditions
 from ldm.evaluation.dataset import AT_ONCE, DrawnFrom
 from ldm.evaluation.likelihood_task import BitsAsked, BitsTask, shown_on
 from ldm.first_stage.identity import IdentityConfig
@@ -49,11 +49,11 @@ class Bits:
     about: dict[str, Any]
 
 
-def bits_per_dim(telling: Telling, training: DrawnFrom, asked: BitsAsked, seed: int, is_held_out: bool) -> Bits:
-    """Of the first pictures that `telling` tells of, each told what it tells; no guidance.
+def bits_per_dim(conditions: EvaluationConditions, training: DrawnFrom, asked: BitsAsked, seed: int, is_held_out: bool) -> Bits:
+    """Of the first pictures of `conditions`, each under its own; no guidance.
 
     Args:
-        telling: of the evaluated pictures.
+        conditions: of the evaluated pictures.
         training: the training pictures; a decoder's noise is measured on the last of them all, however few are compared with.
         asked: see BitsAsked.
         seed: of all noise. Picture i depends on (seed, i) only, but for the flow's steps, which a batch takes together.
@@ -62,14 +62,14 @@ def bits_per_dim(telling: Telling, training: DrawnFrom, asked: BitsAsked, seed: 
     Raises:
         UserError: a chain that the process does not have; no training pictures besides the evaluated ones; a VQ first stage.
     """
-    model, count = telling.model, min(asked.count, telling.told.count)
+    model, count = conditions.model, min(asked.count, conditions.source.count)
     about: dict[str, Any] = {
         "pictures": count,
         "unit": "bits a pixel value, of 256 levels",
-        "told": list(telling.said) or "nothing: unconditional",
+        "told": list(conditions.given) or "nothing: unconditional",
         "guidance": "none, whatever the pictures were made with",
     }
-    task = BitsTask(telling=telling, count=count, asked=asked, seed=seed, about=about)
+    task = BitsTask(conditions=conditions, count=count, asked=asked, seed=seed, about=about)
     if isinstance(model.spec.first_stage, IdentityConfig):
         rows, parts = PIXEL_ROWS, _of_pixels(task)
     else:
@@ -104,7 +104,7 @@ def bits_per_dim(telling: Telling, training: DrawnFrom, asked: BitsAsked, seed: 
 def _of_pixels(task: BitsTask) -> dict[str, Tensor]:
     """(count,) for each name in PIXEL_ROWS."""
     process, asked = task.process, task.asked
-    times, has_own = bound_times(process, asked.steps), task.telling.model.spec.learned_variance
+    times, has_own = bound_times(process, asked.steps), task.conditions.model.spec.learned_variance
     if has_own and asked.variance is not None:
         raise UserError("--bound-variance is for models that do not learn their variance; this one has its own")
     variance = "learned" if has_own else asked.variance or "small"
@@ -136,7 +136,7 @@ def _of_pixels(task: BitsTask) -> dict[str, Tensor]:
 @torch.no_grad()
 def _of_latents(task: BitsTask, noise: DecoderNoise) -> dict[str, Tensor]:
     """(count,) for each name in LATENT_ROWS."""
-    first_stage, asked = task.telling.model.first_stage, task.asked
+    first_stage, asked = task.conditions.model.first_stage, task.asked
     found, bounds = [], []
     with tqdm(total=task.count, desc="bits/dim, flow", unit="picture", dynamic_ncols=True) as bar:
         for images, denoise, streams in task.batches():
@@ -172,7 +172,7 @@ def _decoder_noise(first_stage: FirstStage, training: DrawnFrom, besides: int, t
         raise UserError(
             "the decoder's noise is measured on training pictures that are not evaluated, and none is left: lower --bits-per-dim"
         )
-    device = task.telling.model.device
+    device = task.conditions.model.device
     absolute, square = [], []
     with tqdm(total=count, desc="decoder's noise", unit="picture", dynamic_ncols=True) as bar:
         stored = len(training.data)

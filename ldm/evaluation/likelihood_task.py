@@ -17,7 +17,7 @@ from ldm.core.random import Streams
 from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.diffusion.likelihood import FlowDensity, Probe, first_time
 from ldm.diffusion.process import NoiseProcess
-from ldm.evaluation.conditions import Telling
+from ldm.evaluation.conditions import EvaluationConditions
 from ldm.evaluation.dataset import AT_ONCE
 from ldm.metrics.features import as_shown
 
@@ -60,13 +60,13 @@ class BitsTask:
     """What both kinds of model have in common.
 
     Attributes:
-        telling: of the evaluated pictures, the first `count` of which are taken.
+        conditions: of the evaluated pictures, the first `count` of which are taken.
         asked: see BitsAsked.
         seed: see `bits_per_dim`.
         about: for the JSON; added to.
     """
 
-    telling: Telling
+    conditions: EvaluationConditions
     count: int
     asked: BitsAsked
     seed: int
@@ -74,7 +74,7 @@ class BitsTask:
 
     @property
     def process(self) -> NoiseProcess:
-        return self.telling.model.spec.process
+        return self.conditions.model.spec.process
 
     @property
     def first(self) -> float:
@@ -83,11 +83,11 @@ class BitsTask:
 
     def batches(self) -> Iterator[tuple[Tensor, Denoise, Streams]]:
         """Pictures (B, C, size, size) on 256 levels in [-1, 1], on the device; the denoiser told of them; their random streams."""
-        model = self.telling.model
+        model = self.conditions.model
         for start in range(0, self.count, AT_ONCE):
             numbers = range(start, min(start + AT_ONCE, self.count))
-            images = as_shown(torch.stack([self.telling.told.data.sample(i, 0).image for i in numbers])).to(model.device)
-            condition = Condition.stack([self.telling.condition(i) for i in numbers])
+            images = as_shown(torch.stack([self.conditions.source.data.sample(i, 0).image for i in numbers])).to(model.device)
+            condition = Condition.stack([self.conditions.condition(i) for i in numbers])
             yield images, model.denoiser.bind(condition), Streams.of(self.seed, "bits", samples=numbers)
 
     def say_flow(self, found: Sequence[FlowDensity]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ldm.conditioning.inpaint_mask import latent_mask
+from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.errors import UserError
 from ldm.core.random import Streams
 from ldm.diffusion.estimate import Denoise
@@ -25,8 +24,8 @@ def inpaint(model: LatentDiffusion, picture: Image.Image, mask: Image.Image, how
     """The picture with its masked part painted anew.
 
     The model paints a square around the hole, at its own size; the square is resized back and pasted into the hole only. A model trained
-    with `inpaint_mask` is told mask and surroundings; any other has the surroundings put before its eyes at each step. What was in the
-    hole has no influence.
+    on masks is conditioned on mask and surroundings; in any other, the known region is put back at each step. What was in the hole has no
+    influence.
 
     Args:
         model: with or without mask conditioning.
@@ -53,24 +52,18 @@ def inpaint(model: LatentDiffusion, picture: Image.Image, mask: Image.Image, how
     crop = as_tensor(Image.fromarray(square.cut(np.array(picture))), model.first_stage.image_channels)
     crop_hole = torch.from_numpy(square.cut(hole))[None, None].float()
     known, small_hole = known_at(crop, crop_hole, model.spec.size)
-    if model.mask_told is None:
-        paintings = _with_known_put_back(model, known, small_hole, how, prompt)
+    cond = model.uncond() if prompt is None else model.text_inputs(prompt)
+    masks = {name: part.of_user((known, small_hole)) for name, part in model.conditioners.controlled_by("mask").items()}
+    if masks:
+        paintings = model.generate(cond.beside(masks), how, model.uncond().beside(masks))
     else:
-        paintings = _with_mask_told(model, model.mask_told.masked(known, small_hole), small_hole, how, prompt)
+        paintings = _with_known_put_back(model, known, small_hole, how, cond)
     fitted = (blended(crop, resized(painting[None], square.side), crop_hole)[0] for painting in paintings)
     return [pasted(picture, painting, square, hole) for painting in fitted]
 
 
-def _with_mask_told(model: LatentDiffusion, masked: Tensor, hole: Tensor, how: Sampling, prompt: str | None) -> Tensor:
-    """Paintings of a masked square (1, C, size, size) with its hole (1, 1, size, size), told on either side of guidance."""
-    latent = model.first_stage.encode(masked.to(model.device))
-    untold = replace(model.untold(), masks=hole, masked_latents=latent)
-    told = untold if prompt is None else replace(untold, captions=model.text_inputs(prompt).captions)
-    return model.generate(told, how, untold)
-
-
-def _with_known_put_back(model: LatentDiffusion, known: Tensor, hole: Tensor, how: Sampling, prompt: str | None) -> Tensor:
-    """The same, training-free."""
+def _with_known_put_back(model: LatentDiffusion, known: Tensor, hole: Tensor, how: Sampling, cond: ConditionInputs) -> Tensor:
+    """Paintings of a square (1, C, size, size) with its hole (1, 1, size, size), training-free."""
     latent = model.first_stage.encode(known.to(model.device))
     kept = 1 - latent_mask(hole, model.latent_size).to(latent)
 
@@ -80,8 +73,7 @@ def _with_known_put_back(model: LatentDiffusion, known: Tensor, hole: Tensor, ho
         at_time = (lambda time: noise(0)) if how.sampler.adaptive else noise
         return known_region(denoise, latent.expand(rows), kept.expand(rows), model.spec.process, at_time)
 
-    told = model.untold() if prompt is None else model.text_inputs(prompt)
-    return model.generate(told, how, wrap=knowing)
+    return model.generate(cond, how, wrap=knowing)
 
 
 @torch.no_grad()
@@ -109,5 +101,5 @@ def image_to_image(
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     square = as_tensor(picture.crop((left, top, left + side, top + side)), model.first_stage.image_channels)
     latent = model.first_stage.encode(resized(square, model.spec.size).to(model.device))
-    told = model.untold() if prompt is None else model.text_inputs(prompt)
-    return as_pictures(model.generate(told, how, model.untold(negative_prompt), start=strength, start_latent=latent))
+    cond = model.uncond() if prompt is None else model.text_inputs(prompt)
+    return as_pictures(model.generate(cond, how, model.uncond(negative_prompt), start=strength, start_latent=latent))

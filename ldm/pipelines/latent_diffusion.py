@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args
 
 import torch
 from PIL import Image
@@ -14,11 +14,8 @@ from torch import Tensor
 from ldm.checkpoints.classifier import LoadedClassifier, load_classifier
 from ldm.checkpoints.lora import load_with_lora
 from ldm.checkpoints.model import load_latent_diffusion
-from ldm.conditioning.boxes import Boxes
-from ldm.conditioning.class_label import ClassLabel
 from ldm.conditioning.conditioner import Conditioner
 from ldm.conditioning.inputs import ConditionInputs
-from ldm.conditioning.semantic_map import SemanticMap
 from ldm.config.loader import build
 from ldm.core.errors import UserError, unknown
 from ldm.core.family import Family
@@ -29,11 +26,28 @@ from ldm.first_stage.identity import IdentityConfig
 from ldm.guidance.thresholded import Threshold
 from ldm.pipelines.canvas import as_pictures
 from ldm.pipelines.classifier_guide import ClassifierGuide
-from ldm.pipelines.renderer import Renderer
+from ldm.pipelines.renderer import UNCONDITIONAL, Renderer
 from ldm.pipelines.sampling import OnStep, Sampling
 from ldm.samplers.sampler import Sampler
 
 P = TypeVar("P", bound=Family)
+CONTROLLED = {"text": "text", "choice": "class labels", "class_map": "semantic maps", "boxes": "boxes", "image": "low-resolution images"}
+
+
+class SamplingOptions(TypedDict, total=False):
+    """How to sample, as a call says it; see `Sampling`. A sampler or grid may be named by its kind and settings:
+    "pc predictor=euler_maruyama corrections=0"."""
+
+    sampler: str | Sampler | None
+    grid: str | Grid | None
+    steps: int | None
+    guidance: float | None
+    guidance_interval: tuple[float, float] | None
+    guidance_rescale: float | None
+    threshold: Threshold | Literal["none"] | None
+    num_images: int
+    seed: int
+    on_step: OnStep | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,78 +91,44 @@ class LatentDiffusion(Renderer):
             precision=precision,
         )
 
-    def sampling(
-        self,
-        *,
-        sampler: str | Sampler | None = None,
-        grid: str | Grid | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        guidance_interval: tuple[float, float] | None = None,
-        guidance_rescale: float | None = None,
-        threshold: Threshold | Literal["none"] | None = None,
-        num_images: int = 1,
-        seed: int = 0,
-        on_step: OnStep | None = None,
-    ) -> Sampling:
-        """How to sample; what is None is as the model's checkpoint says.
-
-        A sampler or grid may be named by its kind and settings: "pc predictor=euler_maruyama corrections=0".
+    def sampling(self, **options: Unpack[SamplingOptions]) -> Sampling:
+        """How to sample; an option that is None or left out is as the model's checkpoint says.
 
         Raises:
             UserError: unknown sampler or grid; a number out of range; more steps than the process has; no number of steps, where the
                 checkpoint's own sampler needs none and this one does.
         """
+        given = {name: value for name, value in options.items() if value is not None}
+        for name in given:
+            if name not in SamplingOptions.__annotations__:
+                raise unknown("sampling option", name, SamplingOptions.__annotations__)
         default = self.spec.sampling
-        solver = _part(sampler, Sampler, "sampler") or default.sampler  # type: ignore[type-abstract]
-        if steps is None and default.sampler.adaptive and not solver.adaptive:
+        solver = _part(options.get("sampler"), Sampler, "sampler") or default.sampler  # type: ignore[type-abstract]
+        if "steps" not in given and default.sampler.adaptive and not solver.adaptive:
             raise UserError(
                 f"sampler {solver.kind!r} needs a number of steps, e.g. 50: the model names none, since its own, "
                 f"{default.sampler.kind!r}, sizes its strides itself"
             )
-        spacing = _part(grid, Grid, "grid") or default.grid  # type: ignore[type-abstract]
-        how = Sampling(
-            sampler=solver,
-            grid=spacing,
-            steps=default.steps if steps is None else steps,
-            guidance=default.guidance if guidance is None else guidance,
-            guidance_interval=default.guidance_interval if guidance_interval is None else guidance_interval,
-            guidance_rescale=default.guidance_rescale if guidance_rescale is None else guidance_rescale,
-            threshold=None if threshold == "none" else default.threshold if threshold is None else threshold,
-            num_images=num_images,
-            seed=seed,
-            on_step=on_step,
-        )
+        usual = {name: getattr(default, name) for name in ("steps", "guidance", "guidance_interval", "guidance_rescale", "threshold")}
+        parts = {"sampler": solver, "grid": _part(options.get("grid"), Grid, "grid") or default.grid}  # type: ignore[type-abstract]
+        how = Sampling(**{**usual, **given, **parts, **({"threshold": None} if options.get("threshold") == "none" else {})})
         if how.threshold is not None and not isinstance(self.spec.first_stage, IdentityConfig):
             raise UserError("a threshold is for models on pixels, which lie in [-1, 1]; this one draws latents, which have no such range")
         how.grid.times(self.spec.process, how.steps)  # refuses what no start could take
         return how
 
-    def text_to_image(
-        self,
-        prompt: str,
-        *,
-        negative_prompt: str = "",
-        sampler: str | Sampler | None = None,
-        grid: str | Grid | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        guidance_interval: tuple[float, float] | None = None,
-        guidance_rescale: float | None = None,
-        num_images: int = 1,
-        seed: int = 0,
-        on_step: OnStep | None = None,
-    ) -> list[Image.Image]:
-        """Pictures of a text.
+    def text_to_image(self, prompt: str, *, negative_prompt: str = "", **options: Unpack[SamplingOptions]) -> list[Image.Image]:
+        """Images of a text.
+
+        Args:
+            prompt: what to draw.
+            negative_prompt: what guidance leads away from; empty = nothing in particular.
+            options: see `SamplingOptions`.
 
         Raises:
             UserError: empty prompt; a model without text conditioning; see `sampling`.
         """
-        how = self.sampling(
-            sampler=sampler, grid=grid, steps=steps, guidance=guidance, guidance_interval=guidance_interval,
-            guidance_rescale=guidance_rescale, num_images=num_images, seed=seed, on_step=on_step,
-        )  # fmt: skip
-        return as_pictures(self.generate(self.text_inputs(prompt), how, self.untold(negative_prompt)))
+        return as_pictures(self.generate(self.text_inputs(prompt), self.sampling(**options), self.uncond(negative_prompt)))
 
     def sample(
         self,
@@ -156,32 +136,24 @@ class LatentDiffusion(Renderer):
         label: str | int | None = None,
         layout: Tensor | None = None,
         boxes: Sequence[Box] | None = None,
+        cond: Mapping[str, Any] | None = None,
         classifier: str | Path | LoadedClassifier | None = None,
         classifier_scale: float = 1.0,
-        sampler: str | Sampler | None = None,
-        grid: str | Grid | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        guidance_interval: tuple[float, float] | None = None,
-        guidance_rescale: float | None = None,
-        num_images: int = 1,
-        seed: int = 0,
-        on_step: OnStep | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> list[Image.Image]:
-        """Pictures of a class, of a map (`layout`, (H, W) class indices), of boxes, of several of them, or of nothing in particular.
+        """Images of a class, of a map (`layout`, (H, W) class indices), of boxes, of anything else that the model is conditioned on
+        (`cond`, see `inputs`), of several of them, or of nothing in particular.
 
-        With a classifier it is this that leads to the class, see `guide`; the model is told it too if it was trained with labels.
+        A classifier guides to the class, see `guide`; the model is conditioned on it too if it was trained with labels.
 
         Raises:
-            UserError: unknown label; a model that was not trained with what it is told; see `guide` and `sampling`.
+            UserError: unknown label; a condition that the model was not trained with; see `guide` and `sampling`.
         """
-        how = self.sampling(
-            sampler=sampler, grid=grid, steps=steps, guidance=guidance, guidance_interval=guidance_interval,
-            guidance_rescale=guidance_rescale, num_images=num_images, seed=seed, on_step=on_step,
-        )  # fmt: skip
+        how = self.sampling(**options)
         if classifier is not None:
             how = replace(how, guide=self.guide(classifier, () if label is None else (label,), classifier_scale))
-        return as_pictures(self.generate(self.class_inputs(label, layout, boxes, is_led=classifier is not None), how))
+        inputs = self.inputs(cond or {}, label=label, layout=layout, boxes=boxes, is_guided=classifier is not None)
+        return as_pictures(self.generate(inputs, how))
 
     def guide(self, classifier: str | Path | LoadedClassifier, labels: Sequence[str | int], scale: float = 1.0) -> ClassifierGuide:
         """What leads picture i to class labels[i], from the first again when they are used up.
@@ -200,59 +172,82 @@ class LatentDiffusion(Renderer):
         return found
 
     def text_inputs(self, prompt: str) -> ConditionInputs:
-        """What a prompt tells.
+        """The inputs of a prompt, for all conditioners that read text.
 
         Raises:
             UserError: empty prompt, or a model without text conditioning.
         """
-        if not prompt.strip():
-            raise UserError("the prompt is empty: say what to draw, or use scripts/sample.py for pictures of nothing in particular")
-        if not any(part.reads_text for part in self.conditioners):
-            raise UserError(f"this model was not trained with text; it takes {', '.join(self.conditioners.names) or 'no condition'}")
-        return replace(self.untold(), captions=(prompt,))
+        return ConditionInputs(count=1, values=self._given("text", prompt))
 
-    def class_inputs(
-        self, label: str | int | None = None, layout: Tensor | None = None, boxes: Sequence[Box] | None = None, *, is_led: bool = False
+    def inputs(
+        self,
+        cond: Mapping[str, Any],
+        *,
+        label: str | int | None = None,
+        layout: Tensor | None = None,
+        boxes: Sequence[Box] | None = None,
+        is_guided: bool = False,
     ) -> ConditionInputs:
-        """What a class, a map, (H, W) class indices, and boxes tell; without any: nothing.
+        """The inputs of one image.
 
-        Where a classifier leads to the label (`is_led`), a model that was not trained with labels need not be told it.
+        Args:
+            cond: values by the conditioner's name, or by NAME.FIELD for one of several fields; of what type, its `controls` say. Texts are
+                read as on a command line.
+            label, layout, boxes: values for the conditioners that are set by a class, a map of classes, and boxes, whatever their names.
+            is_guided: whether a classifier guides to the label: then a model that was not trained with labels need not take it.
 
         Raises:
-            UserError: unknown label; no box, or more than the model takes; a model that was not trained with what it is told.
+            UserError: no such conditioner; a value that it does not take; a model that was not trained with such a condition.
         """
-        told = self.untold()
-        if label is not None and (self.knows_labels or not is_led):
-            told = replace(told, labels=torch.tensor([self.part(ClassLabel, "class labels").index_of(label)]))
+        values: dict[str, Any] = {}
+        if label is not None and (self.conditioners.controlled_by("choice") or not is_guided):
+            values |= self._given("choice", label)
         if layout is not None:
-            self.part(SemanticMap, "semantic maps")
-            told = replace(told, maps=layout[None])
+            values |= self._given("class_map", layout)
         if boxes is not None:
-            most = self.part(Boxes, "boxes").config.max_boxes
-            if not 1 <= len(boxes) <= most:
-                raise UserError(f"this model takes 1 to {most} boxes, got {len(boxes)}")
-            told = replace(told, boxes=torch.tensor(boxes, dtype=torch.float32)[None])
-        return told
+            values |= self._given("boxes", boxes)
+        parts = dict(self.conditioners.items())
+        for name, said in _by_name(cond).items():
+            if name not in parts:
+                raise unknown("conditioner", name, parts)
+            values[name] = parts[name].of_user(said)
+        return ConditionInputs(count=1, values=values)
 
-    def untold(self, negative_prompt: str = "") -> ConditionInputs:
-        """What guidance leads away from: nothing, or a negative prompt."""
-        return self.text_inputs(negative_prompt) if negative_prompt else self.nothing
+    def uncond(self, negative_prompt: str = "") -> ConditionInputs:
+        """What guidance leads away from: nothing in particular, or a negative prompt."""
+        return self.text_inputs(negative_prompt) if negative_prompt else UNCONDITIONAL
 
-    @property
-    def knows_labels(self) -> bool:
-        """Whether it was trained with class labels."""
-        return any(isinstance(part, ClassLabel) for part in self.conditioners)
-
-    def part(self, wanted: type[Conditioner], what: str) -> Any:
-        """The model's conditioner of a class.
+    def _given(self, control: str, said: Any) -> dict[str, Any]:
+        """A user's value for all conditioners that are set by a control of this kind.
 
         Raises:
-            UserError: it has none.
+            UserError: there are none.
         """
-        for conditioner in self.conditioners:
-            if isinstance(conditioner, wanted):
-                return conditioner
-        raise UserError(f"this model was not trained with {what}; it takes {', '.join(self.conditioners.names) or 'no condition'}")
+        return {name: part.of_user(said) for name, part in self.require(control).items()}
+
+    def require(self, control: str) -> dict[str, Conditioner]:
+        """The conditioners that are set by a control of this kind, by name.
+
+        Raises:
+            UserError: there are none.
+        """
+        parts = self.conditioners.controlled_by(control)
+        if not parts:
+            taken = ", ".join(self.conditioners.names) or "no condition"
+            raise UserError(f"this model was not trained with {CONTROLLED[control]}; it takes {taken}")
+        return parts
+
+
+def _by_name(cond: Mapping[str, Any]) -> dict[str, Any]:
+    """NAME.FIELD: value as NAME: {FIELD: value}."""
+    found: dict[str, Any] = {}
+    for key, said in cond.items():
+        name, _, field = key.partition(".")
+        if field:
+            found.setdefault(name, {})[field] = said
+        else:
+            found[name] = said
+    return found
 
 
 def _part(said: str | P | None, family: type[P], name: str) -> P | None:

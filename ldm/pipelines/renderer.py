@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 
 from ldm.checkpoints.model import LatentDiffusionSpec
 from ldm.conditioning.conditioner import Conditioners
-from ldm.conditioning.inpaint_mask import InpaintMaskConfig, mask_told
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
@@ -32,6 +30,8 @@ from ldm.samplers.sampler import step_noise
 PIXELS_AT_ONCE, MOST_AT_ONCE = 1 << 20, 64  # of pictures, and pictures, in a batch; the result does not depend on it
 
 
+UNCONDITIONAL = ConditionInputs(count=1)
+
 Wrap = Callable[[Denoise, Streams], Denoise]  # of a guided denoiser, and the pictures' random streams
 
 
@@ -46,11 +46,6 @@ class Renderer:
     device: torch.device
     precision: Precision = "fp32"
 
-    @cached_property
-    def mask_told(self) -> InpaintMaskConfig | None:
-        """How it is told of holes; None = it was not trained to inpaint, and inpainting is training-free."""
-        return mask_told(self.conditioners)
-
     @property
     def latent_size(self) -> tuple[int, int]:
         side = self.spec.size // self.first_stage.ratio
@@ -61,28 +56,18 @@ class Renderer:
         """Pictures in a batch: as many as keep a processor busy and do not fill its memory."""
         return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // self.spec.size**2))
 
-    @cached_property
-    def hole_latent(self) -> Tensor | None:
-        """See `hole_latent`; None for models that are told of no holes."""
-        return None if self.mask_told is None else hole_latent(self.mask_told, self.first_stage, self.spec.size, self.device)
-
-    @property
-    def nothing(self) -> ConditionInputs:
-        """One picture that is told nothing."""
-        return ConditionInputs(count=1, hole_latent=self.hole_latent)
-
     @torch.no_grad()
-    def tell(self, inputs: ConditionInputs, latent_size: tuple[int, int] | None = None) -> Condition:
-        """The condition of one picture, encoded once a call; for a latent of the model's own size unless another is named."""
+    def encode_condition(self, inputs: ConditionInputs, latent_size: tuple[int, int] | None = None) -> Condition:
+        """The condition of one image, encoded once a call; for a latent of the model's own size unless another is named."""
         with self._autocast():
             return self.conditioners(inputs, latent_size or self.latent_size)
 
     @torch.no_grad()
     def generate(
         self,
-        told: ConditionInputs,
+        cond: ConditionInputs,
         how: Sampling,
-        untold: ConditionInputs | None = None,
+        uncond: ConditionInputs = UNCONDITIONAL,
         *,
         start: float = 1.0,
         start_latent: Tensor | None = None,
@@ -91,9 +76,9 @@ class Renderer:
         """Pictures (num_images, C, size, size) in [-1, 1], not clipped, on the CPU.
 
         Args:
-            told: of one picture; all are told the same.
+            cond: of one image; all are given the same.
             how: see Sampling.
-            untold: of one picture, what guidance leads away from; None = nothing told.
+            uncond: of one image, what guidance leads away from.
             start: noise level in (0, 1] to begin at; this share of the steps is taken, at least one.
             start_latent: (1, C, h, w), what is noised to begin with; None = pure noise.
             wrap: what the guided denoiser is wrapped in, e.g. training-free inpainting.
@@ -101,8 +86,8 @@ class Renderer:
         Raises:
             UserError: a picture that is not finite.
         """
-        wanted = self.tell(told)
-        unwanted = wanted if how.guidance == 1 else self.tell(untold or self.nothing)
+        wanted = self.encode_condition(cond)
+        unwanted = wanted if how.guidance == 1 else self.encode_condition(uncond)
         if _same(wanted, unwanted):  # nothing to lead away from: half the work
             how = replace(how, guidance=1.0)
         count = how.num_images
@@ -114,8 +99,8 @@ class Renderer:
     @torch.no_grad()
     def render(
         self,
-        told: Sequence[Condition],
-        untold: Sequence[Condition],
+        cond: Sequence[Condition],
+        uncond: Sequence[Condition],
         how: Sampling,
         *,
         offset: int = 0,
@@ -133,9 +118,9 @@ class Renderer:
         times = how.grid.times(process, max(1, round(how.steps * start)), start)
         shape = (self.first_stage.latent_channels, *self.latent_size)
         pictures = []
-        starts = range(0, len(told), self.at_once)
+        starts = range(0, len(cond), self.at_once)
         for number, first in enumerate(starts):
-            rows = range(first, min(first + self.at_once, len(told)))
+            rows = range(first, min(first + self.at_once, len(cond)))
             numbers = range(offset + rows.start, offset + rows.stop)
             streams = Streams.of(how.seed, "image", samples=numbers)
             noise = streams.normal("start", shape).to(self.device)
@@ -143,7 +128,7 @@ class Renderer:
                 x = start_std(process, times[0]) * noise
             else:
                 x = process.blend(Estimate(x0=start_latent.expand_as(noise), eps=noise), times[0])
-            conditions = _joined(told, rows), _joined(untold, rows)
+            conditions = _joined(cond, rows), _joined(uncond, rows)
             denoise = classifier_free(self.denoiser, *conditions, how.guidance, how.guidance_interval, how.guidance_rescale)
             if how.guide is not None:
                 denoise = how.guide(denoise, process, numbers)
@@ -156,12 +141,12 @@ class Renderer:
             pictures.append(self.decode(latent))
         return torch.cat(pictures)
 
-    def away_from(self, weaker: Renderer, told: ConditionInputs, scale: float) -> Guide:
-        """Autoguidance, for `Sampling.guide`: away from what a weaker model of the same task would draw, which is told the same.
+    def away_from(self, weaker: Renderer, cond: ConditionInputs, scale: float) -> Guide:
+        """Autoguidance, for `Sampling.guide`: away from what a weaker model of the same task would draw under the same condition.
 
         Args:
             weaker: smaller, or trained for less long, e.g. a checkpoint that the run kept; of the same latents and process.
-            told: of one picture, as for `generate`.
+            cond: of one image, as for `generate`.
             scale: 1 = the weaker one is not asked; 2 is usual.
 
         Raises:
@@ -169,7 +154,7 @@ class Renderer:
         """
         if (weaker.spec.space, weaker.spec.process) != (self.spec.space, self.spec.process):
             raise UserError("autoguidance needs two models of one first stage and one process; the weaker one has others")
-        condition = weaker.tell(told)
+        condition = weaker.encode_condition(cond)
 
         def led(denoise: Denoise, process: NoiseProcess, rows: range) -> Denoise:
             return autoguidance(denoise, lambda x, t: weaker.denoiser(x, t, condition.repeated(len(x))), scale)
@@ -202,12 +187,6 @@ class Renderer:
         return autocast(self.device, self.precision)
 
 
-@torch.no_grad()
-def hole_latent(told: InpaintMaskConfig, first_stage: FirstStage, size: int, device: torch.device) -> Tensor:
-    """(C, h, w): the normalised latent of size x size pixels of nothing but hole, which is what `inpaint_mask` is told as "nothing"."""
-    return first_stage.encode(torch.full((1, first_stage.image_channels, size, size), told.hole, device=device))[0]
-
-
 def _joined(conditions: Sequence[Condition], rows: range) -> Condition:
     chosen = [conditions[i] for i in rows]
     if all(c is chosen[0] for c in chosen):
@@ -216,6 +195,6 @@ def _joined(conditions: Sequence[Condition], rows: range) -> Condition:
 
 
 def _same(one: Condition, other: Condition) -> bool:
-    """Whether two conditions, made by the same conditioners, tell the same."""
+    """Whether two conditions, made by the same conditioners, are equal."""
     pairs = ((getattr(one, field.name), getattr(other, field.name)) for field in fields(Condition))
     return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)

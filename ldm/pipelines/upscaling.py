@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ldm.conditioning.low_resolution import LowResolution
+from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.core.random import Streams
@@ -43,15 +43,16 @@ def upscale(model: LatentDiffusion, picture: Image.Image, how: Sampling) -> list
         UserError: another model; one whose first stage does not scale down, so that there is nothing to scale up; a picture that is not
             finite.
     """
-    model.part(LowResolution, "small pictures")
+    parts = model.require("image")
     ratio, side = model.first_stage.ratio, model.latent_size[0]
     if ratio == 1:
-        raise UserError("this model draws at the size that it is told (its first stage has ratio 1), so it makes nothing larger")
+        raise UserError("this model draws at the size that it is given (its first stage has ratio 1), so it makes nothing larger")
     small = as_tensor(picture, model.first_stage.image_channels)
     small = F.pad(small, (0, max(0, side - picture.width), 0, max(0, side - picture.height)), mode="replicate")
     plane = small.shape[2], small.shape[3]
-    told = model.tell(replace(model.nothing, low_resolution=small), plane)
-    denoise = _in_tiles(model, told, model.tell(model.nothing, plane), how)
+    values = {name: part.of_user(small) for name, part in parts.items()}
+    cond = model.encode_condition(ConditionInputs(count=1, values=values), plane)
+    denoise = _in_tiles(model, cond, model.encode_condition(model.uncond(), plane), how)
 
     process, pictures = model.spec.process, []
     times = how.grid.times(process, how.steps)
@@ -68,16 +69,16 @@ def upscale(model: LatentDiffusion, picture: Image.Image, how: Sampling) -> list
     return pictures
 
 
-def _in_tiles(model: LatentDiffusion, told: Condition, untold: Condition, how: Sampling) -> Denoise:
-    """The guided denoiser of a picture larger than the network's: each tile is told its own part of what is concatenated."""
-    assert told.concat is not None and untold.concat is not None
-    beside = torch.cat([told.concat, untold.concat], dim=1)
+def _in_tiles(model: LatentDiffusion, cond: Condition, uncond: Condition, how: Sampling) -> Denoise:
+    """The guided denoiser of a picture larger than the network's: each tile is given its own part of what is concatenated."""
+    assert cond.concat is not None and uncond.concat is not None
+    beside = torch.cat([cond.concat, uncond.concat], dim=1)
     channels, side = model.first_stage.latent_channels, model.latent_size[0]
 
     def denoise(x_t: Tensor, t: Tensor) -> Estimate:
         def tile(part: Tensor) -> Tensor:
-            x, wanted, unwanted = part.split([channels, told_channels, told_channels], dim=1)
-            conditions = replace(told, concat=wanted), replace(untold, concat=unwanted)
+            x, wanted, unwanted = part.split([channels, cond_channels, cond_channels], dim=1)
+            conditions = replace(cond, concat=wanted), replace(uncond, concat=unwanted)
             guided = classifier_free(model.denoiser, *conditions, how.guidance, how.guidance_interval, how.guidance_rescale)
             found = guided(x, t)
             return torch.cat([found.x0, found.eps] if found.spread is None else [found.x0, found.eps, found.spread], dim=1)
@@ -86,5 +87,5 @@ def _in_tiles(model: LatentDiffusion, told: Condition, untold: Condition, how: S
         x0, eps, *spread = in_tiles(whole, tile, tile=side, overlap=round(OVERLAP * side), before=1, after=1).split(channels, dim=1)
         return Estimate(x0=x0, eps=eps, spread=spread[0] if spread else None)
 
-    told_channels = told.concat.shape[1]
+    cond_channels = cond.concat.shape[1]
     return denoise

@@ -38,28 +38,33 @@ class LatentBatch:
         return zip(bounds, bounds[1:], strict=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LatentData:
+    """
+    Attributes:
+        train_set: to train on.
+        held_out: to measure on; None = the training set stands in for it.
+        cache: of the training set's latents; None = pictures are encoded at each use.
+    """
+
+    train_set: Pictures
+    held_out: Pictures | None = None
+    cache: LatentCache | None = None
+
+
 class Latents:
     """The latents of a training and a held-out set; the pictures themselves where the first stage is the identity.
 
     Args:
         first_stage: frozen, on the device where latents come to lie.
-        train_set, held_out: pictures; None = the training set stands in for the held-out one.
-        cache: of the training set; None = pictures are encoded at each use.
+        data: the pictures.
         seed: of the order.
         device: see first_stage.
     """
 
-    def __init__(
-        self,
-        first_stage: FirstStage,
-        train_set: Pictures,
-        held_out: Pictures | None,
-        cache: LatentCache | None,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        self.first_stage, self.train_set, self.held_out = first_stage, train_set, held_out
-        self.cache, self.seed, self.device = cache, seed, device
+    def __init__(self, first_stage: FirstStage, data: LatentData, seed: int, device: torch.device) -> None:
+        self.first_stage, self.train_set, self.held_out = first_stage, data.train_set, data.held_out or data.train_set
+        self.cache, self.seed, self.device = data.cache, seed, device
 
     def batches(self, batch_size: int, first_step: int, share: tuple[int, int]) -> Iterator[LatentBatch]:
         """The share [start, stop) of the global batches of steps first_step, first_step + 1, ..., without end."""
@@ -79,7 +84,7 @@ class Latents:
     @torch.no_grad()
     def first_held_out(self, limit: int) -> Iterator[LatentBatch]:
         """The first held-out pictures in order, encoded, PART at a time."""
-        samples = (self.held_out or self.train_set).some(limit)
+        samples = self.held_out.some(limit)
         first = 0
         while some := list(islice(samples, PART)):
             pictures = Batch.of(some)

@@ -227,7 +227,7 @@ def test_a_lora_is_added_to_whole_weights_before_they_are_held_in_half(adapted: 
     whole, low = (LatentDiffusion.from_pretrained(adapted / "base", "cpu", precision, **lora) for precision in ("fp32", "bf16"))
     plain = LatentDiffusion.from_pretrained(adapted / "base", "cpu", "bf16")
     how = low.sampling()
-    drawn = [one.generate(one.nothing, how) for one in (low, replace(whole, precision="bf16"), plain)]
+    drawn = [one.generate(one.uncond(), how) for one in (low, replace(whole, precision="bf16"), plain)]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
 

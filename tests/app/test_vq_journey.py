@@ -11,6 +11,7 @@ from tiny_runs import metrics
 from ldm import LatentDiffusion
 from ldm.app import train_ldm, train_vae
 from ldm.checkpoints.model import load_first_stage
+from ldm.conditioning.inputs import ConditionInputs
 from ldm.conditioning.low_resolution import LowResolution
 from ldm.core.errors import UserError
 from ldm.first_stage.vq import VQAutoencoder
@@ -51,7 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, squares: Path) -> Path:
     first_stage = f"first_stage.checkpoint={folder / 'vq' / 'checkpoint'}"
     with pytest.MonkeyPatch.context() as patch:
         forward = LowResolution.forward
-        patch.setattr(LowResolution, "forward", lambda part, told, size: TOLD.append(told.low_resolution) or forward(part, told, size))
+        patch.setattr(LowResolution, "forward", lambda part, value, size: TOLD.append(value) or forward(part, value, size))
         train_ldm.main(["--config", str(folder / "enlarger.yaml"), "--run-dir", str(folder / "enlarger"), data, first_stage])
     return folder
 
@@ -91,7 +92,7 @@ def test_the_small_picture_is_learned_from_and_heard(trained: Path, squares: Pat
     model = LatentDiffusion.from_pretrained(trained / "enlarger" / "checkpoint")
     small = torch.rand(2, 1, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     how = model.sampling(seed=1)
-    one, other = (model.generate(type(model.nothing)(count=1, low_resolution=picture), how) for picture in small)
+    one, other = (model.generate(ConditionInputs(count=1, values={"small": picture}), how) for picture in small)
     assert one.shape == (1, 3, 16, 16)
     assert (one - other).abs().max() > 1e-4
 

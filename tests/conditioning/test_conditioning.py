@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from ldm.conditioning.attributes import AttributesConfig, ChoiceAttribute, NumberAttribute, TagsAttribute
 from ldm.conditioning.bert_pretrained import BertPretrainedConfig
 from ldm.conditioning.bert_scratch import BertScratchConfig
 from ldm.conditioning.boxes import BoxesConfig
@@ -16,13 +18,14 @@ from ldm.conditioning.captions import padded
 from ldm.conditioning.class_label import ClassLabelConfig
 from ldm.conditioning.clip_pretrained import CLIP_L, OPEN_CLIP_H, ClipPretrainedConfig
 from ldm.conditioning.conditioner import ConditionerConfig, Conditioners, build_conditioners
-from ldm.conditioning.inpaint_mask import InpaintMaskConfig, latent_mask
+from ldm.conditioning.inpaint_mask import InpaintMask, InpaintMaskConfig, MaskedImages, latent_mask
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.conditioning.low_resolution import LowResolutionConfig
 from ldm.conditioning.semantic_map import SemanticMapConfig
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.core.random import Streams
+from ldm.data.facts import ATTRIBUTES, BOXES, CAPTIONS, LABELS, MAPS, PIXELS, DataFacts
 from ldm.pretrained.table import TABLE
 
 CONFIGS = {
@@ -33,6 +36,14 @@ CONFIGS = {
     "semantic_map": SemanticMapConfig(num_classes=5),
     "boxes": BoxesConfig(num_classes=3, width=24, depth=2, heads=2, head_width=8, max_boxes=4, vocabulary=101),
     "low_resolution": LowResolutionConfig(),
+    "attributes": AttributesConfig(
+        fields={
+            "colour": ChoiceAttribute(names=("blue", "red")),
+            "size": NumberAttribute(low=0.0, high=4.0),
+            "tags": TagsAttribute(names=("big", "old")),
+        },
+        width=16,
+    ),
 }
 OLD = ("bert_pretrained", "bert_scratch", "class_label", "inpaint_mask", "semantic_map")
 every_kind = pytest.mark.parametrize("name", sorted(ConditionerConfig.kinds()))
@@ -59,21 +70,34 @@ def tiny_clip(tmp_path_factory):
 def build(*names, **others) -> Conditioners:
     torch.manual_seed(0)
     configs = {name: CONFIGS[name] for name in names} | others
-    return build_conditioners(configs, context_width=20, latent_channels=4)
+    made = build_conditioners(configs, context_width=20, latent_channels=4)
+    return made.attach(lambda images: torch.full((len(images), 4, 4, 4), 0.25), (3, 16, 16))
 
 
-def told(count: int = 4) -> ConditionInputs:
+def values(count: int = 4) -> dict[str, Any]:
+    """Inputs for `count` images, by what a conditioner reads; for masks by "mask"."""
     g = torch.Generator().manual_seed(1)
+    masks = (torch.rand(count, 1, 16, 16, generator=g) > 0.97).float()
+    colours, sizes = ("red", "blue", "", "red"), (1.0, 3.0, 2.0, None)
+    attributes = build("attributes").parts["attributes"]
+    rows = [attributes.of_user({"colour": colours[i], "size": sizes[i], "tags": ["big", "old"][: i % 3]}) for i in range(count)]
+    return {
+        CAPTIONS: ("a red heart", "a puppy", "a smiling yellow face with sunglasses", "tea")[:count],
+        LABELS: torch.tensor([0, 1, 2, 0])[:count],
+        "mask": MaskedImages(masks, torch.randn(count, 4, 4, 4, generator=g)),
+        MAPS: torch.randint(0, 6, (count, 16, 16), generator=g),
+        BOXES: torch.cat([torch.randint(0, 3, (count, 2, 1), generator=g), torch.rand(count, 2, 4, generator=g)], dim=2),
+        PIXELS: torch.rand(count, 3, 6, 6, generator=g) * 2 - 1,
+        ATTRIBUTES: {name: torch.cat([row[name] for row in rows]) for name in rows[0]},
+    }
+
+
+def given(conditioners: Conditioners, count: int = 4) -> ConditionInputs:
+    """All that the conditioners read, for images that differ."""
+    known = values(count)
     return ConditionInputs(
         count=count,
-        captions=("a red heart", "a puppy", "a smiling yellow face with sunglasses", "tea")[:count],
-        labels=torch.tensor([0, 1, 2, 0])[:count],
-        masks=(torch.rand(count, 1, 16, 16, generator=g) > 0.97).float(),
-        masked_latents=torch.randn(count, 4, 4, 4, generator=g),
-        hole_latent=torch.full((4, 4, 4), 0.25),
-        maps=torch.randint(0, 6, (count, 16, 16), generator=g),
-        boxes=torch.cat([torch.randint(0, 3, (count, 2, 1), generator=g), torch.rand(count, 2, 4, generator=g)], dim=2),
-        low_resolution=torch.rand(count, 3, 6, 6, generator=g) * 2 - 1,
+        values={name: known["mask" if isinstance(part, InpaintMask) else part.reads] for name, part in conditioners.items()},
     )
 
 
@@ -92,7 +116,8 @@ def row(condition, i):
 
 @every_kind
 def test_a_row_is_told_the_same_alone_and_in_a_batch(name):
-    conditioners, inputs = build(name).eval(), told()
+    conditioners = build(name).eval()
+    inputs = given(conditioners)
     together = conditioners(inputs, (4, 4))
     for i in range(4):
         assert_same(row(together, i), conditioners(inputs.part(i, i + 1), (4, 4)), rtol=1e-5, atol=1e-6)
@@ -101,23 +126,22 @@ def test_a_row_is_told_the_same_alone_and_in_a_batch(name):
 @every_kind
 def test_nothing_is_the_same_however_it_is_said(name):
     """Blanked rows, an input that is not given, and the value written out are one condition; other rows keep theirs."""
-    conditioners, inputs = build(name).eval(), told()
+    conditioners = build(name).eval()
+    inputs = given(conditioners)
     rows = torch.tensor([True, False, True, False])
-    some = conditioners(conditioners.blank(inputs, (name,), rows), (4, 4))
-    unsaid = ConditionInputs(count=4, hole_latent=inputs.hole_latent)
-    written = ConditionInputs(
-        count=4,
-        captions=("", " ", "", ""),
-        labels=torch.full((4,), -1),
-        masks=torch.ones(4, 1, 16, 16),
-        masked_latents=torch.full((4, 4, 4, 4), 0.25),
-        maps=torch.full((4, 16, 16), 5),
-        boxes=torch.full((4, 2, 5), -1.0),
-        low_resolution=torch.zeros(4, 3, 9, 9),
-    )
-    nothing = conditioners(conditioners.blank(inputs), (4, 4))
-    assert_same(nothing, conditioners(unsaid, (4, 4)))
-    assert_same(nothing, conditioners(written, (4, 4)))
+    some = conditioners(inputs, (4, 4), {name: rows})
+    written = {
+        CAPTIONS: ("", " ", "", ""),
+        LABELS: torch.full((4,), -1),
+        "mask": MaskedImages(torch.ones(4, 1, 16, 16), torch.full((4, 4, 4, 4), 0.25)),
+        MAPS: torch.full((4, 16, 16), 5),
+        BOXES: torch.full((4, 2, 5), -1.0),
+        PIXELS: torch.zeros(4, 3, 9, 9),
+        ATTRIBUTES: {"colour": torch.zeros(4, 3), "size": torch.zeros(4, 9), "tags": torch.zeros(4, 3)},
+    }["mask" if name == "inpaint_mask" else conditioners.parts[name].reads]
+    nothing = conditioners(inputs, (4, 4), {name: torch.ones(4, dtype=torch.bool)})
+    assert_same(nothing, conditioners(ConditionInputs(count=4), (4, 4)))
+    assert_same(nothing, conditioners(ConditionInputs(count=4, values={name: written}), (4, 4)))
     everything = conditioners(inputs, (4, 4))
     for i, is_blank in enumerate(rows):
         assert_same(row(some, i), row(nothing if is_blank else everything, i))
@@ -128,7 +152,8 @@ def test_nothing_is_the_same_however_it_is_said(name):
 @every_kind
 def test_told_differently_is_different(name):
     """All rows differ from each other: no conditioner ignores its input."""
-    condition = build(name).eval()(told(3), (4, 4))
+    conditioners = build(name).eval()
+    condition = conditioners(given(conditioners, 3), (4, 4))
     for i, j in ((0, 1), (1, 2), (0, 2)):
         with pytest.raises(AssertionError):
             assert_same(row(condition, i), row(condition, j))
@@ -138,10 +163,7 @@ def test_told_differently_is_different(name):
 def test_what_is_reported_is_what_is_given(name):
     """The sizes that a network is built with are those that arrive."""
     conditioners = build(name).eval()
-    condition = conditioners(told(), (4, 4))
-    reworded = conditioners(replace(told(), captions=("tea", "a red heart", "a puppy", "a dog")), (4, 4))
-    heard = any(x is not None and not torch.equal(x, getattr(reworded, channel)) for channel, x in vars(condition).items())
-    assert all(part.reads_text == heard for part in conditioners)
+    condition = conditioners(given(conditioners), (4, 4))
     assert conditioners.uses_tokens == (condition.tokens is not None)
     assert conditioners.concat_channels == (0 if condition.concat is None else condition.concat.shape[1])
     assert conditioners.vector_width == (None if condition.vector is None else condition.vector.shape[1])
@@ -150,7 +172,7 @@ def test_what_is_reported_is_what_is_given(name):
 def test_all_together_stand_side_by_side():
     attended = ClassLabelConfig(num_classes=3, how="attend")
     both = build(*OLD, attended=attended).eval()
-    inputs = told()
+    inputs = given(both)
     merged = both(inputs, (4, 4))
     assert merged.tokens.shape == (4, 12 + 10 + 1, 20)
     # "a red heart" is [CLS] a red heart [SEP]: 5 of 12 and of 10; the label is one token more.
@@ -158,31 +180,29 @@ def test_all_together_stand_side_by_side():
     assert both.concat_channels == 1 + 4 + 5 == merged.concat.shape[1]
     assert both.vector_width == 16
 
-    mask_part, map_part = both.parts["inpaint_mask"](inputs, (4, 4)), both.parts["semantic_map"](inputs, (4, 4))
+    mask_part, map_part = (
+        both.parts["inpaint_mask"](inputs.values["inpaint_mask"], (4, 4)),
+        both.parts["semantic_map"](inputs.values["semantic_map"], (4, 4)),
+    )
     torch.testing.assert_close(merged.concat, torch.cat([mask_part.concat, map_part.concat], dim=1))
-    label = both.parts["class_label"](inputs, (4, 4)).vector
+    label = both.parts["class_label"](inputs.values["class_label"], (4, 4)).vector
     torch.testing.assert_close(merged.vector, label)
 
 
 def test_no_conditioner_tells_nothing():
-    assert_same(build()(told(), (4, 4)), Condition())
+    assert_same(build()(ConditionInputs(count=4), (4, 4)), Condition())
 
 
 def test_drops_are_each_conditioners_own_and_keyed_by_sample():
     often, never = BertScratchConfig(width=8, depth=1, drop=0.7), ClassLabelConfig(num_classes=3, drop=0.0)
     other = SemanticMapConfig(num_classes=5, drop=0.7)
     conditioners = build(text=often, label=never, map=other)
-    count = 1000
-    inputs = ConditionInputs(count=count, captions=("tea",) * count, labels=torch.zeros(count).long(), maps=torch.zeros(count, 1, 1).long())
-    streams = Streams.of(0, "train", 7, samples=range(count))
-    dropped = inputs
-    for name, rows in conditioners.draw_drops(streams).items():
-        dropped = conditioners.blank(dropped, (name,), rows)
-    texts = torch.tensor([caption == "" for caption in dropped.captions])
-    maps = dropped.maps[:, 0, 0] == -1
+    streams = Streams.of(0, "train", 7, samples=range(1000))
+    drops = conditioners.draw_drops(streams)
+    texts, maps = drops["text"], drops["map"]
     assert abs(texts.float().mean() - 0.7) < 0.05 and abs(maps.float().mean() - 0.7) < 0.05
     assert abs((texts & maps).float().mean() - 0.49) < 0.05  # independent of each other
-    assert (dropped.labels == 0).all()
+    assert not drops["label"].any()
 
     part = conditioners.draw_drops(streams.part(300, 400))
     assert torch.equal(part["text"], texts[300:400])
@@ -193,7 +213,8 @@ def test_two_that_read_the_same_input_are_dropped_apart():
     conditioners = build(
         one=ClassLabelConfig(num_classes=3, how="attend", drop=0.5), other=ClassLabelConfig(num_classes=3, how="attend", drop=0.5)
     )
-    inputs = ConditionInputs(count=2, labels=torch.tensor([1, 1]))
+    labels = torch.tensor([1, 1])
+    inputs = ConditionInputs(count=2, values={"one": labels, "other": labels})
     drops = {"one": torch.tensor([True, False]), "other": torch.tensor([False, False])}
     tokens = conditioners(inputs, (2, 2), drops).tokens
     assert not torch.equal(tokens[0, 0], tokens[1, 0])
@@ -214,7 +235,7 @@ def test_the_frozen_encoder_is_named_not_stored_and_not_trained():
     assert conditioners.num_frozen == 22_565_376
     assert conditioners.frozen_digests() == {"minilm-l6": TABLE["minilm-l6"].sha256}
 
-    conditioners(told(), (4, 4)).tokens.square().sum().backward()
+    conditioners(given(conditioners), (4, 4)).tokens.square().sum().backward()
     part = conditioners.parts["bert_pretrained"]
     assert part.projection.weight.grad.abs().max() > 0
     assert all(p.grad is None and not p.requires_grad for p in part.frozen.encoder.parameters())
@@ -256,17 +277,18 @@ def test_the_memory_of_features_is_bounded_and_forgets_the_longest_unused():
 
 def test_the_summary_is_of_the_captions_mean_feature():
     part = build(text=replace(CONFIGS["bert_pretrained"], vector_width=16)).parts["text"].eval()
-    inputs = told()
-    means = torch.stack([feature.mean(dim=0) for feature in part.frozen.features(inputs.captions)])
+    captions = values()[CAPTIONS]
+    means = torch.stack([feature.mean(dim=0) for feature in part.frozen.features(captions)])
     norm, linear = part.summary
     whitened = (means - means.mean(dim=1, keepdim=True)) / (means.var(dim=1, keepdim=True, unbiased=False) + 1e-5).sqrt()
     expected = (whitened * norm.weight + norm.bias) @ linear.weight.T + linear.bias
-    condition = part(inputs, (4, 4))
+    condition = part(captions, (4, 4))
     torch.testing.assert_close(condition.vector, expected)
     assert part.vector_width == 16
 
     beside = build(text=replace(CONFIGS["bert_pretrained"], vector_width=16), label=CONFIGS["class_label"])
-    alone = [beside.parts[name](inputs, (4, 4)).vector for name in ("text", "label")]
+    inputs = given(beside)
+    alone = [beside.parts[name](inputs.values[name], (4, 4)).vector for name in ("text", "label")]
     torch.testing.assert_close(beside(inputs, (4, 4)).vector, sum(alone))
     with pytest.raises(UserError, match="vector_width must be at least 1"):
         BertPretrainedConfig(vector_width=0)
@@ -275,7 +297,8 @@ def test_the_summary_is_of_the_captions_mean_feature():
 def test_a_long_caption_is_cut_at_the_end():
     conditioners = build("bert_pretrained", "bert_scratch").eval()
     words = "one two three four five six seven eight nine ten eleven twelve"
-    long = ConditionInputs(count=2, captions=(words, words + " thirteen"))
+    captions = (words, words + " thirteen")
+    long = ConditionInputs(count=2, values={"bert_pretrained": captions, "bert_scratch": captions})
     condition = conditioners(long, (4, 4))
     assert condition.token_mask.all()
     assert_same(row(condition, 0), row(condition, 1), rtol=1e-5, atol=1e-6)
@@ -296,7 +319,7 @@ def test_any_bert_of_a_folder_is_named_by_what_it_holds(tmp_path):
         conditioners = build(text=BertPretrainedConfig(model=str(tmp_path / folder)))
         (digest,) = conditioners.frozen_digests().values()
         digests.append(digest)
-        assert conditioners(told(), (4, 4)).tokens.shape == (4, 32, 20)
+        assert conditioners(given(conditioners), (4, 4)).tokens.shape == (4, 32, 20)
     assert digests[0] == digests[1] != digests[2]
     with pytest.raises(UserError, match="cannot load the text encoder .*absent"):
         build(text=BertPretrainedConfig(model=str(tmp_path / "absent")))
@@ -313,7 +336,7 @@ def test_bert_scratch_has_the_published_size(width, published):
 
 def test_bert_scratch_trains_down_to_its_words_and_ignores_padding():
     encoder = build("bert_scratch").parts["bert_scratch"]
-    one = ConditionInputs(count=1, captions=("a puppy",))
+    one = ("a puppy",)
     before = encoder(one, (4, 4))
     before.tokens.square().mul(before.token_mask[..., None]).sum().backward()
     trained = encoder.encoder.token_embedding.weight.grad.abs().sum(1).nonzero().flatten().tolist()
@@ -371,7 +394,7 @@ def test_clip_tells_the_features_of_its_layer_padding_and_all(tiny_clip):
         expected = {"last": whole.last_hidden_state, "penultimate": tower.final_layer_norm(whole.hidden_states[1])}
     for layer, features in expected.items():
         part = build(text=replace(CONFIGS["clip_pretrained"], layer=layer)).parts["text"]
-        condition = part(ConditionInputs(count=2, captions=("a puppy", "")), (4, 4))
+        condition = part(("a puppy", ""), (4, 4))
         torch.testing.assert_close(condition.tokens, features)
         assert condition.token_mask is None
         assert sum(p.numel() for p in part.parameters()) == 0
@@ -392,15 +415,15 @@ def test_published_clips_are_counted_without_being_fetched(model, width, publish
 def test_a_small_picture_of_the_latents_size_is_told_as_it_is():
     part = build("low_resolution").parts["low_resolution"]
     small = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    assert torch.equal(part(ConditionInputs(count=2, low_resolution=small), (4, 4)).concat, small)
+    assert torch.equal(part(small, (4, 4)).concat, small)
     # Noise of N(0, 0.3^2) in a sixteenth of the pixels: means over some 16 of them (a cubic's lobes included), not a few picked out.
     noise = 0.3 * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    assert part(ConditionInputs(count=1, low_resolution=noise), (16, 16)).concat.std() < 0.12
+    assert part(noise, (16, 16)).concat.std() < 0.12
     ramp = torch.linspace(-0.9, 0.9, 16).expand(1, 3, 16, 16)
-    told = part(ConditionInputs(count=1, low_resolution=ramp), (4, 4)).concat
+    told = part(ramp, (4, 4)).concat
     torch.testing.assert_close(told[0, 0, 1, 1:3], torch.tensor([-0.24, 0.24]), atol=0.01, rtol=0)
     with pytest.raises(UserError, match="has 1 channels; this model takes 3"):
-        part(ConditionInputs(count=1, low_resolution=noise[:, :1]), (4, 4))
+        part(noise[:, :1], (4, 4))
 
 
 def test_shares_of_a_map_are_its_one_hot_halved_twice():
@@ -411,7 +434,7 @@ def test_shares_of_a_map_are_its_one_hot_halved_twice():
         one_hot = torch.nn.functional.interpolate(one_hot, scale_factor=0.5, mode="bilinear")
     for channels in (None, 3):
         part = build(map=SemanticMapConfig(num_classes=5, channels=channels, shares=True)).parts["map"]
-        told = part(ConditionInputs(count=2, maps=maps), (4, 6)).concat
+        told = part(maps, (4, 6)).concat
         torch.testing.assert_close(told, part.mix(one_hot))
 
 
@@ -428,12 +451,16 @@ def test_unknown_on_the_map_is_zero_in_every_channel():
     maps[0, :4, :4] = 2
     for config in (SemanticMapConfig(num_classes=5), SemanticMapConfig(num_classes=5, channels=3)):
         part = build(map=config).parts["map"]
-        concat = part(ConditionInputs(count=1, maps=maps), (2, 2)).concat
+        concat = part(maps, (2, 2)).concat
         assert concat[0, :, 0, 0].abs().max() > 0
         assert concat.abs().sum() == concat[0, :, 0, 0].abs().sum()
-    assert SemanticMapConfig(num_classes=5).build(context_width=None, latent_channels=4)(
-        ConditionInputs(count=1, maps=maps), (2, 2)
-    ).concat[0, :, 0, 0].tolist() == [0, 0, 1, 0, 0]
+    assert SemanticMapConfig(num_classes=5).build(context_width=None, latent_channels=4)(maps, (2, 2)).concat[0, :, 0, 0].tolist() == [
+        0,
+        0,
+        1,
+        0,
+        0,
+    ]
 
 
 def test_labels_are_found_by_name_or_number():
@@ -448,11 +475,11 @@ def test_labels_are_found_by_name_or_number():
 
 
 def test_mistakes_get_one_line():
-    inputs = told()
+    boxes = build("boxes").parts["boxes"]
     with pytest.raises(UserError, match="label 3 is outside 0 to 2"):
-        build("class_label")(replace(inputs, labels=torch.tensor([0, 1, 3, 2])), (4, 4))
+        build("class_label").parts["class_label"](torch.tensor([0, 1, 3, 2]), (4, 4))
     with pytest.raises(UserError, match="class 6; this model knows 0 to 4"):
-        build("semantic_map")(replace(inputs, maps=inputs.maps + 1), (4, 4))
+        build("semantic_map").parts["semantic_map"](values()[MAPS] + 1, (4, 4))
     with pytest.raises(UserError, match="no cross-attention"):
         build_conditioners({"text": CONFIGS["bert_scratch"]}, context_width=None, latent_channels=4)
     with pytest.raises(UserError, match="agree on one width"):
@@ -460,13 +487,13 @@ def test_mistakes_get_one_line():
     with pytest.raises(UserError, match="from 0 to 1, got 1.5"):
         InpaintMaskConfig(drop=1.5)
     with pytest.raises(UserError, match="a box has class 3; this model knows 0 to 2"):
-        build("boxes")(replace(inputs, boxes=inputs.boxes * torch.tensor([0.0, 1, 1, 1, 1]) + torch.tensor([3.0, 0, 0, 0, 0])), (4, 4))
+        boxes(values()[BOXES] * torch.tensor([0.0, 1, 1, 1, 1]) + torch.tensor([3.0, 0, 0, 0, 0]), (4, 4))
     with pytest.raises(UserError, match="shares of the picture's width and height"):
-        build("boxes")(replace(inputs, boxes=inputs.boxes * torch.tensor([1.0, 1, 1, 1, 3])), (4, 4))
+        boxes(values()[BOXES] * torch.tensor([1.0, 1, 1, 1, 3]), (4, 4))
     with pytest.raises(UserError, match="no room for 20 classes"):
         BoxesConfig(num_classes=20, vocabulary=20)
     with pytest.raises(UserError, match="needs boxes, and the training data has none"):
-        CONFIGS["boxes"].fitted(label_names=(), map_names=(), has=frozenset({"captions"}))
+        CONFIGS["boxes"].fitted(DataFacts(has=frozenset({CAPTIONS, PIXELS})))
     with pytest.raises(UserError, match="reads at most 40 tokens; max_tokens is 41"):
         build(text=replace(CONFIGS["clip_pretrained"], max_tokens=41))
     with pytest.raises(UserError, match="2 label names for 3 classes"):
@@ -476,7 +503,8 @@ def test_mistakes_get_one_line():
 @pytest.mark.gpu
 @every_kind
 def test_it_follows_to_the_device(name):
-    conditioners, inputs = build(name).eval(), told()
+    conditioners = build(name).eval()
+    inputs = given(conditioners)
     here = conditioners(inputs, (4, 4))
     there = conditioners.to("cuda")(inputs, (4, 4))
     for channel in ("vector", "tokens", "concat"):
@@ -489,7 +517,7 @@ def test_it_follows_to_the_device(name):
 def test_hidden_words_are_words_only_and_only_in_training():
     """[CLS] and [SEP] stay, about the asked share of the words goes, and the mean that makes the vector is of what is left."""
     config = BertPretrainedConfig(max_tokens=12, word_drop=0.5, vector_width=6)
-    part, inputs = build("bert_pretrained", bert_pretrained=config).parts["bert_pretrained"], told()
+    part, inputs = build("bert_pretrained", bert_pretrained=config).parts["bert_pretrained"], values()[CAPTIONS]
     whole = part.eval()(inputs, (4, 4))
     torch.manual_seed(0)
     steps = [part.train()(inputs, (4, 4)) for _ in range(200)]
@@ -499,14 +527,14 @@ def test_hidden_words_are_words_only_and_only_in_training():
         assert not (step.token_mask & ~whole.token_mask).any()
     kept = torch.stack([step.token_mask.sum(dim=1) - 2 for step in steps]).double().mean(dim=0)
     torch.testing.assert_close(kept, (whole.token_mask.sum(dim=1) - 2).double() / 2, rtol=0.15, atol=0.1)
-    features, _ = padded(part.frozen.features(inputs.captions), 12)
+    features, _ = padded(part.frozen.features(inputs), 12)
     row = steps[0].token_mask[2]
     torch.testing.assert_close(steps[0].vector[2], part.summary(features[2, row].mean(dim=0)), rtol=1e-5, atol=1e-5)
 
 
 def test_feature_dropout_is_in_training_only():
     config = BertPretrainedConfig(max_tokens=12, feature_dropout=0.5, vector_width=6)
-    part, inputs = build("bert_pretrained", bert_pretrained=config).parts["bert_pretrained"], told()
+    part, inputs = build("bert_pretrained", bert_pretrained=config).parts["bert_pretrained"], values()[CAPTIONS]
     plain = build("bert_pretrained", bert_pretrained=replace(config, feature_dropout=0.0)).parts["bert_pretrained"].train()(inputs, (4, 4))
     assert_same(part.eval()(inputs, (4, 4)), plain)
     one, other = (part.train()(inputs, (4, 4)) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Both conventions of telling a hole, and that a model has one."""
+"""Both conventions of masked images."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ldm.conditioning.conditioner import build_conditioners
-from ldm.conditioning.inpaint_mask import InpaintMaskConfig, mask_told
-from ldm.conditioning.inputs import ConditionInputs
-from ldm.core.errors import UserError
+from ldm.conditioning.inpaint_mask import InpaintMaskConfig, MaskedImages
 
 GREY, BLACK = InpaintMaskConfig(), InpaintMaskConfig(convention="inpainting_big")
 
@@ -30,18 +27,11 @@ def test_channels_of_inpainting_big():
     masks = torch.zeros(1, 1, 8, 8)
     masks[0, 0, 4, 4] = masks[0, 0, 1, 1] = 1  # first of cell (2, 2); last of cell (0, 0)
     latents, hole = torch.arange(32.0).reshape(1, 2, 4, 4), torch.full((2, 4, 4), 7.0)
-    part = build_conditioners({"mask": BLACK}, context_width=None, latent_channels=2)
-    inputs = ConditionInputs(count=1, masks=masks, masked_latents=latents, hole_latent=hole)
-    told = part(inputs, (4, 4)).concat
+    part = BLACK.build(context_width=None, latent_channels=2)
+    part.attach(lambda images: hole[None], (3, 8, 8))
+    told = part(MaskedImages(masks, latents), (4, 4)).concat
     cells = torch.full((1, 1, 4, 4), -1.0)
     cells[0, 0, 2, 2] = 1
     assert_close(told, torch.cat([latents, cells], dim=1), rtol=0, atol=0)
-    nothing = part(part.blank(inputs), (4, 4)).concat
+    nothing = part(part.null(1), (4, 4)).concat
     assert_close(nothing, torch.cat([hole[None], torch.ones(1, 1, 4, 4)], dim=1), rtol=0, atol=0)
-
-
-def test_a_model_has_one_convention():
-    both = build_conditioners({"one": GREY, "other": BLACK}, context_width=None, latent_channels=2)
-    with pytest.raises(UserError, match="must have one convention"):
-        mask_told(both)
-    assert mask_told(build_conditioners({"one": BLACK}, context_width=None, latent_channels=2)) == BLACK

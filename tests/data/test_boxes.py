@@ -15,6 +15,7 @@ from ldm.core.errors import UserError
 from ldm.core.random import generator
 from ldm.data.batch import Batch, Sample
 from ldm.data.config import Augment, DataConfig
+from ldm.data.facts import BOXES
 from ldm.data.open import open_dataset
 from ldm.data.record import Record
 from ldm.data.shards import Index, write_shards
@@ -142,7 +143,7 @@ def shards(tmp_path):
 
 def test_training_tells_each_picture_its_boxes(shards, tmp_path, monkeypatch):
     data = open_dataset(DataConfig(train=str(shards), size=16), "train", 0)
-    assert data.has_boxes
+    assert BOXES in data.facts.has
     assert next(iter(data.some(1))).boxes.tolist() == [[0, 0.25, 0.25, 0.75, 0.5]]
 
     told = []

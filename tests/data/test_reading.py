@@ -20,6 +20,7 @@ from torch.testing import assert_close
 
 from ldm.core.errors import UserError
 from ldm.data.config import Augment, DataConfig
+from ldm.data.facts import CAPTIONS
 from ldm.data.latent_cache import LatentCache
 from ldm.data.open import open_dataset
 from ldm.data.order import GlobalOrder
@@ -190,7 +191,7 @@ def streamed(pictures: Path, tmp_path: Path) -> Callable[[], Pictures]:
 
 def test_a_stream_shows_every_record_once_an_epoch_in_a_new_order(streamed: Callable[[], Pictures]) -> None:
     data = streamed()
-    assert data.has_captions and data.count is None
+    assert CAPTIONS in data.facts.has and data.count is None
     keys = [key for batch, _ in islice(data.batches(5, 1, (0, 5)), 4) for key in batch.keys]
     assert sorted(keys[:10]) == sorted(keys[10:]) == sorted(map(str, range(10)))
     assert keys[:10] != keys[10:]
@@ -283,7 +284,7 @@ def test_a_folder_of_maps_knows_its_classes_and_what_is_unknown(pictures: Path) 
     """Class 0 is a class; a picture without a map is unknown everywhere, not class 0."""
     (pictures / "maps/3.png").unlink()
     data = opened(pictures)
-    assert data.map_names == ("class 0", "class 1")
+    assert data.facts.map_names == ("class 0", "class 1")
     sample = next(s for s in (data.sample(i, 0) for i in range(10)) if s.key == "3")
     assert sample.map is not None
     assert sample.map.unique().tolist() == [-1]
@@ -294,7 +295,7 @@ def test_bare_shards_with_text_labels_name_them(pictures: Path, tmp_path: Path) 
     (tmp_path / "bare").mkdir()
     write_shards(tmp_path / "bare", "some", records)
     data = opened(tmp_path / "bare")
-    assert data.label_names == ("apple", "pear")
+    assert data.facts.label_names == ("apple", "pear")
     assert [data.sample(i, 0).label for i in range(4)] == [1, 0, 1, 0]
 
 

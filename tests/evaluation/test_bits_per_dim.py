@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +17,7 @@ from torch.testing import assert_close
 
 from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults
 from ldm.core.errors import UserError
+from ldm.data.facts import PIXELS, DataFacts
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.likelihood import flow_density
 from ldm.diffusion.network_input import Time
@@ -26,7 +26,7 @@ from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.processes.rectified_flow import RectifiedFlow
 from ldm.diffusion.processes.vp_sde import VPSDE
 from ldm.evaluation import likelihood as evaluate_likelihood
-from ldm.evaluation.conditions import Telling
+from ldm.evaluation.conditions import EvaluationConditions
 from ldm.evaluation.dataset import DrawnFrom
 from ldm.evaluation.likelihood import bits_per_dim
 from ldm.evaluation.likelihood_task import BitsAsked
@@ -92,11 +92,7 @@ def drawn(images: Tensor) -> DrawnFrom:
     """Pictures as a data set."""
     samples = [SimpleNamespace(image=image, captions=(), label=-1) for image in images]
     data = Drawn(
-        has_captions=False,
-        has_labels=False,
-        has_maps=False,
-        has_boxes=False,
-        label_names=(),
+        facts=DataFacts(has=frozenset((PIXELS,))),
         count=len(images),
         sample=lambda i, epoch: samples[i],
     )
@@ -105,7 +101,7 @@ def drawn(images: Tensor) -> DrawnFrom:
 
 def measured(model: LatentDiffusion, images: Tensor, steps: int | None = None, variance: str | None = None) -> tuple[dict, dict]:
     asked = BitsAsked(count=COUNT, steps=steps, variance=variance, **ASKED)
-    found = bits_per_dim(Telling(model=model, told=drawn(images[:COUNT])), drawn(images), asked, seed=0, is_held_out=True)
+    found = bits_per_dim(EvaluationConditions(model=model, source=drawn(images[:COUNT])), drawn(images), asked, seed=0, is_held_out=True)
     return {metric.name: metric for metric in found.metrics}, found.about
 
 
@@ -234,7 +230,7 @@ def test_the_command_on_latents_tells_what_is_told(home, monkeypatch, capsys):
     monkeypatch.setattr(evaluate_likelihood, "flow_density", lambda *args: exact.append(not cudnn.allow_tf32) or flow_density(*args))
     found = measured_by_command(words.replace("dim 3", "dim 4"), monkeypatch, capsys)
     model = LatentDiffusion.from_pretrained("labels", "cpu")
-    expected = [model.tell(replace(model.untold(), labels=torch.tensor([label]))).vector for label in (0, 0, 0, 2)]  # cat, dog, owl
+    expected = [model.encode_condition(model.inputs({}, label=label)).vector for label in (0, 0, 0, 2)]  # cat, dog, owl
     assert_close(told[0], torch.cat(expected))
     about = found["bits_per_dim"]
     assert about["told"] == ["labels"] and about["guidance"].startswith("none")

@@ -15,8 +15,9 @@ from PIL import Image
 from ldm.app import evaluate, prepare_data
 from ldm.checkpoints.model import load_first_stage
 from ldm.core.errors import UserError
+from ldm.data.facts import MAPS, DataFacts
 from ldm.evaluation import latent_diffusion
-from ldm.evaluation.conditions import Telling
+from ldm.evaluation.conditions import EvaluationConditions
 from ldm.evaluation.dataset import DrawnFrom
 from ldm.losses.statistics import StatisticsCollector
 from ldm.metrics import attribution, bootstrap
@@ -173,15 +174,15 @@ def test_maps_boxes_and_small_pictures_are_told(home, tiny, monkeypatch, capsys)
     for i in range(6):
         Image.new("L", (20, 20), i % 4).save(home / "val" / "maps" / f"{i:03d}.png")
         (home / "val" / "boxes" / f"{i:03d}.json").write_text(f"[[{i % 3}, 0.25, 0.25, 0.5, 0.5]]")
-    told, tell = [], LatentDiffusion.tell
-    monkeypatch.setattr(LatentDiffusion, "tell", lambda self, inputs, *more: told.append(inputs) or tell(self, inputs, *more))
+    seen, encode = [], LatentDiffusion.encode_condition
+    monkeypatch.setattr(LatentDiffusion, "encode_condition", lambda self, inputs, *more: seen.append(inputs) or encode(self, inputs, *more))
     found = measured(f"{LDM} --model laid --num-images 7", monkeypatch, capsys)
-    assert found["data"]["told_of_them"] == ["maps", "boxes", "small pictures"]
-    told = [inputs for inputs in told if inputs.maps is not None]
-    assert [int(inputs.maps.unique()) for inputs in told] == [0, 1, 2, 3, 0, 1, 0]
-    assert [inputs.boxes[0, 0].tolist() for inputs in told] == [[i % 3, 0.25, 0.25, 0.5, 0.5] for i in (0, 1, 2, 3, 4, 5, 0)]
-    for inputs, picture in zip(told, [*pictures_of("val"), pictures_of("val")[0]], strict=True):
-        assert torch.equal(inputs.low_resolution[0], picture)
+    assert found["data"]["told_of_them"] == ["maps", "boxes", "pixels"]
+    given = [inputs.values for inputs in seen if "map" in inputs.values]
+    assert [int(values["map"].unique()) for values in given] == [0, 1, 2, 3, 0, 1, 0]
+    assert [values["boxes"][0, 0].tolist() for values in given] == [[i % 3, 0.25, 0.25, 0.5, 0.5] for i in (0, 1, 2, 3, 4, 5, 0)]
+    for values, picture in zip(given, [*pictures_of("val"), pictures_of("val")[0]], strict=True):
+        assert torch.equal(values["small"][0], picture)
 
 
 def test_a_maps_class_by_another_name_is_refused(tiny):
@@ -189,9 +190,9 @@ def test_a_maps_class_by_another_name_is_refused(tiny):
     (part,) = model.conditioners
     part.config = dataclasses.replace(part.config, names=("sky", "sea", "land", "tree"))
     names = ("sky", "land", "sea", "tree")
-    data = SimpleNamespace(has_captions=False, has_labels=False, has_maps=True, has_boxes=False, map_names=names)
+    data = SimpleNamespace(facts=DataFacts(has=frozenset((MAPS,)), map_names=names))
     with pytest.raises(UserError, match="class 1 of the data is land, of the model sea"):
-        Telling(model=model, told=DrawnFrom(place="drawn", split="val", data=data, count=2)).check()
+        EvaluationConditions(model=model, source=DrawnFrom(place="drawn", split="val", data=data, count=2)).check()
 
 
 def test_many_pictures_have_an_interval_of_kid_alone(home, monkeypatch, capsys):
@@ -207,17 +208,17 @@ def test_many_pictures_have_an_interval_of_kid_alone(home, monkeypatch, capsys):
 def test_what_is_told_is_the_caption_of_the_same_number(home, monkeypatch, capsys):
     """And again from the first when they are used up."""
     said, made = [], []
-    tell, render = LatentDiffusion.tell, LatentDiffusion.render
+    encode, render = LatentDiffusion.encode_condition, LatentDiffusion.render
 
-    def telling(self, inputs):
-        said.append((inputs.captions, tell(self, inputs)))
+    def encoding(self, inputs):
+        said.append((inputs.values.get("text"), encode(self, inputs)))
         return said[-1][1]
 
-    def rendering(self, told, untold, how, **more):
-        made.extend(captions for condition in told for captions, known in said if known is condition)
-        return render(self, told, untold, how, **more)
+    def rendering(self, cond, uncond, how, **more):
+        made.extend(captions for condition in cond for captions, known in said if known is condition)
+        return render(self, cond, uncond, how, **more)
 
-    monkeypatch.setattr(LatentDiffusion, "tell", telling)
+    monkeypatch.setattr(LatentDiffusion, "encode_condition", encoding)
     monkeypatch.setattr(LatentDiffusion, "render", rendering)
     measured(f"{LDM} --model model --num-images 8 --guidance 1", monkeypatch, capsys)
     assert made == [(f"picture {i % 6} of 1",) for i in range(8)]
@@ -227,8 +228,10 @@ def test_labels_are_told_by_name(home, monkeypatch, capsys):
     for name in ("owl", "cat"):
         write_pictures(home / "classes" / name, 3, 5, captions=False)
     told = []
-    tell = LatentDiffusion.tell
-    monkeypatch.setattr(LatentDiffusion, "tell", lambda self, inputs: told.append(inputs.labels) or tell(self, inputs))
+    tell = LatentDiffusion.encode_condition
+    monkeypatch.setattr(
+        LatentDiffusion, "encode_condition", lambda self, inputs: told.append(inputs.values.get("class")) or tell(self, inputs)
+    )
     found = measured("ldm --model labels --data classes --split train --steps 1 --guidance 1", monkeypatch, capsys)
     assert [int(label) for label in told] == [0, 0, 0, 2, 2, 2]  # the model's numbers, not the folder's
     assert found["data"]["told_of_them"] == ["labels"]

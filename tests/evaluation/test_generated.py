@@ -66,7 +66,7 @@ def test_pictures_are_kept_and_made_a_batch_at_a_time(home, monkeypatch, capsys)
     files = sorted(Path("made/pictures").iterdir())
     assert [file.name for file in files] == [f"{i:05d}.png" for i in range(18)]
     model = LatentDiffusion.from_pretrained("plain", "cpu")
-    nothing = [model.tell(model.untold())] * 18
+    nothing = [model.encode_condition(model.uncond())] * 18
     whole = as_pictures(render(model, nothing, nothing, model.sampling(steps=1, guidance=1.0)))
     for file, picture in zip(files, whole, strict=True):
         assert np.abs(np.asarray(Image.open(file), int) - np.asarray(picture, int)).max() <= 1  # another batch, another rounding

@@ -20,6 +20,7 @@ from torch.testing import assert_close
 from ldm.checkpoints.folder import Checkpoint
 from ldm.checkpoints.model import LatentDiffusionSpec, load_first_stage, load_latent_diffusion
 from ldm.conditioning.bert_scratch import BertScratchConfig
+from ldm.conditioning.inpaint_mask import MaskedImages
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
@@ -84,12 +85,12 @@ def noise(ours: Path) -> Tensor:
 
 
 @torch.no_grad()
-def our_picture(ours: Path, told: ConditionInputs, untold: ConditionInputs | None = None, guidance: float = GUIDANCE) -> Tensor:
+def our_picture(ours: Path, cond: ConditionInputs, uncond: ConditionInputs | None = None, guidance: float = GUIDANCE) -> Tensor:
     """(1, C, size, size) in [-1, 1]."""
     parts = load_latent_diffusion(ours, CPU)
     spec, x = parts.spec, noise(ours)
     denoiser = Denoiser(network=parts.network, process=spec.process, prediction=spec.prediction)
-    conditions: list[Condition] = [parts.conditioners(inputs, x.shape[2:]) for inputs in (told, untold or ConditionInputs(count=1))]
+    conditions: list[Condition] = [parts.conditioners(inputs, x.shape[2:]) for inputs in (cond, uncond or ConditionInputs(count=1))]
     denoise = classifier_free(denoiser, *conditions, guidance)
     times = Leading(offset=1).times(spec.process, STEPS)
     return parts.first_stage.decode(DDIM().sample(denoise, x, times, spec.process, lambda *_: torch.zeros_like(x)))
@@ -122,7 +123,7 @@ def test_super_resolution(exported):
     pipeline = opened(folder)
     assert type(pipeline).__name__ == "LDMSuperResolutionPipeline"
     theirs = pipeline(small, num_inference_steps=STEPS, generator=torch.Generator().manual_seed(3), output_type="pt").images
-    near(our_picture(ours, ConditionInputs(count=1, low_resolution=small), guidance=1.0), theirs)
+    near(our_picture(ours, ConditionInputs(count=1, values={"small": small}), guidance=1.0), theirs)
 
 
 def test_text_by_ldms_bert(exported):
@@ -131,7 +132,7 @@ def test_text_by_ldms_bert(exported):
     pipeline = opened(folder)
     assert type(pipeline).__name__ == "LDMTextToImagePipeline"
     theirs = pipeline(PROMPT, num_inference_steps=STEPS, guidance_scale=GUIDANCE, latents=noise(ours), output_type="pt").images
-    near(our_picture(ours, ConditionInputs(count=1, captions=(PROMPT,))), theirs)
+    near(our_picture(ours, ConditionInputs(count=1, values={"text": (PROMPT,)})), theirs)
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2"])
@@ -142,7 +143,7 @@ def test_stable_diffusion(name: str, exported):
     assert pipeline.unet.config.use_linear_projection == (name == "sd2")  # as the published ones
     asked = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "latents": noise(ours), "output_type": "pt"}
     theirs = pipeline(PROMPT, **asked, height=SIZE, width=SIZE).images
-    near(our_picture(ours, ConditionInputs(count=1, captions=(PROMPT,))), theirs)
+    near(our_picture(ours, ConditionInputs(count=1, values={"text": (PROMPT,)})), theirs)
 
 
 def hole_in_a_picture() -> tuple[Tensor, Tensor]:
@@ -161,8 +162,8 @@ def test_stable_diffusion_inpainting(exported):
         PROMPT, image=picture, mask_image=hole, masked_image_latents=masked, num_inference_steps=STEPS, guidance_scale=GUIDANCE,
         latents=noise(ours), output_type="pt", height=SIZE, width=SIZE,
     ).images  # fmt: skip
-    untold = ConditionInputs(count=1, masks=hole, masked_latents=masked)
-    near(our_picture(ours, replace(untold, captions=(PROMPT,)), untold), theirs)
+    uncond = ConditionInputs(count=1, values={"mask": MaskedImages(hole, masked)})
+    near(our_picture(ours, uncond.beside({"text": (PROMPT,)}), uncond), theirs)
 
 
 def test_four_channels_inpaint_in_diffusers_too(exported):
@@ -186,11 +187,11 @@ def program(folder: Path):
 
 PARTS: dict[str, tuple[dict, dict]] = {
     "churches": ({}, {}),
-    "text": ({"prompt": PROMPT}, {"captions": (PROMPT,)}),
-    "class": ({"label": 2}, {"labels": torch.tensor([2])}),
-    "map": ({"classes": torch.arange(256).reshape(16, 16) % 5}, {"maps": torch.arange(256).reshape(1, 16, 16) % 5}),
+    "text": ({"prompt": PROMPT}, {"text": (PROMPT,)}),
+    "class": ({"label": 2}, {"class": torch.tensor([2])}),
+    "map": ({"classes": torch.arange(256).reshape(16, 16) % 5}, {"map": torch.arange(256).reshape(1, 16, 16) % 5}),
     "boxes": ({"boxes": [(7, 0.1, 0.2, 0.8, 1.0)]}, {"boxes": torch.tensor([[[7, 0.1, 0.2, 0.8, 1.0]]])}),
-    "masked text": ({"prompt": PROMPT}, {"captions": (PROMPT,)}),
+    "masked text": ({"prompt": PROMPT}, {"text": (PROMPT,)}),
 }
 
 
@@ -201,7 +202,7 @@ def test_parts_are_sampled_by_the_program_written(name: str, exported):
     theirs, mine = PARTS[name]
     loaded = program(folder)
     picture = loaded.sample(loaded.condition(**theirs), noise(ours), steps=STEPS, guidance=GUIDANCE)
-    near(our_picture(ours, ConditionInputs(count=1, **mine)), (picture / 2 + 0.5).clamp(0, 1))
+    near(our_picture(ours, ConditionInputs(count=1, values=mine)), (picture / 2 + 0.5).clamp(0, 1))
 
 
 def test_a_model_told_everything_is_sampled_by_the_program_written(exported):
@@ -209,13 +210,12 @@ def test_a_model_told_everything_is_sampled_by_the_program_written(exported):
     picture, hole = hole_in_a_picture()
     classes = torch.arange(256).reshape(16, 16) % 6 - 1
     first_stage = load_latent_diffusion(ours, CPU).first_stage
-    grey = first_stage.encode(torch.zeros_like(picture)).detach()[0]
-    untold = ConditionInputs(count=1, masks=hole, masked_latents=first_stage.encode(picture * (1 - hole)).detach(), hole_latent=grey)
-    told = replace(untold, captions=(PROMPT,), labels=torch.tensor([1]), maps=classes[None])
+    uncond = ConditionInputs(count=1, values={"mask": MaskedImages(hole, first_stage.encode(picture * (1 - hole)).detach())})
+    cond = uncond.beside({"text": (PROMPT,), "class": torch.tensor([1]), "map": classes[None]})
     loaded = program(folder)
     condition = loaded.condition(prompt=PROMPT, label=1, picture=picture, hole=hole, classes=classes)
     theirs = loaded.sample(condition, noise(ours), steps=STEPS, guidance=GUIDANCE)
-    near(our_picture(ours, told, untold), (theirs / 2 + 0.5).clamp(0, 1))
+    near(our_picture(ours, cond, uncond), (theirs / 2 + 0.5).clamp(0, 1))
 
 
 def test_a_model_told_black_holes_is_sampled_by_the_program_written(exported):
@@ -226,8 +226,8 @@ def test_a_model_told_black_holes_is_sampled_by_the_program_written(exported):
     masked = load_latent_diffusion(ours, CPU).first_stage.encode(picture.masked_fill(hole > 0, -1)).detach()
     loaded = program(folder)
     theirs = loaded.sample(loaded.condition(picture=picture, hole=hole), noise(ours), steps=STEPS, guidance=1.0)
-    told = ConditionInputs(count=1, masks=hole, masked_latents=masked)
-    near(our_picture(ours, told, told, guidance=1.0), (theirs / 2 + 0.5).clamp(0, 1))
+    cond = ConditionInputs(count=1, values={"mask": MaskedImages(hole, masked)})
+    near(our_picture(ours, cond, cond, guidance=1.0), (theirs / 2 + 0.5).clamp(0, 1))
 
 
 @pytest.mark.parametrize("name", ["faces", "small", "ldm text", "sd1", "sd1 mask"])

@@ -83,7 +83,7 @@ TIMES = torch.tensor([3.0, 871.0])
 def ours(folder: Path, network: nn.Module | None = None) -> Tensor:
     """What a checkpoint of ours predicts of the prompt, (2, 4, 8, 8); by another network where one is given."""
     parts = load_latent_diffusion(folder, CPU)
-    told: Condition = parts.conditioners(ConditionInputs(count=2, captions=(PROMPT, PROMPT)), (8, 8))
+    told: Condition = parts.conditioners(ConditionInputs(count=2, values={"text": (PROMPT, PROMPT)}), (8, 8))
     return (network or parts.network)(X, TIMES, told)
 
 

@@ -11,11 +11,11 @@ import yaml
 
 from ldm.app.description import first_stage_of
 from ldm.app.train_ldm import TrainLDM
-from ldm.interop import keymap, recipe
 from ldm.checkpoints.model import LatentDiffusionSpec
 from ldm.conditioning.conditioner import ConditionerConfig
 from ldm.config.loader import load
 from ldm.first_stage.latent_space import LatentSpace
+from ldm.interop import keymap, recipe
 from ldm.interop.compvis.checkpoint import import_compvis
 from ldm.interop.compvis.config import read_compvis
 from ldm.interop.compvis.export import compvis_of

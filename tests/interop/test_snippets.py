@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ldm.checkpoints.model import load_latent_diffusion
+from ldm.conditioning.inpaint_mask import MaskedImages
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.interop.diffusers.export import export_diffusers
 from ldm.interop.ours import Ours
@@ -59,15 +60,15 @@ def example(name: str, ours: Path) -> ConditionInputs:
     """What the program draws when it is not told otherwise, in our words."""
     hole, picture = torch.ones(1, 1, SIDE, SIDE), torch.full((1, 3, SIDE, SIDE), -1.0)
     told = {
-        "class": {"labels": torch.tensor([0])},
-        "map": {"maps": torch.zeros(1, SIDE, SIDE, dtype=torch.long)},
+        "class": {"class": torch.tensor([0])},
+        "map": {"map": torch.zeros(1, SIDE, SIDE, dtype=torch.long)},
         "boxes": {"boxes": torch.tensor([[[0, 0.2, 0.2, 0.8, 0.8]]])},
-        "text": {"captions": ("a picture",)},
+        "text": {"text": ("a picture",)},
     }
     if name == "inpainting":
         latent = load_latent_diffusion(ours, CPU).first_stage.encode(picture).detach()
-        return ConditionInputs(count=1, masks=hole, masked_latents=latent)
-    return ConditionInputs(count=1, **told[name])
+        return ConditionInputs(count=1, values={"mask": MaskedImages(hole, latent)})
+    return ConditionInputs(count=1, values=told[name])
 
 
 def written(folder: Path) -> Tensor:

@@ -73,24 +73,24 @@ def test_samples_are_moved_as_bayes_rule_says(plain: Model, classifier: LoadedCl
     known = TwoGaussians(plain)
     model, exact = replace(plain, network=Spoken(known.v)), replace(classifier, network=Spoken(known.logits))
     how = model.sampling(steps=50, num_images=8)
-    led = model.generate(model.nothing, replace(how, guide=model.guide(exact, ["cat", 1, "dog"])))
+    led = model.generate(model.uncond(), replace(how, guide=model.guide(exact, ["cat", 1, "dog"])))
     wanted = torch.tensor([-MEAN, MEAN, MEAN] * 3)[:8]
     assert_close(led.mean((1, 2, 3)), wanted, rtol=0, atol=0.05)
     assert_close((led - wanted[:, None, None, None]).std(), torch.tensor(STD), rtol=0.1, atol=0)
-    free = model.generate(model.nothing, how).mean((1, 2, 3))
+    free = model.generate(model.uncond(), how).mean((1, 2, 3))
     assert_close(free.abs(), torch.full((8,), MEAN), rtol=0, atol=0.05)
     assert free.min() < 0 < free.max()
 
 
 def test_each_picture_has_its_label_whatever_the_batch(plain: Model, classifier: LoadedClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
     how = replace(plain.sampling(num_images=5, seed=3), guide=plain.guide(classifier, ["cat", "owl", "dog"], 20.0))
-    together = plain.generate(plain.nothing, how)
+    together = plain.generate(plain.uncond(), how)
     monkeypatch.setattr(renderer, "MOST_AT_ONCE", 2)
-    assert_close(plain.generate(plain.nothing, how), together, rtol=1e-4, atol=1e-4)
-    alone = plain.generate(plain.nothing, replace(how, num_images=1, guide=plain.guide(classifier, ["owl"], 20.0)))
+    assert_close(plain.generate(plain.uncond(), how), together, rtol=1e-4, atol=1e-4)
+    alone = plain.generate(plain.uncond(), replace(how, num_images=1, guide=plain.guide(classifier, ["owl"], 20.0)))
     assert (alone - together[:1]).abs().max() > 0.02  # the first one's label is not owl
     unled = replace(how, guide=plain.guide(classifier, ["cat"], 0.0))
-    assert torch.equal(plain.generate(plain.nothing, unled), plain.generate(plain.nothing, replace(how, guide=None)))
+    assert torch.equal(plain.generate(plain.uncond(), unled), plain.generate(plain.uncond(), replace(how, guide=None)))
 
 
 def test_sample_leads_by_the_classifiers_own_names(plain: Model, tiny: Callable[..., Path], tiny_classifier: Callable[..., Path]) -> None:

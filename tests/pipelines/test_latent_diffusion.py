@@ -169,7 +169,7 @@ def test_pixel_space_is_the_network_alone(plain):
     def spy(denoise: Denoise, streams: object) -> Denoise:
         return lambda x, t: landed.append(denoise(x, t)) or landed[-1]
 
-    pictures = plain.generate(plain.untold(), plain.sampling(num_images=2), wrap=spy)
+    pictures = plain.generate(plain.uncond(), plain.sampling(num_images=2), wrap=spy)
     assert_close(pictures, landed[-1].x0, rtol=0, atol=1e-5)
     assert as_pictures(pictures)[0].size == (16, 16)
 
@@ -189,7 +189,7 @@ def test_weights_held_in_half_precision_give_what_whole_ones_give_under_autocast
     layers = [m for part in (low.network, low.conditioners) for m in part.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
     assert len(layers) > 20 and {p.dtype for layer in layers for p in layer.parameters()} == {DTYPES[precision]}
     how = low.sampling(num_images=2)
-    drawn = [one.generate(one.untold(), how) for one in (low, replace(whole, precision=precision))]
+    drawn = [one.generate(one.uncond(), how) for one in (low, replace(whole, precision=precision))]
     assert torch.equal(*drawn)
 
 
@@ -220,7 +220,7 @@ class Grids:
 def test_a_start_below_takes_its_share_of_the_steps(plain, monkeypatch, start, steps, taken, first):
     """The tiny process has a table of 100."""
     grids = Grids(monkeypatch)
-    plain.generate(plain.untold(), plain.sampling(steps=steps), start=start, start_latent=torch.zeros(1, 3, 16, 16))
+    plain.generate(plain.uncond(), plain.sampling(steps=steps), start=start, start_latent=torch.zeros(1, 3, 16, 16))
     assert len(grids.times[0]) == taken + 1
     assert_close(grids.times[0][0].item(), first, rtol=0, atol=1e-9)
 
@@ -230,7 +230,7 @@ def test_any_share_of_any_number_of_steps_fits_the_table(plain, monkeypatch):
     latent = torch.zeros(1, 3, 16, 16)
     for steps in (1, 2, 3, 33, 50, 99, 100):
         for start in torch.linspace(0.001, 1, 61).tolist():
-            plain.generate(plain.untold(), plain.sampling(steps=steps), start=start, start_latent=latent)
+            plain.generate(plain.uncond(), plain.sampling(steps=steps), start=start, start_latent=latent)
 
 
 def test_the_grid_is_the_askers_or_the_models(plain, monkeypatch):
@@ -312,7 +312,7 @@ def test_a_threshold_keeps_pixels_in_range(plain, monkeypatch, threshold, levels
 
     monkeypatch.setattr(plain.network, "forward", towards)
     how = plain.sampling(steps=3, threshold=threshold)
-    assert set(plain.generate(plain.untold(), how).round(decimals=3).unique().tolist()) == levels
+    assert set(plain.generate(plain.uncond(), how).round(decimals=3).unique().tolist()) == levels
 
 
 def test_latents_have_no_range_to_keep_to(model):
@@ -331,7 +331,7 @@ def test_autoguidance_leads_away_from_the_weaker_model(plain, tiny):
     with torch.no_grad():
         for p in weaker.network.parameters():
             p.mul_(0.9)
-    how, told = plain.sampling(steps=1, num_images=2), plain.untold()
+    how, told = plain.sampling(steps=1, num_images=2), plain.uncond()
     good, bad = plain.generate(told, how), weaker.generate(told, how)
     assert (good - bad).abs().max() > 0.05
     for scale in (1.0, 2.0):

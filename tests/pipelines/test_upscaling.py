@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.pipelines import upscaling
@@ -39,7 +40,7 @@ def apart(one: Image.Image, other: Image.Image) -> int:
 def test_one_tile_is_the_plain_model(model: LatentDiffusion) -> None:
     how = model.sampling(num_images=2, seed=3)
     drawn = upscale(model, small(8, 8), how)
-    told = replace(model.nothing, low_resolution=as_tensor(small(8, 8), 3))
+    told = ConditionInputs(count=1, values={next(iter(model.conditioners.names)): as_tensor(small(8, 8), 3)})
     plain = as_pictures(model.generate(told, how))
     assert [picture.size for picture in drawn] == [(16, 16)] * 2
     assert [apart(*pair) for pair in zip(drawn, plain, strict=True)] <= [1, 1]

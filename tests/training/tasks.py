@@ -19,6 +19,7 @@ from ldm.conditioning.semantic_map import SemanticMapConfig
 from ldm.core.random import generator
 from ldm.data.batch import Sample
 from ldm.data.config import DataConfig
+from ldm.data.facts import CAPTIONS, LABELS, MAPS, MASKS, PIXELS, DataFacts
 from ldm.data.loss_report import LossReport
 from ldm.data.pictures import PictureSet
 from ldm.diffusion.objective import Objective
@@ -35,10 +36,11 @@ from ldm.samplers.ddim import DDIM
 from ldm.training.autoencoder_task import AutoencoderTask
 from ldm.training.classifier_task import ClassifierTask
 from ldm.training.config import OptimizerConfig, TrainConfig
+from ldm.training.diffusion_model import DiffusionParts
 from ldm.training.diffusion_task import DiffusionTask
 from ldm.training.distributed import World
 from ldm.training.engine import _Engine
-from ldm.training.latents import Latents
+from ldm.training.latents import LatentData, Latents
 from ldm.training.run_folder import RunFolder
 
 SIZE = 16
@@ -51,6 +53,7 @@ class DrawnPictures(PictureSet):
     def __init__(self) -> None:
         self.name, self.digest, self.count, self.seed = "discs", "discs", 10, 0
         self.config, self.losses = DataConfig(train="discs", size=SIZE), LossReport(10, 0.0)
+        self.facts = DataFacts(has=frozenset((PIXELS, CAPTIONS, LABELS, MASKS, MAPS)))
 
     def __len__(self) -> int:
         return 10
@@ -111,9 +114,9 @@ def diffusion_task(world: World, config: TrainConfig, mask: InpaintMaskConfig = 
     network = spec.build_network(conditioners)
     torch.nn.init.normal_(network.out[-1].weight, std=0.1)  # a fresh UNet is the zero function, and passes no gradient on
     objective = Objective(process=spec.process, prediction=spec.prediction, weighting=MinSNR())
-    return DiffusionTask(
-        spec, first_stage, {}, network, conditioners, objective, DrawnPictures(), None, None, config, 0.1, (), 0, world,
-    )  # fmt: skip
+    parts = DiffusionParts(spec=spec, first_stage=first_stage, first_stage_weights={}, network=network, conditioners=conditioners)
+    data = LatentData(train_set=DrawnPictures())
+    return DiffusionTask(parts, objective, data, config, drop_all=0.1, prompts=(), seed=0, world=world)
 
 
 def classifier_task(world: World, config: TrainConfig) -> ClassifierTask:
@@ -128,7 +131,7 @@ def classifier_task(world: World, config: TrainConfig) -> ClassifierTask:
         process=DiscreteVP(spacing="cosine"),
         label_names=("even", "odd"),
     )
-    latents = Latents(first_stage, HalfLabelled(), None, None, 0, world.device)
+    latents = Latents(first_stage, LatentData(train_set=HalfLabelled()), 0, world.device)
     return ClassifierTask(spec, spec.build_network(), UniformSteps(), latents, config, 0, world)
 
 

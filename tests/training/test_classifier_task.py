@@ -27,7 +27,7 @@ from ldm.training.classifier_task import EVALUATED, ClassifierTask
 from ldm.training.config import OptimizerConfig, TrainConfig
 from ldm.training.distributed import World
 from ldm.training.engine import _Engine
-from ldm.training.latents import Latents
+from ldm.training.latents import LatentData, Latents
 from ldm.training.run_folder import RunFolder
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -59,7 +59,9 @@ def shades_task(config: TrainConfig, process: NoiseProcess | None, held_out: boo
         process=process,
         label_names=("dark", "light"),
     )
-    latents = Latents(IdentityConfig(image_channels=1).build(), Shades(), Shades() if held_out else None, None, 0, ALONE.device)
+    latents = Latents(
+        IdentityConfig(image_channels=1).build(), LatentData(train_set=Shades(), held_out=Shades() if held_out else None), 0, ALONE.device
+    )
     return ClassifierTask(spec, spec.build_network(), UniformSteps(), latents, config, 0, ALONE)
 
 
@@ -102,7 +104,7 @@ def test_what_is_told_of_the_finished_one_is_of_the_weights_that_are_stored(tmp_
 def test_pictures_without_a_label_are_left_out_and_counted(tmp_path: Path) -> None:
     """A judge's loss is the mean cross-entropy of clean pictures that have one."""
     spec = replace(classifier_task(ALONE, train_config()).spec, space=LatentSpace(channels=3, ratio=1), process=None)
-    latents = Latents(IdentityConfig().build(), HalfLabelled(), None, None, 0, ALONE.device)
+    latents = Latents(IdentityConfig().build(), LatentData(train_set=HalfLabelled()), 0, ALONE.device)
     task = ClassifierTask(spec, spec.build_network(), UniformSteps(), latents, train_config(), 0, ALONE)
     batch = next(task.batches(1))
     labels = batch.pictures.labels

@@ -17,9 +17,11 @@ from ldm.diffusion.objective import Objective
 from ldm.diffusion.prediction import VPrediction
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.training.config import TrainConfig
+from ldm.training.diffusion_model import DiffusionParts
 from ldm.training.diffusion_task import DiffusionTask
 from ldm.training.distributed import World
 from ldm.training.engine import _Engine
+from ldm.training.latents import LatentData
 from ldm.training.run_folder import RunFolder
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -29,7 +31,7 @@ PROCESS = DiscreteVP(num_steps=4, beta_first=0.1, beta_last=0.9)
 def hybrid_task(config: TrainConfig) -> DiffusionTask:
     """The tiny task with the hybrid loss on four steps, drawn by the last loss of each."""
     plain = diffusion_task(ALONE, config)
-    spec = dataclasses.replace(plain.spec, process=PROCESS, learned_variance=True)
+    spec = dataclasses.replace(plain.model.spec, process=PROCESS, learned_variance=True)
     objective = Objective(
         process=PROCESS,
         prediction=VPrediction(),
@@ -38,10 +40,15 @@ def hybrid_task(config: TrainConfig) -> DiffusionTask:
         vlb_weight=0.001,
     )
     torch.manual_seed(1)
-    network = spec.build_network(plain.conditioners)
-    return DiffusionTask(
-        spec, plain.first_stage, {}, network, plain.conditioners, objective, DrawnPictures(), None, None, config, 0.1, (), 0, ALONE,
-    )  # fmt: skip
+    conditioners = plain.model.conditioners
+    parts = DiffusionParts(
+        spec=spec,
+        first_stage=plain.model.first_stage,
+        first_stage_weights={},
+        network=spec.build_network(conditioners),
+        conditioners=conditioners,
+    )
+    return DiffusionTask(parts, objective, LatentData(train_set=DrawnPictures()), config, drop_all=0.1, prompts=(), seed=0, world=ALONE)
 
 
 def engine_of(task: DiffusionTask, config: TrainConfig, folder: Path) -> _Engine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import nullcontext
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig
+from ldm.first_stage.stage import FirstStage
 from ldm.training.distributed import World
 from ldm.training.engine import Pass
 
@@ -19,31 +21,33 @@ ALONE = World(0, 1, torch.device("cpu"))
 
 @pytest.mark.parametrize("convention, hole", [("stable_diffusion", 0.0), ("inpainting_big", -1.0)])
 def test_holes_are_as_the_convention_has_them(convention: str, hole: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = diffusion_task(ALONE, train_config(), InpaintMaskConfig(convention=convention, drop=0.5))
-    encode, tell = task.first_stage.encode, task.conditioners.forward
     encoded: list[Tensor] = []
-    told = []
+    encode_any, seen = FirstStage.encode, []
 
-    def watched(pictures: Tensor, noise: Tensor | None = None) -> Tensor:
-        if noise is None:  # else it is a latent to be learned
+    def watched(first_stage: FirstStage, pictures: Tensor, noise: Tensor | None = None) -> Tensor:
+        if noise is None and len(pictures) > 1:  # else it is a latent to be learned, or all hole
             encoded.append(pictures)
-        return encode(pictures, noise)
+        return encode_any(first_stage, pictures, noise)
 
-    monkeypatch.setattr(task.first_stage, "encode", watched)
-    monkeypatch.setattr(task.conditioners, "forward", lambda *inputs: told.append(inputs) or tell(*inputs))
+    monkeypatch.setattr(FirstStage, "encode", watched)
+    task = diffusion_task(ALONE, train_config(), InpaintMaskConfig(convention=convention, drop=0.5))
+    conditioners = task.model.conditioners
+    encode, forward = functools.partial(encode_any, task.model.first_stage), conditioners.forward
+    monkeypatch.setattr(conditioners, "forward", lambda *inputs: seen.append(inputs) or forward(*inputs))
     batch = next(task.batches(1))
     scaler = torch.amp.GradScaler(enabled=False)
     task.accumulate(batch, Pass(step=1, world=ALONE, autocast_dtype=None, scaler=scaler, batch_size=7))
 
-    ((inputs, _, drops),) = told
+    ((inputs, _, drops),) = seen
+    given = inputs.values["mask"]
     kept = ~drops["mask"]
     assert 0 < kept.sum() < 7
-    pictures, masks = batch.pictures.images[kept], inputs.masks[kept]
+    pictures, masks = batch.pictures.images[kept], given.masks[kept]
     assert_close(encoded[0], pictures.where(masks == 0, torch.tensor(hole)), rtol=0, atol=0)
-    assert_close(inputs.masked_latents[kept], encode(encoded[0]), rtol=0, atol=0)
+    assert_close(given.latents[kept], encode(encoded[0]), rtol=0, atol=0)
     nothing = encode(torch.full((1, 3, 16, 16), hole))
-    assert inputs.masks[~kept].all()
-    assert_close(inputs.masked_latents[~kept], nothing.expand(int((~kept).sum()), -1, -1, -1), rtol=0, atol=1e-6)
+    assert given.masks[~kept].all()
+    assert_close(given.latents[~kept], nothing.expand(int((~kept).sum()), -1, -1, -1), rtol=0, atol=1e-6)
 
     grid = task.picture(nullcontext())  # whose last row is what was shown
     assert (encoded[-1][:, :, 4:12, 4:12] == hole).all() and (encoded[-1][:, :, :4] != hole).all()

@@ -7,11 +7,13 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ldm.core.errors import UserError
 from ldm.data.images import open_map
-from ldm.data.record import IMAGE_SUFFIXES, Box, Record, boxes_of
+from ldm.data.record import IMAGE_SUFFIXES, Box, Record, attributes_of, boxes_of
 from ldm.data.shards import plain_key
 from ldm.data.sources.source import Source
 
@@ -25,7 +27,7 @@ class FolderSource(Source):
 
     Labels are the first folder's names where every picture lies in a folder. A caption comes from the table (`captions` or
     `metadata`, CSV or JSONL, columns file|file_name and caption|text; several rows of one file are several captions) or from a
-    `.txt` beside it.
+    `.txt` beside it. The table's other columns are attributes.
     `masks/PATH.png`, `maps/PATH.png` and `boxes/PATH.json`, a list of [class, left, top, right, bottom], mirror the pictures' paths.
     """
 
@@ -42,7 +44,7 @@ class FolderSource(Source):
         if not self._files:
             raise UserError(f"{folder}: no pictures below it (looked for {', '.join(IMAGE_SUFFIXES)})")
         self.table = table or next((folder / name for name in TABLES if (folder / name).is_file()), None)
-        self._captions = read_captions(self.table) if self.table else {}
+        self._rows = read_table(self.table) if self.table else {}
         self._check_table()
         relative = [path.relative_to(folder) for path in self._files]
         if all(len(path.parts) > 1 for path in relative):
@@ -51,8 +53,11 @@ class FolderSource(Source):
         self.has_masks, self.has_maps = (folder / MASKS).is_dir(), (folder / MAPS).is_dir()
         if self.has_maps:
             self.map_names = _class_names(sorted((folder / MAPS).rglob("*.png")))
-        self.has_captions = bool(self._captions) or any(path.with_suffix(".txt").is_file() for path in self._files)
+        self.has_captions = any(row.captions for row in self._rows.values()) or any(
+            path.with_suffix(".txt").is_file() for path in self._files
+        )
         self.has_boxes = (folder / BOXES).is_dir()
+        self.has_attributes = any(row.attributes for row in self._rows.values())
         beside = [path for place in (f"{MASKS}/**/*.png", f"{MAPS}/**/*.png", f"{BOXES}/**/*.json") for path in folder.glob(place)]
         facts = [self.table, *self._files, *beside]
         stats = [(os.path.relpath(path, folder), path.stat().st_size, path.stat().st_mtime_ns) for path in facts if path is not None]
@@ -61,8 +66,8 @@ class FolderSource(Source):
 
     def _check_table(self) -> None:
         """Refuses a table that names none of the pictures: a wrong column or folder, most likely."""
-        if self._captions and not any(self._caption_of(path) for path in self._files):
-            first = next(iter(self._captions))
+        if self._rows and not any(self._row_of(path) for path in self._files):
+            first = next(iter(self._rows))
             raise UserError(
                 f"{self.table} names no picture of {self.folder} (its first is {first!r}); paths must be relative to that folder"
             )
@@ -78,7 +83,8 @@ class FolderSource(Source):
         relative = path.relative_to(self.folder)
         try:
             text, boxes = path.with_suffix(".txt"), self.folder / BOXES / relative.with_suffix(".json")
-            captions = self._caption_of(path) or (_lines(text.read_text(encoding="utf-8")) if text.is_file() else ())
+            row = self._row_of(path) or TableRow((), {})
+            captions = row.captions or (_lines(text.read_text(encoding="utf-8")) if text.is_file() else ())
             return Record(
                 key=self._keys[index],
                 suffix=path.suffix.lower()[1:],
@@ -88,13 +94,17 @@ class FolderSource(Source):
                 mask=_beside(self.folder / MASKS / relative),
                 map=_beside(self.folder / MAPS / relative),
                 boxes=read_boxes(boxes) if boxes.is_file() else (),
+                attributes=row.attributes,
             )
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: cannot be read ({error})") from None
 
-    def _caption_of(self, path: Path) -> tuple[str, ...]:
-        relative = path.relative_to(self.folder).as_posix()
-        return self._captions.get(relative) or self._captions.get(path.name) or ()
+    def attributes(self) -> Iterator[Mapping[str, Any]]:
+        """See `Source.attributes`."""
+        return (row.attributes for row in map(self._row_of, self._files) if row is not None)
+
+    def _row_of(self, path: Path) -> TableRow | None:
+        return self._rows.get(path.relative_to(self.folder).as_posix()) or self._rows.get(path.name)
 
 
 def read_boxes(path: Path) -> tuple[Box, ...]:
@@ -111,8 +121,15 @@ def read_boxes(path: Path) -> tuple[Box, ...]:
         raise UserError(f"{path}: not boxes as JSON ({error})") from None
 
 
-def read_captions(table: Path) -> dict[str, tuple[str, ...]]:
-    """File name -> captions.
+class TableRow(NamedTuple):
+    """What a table says of one picture; several rows of one file are several captions, whose last attributes count."""
+
+    captions: tuple[str, ...]
+    attributes: dict[str, Any]
+
+
+def read_table(table: Path) -> dict[str, TableRow]:
+    """By file name. All columns but those of file and caption are attributes.
 
     Raises:
         UserError: the columns are not there, or a line cannot be read.
@@ -133,23 +150,25 @@ def read_captions(table: Path) -> dict[str, tuple[str, ...]]:
     if file_column is None or caption_column is None:
         found = ", ".join(sorted(map(str, columns))) or "none"
         raise UserError(f"{table}: needs a column file or file_name, and a column caption or text; its columns are {found}")
-    captions: dict[str, tuple[str, ...]] = {}
+    table_rows: dict[str, TableRow] = {}
     for row in rows:
         name, caption = str(row.get(file_column) or "").strip(), str(row.get(caption_column) or "").strip()
-        if name and caption:
+        attributes = {key: value for key, value in attributes_of(row).items() if value != ""}
+        if name and (caption or attributes):
             name = Path(name).as_posix()
-            captions[name] = (*captions.get(name, ()), caption)
-    return captions
+            earlier = table_rows.get(name, TableRow((), {}))
+            table_rows[name] = TableRow((*earlier.captions, caption) if caption else earlier.captions, earlier.attributes | attributes)
+    return table_rows
 
 
-def _csv_rows(table: Path, text: str) -> list[dict[str, object]]:
+def _csv_rows(table: Path, text: str) -> list[dict[str, Any]]:
     try:
         return list(csv.DictReader(io.StringIO(text, newline="")))
     except csv.Error as error:
         raise UserError(f"{table}: not a CSV table that can be read ({error})") from None
 
 
-def _json_row(table: Path, number: int, line: str) -> dict[str, object]:
+def _json_row(table: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:

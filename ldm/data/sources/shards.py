@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ldm.core.errors import UserError
-from ldm.data.record import Record, label_of
+from ldm.data.record import Record, attributes_in, label_of
 from ldm.data.shards import Index, Member, ShardInfo, scan_shard
 from ldm.data.sources.source import Source
 
@@ -43,6 +44,7 @@ class ShardSource(Source):
         self.has_captions = any(record.captions for record in first)
         self.has_labels = any(record.label is not None for record in first)
         self.has_boxes = any(record.boxes for record in first)
+        self.has_attributes = any(record.attributes for record in first)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -52,12 +54,18 @@ class ShardSource(Source):
 
     def text_labels(self) -> tuple[str, ...]:
         """All labels that are texts, sorted; for shards whose index does not name them."""
-        found = set()
+        found = {label_of(content) for content in self._json()}
+        return tuple(sorted(label for label in found if isinstance(label, str)))
+
+    def attributes(self) -> Iterator[dict[str, Any]]:
+        """See `Source.attributes`."""
+        return (attributes_in(content) for content in self._json())
+
+    def _json(self) -> Iterator[bytes]:
         for _, path, members in self._records:
             for suffix, offset, size in members:
                 if suffix == "json":
-                    found.add(label_of(self._maps[path][offset : offset + size]))
-        return tuple(sorted(label for label in found if isinstance(label, str)))
+                    yield self._maps[path][offset : offset + size]
 
     def record(self, index: int) -> Record:
         key, path, members = self._records[index]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ldm.core.errors import UserError
+from ldm.data.facts import ATTRIBUTES, BOXES, CAPTIONS, LABELS, MAPS, MASKS, PIXELS
 from ldm.data.record import Record
 
 FIRST = 8
@@ -19,8 +22,8 @@ class Source(abc.ABC):
         label_names: in the order of their indices; empty = records have no labels, or numbers only.
         map_names: of the map's classes, likewise.
         lost: key -> reason of records that are known to be unreadable without opening them.
-        has_captions, has_labels, has_masks, has_maps, has_boxes: whether records have them, as far as the first few and the members' names
-            tell.
+        has_captions, has_labels, has_masks, has_maps, has_boxes, has_attributes: whether records have them, as far as the
+            first few and the members' names tell.
     """
 
     name: str
@@ -33,12 +36,31 @@ class Source(abc.ABC):
     has_masks: bool = False
     has_maps: bool = False
     has_boxes: bool = False
+    has_attributes: bool = False
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
 
     @abc.abstractmethod
     def key(self, index: int) -> str: ...
+
+    @property
+    def conditions(self) -> frozenset[str]:
+        """What of `ldm.data.facts` the records have."""
+        there = {
+            PIXELS: True,
+            CAPTIONS: self.has_captions,
+            LABELS: self.has_labels,
+            MASKS: self.has_masks,
+            MAPS: self.has_maps,
+            BOXES: self.has_boxes,
+            ATTRIBUTES: self.has_attributes,
+        }
+        return frozenset(name for name, is_there in there.items() if is_there)
+
+    def attributes(self) -> Iterable[Mapping[str, Any]]:
+        """Of all records that have some, undecoded."""
+        return ()
 
     def first_records(self) -> list[Record]:
         """The readable ones among the first few; the others are counted when they are used."""

@@ -1,0 +1,72 @@
+"""What a data set can teach, known before training: which kinds of conditions, of which names and ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+PIXELS, CAPTIONS, LABELS, MASKS, MAPS, BOXES, ATTRIBUTES = "pixels", "captions", "labels", "masks", "maps", "boxes", "attributes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeFacts:
+    """Of one attribute over all records.
+
+    Attributes:
+        numbers: (smallest, largest), if every value is a number; else None.
+        names: the different values as texts, sorted; of lists and of texts with ";", those of their parts.
+    """
+
+    numbers: tuple[float, float] | None
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """
+    Attributes:
+        has: of PIXELS, CAPTIONS, LABELS, MASKS, MAPS, BOXES and ATTRIBUTES, those that records have.
+        label_names, map_names: in the order of their indices; empty = numbers only.
+        scan: reads all records' attributes.
+    """
+
+    has: frozenset[str]
+    label_names: tuple[str, ...] = ()
+    map_names: tuple[str, ...] = ()
+    scan: Callable[[], Mapping[str, AttributeFacts]] = dict
+
+    @cached_property
+    def attributes(self) -> Mapping[str, AttributeFacts]:
+        """By column of the table or key of the JSON."""
+        return self.scan()
+
+
+def parts_of(value: Any) -> tuple[str, ...]:
+    """An attribute's value as names: a list's items, a text's parts between ";", else itself."""
+    parts = value if isinstance(value, list | tuple) else str(value).split(";")
+    return tuple(part for part in (str(item).strip() for item in parts) if part)
+
+
+def number_of(value: Any) -> float | None:
+    """An attribute's value as a number; None if it is none. True and False are names."""
+    if isinstance(value, bool) or isinstance(value, list | tuple):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def attribute_facts(records: Iterable[Mapping[str, Any]]) -> dict[str, AttributeFacts]:
+    """Of the attributes of all records, in the order in which they are first met."""
+    names: dict[str, set[str]] = {}
+    numbers: dict[str, tuple[float, float] | None] = {}
+    for record in records:
+        for key, value in record.items():
+            number = number_of(value)
+            low, high = numbers.setdefault(key, (float("inf"), float("-inf"))) or (0.0, 0.0)
+            numbers[key] = None if number is None or numbers[key] is None else (min(low, number), max(high, number))
+            names.setdefault(key, set()).update(parts_of(value))
+    return {key: AttributeFacts(numbers=numbers[key], names=tuple(sorted(names[key]))) for key in names}
