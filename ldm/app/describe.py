@@ -78,6 +78,7 @@ def as_json(found: Description, cost: Cost) -> dict[str, object]:
         "latent": list(found.latent),
         "parameters": found.parameters,
         "trained": list(found.trained),
+        "conditions": found.conditions,
         "batch": {"pictures": found.train.batch_size, "processes": cost.processes, "at_once": cost.at_once},
         "precision": found.train.precision,
         "memory": dataclasses.asdict(found.held) | {"activations": cost.activations, "total": cost.bytes},
@@ -96,6 +97,8 @@ def as_text(found: Description, cost: Cost) -> str:
         [
             f"{found.name}: {stage}, pictures {width}x{height} of {channels} channels, latents {w}x{h} of {z}",
             "",
+            *(f"conditioned on {name}: {values}" for name, values in found.conditions.items()),
+            *[""] * bool(found.conditions),
             "parameters",
             *(f"  {name:<20}{count:>15,}  {_role(name, found)}" for name, count in found.parameters.items()),
             "",

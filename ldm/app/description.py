@@ -6,7 +6,7 @@ Memory is that of one process, in bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -77,6 +77,7 @@ class Description:
         trained: the parts that training changes.
         held: what training holds besides activations.
         train: batch, steps and precision of the run.
+        conditions: what the model is conditioned on, by name: the values that it takes.
         passes: the footprint of so many pictures in each pass of a step, one after the other.
     """
 
@@ -88,6 +89,7 @@ class Description:
     trained: tuple[str, ...]
     held: Held
     train: TrainConfig
+    conditions: dict[str, str] = field(default_factory=dict)
     passes: tuple[Callable[[int], Footprint], ...]
 
     def at_once(self, processes: int) -> int:
@@ -229,6 +231,7 @@ def _of_diffusion(config: TrainLDM) -> Description:
         trained=trained,
         held=Held.of(there, trained),
         train=config.train,
+        conditions={name: control.values for name, control in conditioners.controls.items()},
         passes=(trains, *[_encoding(first_stage, image)] * encodings),
     )
 

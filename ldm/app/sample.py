@@ -19,7 +19,7 @@ EXAMPLES = """examples:
   python scripts/sample.py --boxes layout.json --model runs/layout2img256/checkpoint
       layout.json: [[class, left, top, right, bottom], ...], class a number, the rest shares of the picture from 0 to 1
   python scripts/sample.py --cond attributes.age=40 --cond attributes.smiles=yes --model runs/faces/checkpoint
-      by the names that the model's conditioners have; scripts/describe.py --model says them
+      by the names that the model's conditioners have; a wrong one is answered with those that there are
   python scripts/sample.py --label food-drink --classifier runs/emoji-classifier/checkpoint --classifier-scale 2
       a classifier that scripts/train_classifier.py trained leads to the class; the model need not know labels
 """

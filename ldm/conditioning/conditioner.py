@@ -291,6 +291,11 @@ class Conditioners(nn.Module):
         """In that order."""
         return tuple(self.parts)
 
+    @property
+    def controls(self) -> dict[str, Control]:
+        """What a user sets, by NAME, or by NAME.FIELD for conditioners of several fields."""
+        return {f"{name}.{field}" if field else name: control for name, part in self.items() for field, control in part.controls.items()}
+
     def controlled_by(self, control: str) -> dict[str, Conditioner]:
         """Those that a user sets as a whole by a control of this kind, by name; see `Control.kind`."""
         return {name: part for name, part in self.items() if "" in part.controls and part.controls[""].kind == control}
