@@ -148,7 +148,7 @@ def test_training_tells_each_picture_its_boxes(shards, tmp_path, monkeypatch):
 
     told = []
     forward = Boxes.forward
-    monkeypatch.setattr(Boxes, "forward", lambda part, inputs, size: told.append(inputs.boxes) or forward(part, inputs, size))
+    monkeypatch.setattr(Boxes, "forward", lambda part, boxes, size: told.append(boxes) or forward(part, boxes, size))
     (tmp_path / "layout.yaml").write_text(LAYOUT)
     words = ["--config", str(tmp_path / "layout.yaml"), "--run-dir", str(tmp_path / "run"), f"data.train={shards}"]
     train_ldm.main(words)

@@ -82,7 +82,7 @@ def test_a_picture_depends_on_seed_and_number_only(model, monkeypatch, sampler):
 
 def test_text_is_read_once_a_call(model, monkeypatch):
     read = []
-    (text,) = (part for part in model.conditioners if part.reads_text)
+    (text,) = model.conditioners.controlled_by("text").values()
     forward = text.encoder.forward
     monkeypatch.setattr(text.encoder, "forward", lambda *told: read.append(len(told[0])) or forward(*told))
     monkeypatch.setattr(module, "MOST_AT_ONCE", 2)

@@ -77,7 +77,7 @@ def test_any_size(model: LatentDiffusion, width: int, height: int) -> None:
 
 def test_models_that_cannot(tiny: Callable[..., Path]) -> None:
     deaf = LatentDiffusion.from_pretrained(tiny("mask"), device="cpu")
-    with pytest.raises(UserError, match="not trained with small pictures; it takes mask"):
+    with pytest.raises(UserError, match="not trained with low-resolution images; it takes mask"):
         upscale(deaf, small(8, 8), deaf.sampling())
     pixels = LatentDiffusion.from_pretrained(tiny("small", first_stage="identity"), device="cpu")
     with pytest.raises(UserError, match="makes nothing larger"):
