@@ -119,8 +119,12 @@ class DiffusionTask:
 
     @torch.no_grad()
     def _inputs(self, pictures: Batch, facts: DataFacts, drops: dict[str, Tensor], streams: Streams) -> ConditionInputs:
-        """What each conditioner reads of the records."""
-        values = {name: part.for_training(pictures, facts, ~drops[name], streams) for name, part in self.model.conditioners.items()}
+        """What each conditioner reads of the records, if it is not dropped from all of them."""
+        values = {
+            name: part.for_training(pictures, facts, ~drops[name], streams)
+            for name, part in self.model.conditioners.items()
+            if not drops[name].all()
+        }
         return ConditionInputs(count=len(pictures.keys), values={name: value for name, value in values.items() if value is not None})
 
     def _held_out_parts(self) -> list[LatentBatch]:
@@ -130,7 +134,7 @@ class DiffusionTask:
 
     def evaluate(self, autocast: AbstractContextManager[Any]) -> Evaluation:
         """Loss of the averaged weights, under all conditions that training ever gives, at times and noises that are always the same."""
-        model, facts, losses = self.model, self.latents.held_out.facts, []
+        model, facts, losses = self.model, self.latents.measured.facts, []
         for batch in self._held_out_parts():
             streams = Streams.of(self.seed, "evaluate", samples=batch.positions)
             drops = {name: torch.full((len(batch.positions),), part.drop == 1) for name, part in model.conditioners.items()}
@@ -150,7 +154,7 @@ class DiffusionTask:
             device=self.world.device,
             precision=self.config.precision,
         )
-        return sample_grid(model, self._held_out_parts()[0].pictures, self.latents.held_out.facts, self.prompts, self.seed)
+        return sample_grid(model, self._held_out_parts()[0].pictures, self.latents.measured.facts, self.prompts, self.seed)
 
     def save(self, folder: Path, step: int, steps: int) -> None:
         """See `DiffusionModel.save`."""

@@ -63,7 +63,7 @@ class Latents:
     """
 
     def __init__(self, first_stage: FirstStage, data: LatentData, seed: int, device: torch.device) -> None:
-        self.first_stage, self.train_set, self.held_out = first_stage, data.train_set, data.held_out or data.train_set
+        self.first_stage, self.train_set, self.held_out = first_stage, data.train_set, data.held_out
         self.cache, self.seed, self.device = data.cache, seed, device
 
     def batches(self, batch_size: int, first_step: int, share: tuple[int, int]) -> Iterator[LatentBatch]:
@@ -81,10 +81,15 @@ class Latents:
                 pictures=Batch.of(samples), positions=tuple(range(start, stop)), moments=(torch.stack(means), torch.stack(stds))
             )
 
+    @property
+    def measured(self) -> Pictures:
+        """The held-out set, or the training set where there is none."""
+        return self.held_out or self.train_set
+
     @torch.no_grad()
     def first_held_out(self, limit: int) -> Iterator[LatentBatch]:
         """The first held-out pictures in order, encoded, PART at a time."""
-        samples = self.held_out.some(limit)
+        samples = self.measured.some(limit)
         first = 0
         while some := list(islice(samples, PART)):
             pictures = Batch.of(some)

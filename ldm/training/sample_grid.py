@@ -58,13 +58,16 @@ def sample_grid(model: LatentDiffusion, batch: Batch, facts: DataFacts, prompts:
 
 
 def _rows(model: LatentDiffusion, batch: Batch, facts: DataFacts, prompts: tuple[str, ...], columns: int) -> Iterator[Row]:
-    """A row for each thing that is read of a record; conditioners that read the same share it. Without any, an unconditional one."""
+    """A row for each thing that is read of a record; conditioners that read the same share it. Rows that guidance keeps come last.
+
+    Without any, an unconditional one.
+    """
     found: dict[tuple[str, bool], dict[str, Examples]] = {}
     for name, part in model.conditioners.items():
         examples = part.examples(batch, facts, columns, prompts)
         if examples is not None:
             found.setdefault((part.reads, part.keeps_under_guidance), {})[name] = examples
-    for (_, keeps), parts in found.items():
+    for (_, keeps), parts in sorted(found.items(), key=lambda row: row[0][1]):
         values = {name: one.value for name, one in parts.items()}
         shown = next((one.shown for one in parts.values() if one.shown is not None), None)
         yield Row(values=values, kept=values if keeps else {}, shown=shown)

@@ -138,7 +138,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "another first stage": ("init_from=TEXT first_stage.checkpoint=OTHER", "was trained on another first stage"),
     "an unknown key": ("init_from=TEXT denoiser.chanels=64", "Did you mean 'denoiser.channels'?"),
     "no captions": ("init_from=TEXT data.train=PLAIN", "needs captions, and the training data has none"),
-    "no labels": ("init_from=CLASS", "with conditioning.class.drop=1 it is never told anything"),
+    "no labels": ("init_from=CLASS", "with conditioning.class.drop=1 it is unused"),
     "other labels": ("init_from=CLASS data.train=SQUARES", "class 0 of the data is even, of the model cat"),
     "rank 0": ("init_from=TEXT lora.rank=0", "lora.rank must be at least 1, got 0"),
     "lora read otherwise": ("--config WHOLE lora.rank=2", "lora: prediction is not as in init_from"),

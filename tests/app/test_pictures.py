@@ -223,7 +223,7 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "a box of another class": ("sample", [*BOXED, "unknown.json"], "a box has class 4; this model knows 0 to 3"),
     "too many boxes": ("sample", [*BOXED, "many.json"], "this model takes 1 to 2 boxes, got 3"),
     "boxes for a model without": ("sample", [*PLAIN, "--boxes", "boxes.json"], "not trained with boxes"),
-    "a model that enlarges nothing": ("upscale", ["--model", "plain", "--image", "photo.png"], "not trained with small pictures"),
+    "a model that enlarges nothing": ("upscale", ["--model", "plain", "--image", "photo.png"], "not trained with low-resolution images"),
     "no image": ("inpaint", ["--model", "plain", "--mask", "mask.png"], "required: --image"),
     "no such image": ("inpaint", ["--model", "plain", "--image", "no.png", "--mask", "mask.png"], "no.png: no such file"),
     "a folder as image": ("img2img", ["--model", "plain", "--image", ".", "--strength", "1"], "cannot be read"),

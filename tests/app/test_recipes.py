@@ -31,7 +31,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_all_recipes_are_found():
-    assert len(WHOLE) == 2 and len(CHANGES) == 7
+    assert len(WHOLE) == 2 and len(CHANGES) == 8
 
 
 def test_both_stages_at_256(tmp_path: Path):
