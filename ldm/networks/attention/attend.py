@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Hashable
 
 import torch
@@ -63,9 +64,10 @@ def works(backend: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = N
 
 
 def choose(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> str:
-    """What `auto` means for these tensors; never depends on the batch, so a picture is the same alone and in one.
+    """What `auto` means for these tensors; never depends on the batch, so an image is the same alone and in a batch.
 
-    A fused kernel of torch if one runs, else of xformers, else math. The exception is measured: on a CPU, ...
+    A fused kernel of torch if one runs on them, else of xformers, else math. One exception is measured (benchmarks/attention.md): on a CPU
+    in bfloat16, math is faster where there are few keys. There are then at most 256 x 256 scores a head and image.
     """
     if torch.compiler.is_compiling() or q.device.type == "meta":
         return "sdpa"
@@ -99,8 +101,8 @@ def _succeeds(compute: Compute, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | 
 
 
 def _is_aligned(part: Tensor) -> bool:
-    """Whether every row begins at a multiple of 16 bytes, as some kernels of GPUs want."""
-    return all(step * part.element_size() % 16 == 0 for step in (*part.stride()[:-1], part.storage_offset()))
+    """Whether rows have no gaps and begin at multiples of 16 bytes: kernels mind the first, and some of GPUs the second."""
+    return part.stride(-1) == 1 and all(step * part.element_size() % 16 == 0 for step in (*part.stride()[:-1], part.storage_offset()))
 
 
 def _probe(compute: Compute, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
@@ -108,8 +110,12 @@ def _probe(compute: Compute, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Non
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        # Activation checkpointing counts what is saved: hooks of our own keep this call out of its count.
-        with torch.autocast(q.device.type, enabled=False), saved_tensors_hooks(lambda saved: saved, lambda saved: saved):
+        # Activation checkpointing counts what is saved: hooks of our own keep this call out of its count. And torch warns of each refusal.
+        with (
+            torch.autocast(q.device.type, enabled=False),
+            saved_tensors_hooks(lambda saved: saved, lambda saved: saved),
+            warnings.catch_warnings(action="ignore"),
+        ):
             out = compute(q, k, v, mask)
             if out.requires_grad:
                 torch.autograd.grad(out.sum(), (q, k, v))
