@@ -36,6 +36,7 @@ from ldm.networks.blocks.spatial_attention import MultiHeadSpatialAttention, Spa
 T = TypeVar("T")
 ROOT = Path(__file__).parents[1]
 WHICH = ("before", "now")
+NOW = SpatialSelfAttention.forward, MultiHeadSpatialAttention.forward
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # has glibc return a tensor's memory as soon as it is freed; costs time
 
 
@@ -105,12 +106,14 @@ def block_memory(which: str, dtype: torch.dtype, order: torch.memory_format) -> 
 
 
 def kl_f8() -> None:
-    print(f"KL-f8, one picture of 1024x1024, float32, no gradients\n{'':8}{'before':>24}{'now':>24}{'without attention':>26}")
+    print("KL-f8, one picture of 1024x1024, float32, no gradients")
     with patch.dict(os.environ, GIVE_BACK):
-        before, now, none = (apart(kl_f8_of, which) for which in FORWARD)
-    for what in before:
-        numbers = [f"{secs:.0f} s {count / 2**20:6.0f} MiB" for secs, count in (before[what], now[what])]
-        print(f"{what:8}{numbers[0]:>24}{numbers[1]:>24}{none[what][1] / 2**20:>22.0f} MiB")
+        for which in WHICH:
+            found = apart(kl_f8_of, which)
+            print(
+                f"{which:8}" + ", ".join(f"{what} {spent:.0f} s {count / 2**20:.0f} MiB" for what, (spent, count) in found.items()),
+                flush=True,
+            )
 
 
 def kl_f8_of(which: str) -> dict[str, tuple[float, int]]:
@@ -163,8 +166,8 @@ def quotient_of(dtype: torch.dtype, trains: bool, heads: int, width: int, querie
 
 
 def take(which: str) -> None:
-    """Has the blocks attend as they did before, as they do now, or not at all."""
-    SpatialSelfAttention.forward, MultiHeadSpatialAttention.forward = FORWARD[which]
+    """Has the blocks attend as they did before, or as they do now."""
+    SpatialSelfAttention.forward, MultiHeadSpatialAttention.forward = NOW if which == "now" else (one_head_before, heads_before)
 
 
 def apart(job: Callable[..., T], *arguments: object) -> T:
@@ -198,12 +201,6 @@ def held(key: str) -> int:
 def name_of(dtype_or_order: torch.dtype | torch.memory_format) -> str:
     return str(dtype_or_order).removeprefix("torch.").removesuffix("_format")
 
-
-FORWARD = {
-    "before": (one_head_before, heads_before),
-    "now": (SpatialSelfAttention.forward, MultiHeadSpatialAttention.forward),
-    "none": (lambda self, x: x, lambda self, x: x),
-}
 
 if __name__ == "__main__":
     main()

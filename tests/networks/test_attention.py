@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 
+from ldm.conditioning.bert_scratch import BertScratchConfig
+from ldm.conditioning.transformer import TokenTransformer
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.first_stage.autoencoder import KLAutoencoderConfig
@@ -23,6 +25,7 @@ from ldm.first_stage.vq import VQAutoencoderConfig
 from ldm.networks.attention import attend as attending
 from ldm.networks.attention import fused
 from ldm.networks.attention.attend import BACKENDS, attend, available, choose
+from ldm.networks.attention.reference import math as exact_attention
 from ldm.networks.blocks.attention_pool import AttentionPool
 from ldm.networks.blocks.spatial_attention import MultiHeadSpatialAttention, SpatialSelfAttention
 from ldm.networks.blocks.transformer import SpatialTransformer
@@ -161,6 +164,22 @@ def test_tensors_in_any_order_of_memory_are_fused(device: torch.device, strided:
     assert_close(attend(*parts, mask=mask), expected)
 
 
+@every_device
+@every_dtype
+@pytest.mark.parametrize("is_masked", [False, True])
+@pytest.mark.parametrize("width", [40, 80, 160, 512])
+def test_head_widths_of_published_models_are_fused(
+    device: torch.device, dtype: torch.dtype, width: int, is_masked: bool, fused_only: None
+) -> None:
+    """Stable Diffusion's, and the autoencoders' one head, which is wider than CUDA's flash kernel takes."""
+    rng = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 1, 300, width, generator=rng).to(device, dtype).requires_grad_() for _ in range(3))
+    mask = torch.arange(300, device=device) < torch.tensor([[200], [300]], device=device) if is_masked else None
+    expected, mine = exact_attention(q, k, v, mask), attend(q, k, v, mask=mask)
+    assert_close(mine, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    torch.autograd.grad(mine.sum(), (q, k, v))
+
+
 def test_meta_device_offers_what_it_can_count() -> None:
     assert available(*inputs(torch.device("meta"), torch.bfloat16, tokens=4)) == ("math", "sdpa")
 
@@ -288,6 +307,19 @@ def test_whole_models_train_fused(
             out = model(x, torch.rand(2, device=device), *condition)
     out.float().square().mean().backward()
     assert x.grad.isfinite().all() and x.grad.any()
+
+
+@every_device
+@every_dtype
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_the_transformer_of_texts_and_boxes_trains_fused(
+    device: torch.device, dtype: torch.dtype, is_masked: bool, fused_only: None
+) -> None:
+    config = BertScratchConfig(width=32, depth=2, heads=2, head_width=16)
+    transformer = TokenTransformer(config, vocabulary=50, length=300).to(device, dtype)
+    mask = torch.arange(300, device=device) < torch.tensor([[200], [300]], device=device) if is_masked else None
+    transformer(torch.arange(600, device=device).reshape(2, 300) % 50, mask).float().square().mean().backward()
+    assert transformer.token_embedding.weight.grad.isfinite().all()
 
 
 CASES = [(name, "auto", dtype) for name in ("one head", "heads", "transformer, masked") for dtype in TOLERANCE] + [
