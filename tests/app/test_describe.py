@@ -22,6 +22,7 @@ from ldm.config.loader import load
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.networks.attention.attend import attend
+from ldm.networks.blocks.spatial_attention import SpatialSelfAttention
 from ldm.networks.unet import UNetConfig
 from ldm.profiling.footprint import Footprint, measure, training_footprint
 
@@ -121,6 +122,20 @@ def test_attention_never_holds_all_scores():
     sizes = [measure(lambda qkv=qkv: attend(*qkv), None) for qkv in (few, many)]
     assert sizes[1].bytes == 2 * sizes[0].bytes
     assert sizes[1].flops == 4 * sizes[0].flops == 4 * (2 * 2 * 256 * 256 * 8 * 2)
+
+
+def test_an_autoencoders_attention_is_counted_without_all_scores():
+    """Training at 32 x 32 and 64 x 64 positions: two products forward and five backward, of four convolutions three times as many."""
+    with META:
+        block = SpatialSelfAttention(64)
+
+    def footprint(side: int) -> Footprint:
+        x = torch.empty(1, 64, side, side, device=META, requires_grad=True)
+        return training_footprint([block], lambda: block(x).sum(), None)
+
+    few, many = footprint(32), footprint(64)
+    assert many.bytes <= 4 * few.bytes and many.bytes < 64**4  # a quarter of what the scores alone would take
+    assert many.flops == 2 * 64 * 64**2 * (7 * 64**2 + 4 * 3 * 64)
 
 
 def test_functions_are_put_back_even_after_an_error():

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from ldm.core.errors import UserError, unknown
 from ldm.networks.attention import fused, reference
 
-_COMPUTE: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
+Compute = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+_COMPUTE: dict[str, Compute] = {
     "math": reference.math,
     "sdpa": fused.sdpa,
     "xformers": fused.xformers,
 }
 BACKENDS = ("auto", *_COMPUTE)
-_works: dict[tuple[str, str, torch.dtype], bool] = {}
+_found: dict[Hashable, bool] = {}  # whether a kernel runs, by all that it may mind
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, backend: str = "auto") -> Tensor:
@@ -26,74 +29,96 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, backe
     Args:
         q: (B, N, L, D).
         k: (B, N, S, D).
-        v: (B, N, S, D).
+        v: (B, N, S, D). Whichever of the three has a last stride other than 1 is copied: no fused kernel takes it as it is.
         mask: (B, S) bool, True = attend; None = all. At least one True a row.
-        backend: math (the reference), sdpa, xformers, or auto: what suits the device best of what it really offers.
+        backend: math (the reference), sdpa, xformers, or auto: what suits the device best of what runs on these very tensors.
 
     Returns:
         (B, N, L, D).
 
     Raises:
-        UserError: unknown backend, or one that does not run on this device with this dtype.
+        UserError: unknown backend, or one that does not run on these tensors.
 
     Source: Vaswani et al. 2017, eq. 1.
     """
+    q, k, v = _with_unit_stride(q), _with_unit_stride(k), _with_unit_stride(v)
     if backend == "auto":
-        backend = choose(q, k)
+        backend = choose(q, k, v, mask)
     elif backend not in _COMPUTE:
         raise unknown("attention backend", backend, BACKENDS)
-    elif not torch.compiler.is_compiling() and not works(backend, q.device, q.dtype):
-        offered = ", ".join(available(q.device, q.dtype))
-        raise UserError(f"attention backend {backend!r} does not run on {q.device} with {q.dtype}; this device offers: auto, {offered}")
+    elif not torch.compiler.is_compiling() and not works(backend, q, k, v, mask):
+        offered = ", ".join(available(q, k, v, mask))
+        what = f"{q.device} with {q.dtype} and heads of width {q.shape[-1]}"
+        raise UserError(f"attention backend {backend!r} does not run on {what}; this device offers: auto, {offered}")
     return _COMPUTE[backend](q, k, v, mask)
 
 
-def available(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
-    """The backends that really run, forward and backward, on this device with this dtype."""
-    return tuple(name for name in _COMPUTE if works(name, device, dtype))
+def available(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[str, ...]:
+    """The backends that really run on such tensors; backward too, where a gradient will be wanted."""
+    return tuple(name for name in _COMPUTE if works(name, q, k, v, mask))
 
 
-def works(backend: str, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a tiny real call of the backend succeeds; asked once per (backend, device, dtype) of a process."""
-    key = (backend, str(device), dtype)
-    if key not in _works:
-        _works[key] = _probe(_COMPUTE[backend], device, dtype)
-    return _works[key]
+def works(backend: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> bool:
+    """Whether the backend runs on such tensors; found by a tiny call, once for each kind of them."""
+    return _succeeds(_COMPUTE[backend], q, k, v, mask)
 
 
-def choose(q: Tensor, k: Tensor) -> str:
-    """What `auto` means for these queries and keys; never depends on the batch, so a picture is the same alone and in one.
+def choose(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> str:
+    """What `auto` means for these tensors; never depends on the batch, so an image is the same alone and in a batch.
 
-    On a CPU, measured with torch 2.15 (AVX-512, one thread, 24 x 4 or 8 heads of 32 or 64): sdpa's bfloat16 backward is slow. Forward and
-    backward of math take 0.10-0.23 of its time for 32 or 64 keys and 0.4-0.9 for 256; forward alone 0.5-0.85 for 32 or 64 keys, but up to
-    2.3 times for 256. In float32 sdpa is 0.9-1.7 times as fast. Elsewhere: a fused kernel of torch, else of xformers, else math.
+    A fused kernel of torch if one runs on them, else of xformers, else math. One exception is measured (benchmarks/attention.md): on a CPU
+    in bfloat16, math is faster where there are few keys. There are then at most 256 x 256 scores a head and image.
     """
     if torch.compiler.is_compiling() or q.device.type == "meta":
         return "sdpa"
-    if q.device.type == "cpu":
-        is_training = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
-        most_keys = 256 if is_training else 64
-        return "math" if q.dtype == torch.bfloat16 and q.shape[-2] <= 256 and k.shape[-2] <= most_keys else "sdpa"
-    key = ("fused sdpa", str(q.device), q.dtype)
-    if key not in _works:
-        _works[key] = _probe(fused.sdpa_without_fallback, q.device, q.dtype)
-    if _works[key]:
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        most_keys = 256 if _wants_gradient(q, k, v) else 64
+        if q.shape[-2] <= 256 and k.shape[-2] <= most_keys:
+            return "math"
+    if _succeeds(fused.sdpa_without_fallback, q, k, v, mask):
         return "sdpa"
-    return "xformers" if works("xformers", q.device, q.dtype) else "math"
+    return "xformers" if works("xformers", q, k, v, mask) else "math"
 
 
-def _probe(compute: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor], device: torch.device, dtype: torch.dtype) -> bool:
-    if device.type == "meta":  # counts operations and bytes, computes nothing
+def _with_unit_stride(part: Tensor) -> Tensor:
+    # On the meta device a convolution forgets channels-last: a copy that no real device makes is not to be counted.
+    return part if part.stride(-1) == 1 or part.is_meta else part.clone(memory_format=torch.contiguous_format)
+
+
+def _wants_gradient(*parts: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(part.requires_grad for part in parts)
+
+
+def _succeeds(compute: Compute, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
+    if q.is_meta:  # counts operations and bytes, computes nothing
         return compute is not fused.xformers
+    is_training = _wants_gradient(q, k, v)
+    key = (compute, q.device, q.dtype, q.shape[-1], mask is None, is_training, *map(_is_aligned, (q, k, v)))
+    if key not in _found:
+        few = [part[:1, :1, :8].detach().requires_grad_(is_training) for part in (q, k, v)]
+        _found[key] = _probe(compute, *few, None if mask is None else mask[:1, :8])
+    return _found[key]
+
+
+def _is_aligned(part: Tensor) -> bool:
+    """Whether rows have no gaps and begin at multiples of 16 bytes: kernels mind the first, and some of GPUs the second."""
+    return part.stride(-1) == 1 and all(step * part.element_size() % 16 == 0 for step in (*part.stride()[:-1], part.storage_offset()))
+
+
+def _probe(compute: Compute, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
     logger = logging.getLogger("xformers")  # tells at length, at its import, what it cannot do here; we ask and find out
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-            q = torch.ones(1, 1, 8, 32, device=device, dtype=dtype, requires_grad=True)
-            for mask in (None, torch.ones(1, 8, device=device, dtype=torch.bool)):
-                out = compute(q, q, q, mask)
-                torch.autograd.grad(out.sum(), q)
+        # Activation checkpointing counts what is saved: hooks of our own keep this call out of its count. And torch warns of each refusal.
+        with (
+            torch.autocast(q.device.type, enabled=False),
+            saved_tensors_hooks(lambda saved: saved, lambda saved: saved),
+            warnings.catch_warnings(action="ignore"),
+        ):
+            out = compute(q, k, v, mask)
+            if out.requires_grad:
+                torch.autograd.grad(out.sum(), (q, k, v))
     except (ImportError, OSError, RuntimeError, NotImplementedError, ValueError):
         return False
     finally:

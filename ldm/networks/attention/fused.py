@@ -13,7 +13,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def sdpa_without_fallback(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """`sdpa`, but a RuntimeError where no fused kernel runs."""
+    """`sdpa`, but a RuntimeError where no fused kernel runs. Meanwhile the fallback is forbidden to other threads too."""
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
         return sdpa(q, k, v, mask)
 

@@ -1,7 +1,12 @@
-"""Self-attention among the pixels of a feature map. B batch, C channels, H W size, N heads, D width of a head."""
+"""Self-attention among the pixels of a feature map. B batch, C channels, H W size, N heads, D width of a head.
+
+What comes out of the norm is brought into channels-last, whatever the model's memory format: then a pixel's queries, keys and values lie
+side by side in memory, as every fused kernel wants them. It costs one copy, and none where the model is channels-last already.
+"""
 
 from __future__ import annotations
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -32,7 +37,7 @@ class SpatialSelfAttention(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(x)
+        h = self.norm(x).contiguous(memory_format=torch.channels_last)
         q, k, v = (rearrange(part(h), "b d h w -> b 1 (h w) d") for part in (self.q, self.k, self.v))
         mixed = attend(q, k, v, backend=self.backend)
         return x + self.proj_out(rearrange(mixed, "b 1 (h w) d -> b d h w", h=x.shape[2]))
@@ -60,6 +65,7 @@ class MultiHeadSpatialAttention(nn.Module):
         self.proj_out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = rearrange(self.qkv(self.norm(x)), "b (n three d) h w -> three b n (h w) d", three=3, n=self.heads).unbind()
+        h = self.norm(x).contiguous(memory_format=torch.channels_last)
+        q, k, v = rearrange(self.qkv(h), "b (n three d) h w -> three b n (h w) d", three=3, n=self.heads).unbind()
         mixed = attend(q, k, v, backend=self.backend)
         return x + self.proj_out(rearrange(mixed, "b n (h w) d -> b (n d) h w", h=x.shape[2]))

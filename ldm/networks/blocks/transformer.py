@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,7 +37,8 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor | None = None, token_mask: Tensor | None = None) -> Tensor:
         """(B, C, H, W), tokens (B, S, context_width), token_mask (B, S) bool with True = attend -> (B, C, H, W)."""
-        h = rearrange(self.proj_in(self.norm(x)), "b c h w -> b (h w) c")
+        h = self.norm(x).contiguous(memory_format=torch.channels_last)  # else each layer norm below would bring it into this order
+        h = rearrange(self.proj_in(h), "b c h w -> b (h w) c")
         for block in self.transformer_blocks:
             h = block(h, tokens, token_mask)
         return x + self.proj_out(rearrange(h, "b (h w) c -> b c h w", h=x.shape[2]))
