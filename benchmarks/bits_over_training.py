@@ -15,7 +15,7 @@ import matplotlib
 from kept import evaluated
 from matplotlib import pyplot as plt
 
-from ldm.app.door import run
+from ldm.app.cli import run
 
 OF_PIXELS = {"bits_per_dim": "exact, by the probability flow", "bits_per_dim_bound": "variational bound"}
 OF_LATENTS = {"bits_per_dim": "bound of both stages"}

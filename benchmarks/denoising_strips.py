@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ldm import LatentDiffusion
-from ldm.app.door import run
+from ldm.app.cli import run
 from ldm.core.random import Streams
 from ldm.data.config import DataConfig
 from ldm.data.open import open_dataset

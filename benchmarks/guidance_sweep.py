@@ -18,7 +18,7 @@ import matplotlib
 from kept import evaluated
 from matplotlib import pyplot as plt
 
-from ldm.app.door import run
+from ldm.app.cli import run
 
 SHOWN = {
     "fid": "FID",

@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm import LatentDiffusion
-from ldm.app.door import run
+from ldm.app.cli import run
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.core.precision import Precision

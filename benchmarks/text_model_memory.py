@@ -26,7 +26,7 @@ from ldm.app.description import first_stage_of
 from ldm.app.train_ldm import TrainLDM
 from ldm.checkpoints.model import load_latent_diffusion, write_latent_diffusion
 from ldm.config.loader import load
-from ldm.first_stage.latent_space import LatentSpace, weights_digest
+from ldm.first_stage.latent_normalization import LatentNormalization, weights_digest
 from ldm.interop.compvis.export import export_compvis
 from ldm.interop.importing import import_checkpoint
 from ldm.interop.ours import Ours
@@ -88,10 +88,13 @@ def make(home: Path) -> None:
     config = load(CONFIG, TrainLDM)
     stage = first_stage_of(config.first_stage, config.data.channels)
     first_stage = random_weights(stage.build, 1)
-    space = LatentSpace(
-        channels=stage.latent_channels, ratio=stage.ratio, scale=(config.first_stage.scale or 1.0,), digest=weights_digest(first_stage)
+    normalization = LatentNormalization(
+        channels=stage.latent_channels,
+        downsampling_factor=stage.downsampling_factor,
+        scale=(config.first_stage.scale or 1.0,),
+        digest=weights_digest(first_stage),
     )
-    spec = config.spec(stage, space, config.conditioning)
+    spec = config.spec(stage, normalization, config.conditioning)
     with torch.device("meta"):
         conditioners = spec.build_conditioners()
     parts = random_weights(lambda: spec.build_network(conditioners), 2), random_weights(lambda: conditioners, 3)

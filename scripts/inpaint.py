@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Part of a picture painted anew. `--help` has examples."""
 
-from ldm.app.door import run
+from ldm.app.cli import run
 from ldm.app.inpaint import main
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ldm.app.door import run
+from ldm.app.cli import run
 from ldm.core.errors import UserError
 from ldm.core.files import new_folder, write_file
 from ldm.core.random import generator

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Pictures to shards. `--help` has examples."""
 
-from ldm.app.door import run
+from ldm.app.cli import run
 from ldm.app.prepare_data import main
 
 if __name__ == "__main__":

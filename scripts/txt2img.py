@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Pictures of a text. `--help` has examples."""
 
-from ldm.app.door import run
+from ldm.app.cli import run
 from ldm.app.txt2img import main
 
 if __name__ == "__main__":

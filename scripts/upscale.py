@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """A small picture drawn large. `--help` has examples."""
 
-from ldm.app.door import run
+from ldm.app.cli import run
 from ldm.app.upscale import main
 
 if __name__ == "__main__":

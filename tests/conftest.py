@@ -25,7 +25,7 @@ from ldm.diffusion.prediction import VPrediction
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.first_stage.autoencoder import KLAutoencoderConfig
 from ldm.first_stage.identity import IdentityConfig
-from ldm.first_stage.latent_space import LatentSpace, weights_digest
+from ldm.first_stage.latent_normalization import LatentNormalization, weights_digest
 from ldm.first_stage.vq import VQAutoencoderConfig
 from ldm.networks.classifier import ClassifierConfig
 from ldm.networks.unet import UNetConfig
@@ -67,9 +67,9 @@ def write_tiny(
         vq = VQAutoencoderConfig(image_channels=image_channels, channels=16, multipliers=(1, 2), blocks=1, num_codes=24, code_channels=2)
         config = {"kl": kl, "vq": vq, "identity": IdentityConfig(image_channels=image_channels)}[first_stage]
         encoder_weights = {name: value.to(dtype) for name, value in random_weights(config.build(), 1).items()}
-        space = LatentSpace(
+        normalization = LatentNormalization(
             channels=config.latent_channels,
-            ratio=config.ratio,
+            downsampling_factor=config.downsampling_factor,
             shift=(0.1,) if encoder_weights else (0.0,),
             scale=(1.5,) if encoder_weights else (1.0,),
             digest=weights_digest(encoder_weights) if encoder_weights else "",
@@ -78,7 +78,7 @@ def write_tiny(
             name="tiny",
             size=16,
             first_stage=config,
-            space=space,
+            normalization=normalization,
             denoiser=UNetConfig(
                 channels=32,
                 multipliers=(1, 1),
@@ -106,7 +106,7 @@ def write_tiny_classifier(folder: Path, **changes: Any) -> Path:
     spec = ClassifierSpec(
         name="tiny-classifier",
         size=16,
-        space=LatentSpace(channels=3, ratio=1),
+        normalization=LatentNormalization(channels=3, downsampling_factor=1),
         network=ClassifierConfig(channels=8, multipliers=(1, 2), blocks=1, attention=(2,), heads=2),
         process=PROCESS,
         label_names=("cat", "dog", "owl"),

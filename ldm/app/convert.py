@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from ldm.app.door import Parser
+from ldm.app.cli import Parser
 from ldm.app.sampling_run import check_folder
 from ldm.checkpoints.lora import is_lora, load_lora
 from ldm.core.errors import UserError

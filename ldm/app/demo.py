@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from ldm.app.door import Parser
+from ldm.app.cli import Parser
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.data.config import DataConfig

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ldm.app.cli import Parser
 from ldm.app.description import Description, describe
-from ldm.app.door import Parser
 from ldm.core.errors import UserError
 
 EXAMPLES = """examples:

@@ -25,7 +25,7 @@ from ldm.core.files import standing_folder
 from ldm.data.open import open_dataset
 from ldm.first_stage.config import FirstStageConfig
 from ldm.first_stage.identity import IdentityConfig
-from ldm.first_stage.latent_space import LatentSpace
+from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.first_stage.stage import FirstStage
 from ldm.networks.lora import adapt, base_weights
 from ldm.pretrained import lpips_to_count
@@ -189,8 +189,8 @@ def _of_autoencoder(config: TrainVAE) -> Description:
 def _of_diffusion(config: TrainLDM) -> Description:
     stage_config = first_stage_of(config.first_stage, config.data.channels)
     check_fit(config.data, stage_config)
-    space = LatentSpace(channels=stage_config.latent_channels, ratio=stage_config.ratio)
-    spec = config.spec(stage_config, space, _closed(config))
+    normalization = LatentNormalization(channels=stage_config.latent_channels, downsampling_factor=stage_config.downsampling_factor)
+    spec = config.spec(stage_config, normalization, _closed(config))
     with META:
         first_stage = stage_config.build().requires_grad_(False)
         conditioners = spec.build_conditioners()
@@ -212,8 +212,8 @@ def _of_diffusion(config: TrainLDM) -> Description:
 
     def step(count: int) -> Tensor:
         condition = conditioners(ConditionInputs(count=count), latent[1:])
-        x_t, clock = torch.empty(count, *latent, device=META), torch.empty(count, device=META)
-        return network(x_t, clock, condition).float().square().mean()
+        x_t, network_time = torch.empty(count, *latent, device=META), torch.empty(count, device=META)
+        return network(x_t, network_time, condition).float().square().mean()
 
     def trains(count: int) -> Footprint:
         return training_footprint([network, conditioners], lambda: step(count), config.train.autocast_dtype)
@@ -239,8 +239,8 @@ def _of_diffusion(config: TrainLDM) -> Description:
 def _of_classifier(config: TrainClassifier) -> Description:
     stage_config = first_stage_of(config.first_stage, config.data.channels)
     check_fit(config.data, stage_config)
-    space = LatentSpace(channels=stage_config.latent_channels, ratio=stage_config.ratio)
-    spec = config.spec(space, classes_of(open_dataset(config.data, "train", config.seed), None, config.num_classes))
+    normalization = LatentNormalization(channels=stage_config.latent_channels, downsampling_factor=stage_config.downsampling_factor)
+    spec = config.spec(normalization, classes_of(open_dataset(config.data, "train", config.seed), None, config.num_classes))
     with META:
         first_stage = stage_config.build().requires_grad_(False)
         network = spec.build_network()

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import torch
 
-from ldm.app.door import Parser
+from ldm.app.cli import Parser
 from ldm.app.sampling_run import add_sampling_flags, check_folder, sampling_of
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
@@ -21,8 +21,8 @@ from ldm.diffusion.likelihood import FIRST_NOISE, Probe
 from ldm.evaluation.dataset import MOST, Result, device
 from ldm.evaluation.first_stage import evaluate_vae
 from ldm.evaluation.generated import FOLDER, PictureFolder
-from ldm.evaluation.latent_diffusion import Asked, evaluate_ldm
-from ldm.evaluation.likelihood_task import BITS_PICTURES, TOLERANCE, BitsAsked, Variance
+from ldm.evaluation.latent_diffusion import EvaluationConfig, evaluate_ldm
+from ldm.evaluation.likelihood_task import BITS_PICTURES, TOLERANCE, LikelihoodConfig, Variance
 from ldm.metrics.bootstrap import FEW
 from ldm.metrics.report import table
 from ldm.pipelines.latent_diffusion import LatentDiffusion
@@ -146,10 +146,10 @@ def _add_bits(parser: Parser) -> None:
     parser.add_argument("--tolerance", type=float, help=f"of the flow's solver (default: {TOLERANCE:g}; published numbers: 1e-5)")
 
 
-def _bits(options: argparse.Namespace) -> BitsAsked | None:
+def _bits(options: argparse.Namespace) -> LikelihoodConfig | None:
     if options.bits_per_dim is None:
         return None
-    return BitsAsked(
+    return LikelihoodConfig(
         count=options.bits_per_dim,
         steps=options.bound_steps,
         variance=options.bound_variance,
@@ -172,7 +172,7 @@ def _evaluate(options: argparse.Namespace) -> Result:
     folder = PictureFolder(options.out) if options.save_images else None
     if folder is not None:
         folder.check()
-    asked = Asked(
+    asked = EvaluationConfig(
         place=options.data,
         held_out=options.held_out,
         split=options.split,

@@ -13,11 +13,11 @@ from ldm.checkpoints.model import load_first_stage
 from ldm.core.errors import UserError
 from ldm.core.files import standing_folder
 from ldm.data.config import DataConfig
+from ldm.data.image_dataset import ImageDataset, IndexedDataset
 from ldm.data.latent_cache import LatentCache
-from ldm.data.pictures import Pictures, PictureSet
 from ldm.first_stage.config import FirstStageConfig
 from ldm.first_stage.identity import IdentityConfig
-from ldm.first_stage.latent_space import LatentSpace
+from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.first_stage.stage import FirstStage
 from ldm.training.distributed import World
 
@@ -46,12 +46,12 @@ class FirstStageSource:
         if self.kind == "identity" and self.scale is not None:
             raise UserError("first_stage.scale is of latents; pixels are used as they are: set it to null")
 
-    def open(self, channels: int) -> tuple[FirstStage, FirstStageConfig, LatentSpace, dict[str, Tensor]]:
+    def open(self, channels: int) -> tuple[FirstStage, FirstStageConfig, LatentNormalization, dict[str, Tensor]]:
         """The first stage, what rebuilds it, its latent contract, and its weights as stored."""
         if self.kind == "identity":
             config = IdentityConfig(image_channels=channels)
             identity = config.build().eval()
-            return identity, config, identity.space, {}
+            return identity, config, identity.normalization, {}
         if self.checkpoint is None:
             raise UserError("first_stage.checkpoint is null: name a checkpoint folder, or set first_stage.kind=identity for pixel space")
         if self.config is not None and not self.is_there:
@@ -61,8 +61,8 @@ class FirstStageSource:
             )
         first_stage, spec, weights = load_first_stage(self.checkpoint, torch.device("cpu"))
         if self.scale is not None:
-            first_stage.space = spec.space.stated(self.scale)
-        return first_stage, spec.first_stage, first_stage.space, weights
+            first_stage.normalization = spec.normalization.stated(self.scale)
+        return first_stage, spec.first_stage, first_stage.normalization, weights
 
     @property
     def is_there(self) -> bool:
@@ -74,12 +74,12 @@ def check_fit(data: DataConfig, first_stage: FirstStageConfig) -> None:
     """Refuses, by UserError, pictures that the first stage cannot encode."""
     if data.channels != first_stage.image_channels:
         raise UserError(f"data.channels is {data.channels}, but the first stage takes {first_stage.image_channels}")
-    if data.size % first_stage.ratio:
-        raise UserError(f"data.size ({data.size}) must be a multiple of the first stage's ratio ({first_stage.ratio})")
+    if data.size % first_stage.downsampling_factor:
+        raise UserError(f"data.size ({data.size}) must be a multiple of the first stage's ratio ({first_stage.downsampling_factor})")
 
 
 def latent_cache(
-    folder: Path, train_set: Pictures, first_stage: FirstStage, data: DataConfig, world: World, *, keeps_pixels: bool
+    folder: Path, train_set: ImageDataset, first_stage: FirstStage, data: DataConfig, world: World, *, keeps_pixels: bool
 ) -> LatentCache | None:
     """The moments of the training set's latents, made by the first process and read by all; None if the config wants none.
 
@@ -93,7 +93,7 @@ def latent_cache(
     """
     if not data.cache_latents:
         return None
-    if not isinstance(train_set, PictureSet):
+    if not isinstance(train_set, IndexedDataset):
         raise UserError(
             "latents of remote shards cannot be cached: set data.cache_latents=false, or fetch the shards and train on the folder"
         )
@@ -108,7 +108,7 @@ def latent_cache(
             folder,
             train_set,
             encode,
-            first_stage_digest=first_stage.space.digest,
+            first_stage_digest=first_stage.normalization.digest,
             views=data.cache_views,
             keeps_pixels=keeps_pixels,
             batch_size=ENCODE_BATCH,
@@ -116,7 +116,7 @@ def latent_cache(
         )
 
     cache = open_cache(True) if world.is_first else None
-    if train_set.losses.lost:
-        print(train_set.losses.line(), flush=True)
+    if train_set.unreadable.records:
+        print(train_set.unreadable.line(), flush=True)
     world.wait()
     return cache or open_cache(False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ldm.app.door import Parser
+from ldm.app.cli import Parser
 from ldm.core.errors import UserError
 from ldm.core.files import recover_folder
 from ldm.data.classic import CLASSIC, open_classic
@@ -102,12 +102,12 @@ def _progress(records: Iterable[Record], count: int, name: str) -> Iterable[Reco
 
 
 def _say(report: Report, out: Path) -> None:
-    if report.lost:
-        print(f"{len(report.lost)} could not be read and were left out:")
-        for key, reason in list(report.lost.items())[:NAMED_LOSSES]:
+    if report.unreadable:
+        print(f"{len(report.unreadable)} could not be read and were left out:")
+        for key, reason in list(report.unreadable.items())[:NAMED_LOSSES]:
             print(f"  {key}: {reason}")
-        if len(report.lost) > NAMED_LOSSES:
-            print(f"  and {len(report.lost) - NAMED_LOSSES} more")
+        if len(report.unreadable) > NAMED_LOSSES:
+            print(f"  and {len(report.unreadable) - NAMED_LOSSES} more")
     total, silent = sum(report.counts.values()), report.without_caption
     if 0 < len(silent) < total:
         print(f"{len(silent)} of {total} pictures have no caption and are trained as if told nothing, e.g. {', '.join(silent[:3])}")

@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
 
-from ldm.app.door import Parser
+from ldm.app.cli import Parser
 from ldm.config.loader import to_words
 from ldm.core.errors import UserError
 from ldm.core.files import write_file

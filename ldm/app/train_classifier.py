@@ -16,12 +16,12 @@ from ldm.core.errors import UserError
 from ldm.core.random import digest
 from ldm.data.config import DataConfig
 from ldm.data.facts import LABELS
+from ldm.data.image_dataset import ImageDataset
 from ldm.data.open import open_dataset
-from ldm.data.pictures import Pictures
 from ldm.diffusion.network_input import NetworkInput, TableIndex
 from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.time_density import TimeDensity, UniformSteps
-from ldm.first_stage.latent_space import LatentSpace
+from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.networks.classifier import ClassifierConfig
 from ldm.training.classifier_task import ClassifierTask
 from ldm.training.config import TrainConfig
@@ -60,12 +60,12 @@ class TrainClassifier:
                 f"density {self.density.kind!r} learns from a denoiser's losses; a classifier takes one that does not, e.g. uniform"
             )
 
-    def spec(self, space: LatentSpace, label_names: tuple[str, ...]) -> ClassifierSpec:
+    def spec(self, normalization: LatentNormalization, label_names: tuple[str, ...]) -> ClassifierSpec:
         """What rebuilds the classifier that this run trains, on samples of that space, of these classes."""
         return ClassifierSpec(
             name=self.name,
             size=self.data.size,
-            space=space,
+            normalization=normalization,
             network=self.network,
             process=self.process,
             network_input=self.network_input,
@@ -80,11 +80,11 @@ def main(arguments: Sequence[str]) -> None:
     config = load_config(options, TrainClassifier)
     use_deterministic_kernels()
     world = World.join()
-    first_stage, first_stage_config, space, _ = config.first_stage.open(config.data.channels)
+    first_stage, first_stage_config, normalization, _ = config.first_stage.open(config.data.channels)
     check_fit(config.data, first_stage_config)
     train_set = open_dataset(config.data, "train", config.seed)
     held_out = open_dataset(config.data, "val", config.seed) if config.data.val else None
-    spec = config.spec(space, classes_of(train_set, held_out, config.num_classes))
+    spec = config.spec(normalization, classes_of(train_set, held_out, config.num_classes))
     torch.manual_seed(digest(config.seed, "weights"))
     network = spec.build_network()
     if config.init_from:
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str]) -> None:
     finish(task, config.train, run, config, config.seed, world)
 
 
-def classes_of(train_set: Pictures, held_out: Pictures | None, count: int | None) -> tuple[str, ...]:
+def classes_of(train_set: ImageDataset, held_out: ImageDataset | None, count: int | None) -> tuple[str, ...]:
     """The classes' names; their numbers, where the data names none.
 
     Raises:

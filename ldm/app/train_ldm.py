@@ -21,9 +21,9 @@ from ldm.core.errors import UserError
 from ldm.core.random import digest
 from ldm.data.config import DataConfig
 from ldm.data.facts import PIXELS
+from ldm.data.image_dataset import ImageDataset
 from ldm.data.latent_cache import STORED
 from ldm.data.open import open_dataset
-from ldm.data.pictures import Pictures
 from ldm.diffusion.bound import PIXEL_LEVELS
 from ldm.diffusion.network_input import NetworkInput, TableIndex
 from ldm.diffusion.objective import Objective
@@ -32,7 +32,7 @@ from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.time_density import TimeDensity, UniformSteps
 from ldm.diffusion.weighting import Weighting
 from ldm.first_stage.config import FirstStageConfig
-from ldm.first_stage.latent_space import LatentSpace
+from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.networks.config import DenoiserNetworkConfig
 from ldm.networks.lora import Lora
 from ldm.samplers.ddpm import DDPM
@@ -97,19 +97,21 @@ class TrainLDM:
         self.sampling.check(self.process)
         self.objective()  # refuses parts that make no sense together, before anything is opened
 
-    def spec(self, first_stage: FirstStageConfig, space: LatentSpace, conditioning: dict[str, ConditionerConfig]) -> LatentDiffusionSpec:
+    def spec(
+        self, first_stage: FirstStageConfig, normalization: LatentNormalization, conditioning: dict[str, ConditionerConfig]
+    ) -> LatentDiffusionSpec:
         """The model that the run trains.
 
         Args:
             first_stage: that `first_stage` names.
-            space: its latent contract.
+            normalization: its latent contract.
             conditioning: the config's, with what it leaves to the training data taken from them.
         """
         return LatentDiffusionSpec(
             name=self.name,
             size=self.data.size,
             first_stage=first_stage,
-            space=space,
+            normalization=normalization,
             denoiser=self.denoiser,
             process=self.process,
             prediction=self.prediction,
@@ -141,7 +143,7 @@ def main(arguments: Sequence[str]) -> None:
     config = build(completed(read(options.config, options.overrides)), TrainLDM)
     use_deterministic_kernels()
     world = World.join()
-    first_stage, first_stage_config, space, weights = config.first_stage.open(config.data.channels)
+    first_stage, first_stage_config, normalization, weights = config.first_stage.open(config.data.channels)
     check_fit(config.data, first_stage_config)
     train_set = open_dataset(config.data, "train", config.seed)
     held_out = open_dataset(config.data, "val", config.seed) if config.data.val else None
@@ -149,7 +151,7 @@ def main(arguments: Sequence[str]) -> None:
     run = open_run(options.run_dir or Path("runs") / config.name, config, world)
 
     torch.manual_seed(digest(config.seed, "weights"))
-    spec = config.spec(first_stage_config, space, conditioning)
+    spec = config.spec(first_stage_config, normalization, conditioning)
     conditioners = spec.build_conditioners()
     spec = spec.with_frozen(conditioners.frozen_digests())
     lora = None
@@ -157,10 +159,10 @@ def main(arguments: Sequence[str]) -> None:
         network = spec.build_network(conditioners)
     else:
         start = load_latent_diffusion(config.init_from, torch.device("cpu"))
-        if start.spec.space.digest != space.digest:
+        if start.spec.normalization.digest != normalization.digest:
             raise UserError(
-                f"init_from={config.init_from} was trained on another first stage ({start.spec.space.digest[:12]}) than "
-                f"first_stage.checkpoint={config.first_stage.checkpoint} ({space.digest[:12]}); its denoiser cannot read these latents"
+                f"init_from={config.init_from} was trained on another first stage ({start.spec.normalization.digest[:12]}) than "
+                f"first_stage.checkpoint={config.first_stage.checkpoint} ({normalization.digest[:12]}); its denoiser cannot read these latents"
             )
         with torch.device("meta"):  # its weights come from the file: none need be drawn first
             network = spec.build_network(conditioners)
@@ -184,7 +186,7 @@ def main(arguments: Sequence[str]) -> None:
     finish(task, config.train, run, config, config.seed, world)
 
 
-def _fitted(name: str, part: ConditionerConfig, data: Pictures) -> ConditionerConfig:
+def _fitted(name: str, part: ConditionerConfig, data: ImageDataset) -> ConditionerConfig:
     """A conditioner with open fields inferred from the data, which must have what it reads, unless its condition is always dropped."""
     if part.drop == 1 and not part.is_open:
         return part

@@ -17,7 +17,7 @@ from ldm.data.config import DataConfig
 from ldm.data.open import open_dataset
 from ldm.first_stage.config import FirstStageConfig
 from ldm.first_stage.identity import IdentityConfig
-from ldm.first_stage.latent_space import LatentSpace
+from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.losses.autoencoder_loss import AutoencoderLossConfig
 from ldm.networks.patchgan import smallest_picture
 from ldm.training.autoencoder_task import AutoencoderTask
@@ -57,8 +57,10 @@ class TrainVAE:
                 f"data.size ({self.data.size}) is too small for a discriminator of loss.disc_layers={self.loss.disc_layers}, which needs "
                 f"{smallest_picture(self.loss.disc_layers)}: lower disc_layers, or set loss.disc_factor=0"
             )
-        if self.data.size % self.first_stage.ratio:
-            raise UserError(f"data.size ({self.data.size}) must be a multiple of the first stage's ratio ({self.first_stage.ratio})")
+        if self.data.size % self.first_stage.downsampling_factor:
+            raise UserError(
+                f"data.size ({self.data.size}) must be a multiple of the first stage's ratio ({self.first_stage.downsampling_factor})"
+            )
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -80,7 +82,9 @@ def main(arguments: Sequence[str]) -> None:
         name=config.name,
         size=config.data.size,
         first_stage=config.first_stage,
-        space=LatentSpace(channels=config.first_stage.latent_channels, ratio=config.first_stage.ratio),
+        normalization=LatentNormalization(
+            channels=config.first_stage.latent_channels, downsampling_factor=config.first_stage.downsampling_factor
+        ),
         background=config.data.background,
     )
     loss = config.loss.build(config.data.channels)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 import yaml
 
-from ldm.app.door import Parser
+from ldm.app.cli import Parser
 from ldm.checkpoints.folder import MANIFEST
 from ldm.config.loader import build, dump, load, to_yaml
 from ldm.core.errors import UserError

@@ -15,7 +15,7 @@ from ldm.config.loader import to_yaml
 from ldm.core.errors import UserError
 from ldm.diffusion.network_input import NetworkInput, TableIndex
 from ldm.diffusion.process import NoiseProcess
-from ldm.first_stage.latent_space import LatentSpace, weights_digest
+from ldm.first_stage.latent_normalization import LatentNormalization, weights_digest
 from ldm.networks.classifier import ClassifierConfig, ClassifierNetwork
 
 
@@ -26,16 +26,16 @@ class ClassifierSpec:
     Attributes:
         name: of the run.
         size: pictures' side in training, in pixels.
-        space: what it sees: the latent contract of a first stage, or that of pixels, whose ratio is 1 and whose digest is empty.
+        normalization: what it sees: the latent contract of a first stage, or that of pixels, whose ratio is 1 and whose digest is empty.
         process: that noises what it sees, so it is told the time; None = a judge, which has seen clean samples only.
-        network_input: what the network is fed at a time; a judge's sees the sample as it is, at clock 0.
+        network_input: what the network is fed at a time; a judge's sees the sample as it is, at network_time 0.
         label_names: of the classes, in the order of their indices.
         accuracy: top-1, of held-out samples, at times drawn as in training; None = not measured.
     """
 
     name: str
     size: int
-    space: LatentSpace
+    normalization: LatentNormalization
     network: ClassifierConfig
     process: NoiseProcess | None
     network_input: NetworkInput = TableIndex()
@@ -50,7 +50,7 @@ class ClassifierSpec:
 
     @property
     def sees_pixels(self) -> bool:
-        return not self.space.digest
+        return not self.normalization.digest
 
     def build_network(self) -> ClassifierNetwork:
         """The network with fresh weights.
@@ -58,7 +58,7 @@ class ClassifierSpec:
         Raises:
             UserError: samples that it cannot halve down to its last level.
         """
-        return self.network.build(self.space.channels, self.size // self.space.ratio, len(self.label_names))
+        return self.network.build(self.normalization.channels, self.size // self.normalization.downsampling_factor, len(self.label_names))
 
     def ask(self, network: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor | None) -> Tensor:
         """Logits (B, classes) by a network of `build_network`, float32.

@@ -21,7 +21,7 @@ from ldm.diffusion.network_input import NetworkInput, TableIndex
 from ldm.diffusion.prediction import Prediction
 from ldm.diffusion.process import NoiseProcess
 from ldm.first_stage.config import FirstStageConfig
-from ldm.first_stage.latent_space import LatentSpace, weights_digest
+from ldm.first_stage.latent_normalization import LatentNormalization, weights_digest
 from ldm.first_stage.stage import FirstStage
 from ldm.guidance.classifier_free import check_limits
 from ldm.guidance.thresholded import Threshold, check_threshold
@@ -36,18 +36,18 @@ class AutoencoderSpec:
     Attributes:
         name: of the run.
         size: pictures' side in training, in pixels.
-        space: the latent contract; its digest is of the stored weights.
+        normalization: the latent contract; its digest is of the stored weights.
         background: RGB, 0 to 255, that transparent pictures were laid on in training.
     """
 
     name: str
     size: int
     first_stage: FirstStageConfig
-    space: LatentSpace
+    normalization: LatentNormalization
     background: tuple[int, int, int] = (255, 255, 255)
 
-    def with_space(self, space: LatentSpace) -> AutoencoderSpec:
-        return dataclasses.replace(self, space=space)
+    def with_normalization(self, normalization: LatentNormalization) -> AutoencoderSpec:
+        return dataclasses.replace(self, normalization=normalization)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class LatentDiffusionSpec:
     """Both stages.
 
     Attributes:
-        space: its digest is of the first stage's weights, the only ones that stage two can be used with.
+        normalization: its digest is of the first stage's weights, the only ones that stage two can be used with.
         network_input: what the denoiser is fed; checkpoints from before it could be chosen do not name it.
         learned_variance: the denoiser has twice the channels, see `ldm.diffusion.denoiser`.
         frozen: sha256 of each frozen pretrained encoder that is used but not stored.
@@ -91,7 +91,7 @@ class LatentDiffusionSpec:
     name: str
     size: int
     first_stage: FirstStageConfig
-    space: LatentSpace
+    normalization: LatentNormalization
     denoiser: DenoiserNetworkConfig
     process: NoiseProcess
     prediction: Prediction
@@ -119,11 +119,11 @@ class LatentDiffusionSpec:
         if conditioners.uses_tokens != (self.denoiser.context_width is not None):
             said = "set it to null: no conditioner gives tokens" if self.denoiser.context_width else "set it: a conditioner gives tokens"
             raise UserError(f"denoiser.context_width is {self.denoiser.context_width or 'null'}; {said}")
-        latent_size = self.size // self.first_stage.ratio
-        if latent_size % self.denoiser.ratio:
+        latent_size = self.size // self.first_stage.downsampling_factor
+        if latent_size % self.denoiser.size_multiple:
             raise UserError(
                 f"latents of {latent_size}x{latent_size} cannot be halved down to the denoiser's last level: make data.size a multiple of "
-                f"{self.first_stage.ratio * self.denoiser.ratio}, or give denoiser.multipliers fewer levels"
+                f"{self.first_stage.downsampling_factor * self.denoiser.size_multiple}, or give denoiser.multipliers fewer levels"
             )
         if conditioners.vector_width != self.denoiser.vector_width:
             raise UserError(f"denoiser.vector_width must be {conditioners.vector_width or 'null'}, the width of what the conditioners give")
@@ -132,8 +132,8 @@ class LatentDiffusionSpec:
 
 
 def write_autoencoder(folder: Path, spec: AutoencoderSpec, weights: dict[str, Tensor], card: str, max_file_bytes: int) -> None:
-    """Writes a first stage's checkpoint folder. `spec.space.digest` must be of `weights`."""
-    assert spec.space.digest == weights_digest(weights)
+    """Writes a first stage's checkpoint folder. `spec.normalization.digest` must be of `weights`."""
+    assert spec.normalization.digest == weights_digest(weights)
     write_checkpoint(folder, to_yaml(spec), {"first_stage": weights}, card, max_file_bytes)
 
 
@@ -148,9 +148,9 @@ def write_latent_diffusion(
 ) -> None:
     """Writes both stages' checkpoint folder; parts without a tensor (identity first stage, no conditioner) have no file.
 
-    `spec.space.digest` must be of `first_stage`.
+    `spec.normalization.digest` must be of `first_stage`.
     """
-    assert not first_stage or spec.space.digest == weights_digest(first_stage)
+    assert not first_stage or spec.normalization.digest == weights_digest(first_stage)
     parts = {"first_stage": first_stage, "denoiser": denoiser, "conditioner": conditioner}
     write_checkpoint(folder, to_yaml(spec), {name: part for name, part in parts.items() if part}, card, max_file_bytes)
 
@@ -166,12 +166,12 @@ def load_first_stage(folder: Path | str, device: torch.device) -> tuple[FirstSta
     if "denoiser" in opened.config:  # stage two's: it has all of stage one's keys
         whole = opened.spec(LatentDiffusionSpec)
         spec = AutoencoderSpec(
-            name=whole.name, size=whole.size, first_stage=whole.first_stage, space=whole.space, background=whole.background
+            name=whole.name, size=whole.size, first_stage=whole.first_stage, normalization=whole.normalization, background=whole.background
         )
     else:
         spec = opened.spec(AutoencoderSpec)
     weights = _weights(opened, "first_stage")
-    return _first_stage(spec.first_stage, spec.space, weights, device, opened.folder), spec, weights
+    return _first_stage(spec.first_stage, spec.normalization, weights, device, opened.folder), spec, weights
 
 
 def _refuse_others(opened: Checkpoint) -> None:
@@ -188,21 +188,23 @@ def _weights(opened: Checkpoint, part: str, dtypes: Mapping[str, torch.dtype] | 
     return opened.tensors(part, dtypes) if opened.has(part) else {}
 
 
-def _first_stage(config: FirstStageConfig, space: LatentSpace, weights: dict[str, Tensor], device: torch.device, where: Path) -> FirstStage:
-    if weights and weights_digest(weights) != space.digest:
+def _first_stage(
+    config: FirstStageConfig, normalization: LatentNormalization, weights: dict[str, Tensor], device: torch.device, where: Path
+) -> FirstStage:
+    if weights and weights_digest(weights) != normalization.digest:
         raise UserError(
             f"checkpoint {where}: the first stage's weights are not those that its latent contract was measured with "
-            f"(digest {weights_digest(weights)[:12]} instead of {space.digest[:12] or 'none'}); use the first stage it was trained with"
+            f"(digest {weights_digest(weights)[:12]} instead of {normalization.digest[:12] or 'none'}); use the first stage it was trained with"
         )
-    if (space.channels, space.ratio) != (config.latent_channels, config.ratio):
+    if (normalization.channels, normalization.downsampling_factor) != (config.latent_channels, config.downsampling_factor):
         raise UserError(
-            f"checkpoint {where}: its latent contract is of {space.channels} channels at ratio {space.ratio}, "
-            f"its first stage has {config.latent_channels} at ratio {config.ratio}"
+            f"checkpoint {where}: its latent contract is of {normalization.channels} channels at ratio {normalization.downsampling_factor}, "
+            f"its first stage has {config.latent_channels} at ratio {config.downsampling_factor}"
         )
     with torch.device("meta"):  # its weights come from the file: none need be drawn first
         first_stage = config.build()
     load_strictly(first_stage, weights, f"checkpoint {where}: first stage")
-    first_stage.space = space
+    first_stage.normalization = normalization
     return first_stage.to(device).eval().requires_grad_(False)
 
 
@@ -272,7 +274,7 @@ def load_latent_diffusion(folder: Path | str, device: torch.device, precision: P
     """
     opened = Checkpoint.open(folder)
     spec = _spec_of_both(opened)
-    first_stage = _first_stage(spec.first_stage, spec.space, _weights(opened, "first_stage"), device, opened.folder)
+    first_stage = _first_stage(spec.first_stage, spec.normalization, _weights(opened, "first_stage"), device, opened.folder)
     conditioners = spec.build_conditioners(empty=True)
     for name, digest in conditioners.frozen_digests().items():
         if spec.frozen.get(name) != digest:

@@ -25,7 +25,7 @@ class ClassicSource(Source):
     """One part of a torchvision set. The caption is "a photo of NAME", or "the digit NAME"."""
 
     def __init__(self, split: str, part: datasets.VisionDataset, label_names: tuple[str, ...], map_names: tuple[str, ...] = ()) -> None:
-        self.name, self.digest, self.lost = f"{type(part).__name__} ({split})", f"{type(part).__name__} {split}", {}
+        self.name, self.digest, self.unreadable = f"{type(part).__name__} ({split})", f"{type(part).__name__} {split}", {}
         self.split, self.part, self.label_names, self.map_names = split, part, label_names, map_names
         self.has_captions, self.has_masks, self.has_maps = True, bool(map_names), bool(map_names)
 

@@ -22,9 +22,9 @@ from tqdm import tqdm
 from ldm.core.errors import UserError
 from ldm.core.files import new_folder, recover_folder, write_file
 from ldm.data.batch import Sample
-from ldm.data.decoder import Decoder
 from ldm.data.facts import ATTRIBUTES, CAPTIONS, LABELS, MAPS, MASKS, PIXELS
-from ldm.data.pictures import PictureSet
+from ldm.data.image_dataset import IndexedDataset
+from ldm.data.sample_transform import SampleTransform
 
 STORED = frozenset((PIXELS, CAPTIONS, LABELS, MASKS, MAPS, ATTRIBUTES))  # boxes change with augmentation
 FORMAT = 2  # of what is stored; a cache of another is built anew
@@ -35,8 +35,8 @@ Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 class LatentCache:
     """Opened by `open_or_build`."""
 
-    def __init__(self, folder: Path, meta: dict, decoder: Decoder) -> None:
-        self._meta, self._decoder = meta, decoder
+    def __init__(self, folder: Path, meta: dict, transform: SampleTransform) -> None:
+        self._meta, self._transform = meta, transform
         self._arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in meta["arrays"]}
         self.views: int = meta["views"]
         self.count: int = meta["count"]
@@ -44,7 +44,7 @@ class LatentCache:
     @staticmethod
     def open_or_build(
         folder: Path,
-        data: PictureSet,
+        data: IndexedDataset,
         encode: Encode,
         *,
         first_stage_digest: str,
@@ -77,12 +77,12 @@ class LatentCache:
         try:
             meta = json.loads((folder / "meta.json").read_text())
             if meta["key"] == key:
-                return LatentCache(folder, meta, data.decoder)
+                return LatentCache(folder, meta, data.transform)
         except (OSError, ValueError, KeyError):
             pass  # none yet, or not one of ours: built below
         with new_folder(folder) as new:
             _build(new, key, data, encode, views, keeps_pixels, batch_size, progress)
-        return LatentCache(folder, json.loads((folder / "meta.json").read_text()), data.decoder)
+        return LatentCache(folder, json.loads((folder / "meta.json").read_text()), data.transform)
 
     def item(self, index: int, epoch: int) -> tuple[Sample, Tensor, Tensor]:
         """A sample as one of its views, with mean and std of its raw latent, float32."""
@@ -95,7 +95,7 @@ class LatentCache:
         sample = Sample(
             key=key,
             image=array("image").float() / 127.5 - 1 if "image" in self._arrays else torch.zeros(self._meta["channels"], 0, 0),
-            caption=self._decoder.caption_of(tuple(captions), epoch, index),
+            caption=self._transform.caption_of(tuple(captions), epoch, index),
             captions=tuple(captions),
             label=label,
             mask=array("mask").float() if "mask" in self._arrays else None,
@@ -106,7 +106,7 @@ class LatentCache:
 
 
 def _build(
-    folder: Path, key: str, data: PictureSet, encode: Encode, views: int, keeps_pixels: bool, batch_size: int, progress: bool
+    folder: Path, key: str, data: IndexedDataset, encode: Encode, views: int, keeps_pixels: bool, batch_size: int, progress: bool
 ) -> None:
     total = len(data) * views
     arrays: dict[str, np.memmap] = {}
@@ -130,9 +130,9 @@ def _build(
         store("std", start, std.float())
         if keeps_pixels:
             store("image", start, ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
-        if data.decoder.has_masks:
+        if data.transform.has_masks:
             store("mask", start, torch.stack([s.mask for s in samples if s.mask is not None]).to(torch.uint8))
-        if data.decoder.has_maps:
+        if data.transform.has_maps:
             store("map", start, torch.stack([s.map for s in samples if s.map is not None]).to(torch.int32))
         rows += [(s.key, s.captions, s.label, s.attributes) for row, s in enumerate(samples, start) if row % views == 0]
     for array in arrays.values():

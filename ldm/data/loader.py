@@ -10,35 +10,35 @@ from tqdm import tqdm
 
 from ldm.core.errors import UserError
 from ldm.data.batch import Batch, Sample
-from ldm.data.loss_report import LossReport
 from ldm.data.order import GlobalOrder
+from ldm.data.unreadable import UnreadableReport
 
-Lost = dict[str, str]
+Unreadable = dict[str, str]
 SampleOf = Callable[[int, int], Sample]  # of (index, epoch)
 
 
 class _Steps(Dataset):
     """A process's share of the global batch by step, with the records that could not be read."""
 
-    def __init__(self, sample: SampleOf, losses: LossReport, order: GlobalOrder, part: tuple[int, int]) -> None:
-        self.sample, self.losses, self.order, self.part = sample, losses, order, part
+    def __init__(self, sample: SampleOf, unreadable: UnreadableReport, order: GlobalOrder, part: tuple[int, int]) -> None:
+        self.sample, self.unreadable, self.order, self.part = sample, unreadable, order, part
 
-    def __getitem__(self, step: int) -> tuple[Batch, Lost] | UserError:
+    def __getitem__(self, step: int) -> tuple[Batch, Unreadable] | UserError:
         """An error is returned, to be raised by the caller: a worker process would wrap it in a traceback."""
         start, stop = self.part
         try:
             batch = Batch.of([self.sample(index, epoch) for index, epoch in self.order.indices(step)[start:stop]])
         except UserError as error:
             return error
-        return batch, dict(self.losses.lost)
+        return batch, dict(self.unreadable.records)
 
 
 def steps_in_order(
-    sample: SampleOf, losses: LossReport, order: GlobalOrder, first_step: int, part: tuple[int, int], workers: int
-) -> Iterator[tuple[int, tuple[Batch, Lost]]]:
+    sample: SampleOf, unreadable: UnreadableReport, order: GlobalOrder, first_step: int, part: tuple[int, int], workers: int
+) -> Iterator[tuple[int, tuple[Batch, Unreadable]]]:
     """(step, (share [start, stop) of its global batch, what could not be read)) from first_step on, without end."""
-    steps = _Steps(sample, losses, order, part)
-    found: Iterator[tuple[Batch, Lost] | UserError] = (steps[step] for step in count(first_step))
+    steps = _Steps(sample, unreadable, order, part)
+    found: Iterator[tuple[Batch, Unreadable] | UserError] = (steps[step] for step in count(first_step))
     if workers:
         found = iter(DataLoader(steps, batch_size=None, sampler=count(first_step), num_workers=workers, multiprocessing_context="fork"))
     for step, batch in zip(count(first_step), found, strict=False):
@@ -47,8 +47,8 @@ def steps_in_order(
         yield step, batch
 
 
-def report_losses(losses: LossReport, told: int) -> int:
+def report_unreadable(unreadable: UnreadableReport, told: int) -> int:
     """Prints what could not be read, if there is news since `told` records; returns how many there are now."""
-    if len(losses.lost) > told:
-        tqdm.write(losses.line())
-    return len(losses.lost)
+    if len(unreadable.records) > told:
+        tqdm.write(unreadable.line())
+    return len(unreadable.records)

@@ -8,18 +8,18 @@ from webdataset.shardlists import expand_urls
 
 from ldm.core.errors import UserError
 from ldm.data.config import DataConfig
-from ldm.data.decoder import Split
-from ldm.data.pictures import Pictures, PictureSet
+from ldm.data.image_dataset import ImageDataset, IndexedDataset
+from ldm.data.sample_transform import Split
 from ldm.data.shards import INDEX_NAME, Index
 from ldm.data.sources.folder import FolderSource
 from ldm.data.sources.shards import open_indexed, open_tars
 from ldm.data.sources.source import Source
-from ldm.data.stream import StreamSet, is_remote
+from ldm.data.stream import StreamedDataset, is_remote
 
 BUILTIN = {"emoji-128": Path(__file__).with_name("builtin") / "emoji-128"}
 
 
-def open_dataset(config: DataConfig, split: Split, seed: int) -> Pictures:
+def open_dataset(config: DataConfig, split: Split, seed: int) -> ImageDataset:
     """The training or the held-out pictures of a config.
 
     Raises:
@@ -30,12 +30,12 @@ def open_dataset(config: DataConfig, split: Split, seed: int) -> Pictures:
         raise UserError("data.val is null: there are no held-out pictures")
     is_shared = split == "val" and is_same_place(place, config.train)
     if not is_remote(place):
-        return PictureSet(open_source(place, split, is_shared), config, split, seed)
+        return IndexedDataset(open_source(place, split, is_shared), config, split, seed)
     if not config.allow_remote:
         raise UserError(f"{place}: URLs and commands need data.allow_remote=true")
     if is_shared:
         raise UserError(f"{place}: remote shards have no held-out split; name others in data.val, or set it to null")
-    return StreamSet(place, config, split, seed)
+    return StreamedDataset(place, config, split, seed)
 
 
 def open_source(place: str, split: Split = "train", is_shared: bool = False) -> Source:

@@ -53,7 +53,7 @@ class Report:
 
     counts: dict[str, int]
     without_caption: list[str] = field(default_factory=list)
-    lost: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
 
 
 def prepare_sources(sources: dict[str, Source], out: Path, how: Preparation, progress: Progress) -> Report:
@@ -64,7 +64,7 @@ def prepare_sources(sources: dict[str, Source], out: Path, how: Preparation, pro
     """
     if "val" in sources and how.val_every is not None:
         raise UserError("--val-every does not go with this source: it has a held-out split already")
-    lost = {key: reason for source in sources.values() for key, reason in source.lost.items()}
+    lost = {key: reason for source in sources.values() for key, reason in source.unreadable.items()}
 
     def records(source: Source) -> Iterator[Record]:
         for index in range(len(source)):
@@ -88,10 +88,12 @@ def prepare_sources(sources: dict[str, Source], out: Path, how: Preparation, pro
 class _Writer:
     """An output folder in the making."""
 
-    def __init__(self, out: Path, how: Preparation, lost: dict[str, str], label_names: tuple[str, ...], map_names: tuple[str, ...]) -> None:
+    def __init__(
+        self, out: Path, how: Preparation, unreadable: dict[str, str], label_names: tuple[str, ...], map_names: tuple[str, ...]
+    ) -> None:
         _check_own(out)
         self.out, self.how, self.label_names, self.map_names = out, how, label_names, map_names
-        self.report = Report(counts={}, lost=lost)
+        self.report = Report(counts={}, unreadable=unreadable)
         self.writers: dict[str, ShardWriter] = {}
         self._most_classes = 0
 
@@ -113,7 +115,7 @@ class _Writer:
     def _finish(self) -> None:
         self._shards.close()
         if not self.report.counts.get("train"):
-            first = next(iter(self.report.lost.values()), "there were none")
+            first = next(iter(self.report.unreadable.values()), "there were none")
             raise UserError(f"not one picture to train on ({first})")
         splits = {split: tuple(writer.shards) for split, writer in self.writers.items()}
         names = self.map_names or tuple(f"class {i}" for i in range(self._most_classes))
@@ -124,7 +126,7 @@ class _Writer:
         try:
             return self._checked(record)
         except UserError as error:
-            self.report.lost[record.key] = str(error)
+            self.report.unreadable[record.key] = str(error)
             return None
 
     def _checked(self, record: Record) -> Record:

@@ -16,12 +16,12 @@ from ldm.core.errors import UserError
 from ldm.core.random import generator
 from ldm.data.batch import Batch, Sample
 from ldm.data.config import DataConfig
-from ldm.data.decoder import Decoder, Split
 from ldm.data.facts import ATTRIBUTES, BOXES, CAPTIONS, LABELS, MASKS, PIXELS, DataFacts
-from ldm.data.loader import report_losses
-from ldm.data.loss_report import ENOUGH, LossReport
-from ldm.data.pictures import Pictures, Share
+from ldm.data.image_dataset import ImageDataset, Share
+from ldm.data.loader import report_unreadable
 from ldm.data.record import Record
+from ldm.data.sample_transform import SampleTransform, Split
+from ldm.data.unreadable import ENOUGH, UnreadableReport
 
 BUFFER = 1000  # records that are shuffled among each other, besides the shards
 _SCHEME = re.compile(r"(pipe:|[a-z][a-z0-9+.-]*://)")
@@ -53,7 +53,7 @@ class _Tail:
         return len(self._last) == 1024 and not any(self._last)
 
 
-class StreamSet(Pictures):
+class StreamedDataset(ImageDataset):
     """Samples in an order keyed by (seed, epoch): shards permuted, then records within a buffer.
 
     Every process reads every shard and decodes its share only, so 1 and N processes see the same batches; resuming skips, undecoded, to
@@ -65,10 +65,10 @@ class StreamSet(Pictures):
     def __init__(self, place: str, config: DataConfig, split: Split, seed: int) -> None:
         self.name, self.digest, self.urls = place, place, list(expand_urls(place))  # what lies there cannot be seen to change
         self.config, self.split, self.seed = config, split, seed
-        self.losses = LossReport(ENOUGH, config.max_lost)
+        self.unreadable = UnreadableReport(ENOUGH, config.max_lost)
         first = next(self._records(0, shuffled=False), None)
         if first is None:
-            raise UserError(f"{place}: no record can be read ({'; '.join(self.losses.lost.values()) or 'it is empty'})")
+            raise UserError(f"{place}: no record can be read ({'; '.join(self.unreadable.records.values()) or 'it is empty'})")
         if first.map is not None:
             raise UserError(
                 f"{place}: maps of streamed shards have no class names; fetch the shards with their index.json and train on the folder"
@@ -83,7 +83,7 @@ class StreamSet(Pictures):
             ATTRIBUTES: bool(first.attributes),
         }
         self.facts = DataFacts(has=frozenset(name for name, is_there in there.items() if is_there), scan=self._refuse_attributes)
-        self.decoder = Decoder(
+        self.transform = SampleTransform(
             config=config,
             split=split,
             seed=seed,
@@ -119,7 +119,7 @@ class StreamSet(Pictures):
 
     def _of_shard(self, url: str) -> Iterator[Record]:
         def broken(error: Exception) -> bool:
-            self.losses.add(url, f"breaks off ({' '.join(str(error).split())[:200]})")
+            self.unreadable.add(url, f"breaks off ({' '.join(str(error).split())[:200]})")
             return False
 
         try:
@@ -132,9 +132,9 @@ class StreamSet(Pictures):
             try:
                 yield Record.of(key, {suffix: content for suffix, content in members.items() if isinstance(content, bytes)})
             except UserError as error:
-                self.losses.add(key, str(error))
-        if not stream.ends_well() and url not in self.losses.lost:
-            self.losses.add(url, "breaks off (no end mark)")  # tarfile takes a cut header for the end, without a word
+                self.unreadable.add(key, str(error))
+        if not stream.ends_well() and url not in self.unreadable.records:
+            self.unreadable.add(url, "breaks off (no end mark)")  # tarfile takes a cut header for the end, without a word
 
     def _numbered(self, shuffled: bool) -> Iterator[Numbered]:
         """Epoch after epoch, without end."""
@@ -144,10 +144,10 @@ class StreamSet(Pictures):
             for record in self._records(epoch, shuffled):
                 yield record, epoch, number
                 number += 1
-                self.losses.total = max(self.losses.total, number)
+                self.unreadable.total = max(self.unreadable.total, number)
             if number == 0:
                 raise UserError(f"{self.name}: no record can be read")
-            told = report_losses(self.losses, told)
+            told = report_unreadable(self.unreadable, told)
 
     def batches(self, batch_size: int, first_step: int, part: tuple[int, int]) -> Iterator[Share]:
         records = islice(self._numbered(shuffled=True), (first_step - 1) * batch_size, None)
@@ -161,14 +161,14 @@ class StreamSet(Pictures):
         for step in range(len(batch)):
             record, epoch, number = batch[(place + step) % len(batch)]
             try:
-                return self.decoder(record, epoch, number)
+                return self.transform(record, epoch, number)
             except UserError as error:
-                self.losses.add(record.key, str(error))
-        raise UserError(f"{self.name}: no record of a whole batch can be decoded (the last: {self.losses.line()})")
+                self.unreadable.add(record.key, str(error))
+        raise UserError(f"{self.name}: no record of a whole batch can be decoded (the last: {self.unreadable.line()})")
 
     def some(self, limit: int | None) -> Iterator[Sample]:
         for number, record in enumerate(islice(self._records(0, shuffled=False), limit)):
             try:
-                yield self.decoder(record, 0, number)
+                yield self.transform(record, 0, number)
             except UserError as error:
-                self.losses.add(record.key, str(error))
+                self.unreadable.add(record.key, str(error))

@@ -24,16 +24,16 @@ def term(estimate: Estimate, x0: Tensor, s: Tensor, t: Tensor, process: NoisePro
     """L_{t-1}, or L_0 where s = 0: (B,) bits/dim, at x_t drawn from q(x_t | x0).
 
     Args:
-        estimate: of x_t (B, ...). A spread that is None counts as 0: the variance is the posterior's own.
+        estimate: of x_t (B, ...). A variance_logits that is None counts as 0: the variance is the posterior's own.
         x0: (B, ...), the data.
         s: (B,) float64 on the CPU, s < t; t likewise.
         process: the denoiser's.
         levels: the data are that many levels from -1 to 1, and L_0 is of their probability; None = the data are continuous, and L_0 is of
             a density.
     """
-    spread = torch.zeros_like(x0) if estimate.spread is None else estimate.spread
-    log_p = process.log_variance(spread, s, t)
-    log_q = process.log_variance(torch.zeros_like(spread), s, t)
+    variance_logits = torch.zeros_like(x0) if estimate.variance_logits is None else estimate.variance_logits
+    log_p = process.log_variance(variance_logits, s, t)
+    log_q = process.log_variance(torch.zeros_like(variance_logits), s, t)
     off = process.posterior_mean(x0 - estimate.x0, torch.zeros_like(x0), s, t)
     nats = (log_p - log_q + (log_q - log_p).exp() - 1 + off.square() * (-log_p).exp()) / 2
 

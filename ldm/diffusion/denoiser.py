@@ -14,17 +14,17 @@ from ldm.diffusion.prediction import Prediction
 from ldm.diffusion.process import NoiseProcess
 
 Network = Callable[[Tensor, Tensor, Condition], Tensor]
-"""(x (B, C, H, W) float32, clock (B,) float32, Condition of B) -> (B, C, H, W), with a learned variance (B, 2 C, H, W), any float."""
+"""(x (B, C, H, W) float32, network_time (B,) float32, Condition of B) -> (B, C, H, W), with a learned variance (B, 2 C, H, W), any float."""
 
 
-def split_spread(output: Tensor, x_t: Tensor, learned_variance: bool) -> tuple[Tensor, Tensor | None]:
+def split_variance(output: Tensor, x_t: Tensor, learned_variance: bool) -> tuple[Tensor, Tensor | None]:
     """A network's output, of x_t's shape, and the spread of its learned variance (see Estimate), if it has one.
 
-    The spread lies in the second half of the channels, which says 2 spread - 1, so that -1 to 1 spans what the published code spans.
+    The variance_logits lies in the second half of the channels, which says 2 variance_logits - 1, so that -1 to 1 spans what the published code spans.
     """
-    mean, spread = output.chunk(2, dim=1) if learned_variance else (output, None)
+    mean, variance_logits = output.chunk(2, dim=1) if learned_variance else (output, None)
     assert mean.shape == x_t.shape, f"the network gave {tuple(output.shape)} for {tuple(x_t.shape)}, learned_variance={learned_variance}"
-    return mean, None if spread is None else (spread + 1) / 2
+    return mean, None if variance_logits is None else (variance_logits + 1) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +34,10 @@ class Denoiser:
     Gradients, eval mode and autocast are the caller's; outside the network all is in x_t's dtype.
 
     Attributes:
-        learned_variance: the network gives twice the channels, see `split_spread`.
+        learned_variance: the network gives twice the channels, see `split_variance`.
 
     Raises:
-        UserError: the prediction is ill-posed at the process's noisiest time, or the network's clock has no end there.
+        UserError: the prediction is ill-posed at the process's noisiest time, or the network's network_time has no end there.
     """
 
     network: Network
@@ -53,8 +53,8 @@ class Denoiser:
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Estimate:
         """x_t (B, ...), t (B,) on any device, condition of B."""
         output = self.network(*self.network_input(x_t, t, self.process), condition).to(x_t.dtype)
-        mean, spread = split_spread(output, x_t, self.learned_variance)
-        return replace(self.prediction.read(mean, x_t, *self.process.scales(t, x_t)), spread=spread)
+        mean, variance_logits = split_variance(output, x_t, self.learned_variance)
+        return replace(self.prediction.read(mean, x_t, *self.process.scales(t, x_t)), variance_logits=variance_logits)
 
     def bind(self, condition: Condition) -> Denoise:
         """The same, told one condition for good."""

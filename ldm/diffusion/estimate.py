@@ -13,18 +13,18 @@ class Estimate:
     """The expected clean sample and the expected noise; all of x_t's shape.
 
     Attributes:
-        spread: where a step's learned variance lies, from the posterior's own (0) to that of q(x_t | x_s) (1), on a scale of logarithms
+        variance_logits: where a step's learned variance lies, from the posterior's own (0) to that of q(x_t | x_s) (1), on a scale of logarithms
             and not bounded: Nichol & Dhariwal 2021, eq. 15's v, read by `NoiseProcess.log_variance`. None = not learned.
     """
 
     x0: Tensor
     eps: Tensor
-    spread: Tensor | None = None
+    variance_logits: Tensor | None = None
 
     def toward(self, other: Estimate, scale: float) -> Estimate:
-        """The point at `scale` on the line from self (0) through other (1); beyond 1 extrapolates. The spread is the other's."""
+        """The point at `scale` on the line from self (0) through other (1); beyond 1 extrapolates. The variance_logits is the other's."""
         x0, eps = (mine + scale * (its - mine) for mine, its in ((self.x0, other.x0), (self.eps, other.eps)))
-        return Estimate(x0=x0, eps=eps, spread=other.spread)
+        return Estimate(x0=x0, eps=eps, variance_logits=other.variance_logits)
 
 
 Denoise = Callable[[Tensor, Tensor], Estimate]

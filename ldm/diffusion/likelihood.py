@@ -89,7 +89,7 @@ def variational_bound(
     process: NoiseProcess,
     noise: Callable[[int], Tensor],
     levels: int | None = bound.PIXEL_LEVELS,
-    fixed_spread: float = 0.0,
+    fixed_logits: float = 0.0,
 ) -> Bound:
     """The bound of the chain that goes through `times`; any chain gives one, the full table the published one.
 
@@ -100,7 +100,7 @@ def variational_bound(
         process: the denoiser's.
         noise: N(0, I) like x0 for step i (from 0).
         levels: see `bound.term`.
-        fixed_spread: of the variance where it is not learned: 0 = the posterior's own, 1 = that of q(x_t | x_s).
+        fixed_logits: of the variance where it is not learned: 0 = the posterior's own, 1 = that of q(x_t | x_s).
 
     Raises:
         UserError: a single step, which has no variance; times that do not go from 1 to 0.
@@ -112,8 +112,8 @@ def variational_bound(
     for i in range(len(times) - 1):
         t, s = times[i].expand(len(x0)), times[i + 1].expand(len(x0))
         now = denoise(process.blend(Estimate(x0=x0, eps=noise(i)), t), t)
-        if now.spread is None:
-            now = replace(now, spread=torch.full_like(x0, fixed_spread))
+        if now.variance_logits is None:
+            now = replace(now, variance_logits=torch.full_like(x0, fixed_logits))
         terms.append(bound.term(now, x0, s, t, process, levels))
     return Bound(prior=bound.prior_term(x0, process), steps=torch.stack(terms, dim=1))
 

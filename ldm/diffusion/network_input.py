@@ -1,4 +1,4 @@
-"""What a network is fed at time t: the scaled sample and its own clock."""
+"""What a network is fed at time t: the scaled sample and its own network_time."""
 
 from __future__ import annotations
 
@@ -21,33 +21,35 @@ class NetworkInput(Family, abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, x_t: Tensor, t: Tensor, process: NoiseProcess) -> tuple[Tensor, Tensor]:
-        """Input (B, ...) and clock (B,), both float32 on x_t's device; t is (B,)."""
+        """Input (B, ...) and network_time (B,), both float32 on x_t's device; t is (B,)."""
 
     def check(self, process: NoiseProcess) -> None:
-        """Refuses a process at whose noisiest time the clock is not finite.
+        """Refuses a process at whose noisiest time the network_time is not finite.
 
         Raises:
             UserError: so it is; names the way out.
         """
         last = torch.full((1,), process.t_last, dtype=torch.float64)
         if not self(torch.zeros(1), last, process)[1].isfinite():
-            raise UserError(f"network_input {self.kind!r} has no clock where no signal is left, as {process.kind!r} ends: take 'time'")
+            raise UserError(
+                f"network_input {self.kind!r} has no network_time where no signal is left, as {process.kind!r} ends: take 'time'"
+            )
 
 
 @kind("table_index")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TableIndex(NetworkInput):
-    """x_t as it is; the clock is the index into the published table, 0 to N - 1, and lies between indices for times between steps."""
+    """x_t as it is; the network_time is the index into the published table, 0 to N - 1, and lies between indices for times between steps."""
 
     def __call__(self, x_t: Tensor, t: Tensor, process: NoiseProcess) -> tuple[Tensor, Tensor]:
-        clock = (t.double() * process.num_steps - 1).clamp(min=0)  # below the first step no network was trained
-        return x_t.float(), clock.to(torch.float32).to(x_t.device, non_blocking=True)
+        network_time = (t.double() * process.num_steps - 1).clamp(min=0)  # below the first step no network was trained
+        return x_t.float(), network_time.to(torch.float32).to(x_t.device, non_blocking=True)
 
 
 @kind("time")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Time(NetworkInput):
-    """x_t as it is; the clock is (N - 1) t, 999 t for N = 1000. Song et al. 2021, the published networks of the continuous processes."""
+    """x_t as it is; the network_time is (N - 1) t, 999 t for N = 1000. Song et al. 2021, the published networks of the continuous processes."""
 
     def __call__(self, x_t: Tensor, t: Tensor, process: NoiseProcess) -> tuple[Tensor, Tensor]:
         return x_t.float(), (t.double() * (process.num_steps - 1)).to(torch.float32).to(x_t.device, non_blocking=True)
@@ -56,7 +58,7 @@ class Time(NetworkInput):
 @kind("edm")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EDMInput(NetworkInput):
-    """c_in x_t, of standard deviation 1; the clock is ln(sigma / alpha) / 4. Karras et al. 2022, table 1.
+    """c_in x_t, of standard deviation 1; the network_time is ln(sigma / alpha) / 4. Karras et al. 2022, table 1.
 
     c_in = 1 / sqrt(sigma^2 + (alpha sigma_data)^2), for data of standard deviation sigma_data.
     """
@@ -69,5 +71,5 @@ class EDMInput(NetworkInput):
 
     def __call__(self, x_t: Tensor, t: Tensor, process: NoiseProcess) -> tuple[Tensor, Tensor]:
         scale = (process.sigma(t) ** 2 + (process.alpha(t) * self.sigma_data) ** 2).rsqrt()
-        clock = -process.log_snr(t) / 8
-        return over(scale.to(torch.float32), x_t) * x_t.float(), clock.to(torch.float32).to(x_t.device, non_blocking=True)
+        network_time = -process.log_snr(t) / 8
+        return over(scale.to(torch.float32), x_t) * x_t.float(), network_time.to(torch.float32).to(x_t.device, non_blocking=True)

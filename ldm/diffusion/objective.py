@@ -13,7 +13,7 @@ from ldm.core.errors import UserError, unknown
 from ldm.core.random import Streams
 from ldm.core.shapes import over
 from ldm.diffusion import bound
-from ldm.diffusion.denoiser import Network, split_spread
+from ldm.diffusion.denoiser import Network, split_variance
 from ldm.diffusion.estimate import Estimate
 from ldm.diffusion.network_input import EDMInput, NetworkInput, TableIndex
 from ldm.diffusion.prediction import EDMPrediction, Prediction
@@ -31,7 +31,7 @@ class Objective:
     Attributes:
         loss: `l2`: weight * error^2; `l1`: sqrt(weight) * |error|. Either is the norm of the same weighted error. `vlb`: the chain's
             variational bound without L_T, in bits/dim, from the one term drawn; it has its own weights.
-        learned_variance: the network also says the variance, see `split_spread`.
+        learned_variance: the network also says the variance, see `split_variance`.
         vlb_weight: how much of the bound is added to `l2` or `l1`, for the variance alone: the mean's gradient is stopped there
             (Nichol & Dhariwal 2021, eq. 16; theirs is 0.001). None = nothing.
         levels: of the data from -1 to 1, for the bound's L_0; None = continuous, as latents are.
@@ -93,15 +93,15 @@ class Objective:
         x_t = self.process.blend(Estimate(x0=x0, eps=eps), t)
 
         output = network(*self.network_input(x_t, t, self.process), condition).float()
-        mean, spread = split_spread(output, x_t, self.learned_variance)
+        mean, variance_logits = split_variance(output, x_t, self.learned_variance)
         if self.loss == "vlb":
-            loss = self._bound(mean, spread, x0, x_t, t)
+            loss = self._bound(mean, variance_logits, x0, x_t, t)
         else:
             target = self.prediction.target(x0, eps, *self.process.scales(t, x0))
             error = over(self._weight(t).sqrt().to(x0.dtype), x0) * (mean - target)
             loss = (error.square() if self.loss == "l2" else error.abs()).flatten(1).mean(1)
         if self.vlb_weight is not None:
-            loss = loss + self.vlb_weight * self._bound(mean.detach(), spread, x0, x_t, t)
+            loss = loss + self.vlb_weight * self._bound(mean.detach(), variance_logits, x0, x_t, t)
         return loss * over(self.density.weight(t).to(loss.dtype), loss)
 
     def _weight(self, t: Tensor) -> Tensor:
@@ -109,9 +109,9 @@ class Objective:
         gain = self.prediction.x0_gain(self.process.alpha(t), self.process.sigma(t))
         return self.weighting.of_output(self.process.log_snr(t), gain)
 
-    def _bound(self, mean: Tensor, spread: Tensor | None, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    def _bound(self, mean: Tensor, variance_logits: Tensor | None, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """(B,) bits/dim, the bound of the whole chain by its term at t."""
         n = self.process.num_steps
         s = ((t * n).round() - 1) / n
-        estimate = replace(self.prediction.read(mean, x_t, *self.process.scales(t, x_t)), spread=spread)
+        estimate = replace(self.prediction.read(mean, x_t, *self.process.scales(t, x_t)), variance_logits=variance_logits)
         return n * bound.term(estimate, x0, s, t, self.process, self.levels)

@@ -85,9 +85,9 @@ class NoiseProcess(Family, abc.ABC):
         alpha, sigma = self.scales(s, estimate.x0)
         return alpha * estimate.x0 + sigma * estimate.eps
 
-    def time_of_noise(self, ratio: float) -> float:
+    def time_of_noise(self, noise_ratio: float) -> float:
         """The time at which sigma / alpha has this value."""
-        return self.time_at(torch.tensor(-2 * math.log(ratio), dtype=torch.float64)).item()
+        return self.time_at(torch.tensor(-2 * math.log(noise_ratio), dtype=torch.float64)).item()
 
     def noise_share(self, t: Tensor) -> Tensor:
         """sigma / (alpha + sigma): in the frame x / (alpha + sigma) every process is a rectified flow with this clock."""
@@ -108,13 +108,13 @@ class NoiseProcess(Family, abc.ABC):
         of_x0 = self.alpha(s) * self.step_variance(s, t) / self.sigma(t) ** 2
         return over(of_x_t.to(x_t.dtype), x_t) * x_t + over(of_x0.to(x_t.dtype), x_t) * x0
 
-    def log_variance(self, spread: Tensor, s: Tensor, t: Tensor) -> Tensor:
+    def log_variance(self, variance_logits: Tensor, s: Tensor, t: Tensor) -> Tensor:
         """log of a learned variance of x_s given x_t: spread log beta + (1 - spread) log beta tilde; of spread's shape.
 
         beta tilde is 0 where s = 0; there the next step's takes its place, that of (t, 2 t), as in the published code. So t < 1 there.
 
         Args:
-            spread: (B, ...), 0 = the posterior's own variance, 1 = that of q(x_t | x_s).
+            variance_logits: (B, ...), 0 = the posterior's own variance, 1 = that of q(x_t | x_s).
             s: () or (B,), and t likewise, s < t.
 
         Source: Nichol & Dhariwal 2021, eq. 15.
@@ -123,7 +123,9 @@ class NoiseProcess(Family, abc.ABC):
         at_data = self.posterior_variance(t, (2 * t.double()).clamp(max=self.t_last))
         low = torch.where(self.sigma(s) == 0, at_data, small).log()
         high = self.step_variance(s, t).log()
-        return over(low.to(spread.dtype), spread) + spread * over((high - low).to(spread.dtype), spread)
+        return over(low.to(variance_logits.dtype), variance_logits) + variance_logits * over(
+            (high - low).to(variance_logits.dtype), variance_logits
+        )
 
 
 def refuse_few_steps(num_steps: int) -> None:

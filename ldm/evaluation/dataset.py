@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ldm.core.errors import UserError
 from ldm.data.config import DataConfig
-from ldm.data.decoder import Split
+from ldm.data.image_dataset import IndexedDataset
 from ldm.data.open import BUILTIN, open_dataset
-from ldm.data.pictures import PictureSet
+from ldm.data.sample_transform import Split
 from ldm.data.shards import INDEX_NAME, Index
 from ldm.data.stream import is_remote
 from ldm.metrics.features import SHOWN_AS, InceptionFeatures, cached_features
@@ -57,7 +57,7 @@ class DrawnFrom:
 
     place: str
     split: str
-    data: PictureSet
+    data: IndexedDataset
     count: int
 
     def batches(self) -> Iterator[Tensor]:
@@ -67,7 +67,7 @@ class DrawnFrom:
 
     def features(self, inception: InceptionFeatures, what: str) -> Tensor:
         """(count, 2048), from the user's cache if data, transform and extractor are the same."""
-        key, lost = (self.data.digest, self.data.transform_digest, inception.digest), self.data.losses.lost
+        key, lost = (self.data.digest, self.data.transform_digest, inception.digest), self.data.unreadable.records
         return cached_features(key, self.count, lambda: inception.of(self.batches(), self.count, what), lost)
 
     def plain(self) -> dict[str, object]:
@@ -77,7 +77,7 @@ class DrawnFrom:
             "split": self.split,
             "pictures": self.count,
             "of": len(self.data),
-            "unreadable": len(self.data.losses.lost),
+            "unreadable": len(self.data.unreadable.records),
             "digest": self.data.digest,
         }
 
@@ -134,7 +134,7 @@ def _drawn(place: str, split: Split, config: DataConfig, count: int | None) -> D
     if is_remote(place):
         raise UserError(f"{place}: evaluation reads pictures more than once: fetch the shards and name their folder")
     data = open_dataset(config, split, DATA_SEED)
-    assert isinstance(data, PictureSet)
+    assert isinstance(data, IndexedDataset)
     folder = BUILTIN.get(place, Path(place).expanduser())
     is_split = (folder / INDEX_NAME).is_file() and split in Index.read(folder).splits
     taken = min(len(data), count or MOST)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ldm.checkpoints.model import load_first_stage
 from ldm.core.errors import UserError
-from ldm.data.decoder import Split
+from ldm.data.sample_transform import Split
 from ldm.evaluation.dataset import DrawnFrom, Preprocessing, Result, device, held_out_pictures, training_pictures
 from ldm.first_stage.identity import IdentityConfig
 from ldm.first_stage.stage import FirstStage
@@ -49,7 +49,11 @@ def evaluate_vae(model: str, place: str, split: Split, background: tuple[int, in
         drawn = training_pictures(place, how, count)
     metrics = [*_picture_metrics(first_stage, drawn, how), _rfid(first_stage, drawn)]
     about = {
-        "model": {"checkpoint": model, "name": spec.name, "latent": f"{spec.space.channels} channels at ratio {spec.space.ratio}"},
+        "model": {
+            "checkpoint": model,
+            "name": spec.name,
+            "latent": f"{spec.normalization.channels} channels at ratio {spec.normalization.downsampling_factor}",
+        },
         "data": {"reconstructed": drawn.plain()},
         "reconstruction": f"of {LATENT}",
         "preprocessing": how.plain(),

@@ -49,8 +49,8 @@ class Judge:
             raise UserError(f"{unfit} is noise-aware, for guidance; a judge is trained on clean pictures (process: null)")
         if not spec.sees_pixels:
             raise UserError(f"{unfit} sees latents; a judge sees pixels")
-        if (spec.size, spec.space.channels) != (size, channels):
-            seen = f"{spec.size} pixels and {spec.space.channels} channel{'s' * (spec.space.channels > 1)}"
+        if (spec.size, spec.normalization.channels) != (size, channels):
+            seen = f"{spec.size} pixels and {spec.normalization.channels} channel{'s' * (spec.normalization.channels > 1)}"
             raise UserError(f"{unfit} was trained on pictures of {seen}; the model makes them of {size} and {channels}")
         missing = [name for name in names if name not in spec.label_names]
         if missing:

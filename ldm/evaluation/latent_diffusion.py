@@ -10,15 +10,15 @@ from torch import Tensor
 from ldm.config.loader import to_words
 from ldm.core.errors import UserError
 from ldm.core.precision import whole_float32
-from ldm.data.decoder import Split
 from ldm.data.open import is_same_place
+from ldm.data.sample_transform import Split
 from ldm.evaluation.conditions import EvaluationConditions
 from ldm.evaluation.dataset import DrawnFrom, Preprocessing, Result, held_out_pictures, training_pictures
 from ldm.evaluation.first_stage import LATENT, reconstructions
 from ldm.evaluation.generated import RECORD, PictureFolder, made
 from ldm.evaluation.judge import Judge, Verdict
 from ldm.evaluation.likelihood import bits_per_dim
-from ldm.evaluation.likelihood_task import BitsAsked
+from ldm.evaluation.likelihood_task import LikelihoodConfig
 from ldm.evaluation.measures import MEASURES, Evaluated
 from ldm.first_stage.identity import IdentityConfig
 from ldm.metrics.attribution import Attribution, attribute
@@ -30,7 +30,7 @@ from ldm.pipelines.sampling import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class EvaluationConfig:
     """
     Attributes:
         place: of the training pictures.
@@ -57,41 +57,41 @@ class Asked:
     classifier: str | None
     classifier_scale: float
     judge: str | None
-    bits: BitsAsked | None
+    bits: LikelihoodConfig | None
     folder: PictureFolder | None
 
 
-def evaluate_ldm(model: LatentDiffusion, how: Sampling, asked: Asked) -> Result:
+def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig) -> Result:
     """Every measure in MEASURES, and the failure attribution; what the judge says, and bits/dim.
 
     Args:
         model: both stages.
         how: its num_images and guide are set here.
-        asked: see Asked.
+        config: see EvaluationConfig.
 
     Raises:
         UserError: no such data or split; fewer than 2 pictures; labels that the model, its classifier or the judge does not know; a
             classifier or a judge that does not fit.
     """
     spec = model.spec
-    at_size = Preprocessing(size=spec.size, channels=spec.first_stage.image_channels, background=asked.background or spec.background)
-    training = training_pictures(asked.place, at_size, asked.reference_count)
-    told = training_pictures(asked.place, at_size) if asked.split == "train" else _held_out(asked.place, asked.held_out, at_size)
-    is_held_out = asked.split == "val"
+    at_size = Preprocessing(size=spec.size, channels=spec.first_stage.image_channels, background=config.background or spec.background)
+    training = training_pictures(config.place, at_size, config.reference_count)
+    told = training_pictures(config.place, at_size) if config.split == "train" else _held_out(config.place, config.held_out, at_size)
+    is_held_out = config.split == "val"
     conditions = EvaluationConditions(model=model, source=told)
     conditions.check()
-    how = replace(how, num_images=asked.count or told.count)
+    how = replace(how, num_images=config.count or told.count)
     how = how if conditions.given else replace(how, guidance=1.0)  # nothing told: nothing to lead away from
-    has_labels = conditions.has_labels or asked.classifier is not None
-    labels = conditions.labels(how.num_images) if has_labels and (asked.classifier, asked.judge) != (None, None) else None
-    if asked.classifier is not None and labels is not None:
-        how = replace(how, guide=model.guide(asked.classifier, conditions.guided_labels(labels), asked.classifier_scale))
-    judge = None if asked.judge is None else Judge.open(asked.judge, told, spec.size, spec.first_stage.image_channels, model.device)
+    has_labels = conditions.has_labels or config.classifier is not None
+    labels = conditions.labels(how.num_images) if has_labels and (config.classifier, config.judge) != (None, None) else None
+    if config.classifier is not None and labels is not None:
+        how = replace(how, guide=model.guide(config.classifier, conditions.guided_labels(labels), config.classifier_scale))
+    judge = None if config.judge is None else Judge.open(config.judge, told, spec.size, spec.first_stage.image_channels, model.device)
     inception = InceptionFeatures(model.device)
     # What the user may have to mend comes before what takes long.
     verdict = None if judge is None else Verdict.begin(judge, labels, told, is_held_out)
     with whole_float32():
-        bits = None if asked.bits is None else bits_per_dim(conditions, training, asked.bits, how.seed, is_held_out)
+        bits = None if config.bits is None else bits_per_dim(conditions, training, config.bits, how.seed, is_held_out)
 
     reference = training.features(inception, "training pictures")
     shared = min(how.num_images, told.count)
@@ -102,7 +102,7 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, asked: Asked) -> Result:
     else:
         some = replace(told, count=shared)
         reconstructed = inception.of((given for _, given in reconstructions(model.first_stage, some)), shared, "reconstructions")
-    generated, logits = _seen(conditions, how, inception, judge, asked.folder)
+    generated, logits = _seen(conditions, how, inception, judge, config.folder)
 
     evaluated = Evaluated(
         model=model,
@@ -118,8 +118,8 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, asked: Asked) -> Result:
     metrics = [metric for measure in MEASURES for metric in measure(evaluated)]
     found = attribute(FrechetReference(reference), real[:shared], reconstructed, generated[:shared], progress=True)
     about: dict[str, object] = {
-        "model": {"checkpoint": asked.name, "name": spec.name, "process": spec.process.kind, "prediction": spec.prediction.kind},
-        "sampling": _how(how, asked.classifier) | {"precision": model.precision},
+        "model": {"checkpoint": config.name, "name": spec.name, "process": spec.process.kind, "prediction": spec.prediction.kind},
+        "sampling": _how(how, config.classifier) | {"precision": model.precision},
         "data": {
             "reference": training.plain(),
             "told": told.plain(),
@@ -137,7 +137,7 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, asked: Asked) -> Result:
     if bits is not None:
         metrics += bits.metrics
         about["bits_per_dim"] = bits.about
-    if asked.folder is not None:
+    if config.folder is not None:
         about[RECORD] = how.num_images
     return Result(about=about, metrics=metrics, attribution=_plain(found))
 

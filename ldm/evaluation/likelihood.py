@@ -14,7 +14,7 @@ from ldm.core.random import Streams
 from ldm.diffusion.likelihood import bound_times, draw_probe, flow_density, mean_and_error, pixel_flow_density, variational_bound
 from ldm.evaluation.conditions import EvaluationConditions
 from ldm.evaluation.dataset import AT_ONCE, DrawnFrom
-from ldm.evaluation.likelihood_task import BitsAsked, BitsTask, shown_on
+from ldm.evaluation.likelihood_task import LikelihoodConfig, LikelihoodTask, shown_on
 from ldm.first_stage.identity import IdentityConfig
 from ldm.first_stage.stage import FirstStage
 from ldm.first_stage.vq import VQAutoencoderConfig
@@ -49,31 +49,31 @@ class Bits:
     about: dict[str, Any]
 
 
-def bits_per_dim(conditions: EvaluationConditions, training: DrawnFrom, asked: BitsAsked, seed: int, is_held_out: bool) -> Bits:
+def bits_per_dim(conditions: EvaluationConditions, training: DrawnFrom, config: LikelihoodConfig, seed: int, is_held_out: bool) -> Bits:
     """Of the first pictures of `conditions`, each under its own; no guidance.
 
     Args:
         conditions: of the evaluated pictures.
         training: the training pictures; a decoder's noise is measured on the last of them all, however few are compared with.
-        asked: see BitsAsked.
+        config: see LikelihoodConfig.
         seed: of all noise. Picture i depends on (seed, i) only, but for the flow's steps, which a batch takes together.
         is_held_out: whether the evaluated pictures are not among the training pictures.
 
     Raises:
         UserError: a chain that the process does not have; no training pictures besides the evaluated ones; a VQ first stage.
     """
-    model, count = conditions.model, min(asked.count, conditions.source.count)
+    model, count = conditions.model, min(config.count, conditions.source.count)
     about: dict[str, Any] = {
         "pictures": count,
         "unit": "bits a pixel value, of 256 levels",
         "told": list(conditions.given) or "nothing: unconditional",
         "guidance": "none, whatever the pictures were made with",
     }
-    task = BitsTask(conditions=conditions, count=count, asked=asked, seed=seed, about=about)
+    task = LikelihoodTask(conditions=conditions, count=count, config=config, seed=seed, about=about)
     if isinstance(model.spec.first_stage, IdentityConfig):
         rows, parts = PIXEL_ROWS, _of_pixels(task)
     else:
-        if asked.steps is not None or asked.variance is not None:
+        if config.steps is not None or config.variance is not None:
             raise UserError(
                 "--bound-steps and --bound-variance are for models on pixels; on latents, the flow and the first stage bound it"
             )
@@ -101,26 +101,26 @@ def bits_per_dim(conditions: EvaluationConditions, training: DrawnFrom, asked: B
     return Bits(metrics=metrics, about=about)
 
 
-def _of_pixels(task: BitsTask) -> dict[str, Tensor]:
+def _of_pixels(task: LikelihoodTask) -> dict[str, Tensor]:
     """(count,) for each name in PIXEL_ROWS."""
-    process, asked = task.process, task.asked
-    times, has_own = bound_times(process, asked.steps), task.conditions.model.spec.learned_variance
-    if has_own and asked.variance is not None:
+    process, config = task.process, task.config
+    times, has_own = bound_times(process, config.steps), task.conditions.model.spec.learned_variance
+    if has_own and config.variance is not None:
         raise UserError("--bound-variance is for models that do not learn their variance; this one has its own")
-    variance = "learned" if has_own else asked.variance or "small"
+    variance = "learned" if has_own else config.variance or "small"
     steps = len(times) - 1
     task.about["bound"] = {"steps": steps, "variance": variance, "x0": "clipped to [-1, 1]"}
     terms = []
     with tqdm(total=-(-task.count // AT_ONCE) * steps, desc="bits/dim, bound", unit="step", dynamic_ncols=True) as bar:
         for x0, denoise, streams in task.batches():
             clipped = shown_on(bar, thresholded(denoise, process), counts_steps=True)
-            terms.append(variational_bound(clipped, x0, times, process, _Noise(streams, x0), fixed_spread=float(variance == "large")))
+            terms.append(variational_bound(clipped, x0, times, process, _Noise(streams, x0), fixed_logits=float(variance == "large")))
 
     found = []
     with tqdm(total=task.count, desc="bits/dim, flow", unit="picture", dynamic_ncols=True) as bar:
         for x0, denoise, streams in task.batches():
             watched = shown_on(bar, denoise, counts_steps=False)
-            found.append(pixel_flow_density(watched, x0, process, streams, asked.probe, task.first, asked.tolerance))
+            found.append(pixel_flow_density(watched, x0, process, streams, config.probe, task.first, config.tolerance))
             bar.update(len(x0))
     task.say_flow(found)
     parts = {
@@ -134,19 +134,19 @@ def _of_pixels(task: BitsTask) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _of_latents(task: BitsTask, noise: DecoderNoise) -> dict[str, Tensor]:
+def _of_latents(task: LikelihoodTask, noise: DecoderNoise) -> dict[str, Tensor]:
     """(count,) for each name in LATENT_ROWS."""
-    first_stage, asked = task.conditions.model.first_stage, task.asked
+    first_stage, config = task.conditions.model.first_stage, task.config
     found, bounds = [], []
     with tqdm(total=task.count, desc="bits/dim, flow", unit="picture", dynamic_ncols=True) as bar:
         for images, denoise, streams in task.batches():
             mean, std = first_stage.moments(images)
             latent = first_stage.normalise(mean + std * streams.normal("posterior", mean.shape[1:]).to(mean))
-            probe = draw_probe(asked.probe, streams, latent)
+            probe = draw_probe(config.probe, streams, latent)
             watched = shown_on(bar, denoise, counts_steps=False)
-            found.append(flow_density(watched, latent, task.process, probe, task.first, asked.tolerance))
+            found.append(flow_density(watched, latent, task.process, probe, task.first, config.tolerance))
             decoded = first_stage.decode(latent)
-            bounds.append(latent_bound(images, decoded, noise, std, found[-1].bits, first_stage.space.scale))
+            bounds.append(latent_bound(images, decoded, noise, std, found[-1].bits, first_stage.normalization.scale))
             bar.update(len(images))
     task.say_flow(found)
     parts = {
@@ -159,7 +159,7 @@ def _of_latents(task: BitsTask, noise: DecoderNoise) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _decoder_noise(first_stage: FirstStage, training: DrawnFrom, besides: int, task: BitsTask) -> DecoderNoise:
+def _decoder_noise(first_stage: FirstStage, training: DrawnFrom, besides: int, task: LikelihoodTask) -> DecoderNoise:
     """By the errors of the last training pictures, of which `besides` are not evaluated; their latents are drawn.
 
     No checkpoint says it: published first stages do not learn it, and none of ours stores its loss.

@@ -27,7 +27,7 @@ TOLERANCE = 1e-4  # a third of the evaluations that the published 1e-5 takes, fo
 
 
 @dataclass(frozen=True, kw_only=True)
-class BitsAsked:
+class LikelihoodConfig:
     """What the user asks for.
 
     Attributes:
@@ -56,19 +56,19 @@ class BitsAsked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BitsTask:
+class LikelihoodTask:
     """What both kinds of model have in common.
 
     Attributes:
         conditions: of the evaluated pictures, the first `count` of which are taken.
-        asked: see BitsAsked.
+        config: see LikelihoodConfig.
         seed: see `bits_per_dim`.
         about: for the JSON; added to.
     """
 
     conditions: EvaluationConditions
     count: int
-    asked: BitsAsked
+    config: LikelihoodConfig
     seed: int
     about: dict[str, Any]
 
@@ -79,7 +79,7 @@ class BitsTask:
     @property
     def first(self) -> float:
         """Where the flow ends."""
-        return first_time(self.process, self.asked.first_noise)
+        return first_time(self.process, self.config.first_noise)
 
     def batches(self) -> Iterator[tuple[Tensor, Denoise, Streams]]:
         """Pictures (B, C, size, size) on 256 levels in [-1, 1], on the device; the denoiser told of them; their random streams."""
@@ -94,10 +94,10 @@ class BitsTask:
         """Tells `about` how the flow was followed."""
         evaluations = [one.evaluations for one in found]
         self.about["flow"] = {
-            "first_noise": self.asked.first_noise,
+            "first_noise": self.config.first_noise,
             "first_time": self.first,
-            "probe": self.asked.probe,
-            "tolerance": self.asked.tolerance,
+            "probe": self.config.probe,
+            "tolerance": self.config.tolerance,
             "evaluations": {"mean": sum(evaluations) / len(evaluations), "most": max(evaluations)},
         }
 

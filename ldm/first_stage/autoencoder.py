@@ -34,7 +34,7 @@ class KLAutoencoder(ConvolutionalAutoencoder):
         self.config = config
 
     def posterior(self, images: Tensor) -> DiagonalGaussian:
-        """The distribution of raw latents (B, Z, H / ratio, W / ratio), float32.
+        """The distribution of raw latents (B, Z, H / f, W / f), float32.
 
         Raises:
             UserError: wrong number of channels; a side that the ratio does not divide.

@@ -30,7 +30,7 @@ class FirstStageConfig(Family, abc.ABC):
 
     @property
     @abc.abstractmethod
-    def ratio(self) -> int:
+    def downsampling_factor(self) -> int:
         """Pixels per latent position, along one side."""
 
     @abc.abstractmethod

@@ -56,7 +56,7 @@ class ConvolutionalConfig(FirstStageConfig, abc.ABC):
                 raise UserError(f"first_stage.attention names ratio {ratio}; the levels are at {', '.join(map(str, ratios))}")
 
     @property
-    def ratio(self) -> int:
+    def downsampling_factor(self) -> int:
         return 2 ** (len(self.multipliers) - 1)
 
 
@@ -69,7 +69,9 @@ class ConvolutionalAutoencoder(FirstStage):
     """
 
     def __init__(self, config: ConvolutionalConfig, encoded: int) -> None:
-        super().__init__(image_channels=config.image_channels, latent_channels=config.latent_channels, ratio=config.ratio)
+        super().__init__(
+            image_channels=config.image_channels, latent_channels=config.latent_channels, downsampling_factor=config.downsampling_factor
+        )
         attends = [2**level in config.attention for level in range(len(config.multipliers))]
         latents = config.latent_channels
         self.encoder = Encoder(
@@ -99,7 +101,7 @@ class ConvolutionalAutoencoder(FirstStage):
         return self.decoder.conv_out.weight
 
     def _encoded(self, images: Tensor) -> Tensor:
-        """(B, encoded, H / ratio, W / ratio) of checked images."""
+        """(B, encoded, H / f, W / f) of checked images."""
         return self.quant_conv(self.encoder(images))
 
     def _decoded(self, latent: Tensor) -> Tensor:

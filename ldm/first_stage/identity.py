@@ -32,11 +32,11 @@ class IdentityConfig(FirstStageConfig):
         return self.image_channels
 
     @property
-    def ratio(self) -> int:
+    def downsampling_factor(self) -> int:
         return 1
 
     def build(self) -> Identity:
-        return Identity(image_channels=self.image_channels, latent_channels=self.image_channels, ratio=1)
+        return Identity(image_channels=self.image_channels, latent_channels=self.image_channels, downsampling_factor=1)
 
 
 class Identity(FirstStage):

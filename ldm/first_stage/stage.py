@@ -7,23 +7,23 @@ import abc
 from torch import Tensor, nn
 
 from ldm.core.errors import UserError
-from ldm.first_stage.latent_space import LatentSpace
+from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.first_stage.posterior import Encoded
 from ldm.first_stage.tiling import in_tiles
 
 
 class FirstStage(nn.Module, abc.ABC):
-    """Pictures (B, C, H, W) in [-1, 1], H and W multiples of ratio, to latents (B, Z, H / ratio, W / ratio).
+    """Pictures (B, C, H, W) in [-1, 1], H and W multiples of ratio, to latents (B, Z, H / f, W / f).
 
-    `space` is the latent contract, set after training (`LatentSpace`, frozen; its default neither shifts nor scales).
+    `space` is the latent contract, set after training (`LatentNormalization`, frozen; its default neither shifts nor scales).
     """
 
-    def __init__(self, *, image_channels: int, latent_channels: int, ratio: int) -> None:
+    def __init__(self, *, image_channels: int, latent_channels: int, downsampling_factor: int) -> None:
         super().__init__()
         self.image_channels = image_channels
         self.latent_channels = latent_channels
-        self.ratio = ratio
-        self.space = LatentSpace(channels=latent_channels, ratio=ratio)
+        self.downsampling_factor = downsampling_factor
+        self.normalization = LatentNormalization(channels=latent_channels, downsampling_factor=downsampling_factor)
 
     @abc.abstractmethod
     def _encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,10 +44,10 @@ class FirstStage(nn.Module, abc.ABC):
 
     def normalise(self, raw_latent: Tensor) -> Tensor:
         """Raw latent (B, Z, h, w) to about mean 0 and std 1, by the latent contract."""
-        return self.space.normalise(raw_latent)
+        return self.normalization.normalise(raw_latent)
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and std of the raw latents, each (B, Z, H / ratio, W / ratio) float32.
+        """Mean and std of the raw latents, each (B, Z, H / f, W / f) float32.
 
         Raises:
             UserError: wrong number of channels; a side that the ratio does not divide.
@@ -60,10 +60,10 @@ class FirstStage(nn.Module, abc.ABC):
 
         Args:
             images: (B, C, H, W) in [-1, 1].
-            noise: (B, Z, H / ratio, W / ratio) of N(0, 1) to draw from the posterior with; None = its mean.
+            noise: (B, Z, H / f, W / f) of N(0, 1) to draw from the posterior with; None = its mean.
 
         Returns:
-            (B, Z, H / ratio, W / ratio), about mean 0 and std 1.
+            (B, Z, H / f, W / f), about mean 0 and std 1.
 
         Raises:
             UserError: as `moments`.
@@ -80,22 +80,22 @@ class FirstStage(nn.Module, abc.ABC):
             overlap: share of a tile that neighbours have in common, where they are blended.
 
         Returns:
-            (B, C, ratio h, ratio w), in [-1, 1], not clipped.
+            (B, C, f h, f w), in [-1, 1], not clipped.
 
         Raises:
             UserError: wrong number of channels; a bad tile.
 
         Source: Rombach et al. 2022, sec. 3.1; the shift and scale are ours (see latent_space.py).
         """
-        raw = self.space.denormalise(latent)
-        if tile is None or self.ratio * max(latent.shape[2:]) <= tile:
+        raw = self.normalization.denormalise(latent)
+        if tile is None or self.downsampling_factor * max(latent.shape[2:]) <= tile:
             return self._decode(raw)
         size, shared = self._tile(tile, overlap)
-        return in_tiles(raw, self._decode, tile=size, overlap=shared, before=1, after=self.ratio)
+        return in_tiles(raw, self._decode, tile=size, overlap=shared, before=1, after=self.downsampling_factor)
 
     def latent_shape(self, images: Tensor) -> tuple[int, int, int]:
         """(Z, h, w): one picture's latent, for images (B, C, H, W)."""
-        return self.latent_channels, images.shape[2] // self.ratio, images.shape[3] // self.ratio
+        return self.latent_channels, images.shape[2] // self.downsampling_factor, images.shape[3] // self.downsampling_factor
 
     def check_images(self, images: Tensor) -> None:
         """Refuses what this first stage cannot encode.
@@ -106,14 +106,16 @@ class FirstStage(nn.Module, abc.ABC):
         channels, height, width = images.shape[1:]
         if channels != self.image_channels:
             raise UserError(f"this first stage expects pictures of {self.image_channels} channels, got {channels}")
-        if height % self.ratio or width % self.ratio or not height * width:
-            raise UserError(f"picture sides must be multiples of {self.ratio} (the first stage's ratio), got {height} x {width}")
+        if height % self.downsampling_factor or width % self.downsampling_factor or not height * width:
+            raise UserError(
+                f"picture sides must be multiples of {self.downsampling_factor} (the first stage's ratio), got {height} x {width}"
+            )
 
     def _tile(self, tile: int, overlap: float) -> tuple[int, int]:
         """Side and overlap of a tile in latent positions."""
-        if tile < self.ratio or tile % self.ratio:
-            raise UserError(f"tile must be a positive multiple of {self.ratio} pixels (the first stage's ratio), got {tile}")
+        if tile < self.downsampling_factor or tile % self.downsampling_factor:
+            raise UserError(f"tile must be a positive multiple of {self.downsampling_factor} pixels (the first stage's ratio), got {tile}")
         if not 0 <= overlap < 1:
             raise UserError(f"tile overlap must be a share in [0, 1), got {overlap}")
-        size = tile // self.ratio
+        size = tile // self.downsampling_factor
         return size, min(size - 1, round(overlap * size))

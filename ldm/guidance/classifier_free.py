@@ -18,22 +18,22 @@ from ldm.guidance.ends import with_x0
 
 def classifier_free(
     denoiser: Denoiser,
-    told: Condition,
-    untold: Condition,
+    cond: Condition,
+    uncond: Condition,
     scale: float,
     interval: tuple[float, float] | None = None,
     rescale: float = 0.0,
 ) -> Denoise:
-    """untold + scale (told - untold), by one pass of twice the batch.
+    """uncond + scale (cond - uncond), by one pass of twice the batch.
 
     Args:
         denoiser: asked with both conditions stacked.
-        told: what is wanted; of B.
-        untold: "nothing", or what is not wanted (a negative prompt); of B, with the same channels and number of tokens.
-        scale: 0 = untold, 1 = told (no second half is computed), beyond 1 = away from untold.
-        interval: least and greatest noise level, in sigma / alpha, at which guidance acts; outside it is told alone (Kynkaanniemi et al.
+        cond: what is wanted; of B.
+        uncond: "nothing", or what is not wanted (a negative prompt); of B, with the same channels and number of tokens.
+        scale: 0 = uncond, 1 = cond (no second half is computed), beyond 1 = away from uncond.
+        interval: least and greatest noise level, in sigma / alpha, at which guidance acts; outside it is cond alone (Kynkaanniemi et al.
             2024), and where no sample of the batch is inside no second half is computed. None = all levels.
-        rescale: 0 to 1: how far the standard deviation of each sample's x0 is brought back to what told has (Lin et al. 2023, sec. 3.4,
+        rescale: 0 to 1: how far the standard deviation of each sample's x0 is brought back to what cond has (Lin et al. 2023, sec. 3.4,
             phi; there of the network's output, which at zero SNR is x0 likewise).
 
     Raises:
@@ -41,16 +41,16 @@ def classifier_free(
     """
     check_limits(scale, interval, rescale)
     low, high = interval or (0.0, math.inf)
-    told_alone = denoiser.bind(told)
+    cond_alone = denoiser.bind(cond)
     if scale == 1:
-        return told_alone
-    both, process = denoiser.bind(Condition.stack([untold, told])), denoiser.process
+        return cond_alone
+    both, process = denoiser.bind(Condition.stack([uncond, cond])), denoiser.process
 
     def denoise(x_t: Tensor, t: Tensor) -> Estimate:
         level = process.sigma(t) / process.alpha(t)
         inside = (low <= level) & (level <= high)
         if not inside.any():
-            return told_alone(x_t, t)
+            return cond_alone(x_t, t)
         away, wanted = _halves(both(torch.cat([x_t, x_t]), torch.cat([t, t])))
         guided = away.toward(wanted, scale)
         if rescale:
@@ -75,8 +75,8 @@ def check_limits(scale: float, interval: tuple[float, float] | None, rescale: fl
 
 def _halves(estimate: Estimate) -> tuple[Estimate, Estimate]:
     (x0, more_x0), (eps, more_eps) = estimate.x0.chunk(2), estimate.eps.chunk(2)
-    spread, more_spread = (None, None) if estimate.spread is None else estimate.spread.chunk(2)
-    return Estimate(x0, eps, spread), Estimate(more_x0, more_eps, more_spread)
+    variance_logits, more_logits = (None, None) if estimate.variance_logits is None else estimate.variance_logits.chunk(2)
+    return Estimate(x0, eps, variance_logits), Estimate(more_x0, more_eps, more_logits)
 
 
 def _rescaled(x0: Tensor, wanted: Tensor, share: float) -> Tensor:

@@ -76,8 +76,8 @@ def _check_parts(imported: Imported) -> None:
         taken = imported.denoiser["input_blocks.0.0.weight"].shape[1]
         if taken != latents + concat:
             raise UserError(f"the denoiser takes {taken} channels, but the latents have {latents} and its conditioners give {concat}")
-        latent_size = spec.size // spec.first_stage.ratio
-        if spec.size % spec.first_stage.ratio or latent_size % spec.denoiser.ratio:
+        latent_size = spec.size // spec.first_stage.downsampling_factor
+        if spec.size % spec.first_stage.downsampling_factor or latent_size % spec.denoiser.size_multiple:
             raise UserError(f"pictures of {spec.size} pixels cannot be halved down to the denoiser's last level")
 
 

@@ -10,19 +10,19 @@ from torch import Tensor
 
 from ldm.core.errors import UserError
 from ldm.first_stage.convolutional import ConvolutionalConfig
-from ldm.first_stage.latent_space import LatentSpace
+from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.first_stage.vq import VQAutoencoderConfig
 
 NOTE = "the latents' shift and scale are part of the autoencoder's quant_conv and post_quant_conv: peers know one scale only"
 
 
 def scaled_for_peer(
-    config: ConvolutionalConfig, space: LatentSpace, weights: dict[str, Tensor], left: float | None = None
+    config: ConvolutionalConfig, normalization: LatentNormalization, weights: dict[str, Tensor], left: float | None = None
 ) -> tuple[dict[str, Tensor], float, tuple[str, ...]]:
     """An autoencoder whose latents need no more than one scale.
 
     Args:
-        config, space, weights: of ours.
+        config, normalization, weights: of ours.
         left: the scale that the peer takes for granted; None = it reads one from a config.
 
     Returns:
@@ -31,15 +31,19 @@ def scaled_for_peer(
     Raises:
         UserError: codes would not be the nearest any more.
     """
-    if set(space.shift) == {0.0} and len(set(space.scale)) == 1 and left in (None, space.scale[0]):
-        return weights, space.scale[0], ()
-    if isinstance(config, VQAutoencoderConfig) and len(set(space.scale)) > 1:
+    if set(normalization.shift) == {0.0} and len(set(normalization.scale)) == 1 and left in (None, normalization.scale[0]):
+        return weights, normalization.scale[0], ()
+    if isinstance(config, VQAutoencoderConfig) and len(set(normalization.scale)) > 1:
         raise UserError("a VQ first stage with a scale a channel (scale_per_channel) has no counterpart: other codes would be nearest")
-    shift, scale = (torch.tensor(numbers, dtype=torch.float64).expand(space.channels) for numbers in (space.shift, space.scale))
+    shift, scale = (
+        torch.tensor(numbers, dtype=torch.float64).expand(normalization.channels) for numbers in (normalization.shift, normalization.scale)
+    )
     left = 1.0 if left is None else left
     scale = scale / left
     changed = {name: weights[name].double() for name in weights if name.startswith(("quant_conv.", "post_quant_conv.", "codebook."))}
-    spread = torch.zeros(len(changed["quant_conv.bias"]) - space.channels, dtype=torch.float64)  # of the log-variances, if there are
+    spread = torch.zeros(
+        len(changed["quant_conv.bias"]) - normalization.channels, dtype=torch.float64
+    )  # of the log-variances, if there are
     rows = torch.cat([scale, spread + 1])
     offset = torch.cat([-shift * scale, (spread if not len(spread) else 2 * scale.log())])
     before = changed["post_quant_conv.weight"]

@@ -58,7 +58,7 @@ class Ours:
             config=config,
             in_channels=self.denoiser["input_blocks.0.0.weight"].shape[1],
             out_channels=len(self.denoiser["out.2.weight"]),
-            sample_size=self.spec.size // self.spec.first_stage.ratio,
+            sample_size=self.spec.size // self.spec.first_stage.downsampling_factor,
             is_linear=is_linear,
         )
 

@@ -17,7 +17,7 @@ from ldm.diffusion.grid import Leading
 from ldm.diffusion.prediction import Prediction
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.first_stage.config import FirstStageConfig
-from ldm.first_stage.latent_space import LatentSpace, weights_digest
+from ldm.first_stage.latent_normalization import LatentNormalization, weights_digest
 from ldm.interop.diffusers.unet import SizedUNet
 from ldm.samplers.ddim import DDIM
 
@@ -30,7 +30,7 @@ class AutoencoderRecipe:
 
     Attributes:
         size: pictures' side, in pixels.
-        scale, shift: of its latents, see LatentSpace.
+        scale, shift: of its latents, see LatentNormalization.
     """
 
     size: int
@@ -107,7 +107,7 @@ def assembled(
         name=name,
         size=recipe.autoencoder.size,
         first_stage=recipe.autoencoder.first_stage,
-        space=_space(recipe.autoencoder, first_stage),
+        normalization=_normalization(recipe.autoencoder, first_stage),
         denoiser=recipe.unet.config,
         process=recipe.process,
         prediction=recipe.prediction,
@@ -120,14 +120,20 @@ def assembled(
 
 def assembled_autoencoder(recipe: AutoencoderRecipe, name: str, first_stage: dict[str, Tensor], notes: tuple[str, ...]) -> Imported:
     """The same of a first stage."""
-    spec = AutoencoderSpec(name=name, size=recipe.size, first_stage=recipe.first_stage, space=_space(recipe, first_stage))
+    spec = AutoencoderSpec(name=name, size=recipe.size, first_stage=recipe.first_stage, normalization=_normalization(recipe, first_stage))
     return Imported(spec=spec, first_stage=first_stage, denoiser={}, conditioner={}, notes=notes)
 
 
-def _space(recipe: AutoencoderRecipe, weights: dict[str, Tensor]) -> LatentSpace:
+def _normalization(recipe: AutoencoderRecipe, weights: dict[str, Tensor]) -> LatentNormalization:
     config = recipe.first_stage
     digest = weights_digest(weights) if weights else ""
-    return LatentSpace(channels=config.latent_channels, ratio=config.ratio, shift=(recipe.shift,), scale=(recipe.scale,), digest=digest)
+    return LatentNormalization(
+        channels=config.latent_channels,
+        downsampling_factor=config.downsampling_factor,
+        shift=(recipe.shift,),
+        scale=(recipe.scale,),
+        digest=digest,
+    )
 
 
 def usual_sampling(conditioning: Mapping[str, ConditionerConfig]) -> SamplingDefaults:

@@ -28,10 +28,10 @@ class ClassifierConfig(UNetEncoderConfig):
         Raises:
             UserError: the side cannot be halved down to the last level.
         """
-        if side % self.ratio:
+        if side % self.size_multiple:
             raise UserError(
                 f"samples of {side}x{side} cannot be halved down to the classifier's last level: "
-                f"give network.multipliers fewer levels, or make the side a multiple of {self.ratio}"
+                f"give network.multipliers fewer levels, or make the side a multiple of {self.size_multiple}"
             )
         return ClassifierNetwork(self, in_channels, side, num_classes)
 
@@ -44,15 +44,15 @@ class ClassifierNetwork(UNetEncoder):
         self.side = side
         width = self.left_channels[-1]
         self.norm = group_norm(width, groups=config.groups, eps=1e-5)
-        places = (side // config.ratio) ** 2
+        places = (side // config.size_multiple) ** 2
         self.pool = AttentionPool(width, places, config.heads_for(width), num_classes, backend=config.attention_backend)
 
-    def forward(self, x: Tensor, clock: Tensor) -> Tensor:
+    def forward(self, x: Tensor, network_time: Tensor) -> Tensor:
         """Logits.
 
         Args:
             x: (B, in_channels, side, side).
-            clock: (B,) real numbers, as for a denoiser.
+            network_time: (B,) real numbers, as for a denoiser.
 
         Returns:
             (B, num_classes), in the weights' dtype, or autocast's.
@@ -63,5 +63,5 @@ class ClassifierNetwork(UNetEncoder):
         self.check(x)
         if x.shape[2:] != (self.side, self.side):
             raise UserError(f"this classifier was trained on samples of {self.side} x {self.side}, not {x.shape[2]} x {x.shape[3]}")
-        h, _ = self.descend(x, self.embed(clock))
+        h, _ = self.descend(x, self.embed(network_time))
         return self.pool(F.silu(self.norm(h)))

@@ -10,7 +10,7 @@ from ldm.core.family import Family
 
 
 class DenoiserNetworkConfig(Family, abc.ABC):
-    """A network F(x, clock, condition) that an objective trains and a sampler calls.
+    """A network F(x, network_time, condition) that an objective trains and a sampler calls.
 
     Attributes:
         context_width: width of the condition's tokens; None = takes none.
@@ -24,7 +24,7 @@ class DenoiserNetworkConfig(Family, abc.ABC):
 
     @property
     @abc.abstractmethod
-    def ratio(self) -> int: ...
+    def size_multiple(self) -> int: ...
 
     @abc.abstractmethod
     def build(self, in_channels: int, out_channels: int) -> nn.Module:
@@ -35,5 +35,5 @@ class DenoiserNetworkConfig(Family, abc.ABC):
             out_channels: of the output.
 
         Returns:
-            A module whose forward takes x (B, C, H, W), clock (B,) and a Condition, and gives (B, out_channels, H, W).
+            A module whose forward takes x (B, C, H, W), network_time (B,) and a Condition, and gives (B, out_channels, H, W).
         """

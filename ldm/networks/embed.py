@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def time_embedding(clock: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
-    """cos(clock f_i) for all i, then sin(clock f_i), with f_i = max_period^(-i / half) and half = width // 2.
+def time_embedding(network_time: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
+    """cos(network_time f_i) for all i, then sin(network_time f_i), with f_i = max_period^(-i / half) and half = width // 2.
 
     Args:
-        clock: (B,) any real numbers; 0 to 999 is what published networks were trained with.
+        network_time: (B,) any real numbers; 0 to 999 is what published networks were trained with.
         width: of the result; where it is odd, the last number is 0.
         max_period: of the slowest wave, over 2 pi, nearly.
 
@@ -23,6 +23,6 @@ def time_embedding(clock: Tensor, width: int, max_period: float = 10_000.0) -> T
     Source: Vaswani et al. 2017, sec. 3.5, in the order of Dhariwal & Nichol 2021 (cos before sin), which published weights need.
     """
     half = width // 2
-    frequencies = torch.exp(-math.log(max_period) / half * torch.arange(half, dtype=torch.float32, device=clock.device))
-    angles = clock.float()[:, None] * frequencies
+    frequencies = torch.exp(-math.log(max_period) / half * torch.arange(half, dtype=torch.float32, device=network_time.device))
+    angles = network_time.float()[:, None] * frequencies
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width % 2))

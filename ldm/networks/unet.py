@@ -15,7 +15,7 @@ from ldm.networks.blocks.resample import Upsample
 from ldm.networks.blocks.transformer import SpatialTransformer
 from ldm.networks.blocks.zero import zeroed
 from ldm.networks.config import DenoiserNetworkConfig
-from ldm.networks.unet_encoder import Stage, UNetEncoder, UNetEncoderConfig
+from ldm.networks.unet_encoder import UNetBlock, UNetEncoder, UNetEncoderConfig
 
 
 @kind("unet")
@@ -82,17 +82,17 @@ class UNet(UNetEncoder):
                     parts.append(config.attend(width))
                 if level > 0 and index == count - 1:
                     parts.append(config.residual(width, width, up=True) if config.resample == "residual" else Upsample(width))
-                self.output_blocks.append(Stage(parts))
+                self.output_blocks.append(UNetBlock(parts))
 
         last = zeroed(nn.Conv2d(width, out_channels, 3, padding=1))
         self.out = nn.Sequential(group_norm(width, groups=config.groups, eps=1e-5), nn.SiLU(), last)
 
-    def forward(self, x: Tensor, clock: Tensor, condition: Condition) -> Tensor:
+    def forward(self, x: Tensor, network_time: Tensor, condition: Condition) -> Tensor:
         """The raw output F.
 
         Args:
             x: (B, C, H, W); with the condition's concat, in_channels together. H and W divisible by the config's ratio.
-            clock: (B,) real numbers, by convention 0 to num_steps - 1.
+            network_time: (B,) real numbers, by convention 0 to num_steps - 1.
             condition: a vector of vector_width and tokens of context_width, exactly if the config has these widths.
 
         Returns:
@@ -109,7 +109,7 @@ class UNet(UNetEncoder):
         _fits("tokens", condition.tokens, "context_width", self.config.context_width)
         _fits("vector", condition.vector, "vector_width", self.config.vector_width)
 
-        emb = self.embed(clock, condition.vector)
+        emb = self.embed(network_time, condition.vector)
         tokens = None if condition.tokens is None else condition.tokens.to(self.dtype)
         told = emb, tokens, condition.token_mask
         h, left = self.descend(x, *told)

@@ -84,7 +84,7 @@ class UNetEncoderConfig:
         return (self.blocks,) * len(self.multipliers) if isinstance(self.blocks, int) else tuple(self.blocks)
 
     @property
-    def ratio(self) -> int:
+    def size_multiple(self) -> int:
         """Height and width must be divisible by this."""
         return 2 ** (len(self.multipliers) - 1)
 
@@ -140,33 +140,33 @@ class UNetEncoder(nn.Module):
 
         is_residual = config.resample == "residual"
         width = config.channels
-        self.input_blocks = nn.ModuleList([Stage([nn.Conv2d(in_channels, width, 3, padding=1)])])
+        self.input_blocks = nn.ModuleList([UNetBlock([nn.Conv2d(in_channels, width, 3, padding=1)])])
         left = [width]
         for level, (multiplier, count) in enumerate(zip(config.multipliers, config.blocks_of_levels, strict=True)):
             if level > 0:
                 down = config.residual(width, width, down=True) if is_residual else Downsample(width, asymmetric_pad=False)
-                self.input_blocks.append(Stage([down]))
+                self.input_blocks.append(UNetBlock([down]))
                 left.append(width)
             for _ in range(count):
                 parts: list[nn.Module] = [config.residual(width, multiplier * config.channels)]
                 width = multiplier * config.channels
                 if 2**level in config.attention:
                     parts.append(config.attend(width))
-                self.input_blocks.append(Stage(parts))
+                self.input_blocks.append(UNetBlock(parts))
                 left.append(width)
         self.left_channels = tuple(left)  # of what the stages of the way down leave
 
         attends = [config.attend(width)] if config.middle_attention else []
-        self.middle_block = Stage([config.residual(width, width), *attends, config.residual(width, width)])
+        self.middle_block = UNetBlock([config.residual(width, width), *attends, config.residual(width, width)])
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
         return next(self.parameters()).dtype
 
-    def embed(self, clock: Tensor, vector: Tensor | None = None) -> Tensor:
-        """(B, E) of the clock (B,), and of a vector if the network takes one."""
-        emb = self.time_embed(time_embedding(clock, self.config.channels).to(self.dtype))
+    def embed(self, network_time: Tensor, vector: Tensor | None = None) -> Tensor:
+        """(B, E) of the network_time (B,), and of a vector if the network takes one."""
+        emb = self.time_embed(time_embedding(network_time, self.config.channels).to(self.dtype))
         if self.vector_embed is not None and vector is not None:
             emb = emb + self.vector_embed(vector.to(self.dtype))
         return emb
@@ -190,7 +190,7 @@ class UNetEncoder(nn.Module):
     def check(self, x: Tensor, beside: str = "") -> None:
         """Refuses, by UserError, another number of channels than the network's, or a size that it cannot halve; `beside` is added."""
         height, width = x.shape[2:]
-        ratio = self.config.ratio
+        ratio = self.config.size_multiple
         if height % ratio or width % ratio or not height or not width:
             raise UserError(
                 f"this network takes heights and widths that are multiples of {ratio} ({ratio}, {2 * ratio}, ...), not {height} x {width}"
@@ -199,7 +199,7 @@ class UNetEncoder(nn.Module):
             raise UserError(f"this network takes {self.in_channels} input channels, not {x.shape[1]}{beside}")
 
 
-class Stage(nn.ModuleList):
+class UNetBlock(nn.ModuleList):
     """Modules in a row, of which each kind takes what it reads of the embedding (B, E) and the tokens."""
 
     def forward(self, h: Tensor, emb: Tensor, tokens: Tensor | None, token_mask: Tensor | None) -> Tensor:

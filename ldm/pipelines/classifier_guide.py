@@ -12,7 +12,7 @@ from ldm.checkpoints.model import LatentDiffusionSpec
 from ldm.core.errors import UserError
 from ldm.diffusion.estimate import Denoise
 from ldm.diffusion.process import NoiseProcess
-from ldm.first_stage.latent_space import LatentSpace
+from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.guidance.classifier_guided import classifier_guided
 
 
@@ -44,13 +44,13 @@ class ClassifierGuide:
         """Refuses, by UserError, a model whose noisy samples are not those that the classifier was trained on."""
         seen = self.classifier.spec
         misfit = f"classifier {seen.name!r} does not fit model {model.name!r}"
-        if seen.space.digest != model.space.digest:
-            raise UserError(f"{misfit}: it sees {_in_words(seen.space)}, the model draws {_in_words(model.space)}")
+        if seen.normalization.digest != model.normalization.digest:
+            raise UserError(f"{misfit}: it sees {_in_words(seen.normalization)}, the model draws {_in_words(model.normalization)}")
         for what, its, models in (
             ("picture size", seen.size, model.size),
-            ("number of channels", seen.space.channels, model.space.channels),
-            ("latents' shift", seen.space.shift, model.space.shift),
-            ("latents' scale", seen.space.scale, model.space.scale),
+            ("number of channels", seen.normalization.channels, model.normalization.channels),
+            ("latents' shift", seen.normalization.shift, model.normalization.shift),
+            ("latents' scale", seen.normalization.scale, model.normalization.scale),
             ("process", seen.process, model.process),
         ):
             if its != models:
@@ -62,5 +62,5 @@ class ClassifierGuide:
         return classifier_guided(denoise, self.classifier.logits, labels, self.scale, process)
 
 
-def _in_words(space: LatentSpace) -> str:
-    return f"latents of first stage {space.digest[:12]}" if space.digest else "pixels"
+def _in_words(normalization: LatentNormalization) -> str:
+    return f"latents of first stage {normalization.digest[:12]}" if normalization.digest else "pixels"

@@ -48,7 +48,7 @@ class Renderer:
 
     @property
     def latent_size(self) -> tuple[int, int]:
-        side = self.spec.size // self.first_stage.ratio
+        side = self.spec.size // self.first_stage.downsampling_factor
         return side, side
 
     @property
@@ -152,7 +152,7 @@ class Renderer:
         Raises:
             UserError: a model of other latents or another process.
         """
-        if (weaker.spec.space, weaker.spec.process) != (self.spec.space, self.spec.process):
+        if (weaker.spec.normalization, weaker.spec.process) != (self.spec.normalization, self.spec.process):
             raise UserError("autoguidance needs two models of one first stage and one process; the weaker one has others")
         condition = weaker.encode_condition(cond)
 
@@ -171,9 +171,9 @@ class Renderer:
 
     @property
     def denoiser(self) -> Denoiser:
-        def network(x: Tensor, clock: Tensor, condition: Condition) -> Tensor:
+        def network(x: Tensor, network_time: Tensor, condition: Condition) -> Tensor:
             with self._autocast():
-                return self.network(x, clock, condition)
+                return self.network(x, network_time, condition)
 
         return Denoiser(
             network=network,

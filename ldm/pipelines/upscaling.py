@@ -26,7 +26,7 @@ OVERLAP = 0.25  # of neighbouring tiles, as a share of their side
 
 @torch.no_grad()
 def upscale(model: LatentDiffusion, picture: Image.Image, how: Sampling) -> list[Image.Image]:
-    """The picture at `first_stage.ratio` times its size.
+    """The picture at `first_stage.downsampling_factor` times its size.
 
     The network sees tiles of the size that it was trained at, and where they overlap its estimates are blended at each step (Bar-Tal et
     al. 2023, MultiDiffusion): all tiles draw one picture, and the network's memory does not grow with it.
@@ -44,7 +44,7 @@ def upscale(model: LatentDiffusion, picture: Image.Image, how: Sampling) -> list
             finite.
     """
     parts = model.require("image")
-    ratio, side = model.first_stage.ratio, model.latent_size[0]
+    ratio, side = model.first_stage.downsampling_factor, model.latent_size[0]
     if ratio == 1:
         raise UserError("this model draws at the size that it is given (its first stage has ratio 1), so it makes nothing larger")
     small = as_tensor(picture, model.first_stage.image_channels)
@@ -81,11 +81,15 @@ def _in_tiles(model: LatentDiffusion, cond: Condition, uncond: Condition, how: S
             conditions = replace(cond, concat=wanted), replace(uncond, concat=unwanted)
             guided = classifier_free(model.denoiser, *conditions, how.guidance, how.guidance_interval, how.guidance_rescale)
             found = guided(x, t)
-            return torch.cat([found.x0, found.eps] if found.spread is None else [found.x0, found.eps, found.spread], dim=1)
+            return torch.cat(
+                [found.x0, found.eps] if found.variance_logits is None else [found.x0, found.eps, found.variance_logits], dim=1
+            )
 
         whole = torch.cat([x_t, beside.to(x_t)], dim=1)
-        x0, eps, *spread = in_tiles(whole, tile, tile=side, overlap=round(OVERLAP * side), before=1, after=1).split(channels, dim=1)
-        return Estimate(x0=x0, eps=eps, spread=spread[0] if spread else None)
+        x0, eps, *variance_logits = in_tiles(whole, tile, tile=side, overlap=round(OVERLAP * side), before=1, after=1).split(
+            channels, dim=1
+        )
+        return Estimate(x0=x0, eps=eps, variance_logits=variance_logits[0] if variance_logits else None)
 
     cond_channels = cond.concat.shape[1]
     return denoise

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ldm.core.errors import UserError
 from ldm.core.family import kind
-from ldm.diffusion.estimate import Estimate
+from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.diffusion.process import NoiseProcess
-from ldm.samplers.sampler import Ask, Noise, Past, Sampler
+from ldm.samplers.sampler import Noise, Past, Sampler
 
 
 @kind("ddim")
@@ -29,7 +29,7 @@ class DDIM(Sampler):
             raise UserError(f"ddim needs 0 <= eta <= 1, got {self.eta}")
 
     def step(
-        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Ask
+        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Denoise
     ) -> Tensor:
         if self.eta == 0 or process.sigma(s) == 0:
             return process.blend(now, s)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ldm.core.errors import UserError, unknown
 from ldm.core.family import kind
-from ldm.diffusion.estimate import Estimate
+from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.diffusion.process import NoiseProcess
-from ldm.samplers.sampler import Ask, Noise, Past, Sampler
+from ldm.samplers.sampler import Noise, Past, Sampler
 
 VARIANCES = ("small", "large", "learned")
 
@@ -39,7 +39,7 @@ class DDPM(Sampler):
             raise UserError(f"ddpm can take at most the process's {process.num_steps} steps, got {steps}")
 
     def step(
-        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Ask
+        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Denoise
     ) -> Tensor:
         mean = process.posterior_mean(now.x0, x_t, s, t)
         if process.sigma(s) == 0:
@@ -47,12 +47,12 @@ class DDPM(Sampler):
         return mean + self._std(now, s, t, process) * noise()
 
     def _std(self, now: Estimate, s: Tensor, t: Tensor, process: NoiseProcess) -> Tensor:
-        match self.variance or ("small" if now.spread is None else "learned"):
+        match self.variance or ("small" if now.variance_logits is None else "learned"):
             case "small":
                 return process.posterior_variance(s, t).sqrt()
             case "large":
                 return process.step_variance(s, t).sqrt()
             case "learned":
-                if now.spread is None:
+                if now.variance_logits is None:
                     raise UserError("this model's prediction has no learned variance: use ddpm with variance small or large")
-                return (process.log_variance(now.spread, s, t) / 2).exp()
+                return (process.log_variance(now.variance_logits, s, t) / 2).exp()

@@ -8,9 +8,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from ldm.core.family import kind
-from ldm.diffusion.estimate import Estimate
+from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.diffusion.process import NoiseProcess
-from ldm.samplers.sampler import Ask, Noise, Past, Sampler
+from ldm.samplers.sampler import Noise, Past, Sampler
 
 
 @kind("dpmpp_2m")
@@ -21,7 +21,7 @@ class DPMpp2M(Sampler):
     memory: ClassVar[int] = 1
 
     def step(
-        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Ask
+        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Denoise
     ) -> Tensor:
         alpha, sigma = process.alpha(s), process.sigma(s)
         x0 = x0_of_middle(t, s, now, past, process)

@@ -8,10 +8,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from ldm.core.family import kind
-from ldm.diffusion.estimate import Estimate
+from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.diffusion.process import NoiseProcess
 from ldm.samplers.dpmpp_2m import x0_of_middle
-from ldm.samplers.sampler import Ask, Noise, Past, Sampler
+from ldm.samplers.sampler import Noise, Past, Sampler
 
 
 @kind("dpmpp_2m_sde")
@@ -25,7 +25,7 @@ class DPMpp2MSDE(Sampler):
     memory: ClassVar[int] = 1
 
     def step(
-        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Ask
+        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Denoise
     ) -> Tensor:
         mean = process.posterior_mean(x0_of_middle(t, s, now, past, process), x_t, s, t)
         if process.sigma(s) == 0:

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from ldm.core.errors import UserError
 from ldm.core.family import kind
-from ldm.diffusion.estimate import Estimate
+from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.diffusion.process import NoiseProcess
 from ldm.samplers.frame import RATIO
-from ldm.samplers.sampler import Ask, Noise, Past, Sampler
+from ldm.samplers.sampler import Noise, Past, Sampler
 
 
 @kind("euler_ancestral")
@@ -32,11 +32,11 @@ class EulerAncestral(Sampler):
             raise UserError(f"euler_ancestral needs 0 <= eta <= 1, got {self.eta}")
 
     def step(
-        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Ask
+        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Denoise
     ) -> Tensor:
         if process.sigma(s) == 0:
             return process.blend(now, s)
-        r_t, r_s = RATIO.clock(process, t), RATIO.clock(process, s)
+        r_t, r_s = RATIO.position(process, t), RATIO.position(process, s)
         r_up = self.eta * r_s * (1 - (r_s / r_t) ** 2).sqrt()
         r_down = (r_s**2 - r_up**2).clamp(min=0).sqrt()
         return process.alpha(s) * (now.x0 + r_down * now.eps + r_up * noise())

@@ -1,4 +1,4 @@
-"""Frames to take a step in: y = x / c(t), which moves along a clock u(t) with a slope dy/du that the estimate's two ends give.
+"""Frames to take a step in: y = x / c(t), which moves along a position u(t) with a slope dy/du that the estimate's two ends give.
 
 No frame needs a derivative of the schedule. Where x_t = alpha x0 + sigma eps a straight step is the same in both, and is DDIM's; steps that
 bend (Heun's) differ.
@@ -26,7 +26,7 @@ class Frame(abc.ABC):
         """c."""
 
     @abc.abstractmethod
-    def clock(self, process: NoiseProcess, t: Tensor) -> Tensor:
+    def position(self, process: NoiseProcess, t: Tensor) -> Tensor:
         """u, growing with noise; 0 at t = 0."""
 
     @abc.abstractmethod
@@ -41,7 +41,7 @@ class Frame(abc.ABC):
     def move(self, x_t: Tensor, t: Tensor, s: Tensor, slope: Tensor, process: NoiseProcess) -> Tensor:
         """Straight on from t to s: y_s = y_t + (u_s - u_t) slope."""
         c_t, c_s = self.scale(process, t), self.scale(process, s)
-        return c_s / c_t * x_t + c_s * (self.clock(process, s) - self.clock(process, t)) * slope
+        return c_s / c_t * x_t + c_s * (self.position(process, s) - self.position(process, t)) * slope
 
 
 class Flow(Frame):
@@ -50,7 +50,7 @@ class Flow(Frame):
     def scale(self, process: NoiseProcess, t: Tensor) -> Tensor:
         return process.alpha(t) + process.sigma(t)
 
-    def clock(self, process: NoiseProcess, t: Tensor) -> Tensor:
+    def position(self, process: NoiseProcess, t: Tensor) -> Tensor:
         return process.noise_share(t)
 
     def slope(self, estimate: Estimate) -> Tensor:
@@ -65,7 +65,7 @@ class Ratio(Frame):
     def scale(self, process: NoiseProcess, t: Tensor) -> Tensor:
         return process.alpha(t)
 
-    def clock(self, process: NoiseProcess, t: Tensor) -> Tensor:
+    def position(self, process: NoiseProcess, t: Tensor) -> Tensor:
         return process.sigma(t) / process.alpha(t)
 
     def slope(self, estimate: Estimate) -> Tensor:

@@ -11,10 +11,10 @@ from torch import Tensor
 from ldm.core.errors import UserError, unknown
 from ldm.core.family import kind
 from ldm.core.limit import Limit
-from ldm.diffusion.estimate import Estimate
+from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.diffusion.process import NoiseProcess
 from ldm.samplers.frame import FRAMES, RATIO
-from ldm.samplers.sampler import Ask, Noise, Past, Sampler
+from ldm.samplers.sampler import Noise, Past, Sampler
 
 GAMMA_MAX = math.sqrt(2) - 1  # no more new noise than there is already
 
@@ -50,8 +50,8 @@ class Heun(Sampler):
     def check(self, process: NoiseProcess, grid: Tensor) -> None:
         FRAMES[self.frame].check(process, grid)
 
-    def stir(self, x_t: Tensor, t: Tensor, steps: int, process: NoiseProcess, noise: Noise) -> tuple[Tensor, Tensor]:
-        if self.s_churn == 0 or not self.s_tmin <= RATIO.clock(process, t) <= self.s_tmax:
+    def churn(self, x_t: Tensor, t: Tensor, steps: int, process: NoiseProcess, noise: Noise) -> tuple[Tensor, Tensor]:
+        if self.s_churn == 0 or not self.s_tmin <= RATIO.position(process, t) <= self.s_tmax:
             return x_t, t
         gamma = min(self.s_churn / steps, GAMMA_MAX)
         t_hat = process.time_at(process.log_snr(t) - 2 * math.log1p(gamma))  # where sigma / alpha is 1 + gamma times as great
@@ -61,7 +61,7 @@ class Heun(Sampler):
         return process.alpha(t_hat) / process.alpha(t) * x_t + added * noise(), t_hat
 
     def step(
-        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Ask
+        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Denoise
     ) -> Tensor:
         if process.sigma(s) == 0:
             return process.blend(now, s)  # no slope there to correct with

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ldm.core.errors import UserError
 from ldm.core.family import kind
-from ldm.diffusion.estimate import Estimate
+from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.diffusion.process import NoiseProcess
-from ldm.samplers.sampler import Ask, Noise, Past, Sampler
+from ldm.samplers.sampler import Noise, Past, Sampler
 
 
 @kind("langevin")
@@ -36,7 +36,7 @@ class AnnealedLangevin(Sampler):
             raise UserError(f"langevin needs rounds >= 1 and 0 < step_size < 2, got {self.rounds} and {self.step_size}")
 
     def step(
-        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Ask
+        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Denoise
     ) -> Tensor:
         alpha, sigma = process.alpha(t), process.sigma(t)
         if alpha == 0:

@@ -15,7 +15,7 @@ from ldm.core.family import kind
 from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.diffusion.process import NoiseProcess
 from ldm.samplers.frame import FLOW
-from ldm.samplers.sampler import Ask, Noise, Past, Sampler
+from ldm.samplers.sampler import Noise, Past, Sampler
 
 
 @kind("ode")
@@ -55,7 +55,7 @@ class ODE(Sampler):
         return Sampler.sample(self, denoise, x, ends, process, noise, on_step)
 
     def step(
-        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Ask
+        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Denoise
     ) -> Tensor:
         if process.sigma(s) > 0:
             return self._solved(x_t, t, s, process, denoise)
@@ -64,17 +64,17 @@ class ODE(Sampler):
             now = denoise(self._solved(x_t, t, last, process, denoise), last)
         return process.blend(now, s)
 
-    def _solved(self, x_t: Tensor, t: Tensor, s: Tensor, process: NoiseProcess, denoise: Ask) -> Tensor:
-        clock = torch.stack([FLOW.clock(process, t), FLOW.clock(process, s)]).to(x_t.device)
+    def _solved(self, x_t: Tensor, t: Tensor, s: Tensor, process: NoiseProcess, denoise: Denoise) -> Tensor:
+        position = torch.stack([FLOW.position(process, t), FLOW.position(process, s)]).to(x_t.device)
 
         def slope(u: Tensor, y: Tensor) -> Tensor:
-            u = u.double().clamp(clock[1], clock[0])  # the search for a first stride may look further
+            u = u.double().clamp(position[1], position[0])  # the search for a first stride may look further
             at = process.time_at(2 * ((1 - u) / u).log())
             return FLOW.slope(denoise(FLOW.scale(process, at).to(y.dtype) * y, at))
 
         start = x_t / FLOW.scale(process, t).to(x_t.dtype)
-        ends_there = {"norm": _worst, "step_t": clock[1:]}  # else the last stride goes beyond and is interpolated, 30 times less exact
-        y = odeint(slope, start, clock, rtol=self.rtol, atol=self.atol, method="dopri5", options=ends_there)
+        ends_there = {"norm": _worst, "step_t": position[1:]}  # else the last stride goes beyond and is interpolated, 30 times less exact
+        y = odeint(slope, start, position, rtol=self.rtol, atol=self.atol, method="dopri5", options=ends_there)
         return y[-1] * FLOW.scale(process, s).to(x_t.dtype)
 
 

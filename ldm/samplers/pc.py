@@ -10,9 +10,9 @@ from torch import Tensor
 from ldm.core.errors import UserError, unknown
 from ldm.core.family import kind
 from ldm.core.shapes import over
-from ldm.diffusion.estimate import Estimate
+from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.diffusion.process import NoiseProcess
-from ldm.samplers.sampler import Ask, Noise, Past, Sampler
+from ldm.samplers.sampler import Noise, Past, Sampler
 
 PREDICTORS = ("reverse_diffusion", "euler_maruyama")
 
@@ -43,7 +43,7 @@ class PredictorCorrector(Sampler):
             raise UserError("pc's euler_maruyama cannot start where no signal is left, the drift is infinite: use reverse_diffusion")
 
     def step(
-        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Ask
+        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Denoise
     ) -> Tensor:
         if process.sigma(s) == 0:
             return process.blend(now, s)

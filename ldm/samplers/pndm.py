@@ -12,10 +12,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from ldm.core.family import kind
-from ldm.diffusion.estimate import Estimate
+from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.diffusion.process import NoiseProcess
 from ldm.samplers.frame import RATIO
-from ldm.samplers.sampler import Ask, Noise, Past, Sampler
+from ldm.samplers.sampler import Noise, Past, Sampler
 
 ADAMS_BASHFORTH = ((3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))  # the latest first
 STEEP = 10  # times that sigma / alpha may fall in a step
@@ -33,9 +33,9 @@ class PNDM(Sampler):
     memory: ClassVar[int] = 3
 
     def step(
-        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Ask
+        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Denoise
     ) -> Tensor:
-        if process.sigma(s) == 0 or RATIO.clock(process, t) >= STEEP * RATIO.clock(process, s).clamp(min=1):
+        if process.sigma(s) == 0 or RATIO.position(process, t) >= STEEP * RATIO.position(process, s).clamp(min=1):
             return process.blend(now, s)
         if past:
             seen = [now.eps, *(estimate.eps for _, estimate in reversed(past))]

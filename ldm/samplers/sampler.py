@@ -71,7 +71,7 @@ class Sampler(Family, abc.ABC):
         past: list[tuple[Tensor, Estimate]] = []
         for i in range(steps):
             own = partial(noise, i)
-            x, t = self.stir(x, grid[i], steps, process, own)
+            x, t = self.churn(x, grid[i], steps, process, own)
             now = ask(x, t)
             x = self.step(x, t, grid[i + 1], now, past, process, own, ask)
             past = [*past, (t, now)][-self.memory :] if self.memory else []
@@ -82,13 +82,13 @@ class Sampler(Family, abc.ABC):
     def check(self, process: NoiseProcess, grid: Tensor) -> None:
         """Refuses, by UserError, a process or a grid for which it is not defined; none here."""
 
-    def stir(self, x_t: Tensor, t: Tensor, steps: int, process: NoiseProcess, noise: Noise) -> tuple[Tensor, Tensor]:
+    def churn(self, x_t: Tensor, t: Tensor, steps: int, process: NoiseProcess, noise: Noise) -> tuple[Tensor, Tensor]:
         """What is done to the sample before it is asked about: (x, its time), perhaps a noisier one. Here: nothing."""
         return x_t, t
 
     @abc.abstractmethod
     def step(
-        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Ask
+        self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Denoise
     ) -> Tensor:
         """x_s from x_t (B, ...) and the estimate at it; t > s are () float64 on the CPU, so no step waits for an accelerator.
 

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from ldm.checkpoints.model import AutoencoderSpec, write_autoencoder
 from ldm.core.precision import DTYPES
 from ldm.core.random import Streams
-from ldm.data.pictures import Pictures, Share
-from ldm.first_stage.latent_space import LatentSpace, measure, weights_digest
+from ldm.data.image_dataset import ImageDataset, Share
+from ldm.first_stage.latent_normalization import LatentNormalization, measure, weights_digest
 from ldm.first_stage.stage import FirstStage
 from ldm.losses.autoencoder_loss import AutoencoderLoss
-from ldm.losses.doctor import AdversaryState, diagnose
+from ldm.losses.diagnostics import AdversaryState, diagnose
 from ldm.losses.statistics import StatisticsCollector
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.ema import Ema
 from ldm.training.engine import Evaluation, Pass
-from ldm.training.pictures import grid_of
+from ldm.training.image_grid import grid_of
 
 QUICK_MEASURE = 1024  # pictures that the latent space is measured on at checkpoints before the last
 EVALUATED = 512  # held-out pictures at most
@@ -53,8 +53,8 @@ class AutoencoderTask:
         spec: AutoencoderSpec,
         first_stage: FirstStage,
         loss: AutoencoderLoss,
-        train_set: Pictures,
-        held_out: Pictures | None,
+        train_set: ImageDataset,
+        held_out: ImageDataset | None,
         config: TrainConfig,
         seed: int,
         world: World,
@@ -159,7 +159,7 @@ class AutoencoderTask:
         }
         return {name: value.sum() / now.batch_size for name, value in values.items()}
 
-    def _pictures(self, dataset: Pictures, limit: int | None = None) -> Iterator[tuple[Tensor, range]]:
+    def _pictures(self, dataset: ImageDataset, limit: int | None = None) -> Iterator[tuple[Tensor, range]]:
         """The first pictures of a set in batches, with their numbers."""
         samples = dataset.some(limit)
         first = 0
@@ -218,20 +218,26 @@ class AutoencoderTask:
             for images, _ in self._pictures(self.train_set, limit):
                 yield rounded.moments(images)
 
-        space = measure(
+        normalization = measure(
             moments(),
             per_channel=self.spec.first_stage.scale_per_channel,
-            ratio=self.spec.first_stage.ratio,
+            downsampling_factor=self.spec.first_stage.downsampling_factor,
             digest=weights_digest(weights),
         )
-        write_autoencoder(folder, self.spec.with_space(space), weights, self._card(step, space), self.config.checkpoint_file_mib << 20)
+        write_autoencoder(
+            folder,
+            self.spec.with_normalization(normalization),
+            weights,
+            self._card(step, normalization),
+            self.config.checkpoint_file_mib << 20,
+        )
 
-    def _card(self, step: int, space: LatentSpace) -> str:
+    def _card(self, step: int, normalization: LatentNormalization) -> str:
         return (
             f"# First stage: {self.spec.name}\n\n"
             f"{self.spec.first_stage.kind.upper()} autoencoder, {sum(p.numel() for p in self.first_stage.parameters()):,} parameters, "
-            f"ratio {space.ratio}, {space.channels} latent channels, averaged weights in {self.config.checkpoint_dtype}.\n\n"
-            f"- Data: {self.train_set.name}, {self.train_set.size_in_words} at {self.spec.size}x{self.spec.size}.\n"
+            f"ratio {normalization.downsampling_factor}, {normalization.channels} latent channels, averaged weights in {self.config.checkpoint_dtype}.\n\n"
+            f"- Data: {self.train_set.name}, {self.train_set.description} at {self.spec.size}x{self.spec.size}.\n"
             f"- Trained {step} steps of batch {self.config.batch_size}, seed {self.seed}, {self.config.precision}.\n"
-            f"- Latent space: shift {space.shift}, scale {space.scale}, measured over the training set.\n"
+            f"- Latent space: shift {normalization.shift}, scale {normalization.scale}, measured over the training set.\n"
         )

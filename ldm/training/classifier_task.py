@@ -23,8 +23,8 @@ from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.ema import Ema
 from ldm.training.engine import Evaluation, Pass
+from ldm.training.image_grid import framed, grid_of
 from ldm.training.latents import LatentBatch, Latents
-from ldm.training.pictures import framed, grid_of
 
 EVALUATED = 512  # held-out pictures at an evaluation, at times and noises that are always the same
 MEASURED = 10_000  # held-out pictures, at most, by which the finished classifier's accuracy is told
@@ -52,7 +52,7 @@ class ClassifierTask:
         self.average = Ema(self.network, config.ema_decay)
         self.averaged: dict[str, Ema] = {"classifier": self.average}
         self.groups = {"classifier": list(self.network.parameters())}
-        self.data_digest = f"{latents.train_set.digest} {spec.space}"
+        self.data_digest = f"{latents.train_set.digest} {spec.normalization}"
         self._call = torch.compile(self.network) if config.compile else self.network
         self._held_out: list[LatentBatch] = []
         self._unlabelled: set[str] = set()  # keys of this process's training pictures so far
@@ -192,14 +192,14 @@ class ClassifierTask:
 
     def _card(self, spec: ClassifierSpec, step: int) -> str:
         kind = "judge: trained on clean samples" if spec.process is None else f"noise-aware: trained with process {spec.process}"
-        sees = "pixels" if spec.sees_pixels else f"latents of the first stage with digest {spec.space.digest}"
+        sees = "pixels" if spec.sees_pixels else f"latents of the first stage with digest {spec.normalization.digest}"
         worth = "not measured" if spec.accuracy is None else f"{spec.accuracy:.2%} of at most {MEASURED} held-out pictures"
         return (
             f"# Classifier: {spec.name}\n\n"
             f"Of {len(spec.label_names)} classes ({', '.join(spec.label_names)}); {kind}.\n\n"
             f"- Sees {sees}, of pictures of {spec.size}x{spec.size}.\n"
             f"- Parameters: {self.describe()['classifier']:,}; averaged weights in {self.config.checkpoint_dtype}.\n"
-            f"- Data: {self.latents.train_set.name}, {self.latents.train_set.size_in_words}.\n"
+            f"- Data: {self.latents.train_set.name}, {self.latents.train_set.description}.\n"
             f"- Trained {step} steps of batch {self.config.batch_size}, seed {self.seed}, {self.config.precision}.\n"
             f"- Top-1 accuracy{'' if spec.process is None else ', at times drawn as in training'}: {worth}.\n"
         )

@@ -12,7 +12,7 @@ from ldm.checkpoints.lora import LoraSpec, beside, write_lora
 from ldm.checkpoints.model import LatentDiffusionSpec, write_latent_diffusion
 from ldm.conditioning.conditioner import Conditioners
 from ldm.core.precision import DTYPES
-from ldm.data.pictures import Pictures
+from ldm.data.image_dataset import ImageDataset
 from ldm.first_stage.stage import FirstStage
 from ldm.networks.lora import Adapters, adapt, base_weights, merged, twin
 from ldm.training.config import TrainConfig
@@ -71,7 +71,7 @@ class DiffusionModel:
     @property
     def latent_size(self) -> tuple[int, int]:
         """(h, w)."""
-        side = self.spec.size // self.first_stage.ratio
+        side = self.spec.size // self.first_stage.downsampling_factor
         return side, side
 
     def trained_parameters(self) -> list[nn.Parameter]:
@@ -119,16 +119,16 @@ class DiffusionModel:
         given = f"conditioned on {conditions}" if conditions else "unconditional"
         return f"# {self.spec.name}\n\n{what}, {self.spec.size}x{self.spec.size}; {given}.\n\n{card}"
 
-    def card(self, data: Pictures, step: int, seed: int) -> str:
+    def card(self, data: ImageDataset, step: int, seed: int) -> str:
         """What a reader of the checkpoint wants to know of its training."""
         parts = ", ".join(f"{name} {count:,}" for name, count in self.counts().items() if count)
         config = self.config
         return (
             f"- Parameters: {parts}; averaged weights in {config.checkpoint_dtype}.\n"
             f"{self._card_of_lora()}"
-            f"- Data: {data.name}, {data.size_in_words}.\n"
+            f"- Data: {data.name}, {data.description}.\n"
             f"- Trained {step} steps of batch {config.batch_size}, seed {seed}, {config.precision}.\n"
-            f"- First stage: digest {self.spec.space.digest or '(identity)'}.\n"
+            f"- First stage: digest {self.spec.normalization.digest or '(identity)'}.\n"
         )
 
     def _card_of_lora(self) -> str:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ldm.core.random import Streams
 from ldm.data.batch import Batch
+from ldm.data.image_dataset import ImageDataset
 from ldm.data.latent_cache import LatentCache
 from ldm.data.order import GlobalOrder
-from ldm.data.pictures import Pictures
 from ldm.first_stage.stage import FirstStage
 
 PART = 32  # held-out pictures encoded at once
@@ -47,8 +47,8 @@ class LatentData:
         cache: of the training set's latents; None = pictures are encoded at each use.
     """
 
-    train_set: Pictures
-    held_out: Pictures | None = None
+    train_set: ImageDataset
+    held_out: ImageDataset | None = None
     cache: LatentCache | None = None
 
 
@@ -82,7 +82,7 @@ class Latents:
             )
 
     @property
-    def measured(self) -> Pictures:
+    def measured(self) -> ImageDataset:
         """The held-out set, or the training set where there is none."""
         return self.held_out or self.train_set
 

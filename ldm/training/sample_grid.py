@@ -14,7 +14,7 @@ from ldm.conditioning.inputs import ConditionInputs, part_of
 from ldm.data.batch import Batch
 from ldm.data.facts import DataFacts
 from ldm.pipelines.latent_diffusion import LatentDiffusion
-from ldm.training.pictures import grid_of
+from ldm.training.image_grid import grid_of
 
 COLUMNS = 8  # samples a row, at most
 

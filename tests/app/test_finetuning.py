@@ -13,7 +13,7 @@ import torch
 from tiny_runs import checkpoint, metrics, state
 
 from ldm import LatentDiffusion
-from ldm.app import door, train_ldm, txt2img
+from ldm.app import cli, train_ldm, txt2img
 from ldm.app.description import describe
 from ldm.app.finetuning import completed
 from ldm.checkpoints.folder import Checkpoint
@@ -164,7 +164,7 @@ def test_a_mistake_is_one_line_and_exit_2(words: str, said: str, home: Path, tin
     before = sorted(home.rglob("*"))
     monkeypatch.setattr(sys, "argv", ["train_ldm.py", "--run-dir", "run", *SHORT, "train.steps=1", *words.split()])
     with pytest.raises(SystemExit) as left:
-        door.run(train_ldm.main)
+        cli.run(train_ldm.main)
     (line,) = capsys.readouterr().err.splitlines()
     assert left.value.code == 2
     assert line.startswith("error: ") and said in line
@@ -269,7 +269,7 @@ def test_a_lora_where_it_does_not_belong(words: str, said: str, adapted: Path, m
         arguments = ["init_from=base", "--run-dir", "run", *SHORT, *LORA, "train.steps=5", "train.ema_decay=0.5"]
     monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
     with pytest.raises(SystemExit) as left:
-        door.run(main)
+        cli.run(main)
     assert left.value.code == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
 

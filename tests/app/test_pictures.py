@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from ldm.app import door, img2img, inpaint, sample, txt2img, upscale
+from ldm.app import cli, img2img, inpaint, sample, txt2img, upscale
 from ldm.core.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def call(script: str, arguments: str | Sequence[str], monkeypatch: pytest.Monkey
     words = arguments.split() if isinstance(arguments, str) else list(arguments)
     monkeypatch.setattr(sys, "argv", [f"{script}.py", *words])
     with pytest.raises(SystemExit) as left:
-        door.run(MAINS[script])
+        cli.run(MAINS[script])
     return int(left.value.code)
 
 
@@ -275,7 +275,7 @@ def test_the_door():
             raise error
 
         with pytest.raises(SystemExit) as left:
-            door.run(main)
+            cli.run(main)
         return int(left.value.code)
 
     assert leaves(UserError("two\nlines")) == 2
@@ -283,7 +283,7 @@ def test_the_door():
     assert leaves(PermissionError(errno.EACCES, "Permission denied", "x.png")) == 2
     assert leaves(KeyboardInterrupt()) == 130
     with pytest.raises(ZeroDivisionError):  # our own bug keeps its traceback
-        door.run(lambda arguments: print(1 / 0))
+        cli.run(lambda arguments: print(1 / 0))
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_pictures(home, monkeypatch, capsys):

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from tiny_runs import arguments, checkpoint, metrics
 
-from ldm.app import door, sample, train_classifier, train_ldm, train_vae
+from ldm.app import cli, sample, train_classifier, train_ldm, train_vae
 from ldm.checkpoints.classifier import load_classifier
 from ldm.data.record import Record
 from ldm.data.shards import write_shards
@@ -127,7 +127,7 @@ def test_a_mistake_is_one_line_and_exit_2(
         changes = [change.replace(word, place) for change in changes]
     monkeypatch.setattr(sys, "argv", [f"train_{which}.py", *arguments(which, tmp_path / "run", squares, *changes)])
     with pytest.raises(SystemExit) as left:
-        door.run(MAINS[which])
+        cli.run(MAINS[which])
     (line,) = capsys.readouterr().err.splitlines()
     assert left.value.code == 2
     assert line.startswith("error: ") and said in line

@@ -77,9 +77,9 @@ def test_the_doctor_counts_the_codes(trained: Path) -> None:
 def test_a_stated_scale_replaces_the_measured_one(trained: Path) -> None:
     _, measured, _ = load_first_stage(trained / "vq" / "checkpoint", torch.device("cpu"))
     model = LatentDiffusion.from_pretrained(trained / "enlarger" / "checkpoint")
-    assert measured.space.scale[0] != 1.5 and measured.space.shift != (0.0,)
-    assert (model.spec.space.scale, model.spec.space.shift) == ((1.5,), (0.0,))
-    assert model.spec.space.digest == measured.space.digest
+    assert measured.normalization.scale[0] != 1.5 and measured.normalization.shift != (0.0,)
+    assert (model.spec.normalization.scale, model.spec.normalization.shift) == ((1.5,), (0.0,))
+    assert model.spec.normalization.digest == measured.normalization.digest
     images = torch.zeros(1, 3, 16, 16)
     torch.testing.assert_close(model.first_stage.encode(images), 1.5 * model.first_stage.moments(images)[0])
 

@@ -115,7 +115,7 @@ def test_stage_two_hands_on_the_first_stage_as_stored(tmp_path, write_model):
     assert {value.dtype for value in weights.values()} == {torch.float16}
     write_autoencoder(tmp_path / "first", spec, weights, "# card\n", 1 << 30)
     again, spec_again, weights_again = load_first_stage(tmp_path / "first", CPU)
-    assert spec_again == spec and spec.space.scale == (1.5,) and again.space == first_stage.space
+    assert spec_again == spec and spec.normalization.scale == (1.5,) and again.normalization == first_stage.normalization
     assert_close(weights_again, weights, rtol=0, atol=0)
     assert "holds a first stage only" in refusal(tmp_path / "first")
 
@@ -194,7 +194,7 @@ def test_another_first_stage_is_refused(model):
 
 
 def test_a_latent_contract_of_another_shape_is_refused(model):
-    edit_config(model, lambda c: c["space"].update(ratio=4))
+    edit_config(model, lambda c: c["space"].update(downsampling_factor=4))
     assert "latent contract is of 2 channels at ratio 4, its first stage has 2 at ratio 2" in refusal(model)
 
 

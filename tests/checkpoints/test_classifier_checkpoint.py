@@ -17,7 +17,7 @@ from ldm.config.loader import dump
 from ldm.core.errors import UserError
 from ldm.diffusion.network_input import EDMInput
 from ldm.diffusion.processes.edm import EDM
-from ldm.first_stage.latent_space import LatentSpace, weights_digest
+from ldm.first_stage.latent_normalization import LatentNormalization, weights_digest
 
 CPU = torch.device("cpu")
 X, T = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)), torch.tensor([0.3, 0.9], dtype=torch.float64)
@@ -31,8 +31,8 @@ def refusal(load: Callable[[], object]) -> str:
 
 
 def test_a_classifier_comes_back_to_the_bit(tiny_classifier: Callable[..., Path]) -> None:
-    space = LatentSpace(channels=3, ratio=2, shift=(0.1, 0.2, 0.3), scale=(1.5,) * 3, digest="abc")
-    folder = tiny_classifier(process=EDM(), network_input=EDMInput(), accuracy=0.75, space=space, size=32)
+    normalization = LatentNormalization(channels=3, downsampling_factor=2, shift=(0.1, 0.2, 0.3), scale=(1.5,) * 3, digest="abc")
+    folder = tiny_classifier(process=EDM(), network_input=EDMInput(), accuracy=0.75, normalization=normalization, size=32)
     loaded, stored = load_classifier(folder, CPU), load_file(folder / "classifier.safetensors")
     assert_close(dict(loaded.network.state_dict()), stored, rtol=0, atol=0)
     assert yaml.safe_load((folder / "config.yaml").read_text()) == dump(loaded.spec)
@@ -44,8 +44,8 @@ def test_what_it_sees_is_scaled_and_told_the_time_as_a_denoisers_is(tiny_classif
     """In the frame of EDM's input x_t at one time is another sample at another; a judge sees clean samples, and no time."""
     loaded = load_classifier(tiny_classifier(process=EDM(), network_input=EDMInput()), CPU)
     scale = (EDM().sigma(T) ** 2 + 0.25).rsqrt()
-    clock = EDM().sigma(T).log() / 4
-    assert_close(loaded.logits(X, T), loaded.network((scale[:, None, None, None] * X).float(), clock.float()), rtol=1e-5, atol=1e-5)
+    network_time = EDM().sigma(T).log() / 4
+    assert_close(loaded.logits(X, T), loaded.network((scale[:, None, None, None] * X).float(), network_time.float()), rtol=1e-5, atol=1e-5)
 
     judge = load_classifier(tiny_classifier(process=None), CPU)
     assert_close(judge.logits(X), judge.network(X, torch.zeros(2)), rtol=0, atol=0)

@@ -21,10 +21,10 @@ from torch.testing import assert_close
 from ldm.core.errors import UserError
 from ldm.data.config import Augment, DataConfig
 from ldm.data.facts import CAPTIONS
+from ldm.data.image_dataset import ImageDataset, IndexedDataset
 from ldm.data.latent_cache import LatentCache
 from ldm.data.open import open_dataset
 from ldm.data.order import GlobalOrder
-from ldm.data.pictures import Pictures, PictureSet
 from ldm.data.shards import Index, write_shards
 from ldm.data.sources.folder import FolderSource
 
@@ -47,7 +47,7 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def opened(folder: Path, **changes: object) -> PictureSet:
+def opened(folder: Path, **changes: object) -> IndexedDataset:
     values = {"train": str(folder), "size": 32, "background": (0, 0, 0)} | changes
     return open_dataset(DataConfig(**values), "train", 0)  # type: ignore[arg-type]
 
@@ -144,7 +144,7 @@ def test_a_lost_record_is_replaced_and_named(pictures: Path) -> None:
     (pictures / "4.png").write_bytes(b"broken")
     data = opened(pictures, max_lost=0.1)
     assert [data.sample(i, 0).key for i in (3, 4, 5)] == ["3", "5", "5"]
-    assert list(data.losses.lost) == ["4"] and "1 of 10" in data.losses.line()
+    assert list(data.unreadable.records) == ["4"] and "1 of 10" in data.unreadable.line()
 
 
 def test_more_losses_than_stated_stop_the_run(pictures: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_truncated_shard_loses_its_tail_by_key(pictures: Path, tmp_path: Path)
     whole = (out / shard.name).read_bytes()
     (out / shard.name).write_bytes(whole[: shard.records["8"][0][1]])
     data = opened(out, max_lost=0.5)
-    assert sorted(data.losses.lost) == ["8", "9"] and len(data) == 8
+    assert sorted(data.unreadable.records) == ["8", "9"] and len(data) == 8
     with pytest.raises(UserError, match="max_lost"):
         opened(out, max_lost=0.1)
 
@@ -178,7 +178,7 @@ def test_commands_need_permission() -> None:
 
 
 @pytest.fixture
-def streamed(pictures: Path, tmp_path: Path) -> Callable[[], Pictures]:
+def streamed(pictures: Path, tmp_path: Path) -> Callable[[], ImageDataset]:
     """Two shards of five records behind a `pipe:` command with a brace range."""
     source = FolderSource(pictures)
     (tmp_path / "far").mkdir()
@@ -189,7 +189,7 @@ def streamed(pictures: Path, tmp_path: Path) -> Callable[[], Pictures]:
     return lambda: open_dataset(DataConfig(train=place, size=32, allow_remote=True, augment=MOVES, max_lost=0.2), "train", 0)
 
 
-def test_a_stream_shows_every_record_once_an_epoch_in_a_new_order(streamed: Callable[[], Pictures]) -> None:
+def test_a_stream_shows_every_record_once_an_epoch_in_a_new_order(streamed: Callable[[], ImageDataset]) -> None:
     data = streamed()
     assert CAPTIONS in data.facts.has and data.count is None
     keys = [key for batch, _ in islice(data.batches(5, 1, (0, 5)), 4) for key in batch.keys]
@@ -197,14 +197,14 @@ def test_a_stream_shows_every_record_once_an_epoch_in_a_new_order(streamed: Call
     assert keys[:10] != keys[10:]
 
 
-def test_a_stream_resumes_and_shares_out(streamed: Callable[[], Pictures]) -> None:
+def test_a_stream_resumes_and_shares_out(streamed: Callable[[], ImageDataset]) -> None:
     whole = [batch for batch, _ in islice(streamed().batches(4, 1, (0, 4)), 4)]
     resumed, places = list(islice(streamed().batches(4, 4, (1, 3)), 1))[0]
     assert resumed.keys == whole[3].keys[1:3] and places == (1, 2)
     assert torch.equal(resumed.images, whole[3].images[1:3])
 
 
-def test_a_stream_over_http_is_the_stream_of_the_same_files(streamed: Callable[[], Pictures], tmp_path: Path) -> None:
+def test_a_stream_over_http_is_the_stream_of_the_same_files(streamed: Callable[[], ImageDataset], tmp_path: Path) -> None:
     handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / "far")
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -217,13 +217,13 @@ def test_a_stream_over_http_is_the_stream_of_the_same_files(streamed: Callable[[
     assert all(torch.equal(a.images, b.images) for a, b in zip(far, near, strict=True))
 
 
-def test_a_stream_that_breaks_off_is_named(streamed: Callable[[], Pictures], tmp_path: Path) -> None:
+def test_a_stream_that_breaks_off_is_named(streamed: Callable[[], ImageDataset], tmp_path: Path) -> None:
     shard = tmp_path / "far" / "part1-000000.tar"
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
     data = streamed()
     keys = {key for batch, _ in islice(data.batches(4, 1, (0, 4)), 4) for key in batch.keys}
     assert {"0", "1", "2", "3", "4"} <= keys and len(keys) < 10
-    assert any("part1" in name and "breaks off" in reason for name, reason in data.losses.lost.items())
+    assert any("part1" in name and "breaks off" in reason for name, reason in data.unreadable.records.items())
 
 
 # --- the latent cache
@@ -237,7 +237,7 @@ def test_the_cache_gives_what_the_first_stage_gave(pictures: Path, tmp_path: Pat
         calls.append(len(images))
         return images[:, :2, ::4, ::4] * 3, images[:, :2, ::4, ::4].abs()
 
-    def cache(data: PictureSet, first_stage: str = "a", views: int = 3) -> LatentCache:
+    def cache(data: IndexedDataset, first_stage: str = "a", views: int = 3) -> LatentCache:
         folder = tmp_path / "cache"
         how = {"first_stage_digest": first_stage, "views": views, "keeps_pixels": True, "batch_size": 7, "progress": False}
         return LatentCache.open_or_build(folder, data, encode, **how)  # type: ignore[arg-type]

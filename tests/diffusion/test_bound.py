@@ -47,10 +47,10 @@ def test_terms_are_ho_et_als() -> None:
     """Ho et al. 2020, eq. 5 to 8, by the betas and torch's KL: a row in the middle, one near the end, and L_0 (eq. 13)."""
     beta = torch.linspace(1e-3, 0.3, 20, dtype=F64)
     bar = (1 - beta).cumprod(0)
-    x0, x0_hat, x_t, spread = levels(3, 1, 4, 4), 0.8 * levels(3, 1, 4, 4) + 0.02, draw(3, 1, 4, 4), draw(3, 1, 4, 4, seed=1)
+    x0, x0_hat, x_t, variance_logits = levels(3, 1, 4, 4), 0.8 * levels(3, 1, 4, 4) + 0.02, draw(3, 1, 4, 4), draw(3, 1, 4, 4, seed=1)
     step = torch.tensor([12, 2, 1])
     t = step.double() / 20
-    got = bound.term(Estimate(x0_hat, x_t, spread), x0, t - 1 / 20, t, CHAIN, levels=256)
+    got = bound.term(Estimate(x0_hat, x_t, variance_logits), x0, t - 1 / 20, t, CHAIN, levels=256)
 
     def tilde(k: int) -> Tensor:
         return (1 - bar[k - 2]) / (1 - bar[k - 1]) * beta[k - 1]
@@ -61,11 +61,11 @@ def test_terms_are_ho_et_als() -> None:
             of_x0 = bar[k - 2].sqrt() * beta[k - 1] / (1 - bar[k - 1])
             return of_x0 * x + (1 - beta[k - 1]).sqrt() * (1 - bar[k - 2]) / (1 - bar[k - 1]) * x_t[row]
 
-        std = (spread[row] * beta[k - 1].log() + (1 - spread[row]) * tilde(k).log()).exp().sqrt()
+        std = (variance_logits[row] * beta[k - 1].log() + (1 - variance_logits[row]) * tilde(k).log()).exp().sqrt()
         kl = kl_divergence(Normal(mean(x0[row]), tilde(k).sqrt()), Normal(mean(x0_hat[row]), std))
         assert got[row].item() == pytest.approx(kl.mean().item() / math.log(2), rel=1e-8)
 
-    std = (spread[2] * beta[0].log() + (1 - spread[2]) * tilde(2).log()).exp().sqrt()
+    std = (variance_logits[2] * beta[0].log() + (1 - variance_logits[2]) * tilde(2).log()).exp().sqrt()
     about = Normal(x0_hat[2], std)
     low, high = about.cdf(x0[2] - 1 / 255), about.cdf(x0[2] + 1 / 255)
     low, high = torch.where(x0[2] < -0.999, 0.0, low), torch.where(x0[2] > 0.999, 1.0, high)
@@ -114,7 +114,7 @@ def test_prior_term_is_its_kl(process: NoiseProcess) -> None:
 
 @every_process
 def test_bound_is_tight_where_the_chain_can_be_exact(process: NoiseProcess) -> None:
-    """Gaussian data and the true posterior, its variance as a spread: the bound is the data's entropy and the prior's KL, to 4 errors."""
+    """Gaussian data and the true posterior, its variance as a variance_logits: the bound is the data's entropy and the prior's KL, to 4 errors."""
     mean, std, process = 0.4, 0.6, dataclasses.replace(process, num_steps=20)
 
     def denoise(x_t: Tensor, t: Tensor) -> Estimate:
@@ -125,8 +125,8 @@ def test_bound_is_tight_where_the_chain_can_be_exact(process: NoiseProcess) -> N
         pull = process.alpha(s) * process.step_variance(s, t[:1]) / sigma**2
         variance = process.posterior_variance(s, t[:1]) + pull**2 * (std * sigma) ** 2 / total
         low, high = (process.log_variance(torch.full((1, 1), v, dtype=F64), s, t[:1]) for v in (0.0, 1.0))
-        spread = (variance.log() - low) / (high - low)
-        return Estimate(x0=mean + alpha * std**2 * off, eps=sigma * off, spread=spread.expand_as(x_t))
+        variance_logits = (variance.log() - low) / (high - low)
+        return Estimate(x0=mean + alpha * std**2 * off, eps=sigma * off, variance_logits=variance_logits.expand_as(x_t))
 
     x0 = mean + std * draw(200, 300)
     got = variational_bound(denoise, x0, Uniform().times(process, 20), process, lambda i: draw(200, 300, seed=5 + i), levels=None)
@@ -160,7 +160,7 @@ def test_the_bound_of_a_mixture_nears_its_entropy_as_steps_grow() -> None:
     def excess(steps: int) -> tuple[float, float]:
         """And its standard error."""
         times = bound_times(process, steps)
-        got = variational_bound(denoise, x0, times, process, lambda i: draw(100, 400, seed=i), None, fixed_spread=1.0)
+        got = variational_bound(denoise, x0, times, process, lambda i: draw(100, 400, seed=i), None, fixed_logits=1.0)
         off = got.total - entropy
         return off.mean().item(), (off.std() / 10).item()
 
@@ -169,16 +169,16 @@ def test_the_bound_of_a_mixture_nears_its_entropy_as_steps_grow() -> None:
 
 
 def test_fixed_variances_cost_more_than_the_exact_one() -> None:
-    """Neither end of the spread is the true posterior's variance; each is right for its own data (Ho et al. 2020, sec. 3.2)."""
+    """Neither end of the variance_logits is the true posterior's variance; each is right for its own data (Ho et al. 2020, sec. 3.2)."""
     x0 = draw(50, 300)  # N(0, 1): the large one is right
 
     def denoise(x_t: Tensor, t: Tensor) -> Estimate:
         alpha, sigma = CHAIN.scales(t, x_t)
         return Estimate(x0=alpha * x_t, eps=sigma * x_t)
 
-    def cost(spread: float) -> float:
+    def cost(variance_logits: float) -> float:
         times = Uniform().times(CHAIN, 20)
-        return variational_bound(denoise, x0, times, CHAIN, lambda i: draw(50, 300, seed=i), None, spread).total.mean().item()
+        return variational_bound(denoise, x0, times, CHAIN, lambda i: draw(50, 300, seed=i), None, variance_logits).total.mean().item()
 
     assert cost(1.0) < cost(0.5) < cost(0.0)
     assert cost(1.0) == pytest.approx(Normal(0.0, 1.0).entropy().item() / math.log(2), abs=0.05)
@@ -201,7 +201,7 @@ class Step(UniformSteps):
 
 
 def network_of(weights: Tensor) -> Callable[[Tensor, Tensor, Condition], Tensor]:
-    """Twice the channels: a mean and a spread, both of the weights."""
+    """Twice the channels: a mean and a variance_logits, both of the weights."""
     return lambda x, clock, c: torch.cat([weights[0] * x.tanh(), weights[1] * (over(clock, x) / 20 - x)], dim=1)
 
 

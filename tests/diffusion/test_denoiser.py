@@ -33,9 +33,9 @@ def test_networks_that_mean_the_same_are_read_the_same(prediction: Prediction, d
     t = torch.tensor([0.3, 0.6, 1.0], dtype=F64)
     told = torch.tensor([[0.5], [-1.0], [2.0]])
 
-    def believer(x_t: Tensor, clock: Tensor, condition: Condition) -> Tensor:
+    def believer(x_t: Tensor, network_time: Tensor, condition: Condition) -> Tensor:
         x0 = condition.vector[:, :, None, None].expand_as(x_t)
-        alpha, sigma = PROCESS.scales((clock.double() + 1) / 1000, x_t)
+        alpha, sigma = PROCESS.scales((network_time.double() + 1) / 1000, x_t)
         return prediction.target(x0, (x_t - alpha * x0) / sigma, alpha, sigma).to(dtype)
 
     x_t = picture()
@@ -52,26 +52,26 @@ def test_clock_is_the_tables_index_as_a_float() -> None:
     for n in (1000, 300, 7):
         process = DiscreteVP(num_steps=n)
         t = torch.arange(1, n + 1, dtype=F64) / n
-        _, clock = TableIndex()(picture(), t, process)
-        assert torch.equal(clock, torch.arange(n, dtype=torch.float32))
-    _, clock = TableIndex()(picture(), torch.tensor([0.0125, 0.00001]), PROCESS)
-    assert_close(clock, torch.tensor([11.5, 0.0]))
+        _, network_time = TableIndex()(picture(), t, process)
+        assert torch.equal(network_time, torch.arange(n, dtype=torch.float32))
+    _, network_time = TableIndex()(picture(), torch.tensor([0.0125, 0.00001]), PROCESS)
+    assert_close(network_time, torch.tensor([11.5, 0.0]))
 
 
 def test_time_is_the_published_clock_of_continuous_networks() -> None:
     """Song et al. 2021: 999 t."""
-    x, clock = Time()(picture(), torch.tensor([1e-5, 0.5, 1.0], dtype=F64), RectifiedFlow())
-    assert_close(clock, torch.tensor([0.00999, 499.5, 999.0]))
+    x, network_time = Time()(picture(), torch.tensor([1e-5, 0.5, 1.0], dtype=F64), RectifiedFlow())
+    assert_close(network_time, torch.tensor([0.00999, 499.5, 999.0]))
     assert torch.equal(x, picture())
 
 
 def test_edm_feeds_the_published_input() -> None:
-    """Karras et al. 2022, table 1: c_in = 1 / sqrt(sigma^2 + 0.5^2), ln(sigma) / 4; at sigma = 80 the clock is 1.0955."""
+    """Karras et al. 2022, table 1: c_in = 1 / sqrt(sigma^2 + 0.5^2), ln(sigma) / 4; at sigma = 80 the network_time is 1.0955."""
     sigma = torch.tensor([0.002, 1.0, 80.0], dtype=F64)
-    x, clock = EDMInput()(picture(), sigma / 80, EDM())
+    x, network_time = EDMInput()(picture(), sigma / 80, EDM())
     assert_close(x, picture() * ((sigma**2 + 0.25) ** -0.5).float()[:, None, None, None])
-    assert_close(clock, (sigma.log() / 4).float())
-    assert clock[2].item() == pytest.approx(1.0955, abs=1e-4)
+    assert_close(network_time, (sigma.log() / 4).float())
+    assert network_time[2].item() == pytest.approx(1.0955, abs=1e-4)
 
 
 @pytest.mark.parametrize("process", [kind() for kind in NoiseProcess.kinds().values()], ids=lambda p: p.kind)
@@ -86,13 +86,13 @@ def test_edm_feeds_unit_variance_of_any_process(process: NoiseProcess) -> None:
 @pytest.mark.parametrize("process", [kind() for kind in NoiseProcess.kinds().values()], ids=lambda p: p.kind)
 def test_every_clock_rises_with_noise_and_ends(network_input: NetworkInput, process: NoiseProcess) -> None:
     t = torch.linspace(process.t_first, 1 - 1e-3, 50, dtype=F64)
-    clock = network_input(torch.zeros(50, 1), t, process)[1]
-    assert clock.isfinite().all() and (clock.diff() > 0).all()
+    network_time = network_input(torch.zeros(50, 1), t, process)[1]
+    assert network_time.isfinite().all() and (network_time.diff() > 0).all()
 
 
 def test_a_clock_without_an_end_is_refused() -> None:
-    with pytest.raises(UserError, match="'edm' has no clock .* 'rectified_flow' ends: take 'time'"):
-        Denoiser(network=lambda x, clock, c: x, process=RectifiedFlow(), prediction=VelocityPrediction(), network_input=EDMInput())
+    with pytest.raises(UserError, match="'edm' has no network_time .* 'rectified_flow' ends: take 'time'"):
+        Denoiser(network=lambda x, network_time, c: x, process=RectifiedFlow(), prediction=VelocityPrediction(), network_input=EDMInput())
     with pytest.raises(UserError, match="sigma_data > 0"):
         EDMInput(sigma_data=-1)
 
@@ -102,22 +102,22 @@ def test_the_second_half_of_the_channels_is_the_variance() -> None:
     x_t, t = picture(), torch.tensor([0.3, 0.6, 1.0], dtype=F64)
     said = torch.tensor([-1.0, 1.0, 0.0])[:, None, None, None].expand(3, 1, 2, 2)
 
-    def network(x: Tensor, clock: Tensor, condition: Condition) -> Tensor:
+    def network(x: Tensor, network_time: Tensor, condition: Condition) -> Tensor:
         return torch.cat([x.tanh(), said], dim=1)
 
     got = Denoiser(network=network, process=PROCESS, prediction=EpsPrediction(), learned_variance=True).bind(Condition())(x_t, t)
-    plain = Denoiser(network=lambda x, clock, c: x.tanh(), process=PROCESS, prediction=EpsPrediction()).bind(Condition())(x_t, t)
+    plain = Denoiser(network=lambda x, network_time, c: x.tanh(), process=PROCESS, prediction=EpsPrediction()).bind(Condition())(x_t, t)
     assert torch.equal(got.x0, plain.x0) and torch.equal(got.eps, plain.eps)
-    assert plain.spread is None
-    assert_close(got.spread, torch.tensor([0.0, 1.0, 0.5])[:, None, None, None].expand(3, 1, 2, 2))
+    assert plain.variance_logits is None
+    assert_close(got.variance_logits, torch.tensor([0.0, 1.0, 0.5])[:, None, None, None].expand(3, 1, 2, 2))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_the_network_sees_float32_and_the_sampler_its_own(dtype: torch.dtype) -> None:
     seen: list[torch.dtype] = []
 
-    def watch(x_t: Tensor, clock: Tensor, condition: Condition) -> Tensor:
-        seen.extend((x_t.dtype, clock.dtype))
+    def watch(x_t: Tensor, network_time: Tensor, condition: Condition) -> Tensor:
+        seen.extend((x_t.dtype, network_time.dtype))
         return x_t
 
     got = Denoiser(network=watch, process=PROCESS, prediction=EpsPrediction()).bind(Condition())(
@@ -132,10 +132,10 @@ def test_toward_is_a_line() -> None:
     assert a.toward(b, 0) == a
     assert a.toward(b, 1) == b
     assert a.toward(b, 2.5) == Estimate(torch.tensor(6.0), torch.tensor(1.5))
-    told = Estimate(b.x0, b.eps, spread=torch.tensor(0.3))
-    assert a.toward(told, 2.5).spread is told.spread
+    told = Estimate(b.x0, b.eps, variance_logits=torch.tensor(0.3))
+    assert a.toward(told, 2.5).variance_logits is told.variance_logits
 
 
 def test_an_ill_posed_pair_is_refused() -> None:
     with pytest.raises(UserError, match="zero_terminal_snr"):
-        Denoiser(network=lambda x, clock, c: x, process=DiscreteVP(zero_terminal_snr=True), prediction=EpsPrediction())
+        Denoiser(network=lambda x, network_time, c: x, process=DiscreteVP(zero_terminal_snr=True), prediction=EpsPrediction())

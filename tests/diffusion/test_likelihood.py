@@ -87,7 +87,7 @@ def test_both_numbers_of_one_mixture_agree() -> None:
     denoise, law = exact(process, means, stds), marginal(process, 0.0, means, stds)
     bits = -(law.cdf(x0 + 1 / 255) - law.cdf(x0 - 1 / 255)).log2().flatten(1).mean(1)
     flow = pixel_flow_density(denoise, x0, process, streams, first=0.002, tolerance=1e-6)
-    terms = variational_bound(denoise, x0, bound_times(process), process, lambda i: draw(*shape, seed=i), fixed_spread=1.0)
+    terms = variational_bound(denoise, x0, bound_times(process), process, lambda i: draw(*shape, seed=i), fixed_logits=1.0)
     assert_close(flow.bits, bits, rtol=0, atol=0.005)
     assert (terms.total - bits).mean().abs() < 0.05
 

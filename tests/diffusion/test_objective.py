@@ -61,22 +61,22 @@ def streams(count: int) -> Streams:
     return Streams.of(0, "train", 17, samples=range(count))
 
 
-def silent(x_t: Tensor, clock: Tensor, condition: Condition) -> Tensor:
+def silent(x_t: Tensor, network_time: Tensor, condition: Condition) -> Tensor:
     return torch.zeros_like(x_t)
 
 
 def perfect(process: NoiseProcess, prediction: Prediction, network_input: NetworkInput, x0: Tensor):
     """A network that knows x0, and finds time and noise in what it is fed."""
 
-    def network(x: Tensor, clock: Tensor, condition: Condition) -> Tensor:
-        clock = clock.double()
+    def network(x: Tensor, network_time: Tensor, condition: Condition) -> Tensor:
+        network_time = network_time.double()
         match network_input:
             case TableIndex():
-                t = (clock + 1) / process.num_steps
+                t = (network_time + 1) / process.num_steps
             case Time():
-                t = clock / (process.num_steps - 1)
+                t = network_time / (process.num_steps - 1)
             case EDMInput():
-                t = process.time_at(-8 * clock)
+                t = process.time_at(-8 * network_time)
                 x = x * over((process.sigma(t) ** 2 + 0.25 * process.alpha(t) ** 2).sqrt(), x)
         alpha, sigma = (over(scale, x) for scale in (process.alpha(t), process.sigma(t)))
         return prediction.target(x0.double(), (x.double() - alpha * x0) / sigma, alpha, sigma)
@@ -104,8 +104,8 @@ FED = [
     for process in (kind() for kind in NoiseProcess.kinds().values())
     for network_input in (kind() for kind in NetworkInput.kinds().values())
     for density in (kind() for kind in TimeDensity.kinds().values())
-    if (process.kind, network_input.kind) != ("rectified_flow", "edm")  # refused: no clock
-    and (density.on_chain or network_input.kind != "table_index")  # its clock stands still below the first step
+    if (process.kind, network_input.kind) != ("rectified_flow", "edm")  # refused: no network_time
+    and (density.on_chain or network_input.kind != "table_index")  # its network_time stands still below the first step
 ]
 
 
@@ -132,19 +132,19 @@ def test_plain_loss_of_a_silent_network_is_the_targets_size() -> None:
 
 
 def test_network_sees_the_blend_at_the_tables_index() -> None:
-    """x_t = sqrt(alpha_bar[k]) x0 + sqrt(1 - alpha_bar[k]) eps with k the whole number on the network's clock, 0 to N - 1."""
+    """x_t = sqrt(alpha_bar[k]) x0 + sqrt(1 - alpha_bar[k]) eps with k the whole number on the network's network_time, 0 to N - 1."""
     process, x0, seen = DiscreteVP(), pictures(40), []
 
-    def watch(x_t: Tensor, clock: Tensor, condition: Condition) -> Tensor:
-        seen.append((x_t, clock))
+    def watch(x_t: Tensor, network_time: Tensor, condition: Condition) -> Tensor:
+        seen.append((x_t, network_time))
         return torch.zeros_like(x_t)
 
     Objective(process=process, prediction=VPrediction())(watch, x0, NOTHING, streams(40))
-    (x_t, clock), eps = seen[0], streams(40).normal("noise", (2, 4, 4))
-    assert x_t.dtype == clock.dtype == torch.float32
-    assert torch.equal(clock, clock.round())
+    (x_t, network_time), eps = seen[0], streams(40).normal("noise", (2, 4, 4))
+    assert x_t.dtype == network_time.dtype == torch.float32
+    assert torch.equal(network_time, network_time.round())
     betas = torch.linspace(8.5e-4**0.5, 1.2e-2**0.5, 1000, dtype=F64) ** 2
-    bar = (1 - betas).cumprod(0)[clock.long()][:, None, None, None]
+    bar = (1 - betas).cumprod(0)[network_time.long()][:, None, None, None]
     assert_close(x_t, (bar.sqrt() * x0 + (1 - bar).sqrt() * eps).float())
 
 
@@ -158,8 +158,8 @@ def test_every_step_is_drawn_alike() -> None:
 def test_a_sample_has_the_same_loss_alone_and_in_a_batch() -> None:
     x0 = pictures(6)
     objective = Objective(process=DiscreteVP(), prediction=VPrediction(), weighting=MinSNR())
-    together = objective(lambda x, clock, c: x.tanh(), x0, NOTHING, streams(6))
-    alone = [objective(lambda x, clock, c: x.tanh(), x0[i : i + 1], NOTHING, streams(6).part(i, i + 1)) for i in range(6)]
+    together = objective(lambda x, network_time, c: x.tanh(), x0, NOTHING, streams(6))
+    alone = [objective(lambda x, network_time, c: x.tanh(), x0[i : i + 1], NOTHING, streams(6).part(i, i + 1)) for i in range(6)]
     assert_close(together, torch.cat(alone))
     assert together.unique().numel() == 6
 
@@ -167,11 +167,11 @@ def test_a_sample_has_the_same_loss_alone_and_in_a_batch() -> None:
 def test_output_in_half_precision_is_compared_in_full() -> None:
     x0 = pictures(3).bfloat16()
     objective = Objective(process=DiscreteVP(), prediction=X0Prediction())
-    got = objective(lambda x, clock, c: (x > 0).bfloat16(), x0, NOTHING, streams(3))
+    got = objective(lambda x, network_time, c: (x > 0).bfloat16(), x0, NOTHING, streams(3))
     assert got.dtype == torch.float32
-    assert_close(got, objective(lambda x, clock, c: (x > 0).float(), x0.float(), NOTHING, streams(3)))
-    got = objective(lambda x, clock, c: x.tanh(), x0, NOTHING, streams(3))
-    assert_close(got, objective(lambda x, clock, c: x.tanh(), x0.float(), NOTHING, streams(3)))
+    assert_close(got, objective(lambda x, network_time, c: (x > 0).float(), x0.float(), NOTHING, streams(3)))
+    got = objective(lambda x, network_time, c: x.tanh(), x0, NOTHING, streams(3))
+    assert_close(got, objective(lambda x, network_time, c: x.tanh(), x0.float(), NOTHING, streams(3)))
 
 
 def weight(weighting: Weighting, prediction: Prediction, process: NoiseProcess) -> tuple[Tensor, Tensor]:
@@ -215,7 +215,7 @@ def test_the_noisiest_step_is_taught_with_zero_terminal_snr(weighting: Weighting
 
     output = torch.zeros(4, 2, 4, 4, requires_grad=True)
     objective = Objective(process=ZERO_END, prediction=prediction, weighting=weighting, density=Always(t=1.0))
-    loss = objective(lambda x, clock, c: output, pictures(4), NOTHING, streams(4))
+    loss = objective(lambda x, network_time, c: output, pictures(4), NOTHING, streams(4))
     loss.sum().backward()
     assert_close(loss, (pictures(4)).square().flatten(1).mean(1))  # v = -x0 there
     assert output.grad.abs().mean() > 0.01
@@ -330,7 +330,7 @@ def test_mistakes_are_named() -> None:
         Power(exponent=-1)
     with pytest.raises(UserError, match="one sigma_data, got 0.5, 1"):
         Objective(process=EDM(), prediction=EDMPrediction(), weighting=EDMWeighting(sigma_data=1), network_input=EDMInput())
-    with pytest.raises(UserError, match="no clock"):
+    with pytest.raises(UserError, match="no network_time"):
         Objective(process=RectifiedFlow(), prediction=VelocityPrediction(), network_input=EDMInput())
 
 

@@ -54,7 +54,7 @@ def test_a_config_names_density_input_loss_and_variance() -> None:
         ({"loss": "vlb"}, "weighting to constant"),
         ({"loss": "vlb", "weighting": "constant", "density": "uniform_time"}, "density to uniform or importance"),
         ({"process": "rectified_flow", "prediction": "eps"}, "'eps' says nothing"),
-        ({"process": "rectified_flow", "network_input": "edm"}, "no clock"),
+        ({"process": "rectified_flow", "network_input": "edm"}, "no network_time"),
         ({"process": "rectified_flow", "weighting": "snr"}, "weighs nothing"),
         ({"process": {"kind": "ve_sde", "sigma_min": 60}}, "sigma_min < sigma_max"),
         ({"density": "lognormal"}, "Did you mean 'log_normal'"),
@@ -81,10 +81,10 @@ def test_the_pipelines_denoiser_is_the_checkpoints(tiny: Callable[..., Path]) ->
     spec = dataclasses.replace(model.spec, network_input=Time(), learned_variance=True)
     seen: list[Tensor] = []
 
-    def network(x: Tensor, clock: Tensor, condition: Condition) -> Tensor:
-        seen.append(clock)
+    def network(x: Tensor, network_time: Tensor, condition: Condition) -> Tensor:
+        seen.append(network_time)
         return torch.cat([x, torch.ones_like(x)], dim=1)
 
     got = dataclasses.replace(model, spec=spec, network=network).denoiser(torch.zeros(1, 2, 8, 8), torch.tensor([0.5]), Condition())
     assert seen[0].tolist() == [49.5]  # of 100 steps
-    assert got.spread.tolist() == torch.ones(1, 2, 8, 8).tolist()
+    assert got.variance_logits.tolist() == torch.ones(1, 2, 8, 8).tolist()

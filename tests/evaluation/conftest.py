@@ -35,7 +35,7 @@ def home(tmp_path, tiny, stand_in, own_cache, monkeypatch):
     (tmp_path / "labels").symlink_to(tiny("class"))
     (tmp_path / "grey").symlink_to(tiny(first_stage="identity", image_channels=1))
     first_stage, spec, weights = load_first_stage(tmp_path / "model", torch.device("cpu"))
-    spec = AutoencoderSpec(name="first", size=16, first_stage=spec.first_stage, space=spec.space)
+    spec = AutoencoderSpec(name="first", size=16, first_stage=spec.first_stage, normalization=spec.normalization)
     write_autoencoder(tmp_path / "stage-one", spec, weights, "# tiny\n", 1 << 30)
     for number, (name, count) in enumerate(COUNTS.items()):
         write_pictures(tmp_path / name, count, number)

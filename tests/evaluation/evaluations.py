@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ldm.app import door, evaluate
+from ldm.app import cli, evaluate
 from ldm.evaluation.dataset import Preprocessing, training_pictures
 
 COUNTS = {"train": 12, "val": 6}
@@ -46,7 +46,7 @@ def write_pictures(folder: Path, count: int, seed: int, captions: bool = True, m
 def call(words: str, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *words.split()])
     with pytest.raises(SystemExit) as left:
-        door.run(evaluate.main)
+        cli.run(evaluate.main)
     return int(left.value.code)
 
 

@@ -29,10 +29,10 @@ from ldm.evaluation import likelihood as evaluate_likelihood
 from ldm.evaluation.conditions import EvaluationConditions
 from ldm.evaluation.dataset import DrawnFrom
 from ldm.evaluation.likelihood import bits_per_dim
-from ldm.evaluation.likelihood_task import BitsAsked
+from ldm.evaluation.likelihood_task import LikelihoodConfig
 from ldm.first_stage.autoencoder import KLAutoencoderConfig
 from ldm.first_stage.identity import IdentityConfig
-from ldm.first_stage.latent_space import LatentSpace
+from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.first_stage.stage import FirstStage
 from ldm.networks.unet import UNetConfig
 from ldm.pipelines.latent_diffusion import LatentDiffusion
@@ -49,8 +49,8 @@ class Exact(nn.Module):
         super().__init__()
         self.process, self.mean, self.std = process, mean.reshape(1, -1, 1, 1), std.reshape(1, -1, 1, 1)
 
-    def forward(self, x: Tensor, clock: Tensor, condition: object) -> Tensor:
-        t = clock.double() / (self.process.num_steps - 1)
+    def forward(self, x: Tensor, network_time: Tensor, condition: object) -> Tensor:
+        t = network_time.double() / (self.process.num_steps - 1)
         alpha, sigma = self.process.scales(t, x)
         off = (x - alpha * self.mean) / ((alpha * self.std) ** 2 + sigma**2)
         return sigma * off - (self.mean + alpha * self.std**2 * off)  # eps - x0
@@ -59,8 +59,8 @@ class Exact(nn.Module):
 class Spread(Exact):
     """The same, and a variance that it calls its own: that of q(x_t | x_s)."""
 
-    def forward(self, x: Tensor, clock: Tensor, condition: object) -> Tensor:
-        return torch.cat([super().forward(x, clock, condition), torch.ones_like(x)], dim=1)
+    def forward(self, x: Tensor, network_time: Tensor, condition: object) -> Tensor:
+        return torch.cat([super().forward(x, network_time, condition), torch.ones_like(x)], dim=1)
 
 
 def model_of(
@@ -70,7 +70,7 @@ def model_of(
         name="exact",
         size=SIDE,
         first_stage=config,
-        space=first_stage.space,
+        normalization=first_stage.normalization,
         denoiser=UNetConfig(channels=32, multipliers=(1,), heads=1),
         process=process,
         prediction=VelocityPrediction(),
@@ -100,7 +100,7 @@ def drawn(images: Tensor) -> DrawnFrom:
 
 
 def measured(model: LatentDiffusion, images: Tensor, steps: int | None = None, variance: str | None = None) -> tuple[dict, dict]:
-    asked = BitsAsked(count=COUNT, steps=steps, variance=variance, **ASKED)
+    asked = LikelihoodConfig(count=COUNT, steps=steps, variance=variance, **ASKED)
     found = bits_per_dim(EvaluationConditions(model=model, source=drawn(images[:COUNT])), drawn(images), asked, seed=0, is_held_out=True)
     return {metric.name: metric for metric in found.metrics}, found.about
 
@@ -147,10 +147,10 @@ def test_a_learned_variance_is_the_bounds_own():
 class Linear(FirstStage):
     """x = w z + bias a patch of 2 x 2, z of two channels, w with orthogonal columns; q is N(its true posterior's mean, std^2)."""
 
-    def __init__(self, tau: float, prior: tuple[Tensor, Tensor], widened: float, space: LatentSpace) -> None:
-        super().__init__(image_channels=1, latent_channels=2, ratio=2)
+    def __init__(self, tau: float, prior: tuple[Tensor, Tensor], widened: float, normalization: LatentNormalization) -> None:
+        super().__init__(image_channels=1, latent_channels=2, downsampling_factor=2)
         self.w = torch.tensor([[0.1, 0.1, 0.1, 0.1], [0.2, -0.2, 0.2, -0.2]])
-        self.bias, self.space = 0.1, space
+        self.bias, self.normalization = 0.1, normalization
         mean, std = prior
         variance = 1 / (self.w.square().sum(1) / tau**2 + std**-2)
         self.std = widened * variance.sqrt()
@@ -177,12 +177,12 @@ def test_latents_of_a_linear_autoencoder(widened):
     """With the true posterior as q the bound is -log2 P(x), and the measured noise is the model's own; with a wider q it is known too."""
     torch.manual_seed(0)
     tau, prior = 0.06, (torch.tensor([0.5, -0.3]), torch.tensor([1.5, 0.7]))
-    space = LatentSpace(channels=2, ratio=2, shift=(0.4, -0.1), scale=(0.5, 3.0))
-    first_stage = Linear(tau, prior, widened, space)
+    normalization = LatentNormalization(channels=2, downsampling_factor=2, shift=(0.4, -0.1), scale=(0.5, 3.0))
+    first_stage = Linear(tau, prior, widened, normalization)
     raw = prior[0][:, None, None] + prior[1][:, None, None] * torch.randn(10 * COUNT, 2, SIDE // 2, SIDE // 2)
     decoded = first_stage._decode(raw)
     images = levels(decoded + tau * torch.randn_like(decoded))
-    shift, scale = torch.tensor(space.shift), torch.tensor(space.scale)
+    shift, scale = torch.tensor(normalization.shift), torch.tensor(normalization.scale)
     model = model_of(first_stage, KLAutoencoderConfig(), RectifiedFlow(), (prior[0] - shift) * scale, prior[1] * scale)
     found, about = measured(model, images)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from ldm.checkpoints.classifier import ClassifierSpec, LoadedClassifier, write_classifier
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.evaluation.judge import Judge
-from ldm.first_stage.latent_space import LatentSpace
+from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.metrics import bootstrap
 from ldm.metrics.inception_score import score_of_logits
 from ldm.networks.classifier import ClassifierConfig
@@ -23,7 +23,7 @@ from ldm.pipelines.canvas import as_pictures
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 
 PROCESS = DiscreteVP(num_steps=100, beta_last=0.1, zero_terminal_snr=True)  # the tiny models'
-PIXELS = LatentSpace(channels=3, ratio=1)
+PIXELS = LatentNormalization(channels=3, downsampling_factor=1)
 
 
 def write_tiny_classifier(folder: Path, **changes) -> Path:
@@ -178,7 +178,7 @@ def test_a_mistake_is_one_line_before_any_work(home, stand_in, words, said, monk
 def test_labels_that_are_numbers_are_the_judges_own():
     """Where the data names none: 0 to classes - 1, and -1 is none."""
     network = ClassifierConfig(channels=32, multipliers=(1,), heads=1)
-    spec = ClassifierSpec(name="a", size=16, space=PIXELS, network=network, process=None, label_names=("0", "1"))
+    spec = ClassifierSpec(name="a", size=16, normalization=PIXELS, network=network, process=None, label_names=("0", "1"))
     loaded = LoadedClassifier(spec=spec, network=torch.nn.Identity(), digest="")
     judge = Judge(checkpoint="a", classifier=loaded, classes=None, device=torch.device("cpu"))
     assert [judge.index_of(label) for label in (-1, 0, 1)] == [-1, 0, 1]

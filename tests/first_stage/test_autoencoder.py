@@ -10,7 +10,7 @@ from ldm.core.errors import UserError
 from ldm.first_stage.autoencoder import KLAutoencoder, KLAutoencoderConfig
 from ldm.first_stage.config import FirstStageConfig
 from ldm.first_stage.identity import IdentityConfig
-from ldm.first_stage.latent_space import LatentSpace
+from ldm.first_stage.latent_normalization import LatentNormalization
 
 SMALL = KLAutoencoderConfig(channels=8, multipliers=(1, 2, 2), blocks=1, latent_channels=3, middle_attention=False)
 
@@ -48,7 +48,7 @@ def test_published_sizes(multipliers, latent_channels, attention, parameters):
 @pytest.mark.parametrize("multipliers", [(1, 1, 1), (1, 1, 1, 1), (1,) * 5, (1,) * 6])
 def test_every_ratio_halves_and_doubles_to_the_same_size(multipliers):
     stage = small(KLAutoencoderConfig(channels=4, multipliers=multipliers, blocks=1, latent_channels=5, image_channels=2))
-    side = 2 * stage.ratio
+    side = 2 * stage.downsampling_factor
     images = pictures(1, side, 2 * side, channels=2)
     mean, std = stage.moments(images)
     assert mean.shape == std.shape == (1, *stage.latent_shape(images)) == (1, 5, 2, 4)
@@ -61,7 +61,7 @@ def test_encode_and_decode_go_through_the_latent_contract():
     images, noise = pictures(2, 16, 16), torch.ones(2, 3, 4, 4)
     mean, std = stage.moments(images)
     plain = stage.decode(mean)
-    stage.space = LatentSpace(channels=3, ratio=4, shift=(0.1, 0.2, 0.3), scale=(2.0, 3.0, 4.0))
+    stage.normalization = LatentNormalization(channels=3, downsampling_factor=4, shift=(0.1, 0.2, 0.3), scale=(2.0, 3.0, 4.0))
     shift, scale = torch.tensor([0.1, 0.2, 0.3]).reshape(3, 1, 1), torch.tensor([2.0, 3.0, 4.0]).reshape(3, 1, 1)
     assert_close(stage.encode(images), (mean - shift) * scale)
     assert_close(stage.encode(images, noise), (mean + std - shift) * scale)

@@ -21,15 +21,15 @@ every_scale = pytest.mark.parametrize("scale", [0.0, 1.0, 4.0])
 
 
 class Listener:
-    """A network whose every answer depends on the sample, the clock and all that it is told; remembers how it was asked."""
+    """A network whose every answer depends on the sample, the network_time and all that it is told; remembers how it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[Condition] = []
 
-    def __call__(self, x: Tensor, clock: Tensor, condition: Condition) -> Tensor:
+    def __call__(self, x: Tensor, network_time: Tensor, condition: Condition) -> Tensor:
         self.asked.append(condition)
-        told = condition.vector.sum(1) + (condition.tokens.mean(2) * condition.token_mask).sum(1)
-        return (x + clock[:, None, None, None] / 500).sin() * told[:, None, None, None].cos() + condition.concat
+        cond = condition.vector.sum(1) + (condition.tokens.mean(2) * condition.token_mask).sum(1)
+        return (x + network_time[:, None, None, None] / 500).sin() * cond[:, None, None, None].cos() + condition.concat
 
 
 def condition(seed: int, mask: bool = True) -> Condition:
@@ -42,7 +42,7 @@ def condition(seed: int, mask: bool = True) -> Condition:
     )
 
 
-TOLD, UNTOLD = condition(1), condition(2, mask=False)
+COND, UNCOND = condition(1), condition(2, mask=False)
 X_T = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 T = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
 
@@ -54,19 +54,19 @@ def denoiser(prediction: Prediction) -> Denoiser:
 @every_scale
 @every_prediction
 def test_is_the_line_through_untold_and_told(prediction: Prediction, scale: float) -> None:
-    """Ho & Salimans 2022, eq. 6, with scale = 1 + w: 0 is untold, 1 is told; x0 and eps alike, each row by its own condition."""
+    """Ho & Salimans 2022, eq. 6, with scale = 1 + w: 0 is uncond, 1 is told; x0 and eps alike, each row by its own condition."""
     model = denoiser(prediction)
-    untold, told = model.bind(UNTOLD)(X_T, T), model.bind(TOLD)(X_T, T)
-    got = classifier_free(model, TOLD, UNTOLD, scale)(X_T, T)
-    assert_close(got.x0, (1 - scale) * untold.x0 + scale * told.x0, rtol=1e-4, atol=1e-4)
-    assert_close(got.eps, (1 - scale) * untold.eps + scale * told.eps, rtol=1e-4, atol=1e-4)
-    assert (untold.x0 - told.x0).abs().mean() > 0.01
+    uncond, cond = model.bind(UNCOND)(X_T, T), model.bind(COND)(X_T, T)
+    got = classifier_free(model, COND, UNCOND, scale)(X_T, T)
+    assert_close(got.x0, (1 - scale) * uncond.x0 + scale * cond.x0, rtol=1e-4, atol=1e-4)
+    assert_close(got.eps, (1 - scale) * uncond.eps + scale * cond.eps, rtol=1e-4, atol=1e-4)
+    assert (uncond.x0 - cond.x0).abs().mean() > 0.01
 
 
 @every_scale
 def test_asks_the_network_once(scale: float) -> None:
     model = denoiser(Prediction.of_kind("v")())
-    denoise = classifier_free(model, TOLD, UNTOLD, scale)
+    denoise = classifier_free(model, COND, UNCOND, scale)
     denoise(X_T, T)
     denoise(X_T, T)
     assert [len(asked.vector) for asked in model.network.asked] == [3 if scale == 1 else 6] * 2
@@ -74,7 +74,7 @@ def test_asks_the_network_once(scale: float) -> None:
 
 @every_prediction
 def test_guided_ends_still_make_x_t(prediction: Prediction) -> None:
-    got = classifier_free(denoiser(prediction), TOLD, UNTOLD, 7.5)(X_T, T)
+    got = classifier_free(denoiser(prediction), COND, UNCOND, 7.5)(X_T, T)
     assert_close(DiscreteVP().blend(got, T), X_T, rtol=1e-3, atol=1e-3)
 
 
@@ -85,21 +85,21 @@ LEVELS = (DiscreteVP().sigma(T) / DiscreteVP().alpha(T)).tolist()
 def test_outside_the_interval_told_speaks_alone(prediction: Prediction) -> None:
     """Kynkaanniemi et al. 2024, eq. 5, each row by its own noise level; where no row is inside, half the work."""
     model = denoiser(prediction)
-    told = model.bind(TOLD)(X_T, T)
-    everywhere = classifier_free(model, TOLD, UNTOLD, 4.0)(X_T, T)
+    cond = model.bind(COND)(X_T, T)
+    everywhere = classifier_free(model, COND, UNCOND, 4.0)(X_T, T)
 
-    above = classifier_free(model, TOLD, UNTOLD, 4.0, interval=(LEVELS[2] * 1.01, math.inf))
+    above = classifier_free(model, COND, UNCOND, 4.0, interval=(LEVELS[2] * 1.01, math.inf))
     model.network.asked.clear()
     got = above(X_T, T)
-    assert torch.equal(got.x0, told.x0) and torch.equal(got.eps, told.eps)
+    assert torch.equal(got.x0, cond.x0) and torch.equal(got.eps, cond.eps)
     assert [len(asked.vector) for asked in model.network.asked] == [3]
 
-    got = classifier_free(model, TOLD, UNTOLD, 4.0, interval=(LEVELS[0] * 1.01, LEVELS[1] * 1.01))(X_T, T)
-    for row, wanted in enumerate((told, everywhere, told)):
+    got = classifier_free(model, COND, UNCOND, 4.0, interval=(LEVELS[0] * 1.01, LEVELS[1] * 1.01))(X_T, T)
+    for row, wanted in enumerate((cond, everywhere, cond)):
         assert_close(got.x0[row], wanted.x0[row], rtol=1e-4, atol=1e-4)
         assert_close(got.eps[row], wanted.eps[row], rtol=1e-4, atol=1e-4)
 
-    got = classifier_free(model, TOLD, UNTOLD, 4.0, interval=(0.0, math.inf))(X_T, T)
+    got = classifier_free(model, COND, UNCOND, 4.0, interval=(0.0, math.inf))(X_T, T)
     assert torch.equal(got.x0, everywhere.x0)
 
 
@@ -107,15 +107,15 @@ def test_outside_the_interval_told_speaks_alone(prediction: Prediction) -> None:
 def test_rescale_gives_back_the_contrast(prediction: Prediction) -> None:
     """Lin et al. 2023, eq. 15 and 16: at 1 each sample's x0 has told's standard deviation, between 0 and 1 a share of it; x_t stays."""
     model = denoiser(prediction)
-    told, plain = model.bind(TOLD)(X_T, T), classifier_free(model, TOLD, UNTOLD, 7.5)(X_T, T)
+    cond, plain = model.bind(COND)(X_T, T), classifier_free(model, COND, UNCOND, 7.5)(X_T, T)
 
     def stds(x0: Tensor) -> Tensor:
         return x0.flatten(1).std(1)
 
-    assert (stds(plain.x0) / stds(told.x0) - 1).abs().max() > 0.1
+    assert (stds(plain.x0) / stds(cond.x0) - 1).abs().max() > 0.1
     for rescale in (0.7, 1.0):
-        got = classifier_free(model, TOLD, UNTOLD, 7.5, rescale=rescale)(X_T, T)
-        assert_close(stds(got.x0), rescale * stds(told.x0) + (1 - rescale) * stds(plain.x0), rtol=1e-4, atol=1e-5)
+        got = classifier_free(model, COND, UNCOND, 7.5, rescale=rescale)(X_T, T)
+        assert_close(stds(got.x0), rescale * stds(cond.x0) + (1 - rescale) * stds(plain.x0), rtol=1e-4, atol=1e-5)
         assert_close(got.x0 / plain.x0, (stds(got.x0) / stds(plain.x0))[:, None, None, None].expand_as(X_T), rtol=1e-3, atol=1e-4)
         assert_close(DiscreteVP().blend(got, T), X_T, rtol=1e-4, atol=1e-4)
 
@@ -123,23 +123,23 @@ def test_rescale_gives_back_the_contrast(prediction: Prediction) -> None:
 def test_rescale_of_nothing_is_nothing() -> None:
     """A network that has learned nothing says 0; its x0 has no contrast at zero SNR."""
     process = DiscreteVP(zero_terminal_snr=True)
-    model = Denoiser(network=lambda x, clock, condition: 0 * x, process=process, prediction=Prediction.of_kind("v")())
-    got = classifier_free(model, TOLD, UNTOLD, 3.0, rescale=1.0)(X_T, torch.ones(3, dtype=torch.float64))
+    model = Denoiser(network=lambda x, network_time, condition: 0 * x, process=process, prediction=Prediction.of_kind("v")())
+    got = classifier_free(model, COND, UNCOND, 3.0, rescale=1.0)(X_T, torch.ones(3, dtype=torch.float64))
     assert torch.equal(got.x0, torch.zeros_like(X_T)) and torch.equal(got.eps, X_T)
 
 
 def test_told_keeps_its_learned_variance() -> None:
     network = Listener()
     model = Denoiser(
-        network=lambda x, clock, condition: torch.cat([network(x, clock, condition)] * 2, dim=1),
+        network=lambda x, network_time, condition: torch.cat([network(x, network_time, condition)] * 2, dim=1),
         process=DiscreteVP(),
         prediction=Prediction.of_kind("eps")(),
         learned_variance=True,
     )
-    told = model.bind(TOLD)(X_T, T)
+    cond = model.bind(COND)(X_T, T)
     for scale, interval in ((0.0, (0.0, math.inf)), (1.0, (0.0, math.inf)), (4.0, (0.0, math.inf)), (4.0, (LEVELS[1], LEVELS[1]))):
-        got = classifier_free(model, TOLD, UNTOLD, scale, interval, rescale=0.5)(X_T, T)
-        assert_close(got.spread, told.spread)
+        got = classifier_free(model, COND, UNCOND, scale, interval, rescale=0.5)(X_T, T)
+        assert_close(got.variance_logits, cond.variance_logits)
 
 
 @pytest.mark.parametrize(
@@ -152,5 +152,5 @@ def test_told_keeps_its_learned_variance() -> None:
 )
 def test_mistakes_are_named(wrong: dict, said: str) -> None:
     with pytest.raises(UserError) as caught:
-        classifier_free(denoiser(Prediction.of_kind("v")()), TOLD, UNTOLD, 3.0, **wrong)
+        classifier_free(denoiser(Prediction.of_kind("v")()), COND, UNCOND, 3.0, **wrong)
     assert said in str(caught.value)

@@ -30,7 +30,7 @@ def says(process: NoiseProcess, x0_of) -> Denoise:
     def denoise(x_t: Tensor, t: Tensor) -> Estimate:
         alpha, sigma = process.scales(t, x_t)
         x0 = x0_of(x_t)
-        return Estimate(x0, (x_t - alpha * x0) / sigma, spread=0.1 * x_t)
+        return Estimate(x0, (x_t - alpha * x0) / sigma, variance_logits=0.1 * x_t)
 
     return denoise
 
@@ -101,7 +101,7 @@ def test_classifier_guidance_is_linear_in_its_scale(process: NoiseProcess) -> No
 
     slope = (log_p(X_T + step) - log_p(X_T - step)) / 2e-5
     assert_close(got.eps[:, 0, 1, 2], plain.eps[:, 0, 1, 2] - 3.0 * process.sigma(T) * slope, rtol=1e-5, atol=1e-7)
-    assert got.spread is plain.spread or torch.equal(got.spread, plain.spread)
+    assert got.variance_logits is plain.variance_logits or torch.equal(got.variance_logits, plain.variance_logits)
     assert classifier_guided(world.denoise, world.classify, labels, 0.0, process) == world.denoise
 
 
@@ -122,7 +122,7 @@ def test_autoguidance_is_the_line_from_bad_through_good() -> None:
     got = autoguidance(good, bad, 2.5)(X_T, T)
     assert_close(got.x0, X_T.cos() + 2.5 * (X_T.sin() - X_T.cos()))
     assert_close(process.blend(got, T), X_T)
-    assert_close(got.spread, 0.1 * X_T)
+    assert_close(got.variance_logits, 0.1 * X_T)
 
 
 @every_process
@@ -131,7 +131,7 @@ def test_clipping_keeps_x_t(process: NoiseProcess) -> None:
     assert_close(got.x0, (X_T / 2).clamp(-1.2, 1.2))
     assert ((X_T / 2).abs() > 1.2).any() and ((X_T / 2).abs() < 1.2).any()
     assert_close(process.blend(got, T), X_T)
-    assert_close(got.spread, 0.1 * X_T)
+    assert_close(got.variance_logits, 0.1 * X_T)
 
 
 def test_dynamic_thresholding_scales_each_sample_by_its_own_quantile() -> None:

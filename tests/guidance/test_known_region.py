@@ -124,7 +124,7 @@ def test_a_learned_variance_is_kept() -> None:
     process, x_t = DiscreteVP(), STREAMS.normal("x_t", (2, 4, 4))
 
     def learned(x: Tensor, t: Tensor) -> Estimate:
-        return Estimate(x, x, spread=x + 1)
+        return Estimate(x, x, variance_logits=x + 1)
 
     got = known_region(learned, x_t, MASK, process, lambda key: x_t)(x_t, torch.tensor([0.5, 0.5], dtype=torch.float64))
-    assert_close(got.spread[~KNOWN], x_t[~KNOWN] + 1)
+    assert_close(got.variance_logits[~KNOWN], x_t[~KNOWN] + 1)

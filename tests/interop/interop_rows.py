@@ -25,7 +25,7 @@ from ldm.diffusion.prediction import EpsPrediction, Prediction, VPrediction
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.first_stage.autoencoder import KLAutoencoderConfig
 from ldm.first_stage.convolutional import ConvolutionalConfig
-from ldm.first_stage.latent_space import LatentSpace, weights_digest
+from ldm.first_stage.latent_normalization import LatentNormalization, weights_digest
 from ldm.first_stage.vq import VQAutoencoderConfig
 from ldm.networks.unet import UNetConfig
 from ldm.samplers.ddim import DDIM
@@ -49,7 +49,7 @@ class Row:
     process: DiscreteVP = DiscreteVP(beta_first=0.0015, beta_last=0.0195)
     prediction: Prediction = EpsPrediction()
     scale: float = 1.0
-    space: dict[str, tuple[float, ...]] = field(default_factory=dict)  # shift and scale, where they are more than one scale
+    normalization: dict[str, tuple[float, ...]] = field(default_factory=dict)  # shift and scale, where they are more than one scale
 
 
 ROWS = {
@@ -125,14 +125,16 @@ def write_row(folder: Path, row: Row, size: int = SIZE, dtype: torch.dtype = tor
         torch.manual_seed(7)
         first_stage = rounded(random_weights(row.first_stage.build(), 1))
         config = row.first_stage
-        measured = {"scale": (row.scale,), **row.space}
-        space = LatentSpace(channels=config.latent_channels, ratio=config.ratio, digest=weights_digest(first_stage), **measured)
+        measured = {"scale": (row.scale,), **row.normalization}
+        normalization = LatentNormalization(
+            channels=config.latent_channels, downsampling_factor=config.downsampling_factor, digest=weights_digest(first_stage), **measured
+        )
         sampling = SamplingDefaults(sampler=DDIM(), steps=10, guidance=3.0 if row.told else 1.0, grid=Leading(offset=1))
         spec = LatentDiffusionSpec(
             name=folder.name,
             size=size,
             first_stage=config,
-            space=space,
+            normalization=normalization,
             denoiser=row.unet,
             process=row.process,
             prediction=row.prediction,

@@ -98,12 +98,12 @@ def test_stable_diffusion_and_back_to_the_bit(name: str, knows_config: bool, row
 def test_stable_diffusions_scale_is_taken_for_granted(rows: Callable[[str], Path], tmp_path: Path):
     """Tools that know the file by its tensors decode latents by 0.18215, whatever was measured here: the rest is the autoencoder's."""
     encoder = rows("sd1").parent / "clip-1"
-    ours = write_row(tmp_path / "model", replace(stable(encoder, version=1), space={"shift": (0.4,), "scale": (0.9,)}))
+    ours = write_row(tmp_path / "model", replace(stable(encoder, version=1), normalization={"shift": (0.4,), "scale": (0.9,)}))
     notes = export_compvis(Ours.open(ours), tmp_path / "model.safetensors")
     assert "no Stable Diffusion 1 or 2 by its sizes" in notes[-1]
     import_checkpoint(tmp_path / "model.safetensors", tmp_path / "again", text_encoder=str(encoder), size=16)
     one, other = (load_first_stage(folder, CPU)[0] for folder in (ours, tmp_path / "again"))
-    assert other.space.scale == (0.18215,) and other.space.shift == (0.0,)
+    assert other.normalization.scale == (0.18215,) and other.normalization.shift == (0.0,)
     latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     assert_close(other.decode(latent), one.decode(latent), rtol=1e-4, atol=1e-4)
 
@@ -312,7 +312,7 @@ def test_scale_by_std_is_read_from_the_file(rows: Callable[[str], Path], tmp_pat
     state = load_file(tmp_path / "model.safetensors") | {"scale_factor": torch.tensor(0.75)}
     save_file(state, tmp_path / "model.safetensors")
     import_checkpoint(tmp_path / "model.safetensors", tmp_path / "again", config=tmp_path / "model.yaml")
-    assert Checkpoint.open(tmp_path / "again").spec(LatentDiffusionSpec).space.scale == (0.75,)
+    assert Checkpoint.open(tmp_path / "again").spec(LatentDiffusionSpec).normalization.scale == (0.75,)
 
 
 def test_a_first_stage_by_itself(rows: Callable[[str], Path], tmp_path: Path):
@@ -327,7 +327,7 @@ def test_a_first_stage_by_itself(rows: Callable[[str], Path], tmp_path: Path):
     assert any("loss." in note for note in notes)
     mine, spec, weights = load_first_stage(tmp_path / "again", CPU)
     assert_close(weights, load_first_stage(rows("faces"), CPU)[2], rtol=0, atol=0)
-    assert spec.size == 16 and spec.space.scale == (1.0,)
+    assert spec.size == 16 and spec.normalization.scale == (1.0,)
 
 
 def test_classes_without_a_row_for_nothing(rows: Callable[[str], Path], tmp_path: Path):

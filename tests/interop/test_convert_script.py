@@ -13,7 +13,7 @@ import pytest
 import torch
 from interop_rows import KL, PLAIN, ROWS, write_row
 
-from ldm.app import convert, door, sample, txt2img
+from ldm.app import cli, convert, sample, txt2img
 from ldm.checkpoints.folder import Checkpoint
 from ldm.conditioning.bert_scratch import BertScratchConfig
 from ldm.interop.compvis.export import export_compvis
@@ -28,7 +28,7 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     def run(main: Callable, arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["script.py", *arguments.split()])
         with pytest.raises(SystemExit) as left:
-            door.run(main)
+            cli.run(main)
         return int(left.value.code)
 
     return run

@@ -80,7 +80,7 @@ def exported(module_folder: Path) -> Callable[..., tuple[Path, Path, tuple[str, 
 
 def noise(ours: Path) -> Tensor:
     spec = Checkpoint.open(ours).spec(LatentDiffusionSpec)
-    side = spec.size // spec.first_stage.ratio
+    side = spec.size // spec.first_stage.downsampling_factor
     return torch.randn(1, spec.first_stage.latent_channels, side, side, generator=torch.Generator().manual_seed(3))
 
 
@@ -265,7 +265,10 @@ def test_a_text_encoder_of_diffusers_is_written_beside(exported, tmp_path: Path)
 
 def test_a_measured_shift_and_scale_become_the_autoencoders(tmp_path: Path):
     """Peers know one scale: what is more goes into the convolutions beside the latent, and the pictures stay."""
-    rows = (replace(ROWS["small"], first_stage=KL, space=NOT_MEASURED), replace(ROWS["faces"], space={"shift": (0.3,), "scale": (0.7,)}))
+    rows = (
+        replace(ROWS["small"], first_stage=KL, normalization=NOT_MEASURED),
+        replace(ROWS["faces"], normalization={"shift": (0.3,), "scale": (0.7,)}),
+    )
     for number, row in enumerate(rows):
         ours = write_row(tmp_path / f"model-{number}", replace(row, told={}))
         notes = export_diffusers(Ours.open(ours), tmp_path / f"diffusers-{number}")
@@ -283,7 +286,7 @@ def test_a_measured_shift_and_scale_become_the_autoencoders(tmp_path: Path):
 
 
 def test_one_scale_a_channel_of_a_codebook_is_refused(tmp_path: Path):
-    ours = write_row(tmp_path / "model", replace(ROWS["faces"], space=NOT_MEASURED))
+    ours = write_row(tmp_path / "model", replace(ROWS["faces"], normalization=NOT_MEASURED))
     with pytest.raises(UserError, match="other codes would be nearest"):
         export_diffusers(Ours.open(ours), tmp_path / "out")
     assert not (tmp_path / "out").exists()

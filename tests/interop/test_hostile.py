@@ -16,7 +16,7 @@ import torch
 from interop_rows import ROWS, write_row
 from torch import Tensor
 
-from ldm.app import convert, door
+from ldm.app import cli, convert
 from ldm.interop.compvis.export import export_compvis
 from ldm.interop.diffusers.export import export_diffusers
 from ldm.interop.foreign_file import read_tensors
@@ -52,7 +52,7 @@ def refused(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         before = {path: path.lstat().st_mtime_ns for path in home.rglob("*")}
         monkeypatch.setattr(sys, "argv", ["convert.py", "import", *arguments.split(), "--out", "again"])
         with pytest.raises(SystemExit) as left:
-            door.run(convert.main)
+            cli.run(convert.main)
         said = capsys.readouterr()
         assert left.value.code == 2 and not said.out, said
         assert said.err.startswith("error: ") and said.err.count("\n") == 1 and len(said.err) < 600
@@ -213,5 +213,5 @@ def test_links_to_files_are_followed(home: Path, monkeypatch: pytest.MonkeyPatch
     (home / "folder" / WEIGHTS).symlink_to(home / "blob")
     monkeypatch.setattr(sys, "argv", ["convert.py", "import", "folder", "--out", "again"])
     with pytest.raises(SystemExit) as left:
-        door.run(convert.main)
+        cli.run(convert.main)
     assert left.value.code == 0 and (home / "again" / "denoiser.safetensors").is_file()

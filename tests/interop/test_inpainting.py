@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from ldm import LatentDiffusion
-from ldm.app import door, inpaint
+from ldm.app import cli, inpaint
 from ldm.checkpoints.folder import Checkpoint
 from ldm.checkpoints.model import LatentDiffusionSpec, load_first_stage
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig
@@ -99,7 +99,7 @@ def test_an_imported_one_paints_by_the_script(file: Path, tmp_path: Path, monkey
     )
     monkeypatch.setattr(sys, "argv", ["inpaint.py", *arguments.split()])
     with pytest.raises(SystemExit) as left:
-        door.run(inpaint.main)
+        cli.run(inpaint.main)
     assert left.value.code == 0, capsys.readouterr().err
     with Image.open(tmp_path / "out" / "000.png") as painted:
         pixels = np.array(painted)
@@ -108,13 +108,13 @@ def test_an_imported_one_paints_by_the_script(file: Path, tmp_path: Path, monkey
 
 def test_a_measured_scale_becomes_the_autoencoders(tmp_path: Path):
     """CompVis's code does not scale what a first stage tells a model, so the scale must be 1 there."""
-    ours = write_row(tmp_path / "ours", replace(ROWS["inpainting"], space={"shift": (0.3,), "scale": (0.7,)}))
+    ours = write_row(tmp_path / "ours", replace(ROWS["inpainting"], normalization={"shift": (0.3,), "scale": (0.7,)}))
     notes = export_compvis(Ours.open(ours), tmp_path / "model.safetensors")
     assert any("one scale only" in note for note in notes)
     import_checkpoint(tmp_path / "model.safetensors", tmp_path / "again", config=tmp_path / "model.yaml")
     one, other = (load_first_stage(folder, torch.device("cpu"))[0] for folder in (ours, tmp_path / "again"))
     picture = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(4))
-    assert other.space.scale == (1.0,)
+    assert other.normalization.scale == (1.0,)
     assert_close(other.encode(picture), one.encode(picture), rtol=1e-4, atol=1e-4)
 
 

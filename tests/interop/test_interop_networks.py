@@ -99,19 +99,19 @@ def test_the_unet_is_diffusers(config: UNetConfig, is_linear: bool):
     assert sized_unet(written, "unet") == sized
 
     draw = torch.Generator().manual_seed(1)
-    x, clock = torch.randn(2, 4, 8, 8, generator=draw), torch.tensor([7.0, 613.0])
+    x, network_time = torch.randn(2, 4, 8, 8, generator=draw), torch.tensor([7.0, 613.0])
     tokens = torch.randn(2, 5, 12, generator=draw) if config.context_width else None
     vector = torch.randn(2, 6, generator=draw) if config.vector_width else None
 
     def peer_answer(peer: nn.Module) -> Tensor:
         if config.context_width is None:
-            return peer(x, clock).sample
-        return peer(x, clock, encoder_hidden_states=tokens, class_labels=vector).sample
+            return peer(x, network_time).sample
+        return peer(x, network_time, encoder_hidden_states=tokens, class_labels=vector).sample
 
     peer = getattr(diffusers, written["_class_name"]).from_config(written)
     keys = unet_keys(config, 4, 3, "diffusers", is_linear=is_linear)
     condition = Condition(tokens=tokens, vector=vector)
-    compare_both_ways(config.build(4, 3), peer, keys, lambda network: network(x, clock, condition), peer_answer)
+    compare_both_ways(config.build(4, 3), peer, keys, lambda network: network(x, network_time, condition), peer_answer)
 
 
 @every_autoencoder

@@ -14,7 +14,7 @@ from ldm.app.train_ldm import TrainLDM
 from ldm.checkpoints.model import LatentDiffusionSpec
 from ldm.conditioning.conditioner import ConditionerConfig
 from ldm.config.loader import load
-from ldm.first_stage.latent_space import LatentSpace
+from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.interop import keymap, recipe
 from ldm.interop.compvis.checkpoint import import_compvis
 from ldm.interop.compvis.config import read_compvis
@@ -44,7 +44,9 @@ def test_a_published_model_there_and_back(name: str, tmp_path: Path, monkeypatch
     monkeypatch.setattr(recipe, "weights_digest", lambda _: "digest")
     config = load(f"configs/published/{name}.yaml", TrainLDM)
     stage = first_stage_of(config.first_stage, config.data.channels)
-    spec = config.spec(stage, LatentSpace(channels=stage.latent_channels, ratio=stage.ratio), config.conditioning)
+    spec = config.spec(
+        stage, LatentNormalization(channels=stage.latent_channels, downsampling_factor=stage.downsampling_factor), config.conditioning
+    )
     with torch.device("meta"):
         conditioners = spec.build_conditioners()
         network, autoencoder = spec.build_network(conditioners), stage.build()

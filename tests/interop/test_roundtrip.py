@@ -102,14 +102,14 @@ def test_the_text_encoder_comes_back_to_the_bit(name: str, exported: Made, tmp_p
 
 def test_parts_with_a_measured_shift_and_scale(tmp_path: Path):
     """Which went into the autoencoder: what comes back is that one, and its contract is of it; and how it is sampled is kept."""
-    row = replace(ROWS["class"], first_stage=KL, space={"shift": (0.3, -0.2, 0.1), "scale": (1.2, 0.7, 1.0)})
+    row = replace(ROWS["class"], first_stage=KL, normalization={"shift": (0.3, -0.2, 0.1), "scale": (1.2, 0.7, 1.0)})
     ours = write_row(tmp_path / "ours", row)
     opened = Ours.open(ours)
     sampling = replace(opened.spec.sampling, sampler=DPMpp2M(), grid=Trailing(), guidance_rescale=0.5)
     export_diffusers(replace(opened, spec=replace(opened.spec, sampling=sampling)), tmp_path / "folder")
     notes = import_checkpoint(tmp_path / "folder", tmp_path / "again")
     again = spec_of(tmp_path / "again")
-    assert again.space.shift == (0.0,) and again.space.scale == (1.0,) and again.sampling == sampling and not notes
+    assert again.normalization.shift == (0.0,) and again.normalization.scale == (1.0,) and again.sampling == sampling and not notes
     picture = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(4))
     one, other = (load_first_stage(path, CPU)[0] for path in (ours, tmp_path / "again"))
     assert_close(other.encode(picture), one.encode(picture), rtol=1e-4, atol=1e-4)

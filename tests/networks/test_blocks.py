@@ -25,13 +25,13 @@ def test_group_norm_takes_the_largest_number_of_groups_that_fits(channels: int, 
 
 
 def test_time_embedding_is_the_published_one() -> None:
-    clock = torch.tensor([0.0, 1.0, 999.0, 12.5])
-    table = time_embedding(clock, 8)
-    for row, t in zip(table, clock.tolist(), strict=True):
+    network_time = torch.tensor([0.0, 1.0, 999.0, 12.5])
+    table = time_embedding(network_time, 8)
+    for row, t in zip(table, network_time.tolist(), strict=True):
         angles = [t * 10_000 ** (-i / 4) for i in range(4)]
         assert_close(row, torch.tensor([*map(math.cos, angles), *map(math.sin, angles)]), rtol=0, atol=1e-4)
     assert_close(table[0], torch.tensor([1.0, 1, 1, 1, 0, 0, 0, 0]))
-    assert not time_embedding(clock, 9)[:, 8].any()
+    assert not time_embedding(network_time, 9)[:, 8].any()
 
 
 def test_downsample_pads_where_it_says() -> None:

@@ -87,12 +87,12 @@ def awake(config: UNetConfig, in_channels: int = 4, seed: int = 0) -> UNet:
 
 def told(config: UNetConfig, count: int = 3, concat: int = 0) -> tuple[Tensor, Tensor, Condition]:
     rng = torch.Generator().manual_seed(1)
-    x, clock = torch.randn(count, 4 - concat, 8, 8, generator=rng), torch.rand(count, generator=rng) * 999
+    x, network_time = torch.randn(count, 4 - concat, 8, 8, generator=rng), torch.rand(count, generator=rng) * 999
     vector = None if config.vector_width is None else torch.randn(count, config.vector_width, generator=rng)
     tokens = None if config.context_width is None else torch.randn(count, 7, config.context_width, generator=rng)
     mask = None if tokens is None else torch.arange(7)[None] < torch.tensor([3, 7, 5])[:count, None]
     beside = torch.randn(count, concat, 8, 8, generator=rng) if concat else None
-    return x, clock, Condition(vector=vector, tokens=tokens, token_mask=mask, concat=beside)
+    return x, network_time, Condition(vector=vector, tokens=tokens, token_mask=mask, concat=beside)
 
 
 def one(condition: Condition, row: int) -> Condition:
@@ -120,8 +120,8 @@ def test_published_network_runs_on_meta() -> None:
 @pytest.mark.parametrize("config", [TINY, PLAIN])
 def test_fresh_network_is_zero_and_learns(config: UNetConfig) -> None:
     net = config.build(4, 4)
-    x, clock, condition = told(config)
-    out = net(x, clock, condition)
+    x, network_time, condition = told(config)
+    out = net(x, network_time, condition)
     assert_close(out, torch.zeros_like(x), rtol=0, atol=0)
     (out - 1).square().sum().backward()
     assert net.out[2].weight.grad.any()
@@ -130,25 +130,25 @@ def test_fresh_network_is_zero_and_learns(config: UNetConfig) -> None:
 @pytest.mark.parametrize("config", [TINY, PLAIN])
 def test_each_row_is_alone(config: UNetConfig) -> None:
     net = awake(config)
-    x, clock, condition = told(config)
-    together = net(x, clock, condition)
+    x, network_time, condition = told(config)
+    together = net(x, network_time, condition)
     for row in range(3):
-        alone = net(x[row : row + 1], clock[row : row + 1], one(condition, row))
+        alone = net(x[row : row + 1], network_time[row : row + 1], one(condition, row))
         assert_close(alone, together[row : row + 1], rtol=1e-5, atol=1e-5)
 
 
 def test_everything_told_is_heard() -> None:
-    """The output depends on the clock, the vector, the tokens that are not masked, and the concatenated channels; not on masked tokens."""
+    """The output depends on the network_time, the vector, the tokens that are not masked, and the concatenated channels; not on masked tokens."""
     net = awake(TINY)
-    x, clock, condition = told(TINY, concat=2)
-    out = net(x, clock, condition)
+    x, network_time, condition = told(TINY, concat=2)
+    out = net(x, network_time, condition)
 
     def change(**parts: Tensor) -> float:
-        return float((net(x, parts.pop("clock", clock), dataclasses.replace(condition, **parts)) - out).abs().max().detach())
+        return float((net(x, parts.pop("network_time", network_time), dataclasses.replace(condition, **parts)) - out).abs().max().detach())
 
     noise = torch.randn(condition.tokens.shape)
     seen = condition.token_mask[..., None]
-    assert change(clock=clock + 40.5) > 1e-3
+    assert change(network_time=network_time + 40.5) > 1e-3
     assert change(vector=condition.vector + 1) > 1e-3
     assert change(concat=condition.concat + torch.randn(condition.concat.shape)) > 1e-3
     assert change(tokens=condition.tokens + noise * seen) > 1e-4
@@ -160,7 +160,7 @@ def test_checkpointing_changes_memory_only(config: UNetConfig) -> None:
     grads = []
     for checkpointing in (False, True):
         net = awake(dataclasses.replace(config, checkpointing=checkpointing, dropout=0.3))
-        x, clock, condition = told(config)
+        x, network_time, condition = told(config)
         saved = 0
 
         def count(tensor: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ def test_checkpointing_changes_memory_only(config: UNetConfig) -> None:
 
         torch.manual_seed(7)  # dropout draws the same twice, and again when recomputed
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            loss = net(x, clock, condition).square().sum()
+            loss = net(x, network_time, condition).square().sum()
         grads.append((saved, torch.autograd.grad(loss, list(net.parameters()))))
     (plain, expected), (saved, recomputed) = grads
     assert saved < plain / 2
@@ -180,17 +180,17 @@ def test_checkpointing_changes_memory_only(config: UNetConfig) -> None:
 
 def test_memory_format_changes_nothing() -> None:
     net = awake(TINY)
-    x, clock, condition = told(TINY)
-    out = net(x, clock, condition)
-    last = net.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last), clock, condition)
+    x, network_time, condition = told(TINY)
+    out = net(x, network_time, condition)
+    last = net.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last), network_time, condition)
     assert_close(last, out, rtol=1e-4, atol=1e-4)
 
 
 def test_bfloat16_weights_take_float32_conditions() -> None:
     net = awake(TINY).bfloat16()
-    x, clock, condition = told(TINY)
-    out = net(x, clock, condition)
-    assert_close(out.float(), awake(TINY)(x, clock, condition), rtol=0.1, atol=0.1)
+    x, network_time, condition = told(TINY)
+    out = net(x, network_time, condition)
+    assert_close(out.float(), awake(TINY)(x, network_time, condition), rtol=0.1, atol=0.1)
 
 
 def test_the_pair_with_and_without_attention() -> None:
@@ -236,7 +236,7 @@ def test_mistakes_in_the_config_are_told(change: dict, message: str) -> None:
 
 def test_mistakes_in_the_input_are_told() -> None:
     net = TINY.build(4, 4)
-    x, clock, condition = told(TINY)
+    x, network_time, condition = told(TINY)
     wide = Condition(vector=condition.vector, tokens=torch.zeros(3, 7, 9))
     for bad_x, bad_condition, message in (
         (torch.zeros(3, 4, 8, 10), condition, r"multiples of 4 \(4, 8, ...\), not 8 x 10"),
@@ -251,8 +251,8 @@ def test_mistakes_in_the_input_are_told() -> None:
         (x, wide, "condition.tokens has width 9, but this network has context_width 6"),
     ):
         with pytest.raises(UserError, match=message):
-            net(bad_x, clock, bad_condition)
+            net(bad_x, network_time, bad_condition)
     with pytest.raises(UserError, match="condition.tokens has width 6, but this network was built without context_width"):
-        PLAIN.build(4, 4)(x, clock, Condition(tokens=condition.tokens))
+        PLAIN.build(4, 4)(x, network_time, Condition(tokens=condition.tokens))
     with pytest.raises(UserError, match="condition.vector has width 5, but this network was built without vector_width"):
-        PLAIN.build(4, 4)(x, clock, Condition(vector=condition.vector))
+        PLAIN.build(4, 4)(x, network_time, Condition(vector=condition.vector))

@@ -17,7 +17,7 @@ from ldm.checkpoints.classifier import LoadedClassifier, load_classifier
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.diffusion.processes.vp_sde import VPSDE
-from ldm.first_stage.latent_space import LatentSpace
+from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.pipelines import renderer
 from ldm.pipelines.latent_diffusion import LatentDiffusion as Model
 
@@ -31,19 +31,19 @@ class TwoGaussians:
     def __init__(self, model: Model) -> None:
         self.process = model.spec.process
 
-    def scales(self, x: Tensor, clock: Tensor) -> tuple[Tensor, Tensor]:
-        return self.process.scales((clock.double() + 1) / self.process.num_steps, x)
+    def scales(self, x: Tensor, network_time: Tensor) -> tuple[Tensor, Tensor]:
+        return self.process.scales((network_time.double() + 1) / self.process.num_steps, x)
 
-    def logits(self, x: Tensor, clock: Tensor) -> Tensor:
+    def logits(self, x: Tensor, network_time: Tensor) -> Tensor:
         """(B, 3): log p(x_t | dark), log p(x_t | light), and a class that never is."""
-        alpha, sigma = self.scales(x, clock)
+        alpha, sigma = self.scales(x, network_time)
         by_class = [-((x - alpha * mean) ** 2 / (alpha**2 * STD**2 + sigma**2) / 2).flatten(1).sum(1) for mean in (-MEAN, MEAN)]
         return torch.stack([*by_class, torch.full_like(by_class[0], -1e6)], dim=1)
 
-    def v(self, x: Tensor, clock: Tensor, condition: Condition) -> Tensor:
+    def v(self, x: Tensor, network_time: Tensor, condition: Condition) -> Tensor:
         """Of a picture of any class: v = (alpha x_t - x0) / sigma, since alpha^2 + sigma^2 = 1."""
-        alpha, sigma = self.scales(x, clock)
-        dark, light, _ = self.logits(x, clock).softmax(1)[:, :, None, None, None].unbind(1)
+        alpha, sigma = self.scales(x, network_time)
+        dark, light, _ = self.logits(x, network_time).softmax(1)[:, :, None, None, None].unbind(1)
         mean = MEAN * (light - dark)
         x0 = mean + alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (x - alpha * mean)
         return (alpha * x - x0) / sigma
@@ -108,7 +108,7 @@ def test_sample_leads_by_the_classifiers_own_names(plain: Model, tiny: Callable[
         told.sample(label="bee", classifier=folder)
 
 
-PIXELS = LatentSpace(channels=3, ratio=1)
+PIXELS = LatentNormalization(channels=3, downsampling_factor=1)
 MISFITS = {
     "a judge": ({"process": None}, "'tiny-classifier' was trained on clean samples (process: null), so it can judge but not guide"),
     "latents": ({"space": replace(PIXELS, digest="a" * 64)}, "it sees latents of first stage aaaaaaaaaaaa, the model draws pixels"),
@@ -127,12 +127,12 @@ def test_a_classifier_that_does_not_fit_is_refused(plain: Model, tiny_classifier
 
 def test_pixels_do_not_fit_a_latent_model(tiny: Callable[..., Path], classifier: LoadedClassifier) -> None:
     model = LatentDiffusion.from_pretrained(tiny("class"), device="cpu")
-    with pytest.raises(UserError, match=f"it sees pixels, the model draws latents of first stage {model.spec.space.digest[:12]}"):
+    with pytest.raises(UserError, match=f"it sees pixels, the model draws latents of first stage {model.spec.normalization.digest[:12]}"):
         model.guide(classifier, ["cat"])
-    fitting = replace(classifier, spec=replace(classifier.spec, space=model.spec.space))
+    fitting = replace(classifier, spec=replace(classifier.spec, space=model.spec.normalization))
     assert model.guide(fitting, ["owl"], 3.0).labels == (2,)
     for what, change in (("shift", {"shift": (0.2,)}), ("scale", {"scale": (1.4,)})):
-        otherwise = replace(classifier, spec=replace(classifier.spec, space=replace(model.spec.space, **change)))
+        otherwise = replace(classifier, spec=replace(classifier.spec, normalization=replace(model.spec.normalization, **change)))
         with pytest.raises(UserError, match=f"its latents' {what} is "):
             model.guide(otherwise, ["owl"])
 

@@ -133,7 +133,9 @@ def test_the_mask_stays_told_on_both_sides_of_guidance(model_of, monkeypatch):
     mask = mask_of(picture.size, (0.25, 0.5, 0.75, 1))
     told: list[Condition] = []
     forward = model.network.forward
-    monkeypatch.setattr(model.network, "forward", lambda x, clock, condition: told.append(condition) or forward(x, clock, condition))
+    monkeypatch.setattr(
+        model.network, "forward", lambda x, network_time, condition: told.append(condition) or forward(x, network_time, condition)
+    )
     inpaint(model, picture, mask, model.sampling(steps=1, guidance=3, num_images=2), "a red heart")
     (condition,) = told
     cells = torch.zeros(8, 8)

@@ -59,10 +59,10 @@ class Seen:
         self.conditions: list[Condition] = []
         forward = model.network.forward
 
-        def remembering(x: torch.Tensor, clock: torch.Tensor, condition: Condition) -> torch.Tensor:
+        def remembering(x: torch.Tensor, network_time: torch.Tensor, condition: Condition) -> torch.Tensor:
             self.conditions.append(condition)
             self.rows = len(x)
-            return forward(x, clock, condition)
+            return forward(x, network_time, condition)
 
         monkeypatch.setattr(model.network, "forward", remembering)
 
@@ -194,7 +194,7 @@ def test_weights_held_in_half_precision_give_what_whole_ones_give_under_autocast
 
 
 def test_a_picture_that_is_not_finite_is_refused(plain, monkeypatch):
-    monkeypatch.setattr(plain.network, "forward", lambda x, clock, condition: x * torch.inf)
+    monkeypatch.setattr(plain.network, "forward", lambda x, network_time, condition: x * torch.inf)
     with pytest.raises(UserError, match="NaN or infinity in fp32"):
         plain.sample()
 
@@ -306,8 +306,8 @@ def test_a_threshold_keeps_pixels_in_range(plain, monkeypatch, threshold, levels
     """A network whose x0 is 3 or -3: what the sampler lands on."""
     sign = torch.where(torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) < 0.5, -3.0, 3.0)
 
-    def towards(x: torch.Tensor, clock: torch.Tensor, condition: Condition) -> torch.Tensor:
-        alpha, sigma = plain.spec.process.scales((clock + 1) / 100, x)
+    def towards(x: torch.Tensor, network_time: torch.Tensor, condition: Condition) -> torch.Tensor:
+        alpha, sigma = plain.spec.process.scales((network_time + 1) / 100, x)
         return (alpha * (x - alpha * sign) - sigma**2 * sign) / sigma  # v of x0 = sign
 
     monkeypatch.setattr(plain.network, "forward", towards)

@@ -52,7 +52,7 @@ def test_one_tile_is_the_plain_model(model: LatentDiffusion) -> None:
 class Pointwise(nn.Module):
     """Each pixel's answer depends on what it sees there, and on nothing else."""
 
-    def forward(self, x: Tensor, clock: Tensor, condition: Condition) -> Tensor:
+    def forward(self, x: Tensor, network_time: Tensor, condition: Condition) -> Tensor:
         assert condition.concat is not None
         return 0.3 * x + condition.concat[:, :2].sin()
 

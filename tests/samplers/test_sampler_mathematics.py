@@ -86,11 +86,11 @@ def test_churn_is_shared_out_over_the_steps_and_bounded() -> None:
     process, t = EDM(), torch.tensor(0.1, dtype=F64)
     x, z = torch.zeros(1, 1, dtype=F64), torch.ones(1, 1, dtype=F64)
     for churn, steps, gamma in ((4.0, 40, 0.1), (4.0, 20, 0.2), (100.0, 20, math.sqrt(2) - 1)):
-        got, t_hat = Heun(s_churn=churn, s_noise=1.5).stir(x, t, steps, process, lambda z=z: z)
+        got, t_hat = Heun(s_churn=churn, s_noise=1.5).churn(x, t, steps, process, lambda z=z: z)
         assert t_hat.item() == pytest.approx(0.1 * (1 + gamma), rel=1e-12)
         assert got.item() == pytest.approx(1.5 * 8 * math.sqrt((1 + gamma) ** 2 - 1), rel=1e-9)
     last = torch.ones((), dtype=F64)  # never beyond the noisiest time
-    got, t_hat = Heun(s_churn=4.0).stir(x, last, 20, process, lambda z=z: z)
+    got, t_hat = Heun(s_churn=4.0).churn(x, last, 20, process, lambda z=z: z)
     assert t_hat == 1 and got == 0
 
 
@@ -196,7 +196,7 @@ def test_learned_variance_lies_between(gaussian, spread_of) -> None:
     def fresh(v: float, variance: str | None = "learned") -> float:
         def denoise(x_t: Tensor, t: Tensor) -> Estimate:
             estimate = world.denoise(x_t, t)
-            return Estimate(estimate.x0, estimate.eps, spread=torch.full_like(x_t, v))
+            return Estimate(estimate.x0, estimate.eps, variance_logits=torch.full_like(x_t, v))
 
         return spread_of(DDPM(variance=variance), denoise, process, t, s)[1]
 
@@ -210,7 +210,7 @@ def test_learned_variance_lies_between(gaussian, spread_of) -> None:
         spread_of(DDPM(variance="learned"), world.denoise, process, t, s)
 
 
-def asks_in(sampler: Sampler, steps: int) -> int:
+def evaluations_in(sampler: Sampler, steps: int) -> int:
     """How often a sampler that lands on data asks its denoiser; one step needs one answer."""
     match sampler:
         case Heun():
@@ -248,7 +248,7 @@ def test_lands_on_the_last_estimate(process, sampler) -> None:
         ratio = process.sigma(times) / process.alpha(times)
         no_signal = sampler.kind == "langevin" and ratio[0].isinf() or sampler.kind == "pndm" and ratio[0] > 10 * ratio[1].clamp(min=1)
         if sampler.kind != "ode" and not no_signal:
-            assert len(seen) == asks_in(sampler, steps)
+            assert len(seen) == evaluations_in(sampler, steps)
 
 
 @every_process

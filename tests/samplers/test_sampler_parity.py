@@ -45,9 +45,9 @@ HO = DiscreteVP(spacing="linear", beta_first=1e-4, beta_last=0.02)
 every_table = pytest.mark.parametrize("process", [DiscreteVP(), HO, DiscreteVP(spacing="cosine")], ids=repr)
 
 
-def network(x: Tensor, clock: Tensor, condition: Condition) -> Tensor:
-    """Something curved that depends on the clock."""
-    return (x * 0.8 + clock[:, None, None, None] / 700).sin()
+def network(x: Tensor, position: Tensor, condition: Condition) -> Tensor:
+    """Something curved that depends on the position."""
+    return (x * 0.8 + position[:, None, None, None] / 700).sin()
 
 
 def noise(step: int) -> Tensor:
@@ -227,7 +227,7 @@ KARRAS_PEERS = [(Euler(frame="ratio"), "EulerDiscreteScheduler"), (Heun(frame="r
 
 @pytest.mark.parametrize("sampler, name", KARRAS_PEERS, ids=lambda part: part if isinstance(part, str) else "")
 def test_karras_grid(sampler: Sampler, name: str, peers_double: None) -> None:
-    """The peer's noise levels, and its clock between the table's steps."""
+    """The peer's noise levels, and its position between the table's steps."""
     process, prediction = DiscreteVP(), Prediction.of_kind("eps")()
     scheduler = getattr(diffusers, name)(**peer_settings(process, prediction), timestep_spacing="linspace", use_karras_sigmas=True)
     grid = Karras().times(process, STEPS)
@@ -270,7 +270,7 @@ def test_pndm(process: DiscreteVP) -> None:
 
 @pytest.mark.parametrize("frame", ["flow", "ratio"])
 def test_flow_matching_euler(frame: str) -> None:
-    """The network gives the velocity eps - x0; the peer's sigma is t, and its clock 1000 t. Frame `ratio` from the second step on."""
+    """The network gives the velocity eps - x0; the peer's sigma is t, and its position 1000 t. Frame `ratio` from the second step on."""
     process, x = RectifiedFlow(), noise(-1)
 
     def denoise(x_t: Tensor, t: Tensor) -> Estimate:

@@ -20,15 +20,15 @@ from ldm.core.random import generator
 from ldm.data.batch import Sample
 from ldm.data.config import DataConfig
 from ldm.data.facts import CAPTIONS, LABELS, MAPS, MASKS, PIXELS, DataFacts
-from ldm.data.loss_report import LossReport
-from ldm.data.pictures import PictureSet
+from ldm.data.image_dataset import IndexedDataset
+from ldm.data.unreadable import UnreadableReport
 from ldm.diffusion.objective import Objective
 from ldm.diffusion.prediction import VPrediction
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.diffusion.time_density import UniformSteps
 from ldm.diffusion.weighting import MinSNR
 from ldm.first_stage.autoencoder import KLAutoencoderConfig
-from ldm.first_stage.latent_space import LatentSpace
+from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.losses.autoencoder_loss import AutoencoderLossConfig
 from ldm.networks.classifier import ClassifierConfig
 from ldm.networks.unet import UNetConfig
@@ -47,12 +47,12 @@ SIZE = 16
 FIRST_STAGE = KLAutoencoderConfig(channels=16, multipliers=(1, 2), blocks=1, latent_channels=2)
 
 
-class DrawnPictures(PictureSet):
+class DrawnPictures(IndexedDataset):
     """A data set of coloured discs; picture i depends on i only."""
 
     def __init__(self) -> None:
         self.name, self.digest, self.count, self.seed = "discs", "discs", 10, 0
-        self.config, self.losses = DataConfig(train="discs", size=SIZE), LossReport(10, 0.0)
+        self.config, self.unreadable = DataConfig(train="discs", size=SIZE), UnreadableReport(10, 0.0)
         self.facts = DataFacts(has=frozenset((PIXELS, CAPTIONS, LABELS, MASKS, MAPS)))
 
     def __len__(self) -> int:
@@ -84,7 +84,9 @@ def autoencoder_task(world: World, config: TrainConfig, loss: AutoencoderLossCon
     """With an adversary from the first step, and no LPIPS (its 59 MB are tested elsewhere)."""
     torch.manual_seed(0)
     loss = loss or AutoencoderLossConfig(perceptual_weight=0.0, disc_start=1, disc_layers=1, disc_channels=8, kl_weight=1e-3)
-    spec = AutoencoderSpec(name="tiny", size=SIZE, first_stage=FIRST_STAGE, space=LatentSpace(channels=2, ratio=2))
+    spec = AutoencoderSpec(
+        name="tiny", size=SIZE, first_stage=FIRST_STAGE, normalization=LatentNormalization(channels=2, downsampling_factor=2)
+    )
     return AutoencoderTask(spec, FIRST_STAGE.build(), loss.build(3), DrawnPictures(), None, config, 0, world)
 
 
@@ -99,7 +101,7 @@ def diffusion_task(world: World, config: TrainConfig, mask: InpaintMaskConfig = 
         name="tiny",
         size=SIZE,
         first_stage=FIRST_STAGE,
-        space=LatentSpace(channels=2, ratio=2),
+        normalization=LatentNormalization(channels=2, downsampling_factor=2),
         denoiser=UNetConfig(channels=32, multipliers=(1, 2), blocks=1, attention=(2,), heads=2, vector_width=8, transformer_depth=0),
         process=DiscreteVP(spacing="cosine"),
         prediction=VPrediction(),
@@ -126,7 +128,7 @@ def classifier_task(world: World, config: TrainConfig) -> ClassifierTask:
     spec = ClassifierSpec(
         name="tiny",
         size=SIZE,
-        space=LatentSpace(channels=2, ratio=2, digest="digest"),
+        normalization=LatentNormalization(channels=2, downsampling_factor=2, digest="digest"),
         network=ClassifierConfig(channels=32, multipliers=(1, 2), blocks=1, attention=(2,), heads=2),
         process=DiscreteVP(spacing="cosine"),
         label_names=("even", "odd"),

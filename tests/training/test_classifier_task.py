@@ -21,7 +21,7 @@ from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.diffusion.time_density import UniformSteps
 from ldm.first_stage.identity import IdentityConfig
-from ldm.first_stage.latent_space import LatentSpace
+from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.networks.classifier import ClassifierConfig
 from ldm.training.classifier_task import EVALUATED, ClassifierTask
 from ldm.training.config import OptimizerConfig, TrainConfig
@@ -54,7 +54,7 @@ def shades_task(config: TrainConfig, process: NoiseProcess | None, held_out: boo
     spec = ClassifierSpec(
         name="shades",
         size=SIDE,
-        space=LatentSpace(channels=1, ratio=1),
+        normalization=LatentNormalization(channels=1, downsampling_factor=1),
         network=ClassifierConfig(channels=16, multipliers=(1, 2), blocks=1, attention=(2,), heads=2),
         process=process,
         label_names=("dark", "light"),
@@ -103,7 +103,9 @@ def test_what_is_told_of_the_finished_one_is_of_the_weights_that_are_stored(tmp_
 
 def test_pictures_without_a_label_are_left_out_and_counted(tmp_path: Path) -> None:
     """A judge's loss is the mean cross-entropy of clean pictures that have one."""
-    spec = replace(classifier_task(ALONE, train_config()).spec, space=LatentSpace(channels=3, ratio=1), process=None)
+    spec = replace(
+        classifier_task(ALONE, train_config()).spec, normalization=LatentNormalization(channels=3, downsampling_factor=1), process=None
+    )
     latents = Latents(IdentityConfig().build(), LatentData(train_set=HalfLabelled()), 0, ALONE.device)
     task = ClassifierTask(spec, spec.build_network(), UniformSteps(), latents, train_config(), 0, ALONE)
     batch = next(task.batches(1))
@@ -128,7 +130,7 @@ def test_a_label_that_no_class_has_is_refused() -> None:
 def test_the_sample_grid_frames_what_is_told_right(tmp_path: Path) -> None:
     """A network that always says light: light pictures have green frames, dark ones red, at every level of noise."""
     task = shades_task(train_config(), DiscreteVP(spacing="cosine"))
-    task.average.module.forward = lambda x, clock: torch.tensor([[0.0, 1.0]]).expand(len(x), 2)
+    task.average.module.forward = lambda x, network_time: torch.tensor([[0.0, 1.0]]).expand(len(x), 2)
     grid = task.picture(nullcontext())
     rows, columns = (grid.shape[1] - 2) // (SIDE + 6), (grid.shape[2] - 2) // (SIDE + 6)
     assert (rows, columns) == (7, 8)

@@ -32,7 +32,7 @@ class FolderSource(Source):
     """
 
     def __init__(self, folder: Path, table: Path | None = None) -> None:
-        self.folder, self.name, self.lost = folder, folder.name or str(folder), {}
+        self.folder, self.name, self.unreadable = folder, folder.name or str(folder), {}
         self._files = sorted(
             path
             for path in folder.rglob("*")

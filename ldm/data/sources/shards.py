@@ -21,7 +21,7 @@ class ShardSource(Source):
         self.name = name
         self.label_names, self.map_names = index.label_names, index.map_names
         self.digest = hashlib.sha256("".join(info.sha256 or str(path) for path, info in shards).encode()).hexdigest()
-        self.lost = {}
+        self.unreadable = {}
         self._maps: dict[Path, mmap.mmap] = {}
         self._records: list[tuple[str, Path, tuple[Member, ...]]] = []
         for path, info in shards:
@@ -35,7 +35,7 @@ class ShardSource(Source):
                 if all(offset + length <= size for _, offset, length in members):
                     self._records.append((key, path, members))
                 else:
-                    self.lost[key] = f"{path.name} is truncated"
+                    self.unreadable[key] = f"{path.name} is truncated"
         if not self._records:
             raise UserError(f"{name}: its shards hold no readable record")
         suffixes = {suffix for _, _, members in self._records for suffix, _, _ in members}
@@ -101,5 +101,5 @@ def open_tars(paths: Sequence[Path]) -> ShardSource:
         shards.append((path, ShardInfo(name=path.name, bytes=path.stat().st_size, sha256=digest, count=len(records), records=records)))
     source = ShardSource(paths[0].parent.name or "shards", shards, Index(splits={}))
     source.label_names = source.text_labels()
-    source.lost |= lost
+    source.unreadable |= lost
     return source

@@ -30,7 +30,7 @@ class Source(abc.ABC):
     digest: str
     label_names: tuple[str, ...] = ()
     map_names: tuple[str, ...] = ()
-    lost: dict[str, str]
+    unreadable: dict[str, str]
     has_captions: bool = False
     has_labels: bool = False
     has_masks: bool = False

@@ -152,7 +152,9 @@ def _latent_diffusion(params: dict[str, Any], where: str) -> Recipe:
     prediction = Prediction.of_kind(theirs.parameterization)()
     assert isinstance(prediction, Prediction)
     return Recipe(
-        autoencoder=AutoencoderRecipe(size=theirs.image_size * first_stage.ratio, first_stage=first_stage, scale=theirs.scale_factor),
+        autoencoder=AutoencoderRecipe(
+            size=theirs.image_size * first_stage.downsampling_factor, first_stage=first_stage, scale=theirs.scale_factor
+        ),
         scale_is_stored=theirs.scale_by_std,
         unet=unet,
         conditioning=conditioning,

@@ -80,7 +80,7 @@ def compvis_of(ours: Ours) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str
     tower = _tower(ours)
     left = None if tower is None else SCALE  # which tools that know Stable Diffusion by its tensors take for granted
     left = 1.0 if is_told_by_first_stage(ours) else left  # what that one gives is not scaled there
-    weights, scale, notes = scaled_for_peer(ours.autoencoder, spec.space, ours.first_stage, left)
+    weights, scale, notes = scaled_for_peer(ours.autoencoder, spec.normalization, ours.first_stage, left)
     config = yaml_of(ours, tower, scale)
     is_linear = is_linear_for(tower)
     unet = ours.unet(is_linear=is_linear)

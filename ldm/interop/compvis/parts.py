@@ -197,7 +197,7 @@ def _map(params: dict[str, Any], where: str, first_stage: FirstStageConfig, unet
     theirs = read_foreign(params, SpatialRescaler, where)
     must_be_few(where, "n_stages", theirs.n_stages)
     must_be(where, "multiplier", theirs.multiplier, 0.5)
-    must_be(where, "2^n_stages", 2**theirs.n_stages, first_stage.ratio)
+    must_be(where, "2^n_stages", 2**theirs.n_stages, first_stage.downsampling_factor)
     return {"map": SemanticMapConfig(num_classes=theirs.in_channels, channels=theirs.out_channels, shares=True)}
 
 

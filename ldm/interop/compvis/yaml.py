@@ -193,7 +193,7 @@ def _target(name: str, config: ConditionerConfig, ours: Ours, tower: TextTower |
             sizes = {"n_classes": config.classes + 1, "embed_dim": context or 0}
             return f"{MODULES}.ClassEmbedder", {**sizes, "key": "class_label"}, "class_label", "crossattn"
         case SemanticMapConfig(shares=True, channels=int()):
-            stages = ours.spec.first_stage.ratio.bit_length() - 1
+            stages = ours.spec.first_stage.downsampling_factor.bit_length() - 1
             sizes = {"n_stages": stages, "in_channels": config.classes, "out_channels": config.channels or 0}
             return f"{MODULES}.SpatialRescaler", sizes, "segmentation", "concat"
         case LowResolutionConfig():

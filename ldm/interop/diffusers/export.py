@@ -21,7 +21,7 @@ from ldm.conditioning.low_resolution import LowResolutionConfig
 from ldm.conditioning.transformer import TransformerConfig
 from ldm.config.loader import to_yaml
 from ldm.core.files import new_folder, recover_folder, write_file
-from ldm.first_stage.latent_space import LatentSpace, weights_digest
+from ldm.first_stage.latent_normalization import LatentNormalization, weights_digest
 from ldm.first_stage.vq import VQAutoencoderConfig
 from ldm.interop.autoencoder_keys import autoencoder_keys
 from ldm.interop.clip_text import PT
@@ -75,7 +75,7 @@ def export_diffusers(ours: Ours, out: Path) -> tuple[str, ...]:
     pipeline, reason = pipeline_of(ours)
     scheduler, notes = scheduler_json(ours.spec.process, ours.spec.prediction, ours.spec.sampling)
     left = 1.0 if pipeline == "LDMSuperResolutionPipeline" else None  # which hands latents to the decoder as they are
-    weights, scale, folded = scaled_for_peer(ours.autoencoder, ours.spec.space, ours.first_stage, left)
+    weights, scale, folded = scaled_for_peer(ours.autoencoder, ours.spec.normalization, ours.first_stage, left)
     autoencoder = SizedAutoencoder(config=ours.autoencoder, scale=scale, shift=0.0, size=ours.spec.size)
     vae = "vae" if pipeline in ("", *STABLE_DIFFUSION) else "vqvae"
     unet, unet_tensors = _unet(ours, pipeline)
@@ -98,16 +98,20 @@ def export_diffusers(ours: Ours, out: Path) -> tuple[str, ...]:
             write_file(new / "README.md", README.format(name=ours.spec.name, pipeline=pipeline, call=CALLS[pipeline]))
         else:
             _write_parts(new, ours)
-            write_file(new / CONFIG, to_yaml(replace(ours.spec, space=_space(ours.spec.space, weights, scale, folded))))
+            write_file(
+                new / CONFIG, to_yaml(replace(ours.spec, normalization=_normalization(ours.spec.normalization, weights, scale, folded)))
+            )
             write_file(new / "load.py", program)
             write_file(new / "README.md", README_OF_PARTS.format(name=ours.spec.name, reason=reason))
     said = f"opens as diffusers' {pipeline}" if pipeline else f"no pipeline of diffusers' runs it ({reason}); load.py does, by its parts"
     return (said, *folded, *notes, *_left_out(ours))
 
 
-def _space(space: LatentSpace, weights: dict[str, Tensor], scale: float, folded: tuple[str, ...]) -> LatentSpace:
+def _normalization(
+    normalization: LatentNormalization, weights: dict[str, Tensor], scale: float, folded: tuple[str, ...]
+) -> LatentNormalization:
     """The latent contract of the autoencoder that is written."""
-    return replace(space.stated(scale), digest=weights_digest(weights)) if folded else space
+    return replace(normalization.stated(scale), digest=weights_digest(weights)) if folded else normalization
 
 
 def pipeline_of(ours: Ours) -> tuple[str, str]:
@@ -130,8 +134,11 @@ def pipeline_of(ours: Ours) -> tuple[str, str]:
     if kinds == {BertScratchConfig} and len(told) == 1:
         config = next(iter(told.values()))
         assert isinstance(config, BertScratchConfig)
-        if ours.autoencoder.ratio != RATIO_OF_LDM:
-            return "", f"LDMTextToImagePipeline has a first stage of ratio {RATIO_OF_LDM}, here it is {ours.autoencoder.ratio}"
+        if ours.autoencoder.downsampling_factor != RATIO_OF_LDM:
+            return (
+                "",
+                f"LDMTextToImagePipeline has a first stage of ratio {RATIO_OF_LDM}, here it is {ours.autoencoder.downsampling_factor}",
+            )
         if config.is_masked or config.max_tokens != TOKENS_OF_LDM:
             return "", f"LDMTextToImagePipeline attends to all of {TOKENS_OF_LDM} tokens: is_masked false, max_tokens {TOKENS_OF_LDM}"
         return "LDMTextToImagePipeline", ""

@@ -23,7 +23,7 @@ from ldm.conditioning.conditioner import build_conditioners
 from ldm.conditioning.transformer import TransformerConfig
 from ldm.core.errors import UserError
 from ldm.first_stage.convolutional import ConvolutionalConfig
-from ldm.first_stage.latent_space import weights_digest
+from ldm.first_stage.latent_normalization import weights_digest
 from ldm.interop.clip_text import TextTower
 from ldm.interop.conditioner_keys import transformer_size
 from ldm.interop.diffusers.folder import read_autoencoder, read_clip, read_weights
@@ -62,13 +62,15 @@ def import_parts(folder: Path) -> tuple[Imported, TextTower | None]:
     assert isinstance(spec.denoiser, UNetConfig) and isinstance(spec.first_stage, ConvolutionalConfig)
     scheduler, _ = scheduler_json(spec.process, spec.prediction, spec.sampling)
     _must_agree(folder / "scheduler" / "scheduler_config.json", scheduler)
-    autoencoder = SizedAutoencoder(config=spec.first_stage, scale=spec.space.scale[0], shift=spec.space.shift[0], size=spec.size)
+    autoencoder = SizedAutoencoder(
+        config=spec.first_stage, scale=spec.normalization.scale[0], shift=spec.normalization.shift[0], size=spec.size
+    )
     _must_agree(folder / "vae" / "config.json", autoencoder_json(autoencoder))
     _, first_stage = read_autoencoder(folder / "vae")
 
     where = folder / "unet" / "config.json"
     unet = sized_unet(read_json(where), str(where))
-    unet = replace(unet, config=spec.denoiser, sample_size=spec.size // spec.first_stage.ratio)
+    unet = replace(unet, config=spec.denoiser, sample_size=spec.size // spec.first_stage.downsampling_factor)
     must_be(str(where), "out_channels", unet.out_channels, spec.first_stage.latent_channels)
     _must_agree(where, unet_json(unet, sets_heads=True))
     keys = unet_keys(spec.denoiser, unet.in_channels, unet.out_channels, "diffusers", is_linear=unet.is_linear)
@@ -76,8 +78,8 @@ def import_parts(folder: Path) -> tuple[Imported, TextTower | None]:
 
     notes = []
     digest = weights_digest(first_stage)
-    if digest != spec.space.digest:
-        spec = replace(spec, space=replace(spec.space, digest=digest))
+    if digest != spec.normalization.digest:
+        spec = replace(spec, normalization=replace(spec.normalization, digest=digest))
         notes.append("the first stage is not the one that was exported; its latents' scale is taken to be as before")
     conditioner = _small(folder, spec)
     tower = None

@@ -83,7 +83,7 @@ def import_diffusers(folder: Path) -> tuple[Imported, TextTower | None]:
 
     noising = noising_of(read_json(folder / "scheduler" / "scheduler_config.json"), f"{folder}/scheduler")
     notes += noising.notes
-    size = unet.sample_size * autoencoder.config.ratio if unet.sample_size else autoencoder.size
+    size = unet.sample_size * autoencoder.config.downsampling_factor if unet.sample_size else autoencoder.size
     usual = usual_sampling(conditioning)
     recipe = Recipe(
         autoencoder=AutoencoderRecipe(size=size, first_stage=autoencoder.config, scale=autoencoder.scale, shift=autoencoder.shift),

@@ -161,7 +161,7 @@ def snippet(spec: LatentDiffusionSpec, *, unet: str, autoencoder: str, scheduler
         imports=HEADS_IMPORT * (heads is not None) + BERT_IMPORT * reads_bert,
         heads="" if heads is None else HEADS.format(heads=heads),
         size=spec.size,
-        side=spec.size // spec.first_stage.ratio,
+        side=spec.size // spec.first_stage.downsampling_factor,
         channels=spec.first_stage.latent_channels,
         arguments=", ".join(arguments),
         said="".join(f" {said}." for _, said in arguments.values()),

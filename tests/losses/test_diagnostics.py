@@ -15,9 +15,9 @@ from ldm.core.errors import UserError
 from ldm.first_stage.autoencoder import KLAutoencoderConfig
 from ldm.first_stage.posterior import DiagonalGaussian
 from ldm.first_stage.vq import QuantisedLatent, VQAutoencoderConfig
-from ldm.losses import doctor
+from ldm.losses import diagnostics
 from ldm.losses.autoencoder_loss import AutoencoderLossConfig
-from ldm.losses.doctor import AdversaryState, diagnose
+from ldm.losses.diagnostics import AdversaryState, diagnose
 from ldm.losses.statistics import AutoencoderStatistics, CodeUsage, StatisticsCollector
 
 HEALTHY = AutoencoderStatistics(
@@ -192,7 +192,7 @@ def test_every_key_that_the_doctor_names_exists():
     """A finding that names a key that no config has would send its reader in circles."""
     configs = {"loss": (AutoencoderLossConfig,), "first_stage": (KLAutoencoderConfig, VQAutoencoderConfig)}
     known = {room: {f.name for config in kinds for f in dataclasses.fields(config)} for room, kinds in configs.items()}
-    named = set(re.findall(r"\b(loss|first_stage)\.(\w+)", inspect.getsource(doctor)))
+    named = set(re.findall(r"\b(loss|first_stage)\.(\w+)", inspect.getsource(diagnostics)))
     assert len(named) > 6
     assert [key for room, key in named if key not in known[room]] == []
 

@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from ldm.core.errors import UserError
 from ldm.data.batch import Batch, Sample
 from ldm.data.config import DataConfig
-from ldm.data.decoder import Decoder, Split
 from ldm.data.facts import DataFacts, attribute_facts
-from ldm.data.loader import report_losses, steps_in_order
-from ldm.data.loss_report import LossReport
+from ldm.data.loader import report_unreadable, steps_in_order
 from ldm.data.order import GlobalOrder
+from ldm.data.sample_transform import SampleTransform, Split
 from ldm.data.sources.source import Source
+from ldm.data.unreadable import UnreadableReport
 
 Share = tuple[Batch, tuple[int, ...]]
 """A process's share of a global batch, and its samples' places in it."""
 
 
-class Pictures(abc.ABC):
+class ImageDataset(abc.ABC):
     """
     Attributes:
         name: for people.
@@ -33,8 +33,8 @@ class Pictures(abc.ABC):
     name: str
     digest: str
     count: int | None
-    decoder: Decoder
-    losses: LossReport
+    transform: SampleTransform
+    unreadable: UnreadableReport
     facts: DataFacts
 
     @abc.abstractmethod
@@ -46,17 +46,17 @@ class Pictures(abc.ABC):
         """The first samples, all of them once if limit is None, as epoch 0 sees them."""
 
     @property
-    def size_in_words(self) -> str:
+    def description(self) -> str:
         return "a stream of pictures" if self.count is None else f"{self.count} pictures"
 
 
-class PictureSet(Pictures):
+class IndexedDataset(ImageDataset):
     """Samples by number, from a local source. A record that cannot be read is counted, and the next readable one stands in for it."""
 
     def __init__(self, source: Source, config: DataConfig, split: Split, seed: int) -> None:
         self.source, self.config, self.seed = source, config, seed
         self.name, self.count = source.name, len(source)
-        self.decoder = Decoder(
+        self.transform = SampleTransform(
             config=config,
             split=split,
             seed=seed,
@@ -72,10 +72,10 @@ class PictureSet(Pictures):
             map_names=source.map_names,
             scan=lambda: attribute_facts(source.attributes()),
         )
-        self.digest, self.transform_digest = source.digest, self.decoder.digest
-        self.losses = LossReport(len(source) + len(source.lost), config.max_lost)
-        for key, reason in source.lost.items():
-            self.losses.add(key, reason)
+        self.digest, self.transform_digest = source.digest, self.transform.digest
+        self.unreadable = UnreadableReport(len(source) + len(source.unreadable), config.max_lost)
+        for key, reason in source.unreadable.items():
+            self.unreadable.add(key, reason)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -89,22 +89,22 @@ class PictureSet(Pictures):
         for step in range(len(self)):
             place = (index + step) % len(self)
             try:
-                return self.decoder(self.source.record(place), epoch, place)
+                return self.transform(self.source.record(place), epoch, place)
             except UserError as error:
-                self.losses.add(self.source.key(place), str(error))
+                self.unreadable.add(self.source.key(place), str(error))
         raise UserError(f"{self.name}: no record can be read")
 
     def batches(self, batch_size: int, first_step: int, part: tuple[int, int]) -> Iterator[Share]:
         order = GlobalOrder(len(self), batch_size, self.seed)
         places = tuple(range(*part))
         told = 0
-        for step, (batch, lost) in steps_in_order(self.sample, self.losses, order, first_step, part, self.config.workers):
+        for step, (batch, lost) in steps_in_order(self.sample, self.unreadable, order, first_step, part, self.config.workers):
             for key, reason in lost.items():
-                if key not in self.losses.lost:
-                    self.losses.add(key, reason)
+                if key not in self.unreadable.records:
+                    self.unreadable.add(key, reason)
             yield batch, places
             if order.ends_epoch(step):
-                told = report_losses(self.losses, told)
+                told = report_unreadable(self.unreadable, told)
 
     def some(self, limit: int | None) -> Iterator[Sample]:
         return (self.sample(index, 0) for index in range(min(len(self), limit or len(self))))

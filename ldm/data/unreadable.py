@@ -7,7 +7,7 @@ from ldm.core.errors import UserError
 ENOUGH = 100  # records of a stream before its share of losses means anything
 
 
-class LossReport:
+class UnreadableReport:
     """Records (or tails of shards) that could not be read, by key, with the reason.
 
     Attributes:
@@ -17,7 +17,7 @@ class LossReport:
 
     def __init__(self, total: int, most: float) -> None:
         self.total, self.most = total, most
-        self.lost: dict[str, str] = {}
+        self.records: dict[str, str] = {}
 
     def add(self, key: str, reason: str) -> None:
         """One more.
@@ -25,17 +25,17 @@ class LossReport:
         Raises:
             UserError: more than the stated share is lost.
         """
-        self.lost[key] = reason
-        if len(self.lost) > self.most * self.total:
+        self.records[key] = reason
+        if len(self.records) > self.most * self.total:
             raise UserError(
-                f"{len(self.lost)} of {self.total} records cannot be read, more than data.max_lost={self.most} allows; "
+                f"{len(self.records)} of {self.total} records cannot be read, more than data.max_lost={self.most} allows; "
                 f"the last: {key}: {reason}. Mend them, leave them out (scripts/prepare_data.py does), or raise data.max_lost in a config."
             )
 
     def line(self) -> str:
         """All of them in one line; empty if there are none."""
-        if not self.lost:
+        if not self.records:
             return ""
-        shown = "; ".join(f"{key} ({reason})" for key, reason in list(self.lost.items())[:10])
-        more = f"; and {len(self.lost) - 10} more" if len(self.lost) > 10 else ""
-        return f"{len(self.lost)} of {self.total} records could not be read: {shown}{more}"
+        shown = "; ".join(f"{key} ({reason})" for key, reason in list(self.records.items())[:10])
+        more = f"; and {len(self.records) - 10} more" if len(self.records) > 10 else ""
+        return f"{len(self.records)} of {self.total} records could not be read: {shown}{more}"

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from ldm.core.errors import UserError
-from ldm.first_stage.latent_space import LatentSpace, measure, weights_digest
+from ldm.first_stage.latent_normalization import LatentNormalization, measure, weights_digest
 
 
 def moments(offset: float = 0.0) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -25,60 +25,60 @@ def moments(offset: float = 0.0) -> list[tuple[torch.Tensor, torch.Tensor]]:
 @pytest.mark.parametrize("offset", [0.0, 300.0])
 def test_per_channel_measure_is_numpys(offset):
     parts = moments(offset)
-    space = measure(iter(parts), per_channel=True, ratio=4, digest="d")
+    normalization = measure(iter(parts), per_channel=True, downsampling_factor=4, digest="d")
     mean = np.concatenate([m.double().numpy() for m, _ in parts])
     std = np.concatenate([s.double().numpy() for _, s in parts])
-    np.testing.assert_allclose(space.shift, mean.mean((0, 2, 3)), rtol=1e-12)
-    np.testing.assert_allclose(space.scale, 1 / np.sqrt(mean.var((0, 2, 3)) + (std**2).mean((0, 2, 3))), rtol=1e-10)
-    assert (space.channels, space.ratio, space.digest) == (2, 4, "d")
+    np.testing.assert_allclose(normalization.shift, mean.mean((0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(normalization.scale, 1 / np.sqrt(mean.var((0, 2, 3)) + (std**2).mean((0, 2, 3))), rtol=1e-10)
+    assert (normalization.channels, normalization.downsampling_factor, normalization.digest) == (2, 4, "d")
 
 
 def test_one_scale_for_all_is_numpys():
     parts = moments()
-    space = measure(iter(parts), per_channel=False, ratio=4, digest="")
+    normalization = measure(iter(parts), per_channel=False, downsampling_factor=4, digest="")
     mean = np.concatenate([m.double().numpy() for m, _ in parts])
     std = np.concatenate([s.double().numpy() for _, s in parts])
-    np.testing.assert_allclose(space.shift, [mean.mean()], rtol=1e-12)
-    np.testing.assert_allclose(space.scale, [1 / np.sqrt(mean.var() + (std**2).mean())], rtol=1e-10)
+    np.testing.assert_allclose(normalization.shift, [mean.mean()], rtol=1e-12)
+    np.testing.assert_allclose(normalization.scale, [1 / np.sqrt(mean.var() + (std**2).mean())], rtol=1e-10)
 
 
 def test_normalised_draws_have_mean_0_and_std_1():
     generator = torch.Generator().manual_seed(3)
     mean = 4 + 2 * torch.randn(64, 2, 8, 8, generator=generator)
     std = torch.full_like(mean, 1.5)
-    space = measure([(mean, std)], per_channel=True, ratio=8, digest="")
-    latent = space.normalise(mean + std * torch.randn(mean.shape, generator=generator))
+    normalization = measure([(mean, std)], per_channel=True, downsampling_factor=8, digest="")
+    latent = normalization.normalise(mean + std * torch.randn(mean.shape, generator=generator))
     assert_close(latent.mean((0, 2, 3)), torch.zeros(2), atol=0.03, rtol=0)
     assert_close(latent.std((0, 2, 3)), torch.ones(2), atol=0.03, rtol=0)
 
 
 def test_normalise_is_the_stated_equation_and_has_an_inverse():
-    space = LatentSpace(channels=2, ratio=8, shift=(1.0, -2.0), scale=(0.5, 4.0))
+    normalization = LatentNormalization(channels=2, downsampling_factor=8, shift=(1.0, -2.0), scale=(0.5, 4.0))
     raw = torch.tensor([3.0, -1.0]).reshape(1, 2, 1, 1)
-    assert space.normalise(raw).flatten().tolist() == [1.0, 4.0]
-    assert space.denormalise(space.normalise(raw)).flatten().tolist() == [3.0, -1.0]
+    assert normalization.normalise(raw).flatten().tolist() == [1.0, 4.0]
+    assert normalization.denormalise(normalization.normalise(raw)).flatten().tolist() == [3.0, -1.0]
 
 
 def test_what_cannot_be_measured_is_refused():
     with pytest.raises(UserError, match="no pictures"):
-        measure([], per_channel=True, ratio=4, digest="")
+        measure([], per_channel=True, downsampling_factor=4, digest="")
     with pytest.raises(UserError, match="channel 1"):
         dead = torch.ones(2, 2, 4, 4)
         dead[:, 0] = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0))
-        measure([(dead, torch.zeros(2, 2, 4, 4))], per_channel=True, ratio=4, digest="")
+        measure([(dead, torch.zeros(2, 2, 4, 4))], per_channel=True, downsampling_factor=4, digest="")
     with pytest.raises(UserError, match="nan"):
-        measure([(torch.full((1, 1, 2, 2), torch.nan), torch.ones(1, 1, 2, 2))], per_channel=True, ratio=4, digest="")
+        measure([(torch.full((1, 1, 2, 2), torch.nan), torch.ones(1, 1, 2, 2))], per_channel=True, downsampling_factor=4, digest="")
 
 
 @pytest.mark.parametrize("wrong", [{"shift": (0.0, 0.0, 0.0)}, {"scale": (0.0,)}, {"scale": (float("inf"),)}])
 def test_an_impossible_contract_is_refused(wrong):
     with pytest.raises(UserError, match="latent"):
-        LatentSpace(channels=2, ratio=8, **wrong)
+        LatentNormalization(channels=2, downsampling_factor=8, **wrong)
 
 
 def test_a_latent_of_other_channels_is_refused_with_both_numbers():
     with pytest.raises(UserError, match="has 4 latent channels, got a latent with 3"):
-        LatentSpace(channels=4, ratio=8).denormalise(torch.zeros(1, 3, 8, 8))
+        LatentNormalization(channels=4, downsampling_factor=8).denormalise(torch.zeros(1, 3, 8, 8))
 
 
 def test_digest_changes_with_one_bit_a_name_a_dtype_or_a_shape_but_not_with_order():

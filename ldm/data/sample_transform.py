@@ -21,7 +21,7 @@ Split = Literal["train", "val"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoder:
+class SampleTransform:
     """How the records of one set become samples.
 
     Attributes:

@@ -20,7 +20,7 @@ from ldm.core.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentSpace:
+class LatentNormalization:
     """A frozen record; can be read and written as a config.
 
     Attributes:
@@ -32,7 +32,7 @@ class LatentSpace:
     """
 
     channels: int
-    ratio: int
+    downsampling_factor: int
     shift: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
     digest: str = ""
@@ -46,7 +46,7 @@ class LatentSpace:
         if not all(s > 0 for s in self.scale):
             raise UserError(f"latent scale must be positive, got {self.scale}")
 
-    def stated(self, scale: float) -> LatentSpace:
+    def stated(self, scale: float) -> LatentNormalization:
         """The same first stage's latents by a scale that is given, not measured: shift 0, and one scale for all channels."""
         return replace(self, shift=(0.0,), scale=(scale,))
 
@@ -67,7 +67,7 @@ class LatentSpace:
         return shift, scale
 
 
-def measure(moments: Iterable[tuple[Tensor, Tensor]], *, per_channel: bool, ratio: int, digest: str) -> LatentSpace:
+def measure(moments: Iterable[tuple[Tensor, Tensor]], *, per_channel: bool, downsampling_factor: int, digest: str) -> LatentNormalization:
     """The contract of raw moments over a training set, in one pass and float64.
 
     Args:
@@ -105,7 +105,9 @@ def measure(moments: Iterable[tuple[Tensor, Tensor]], *, per_channel: bool, rati
         if not (math.isfinite(value) and value > 0):
             raise UserError(f"cannot scale latent channel {channel}: its variance over the training set is {value:g}")
     scale = variance.rsqrt()
-    return LatentSpace(channels=channels, ratio=ratio, shift=tuple(centre.tolist()), scale=tuple(scale.tolist()), digest=digest)
+    return LatentNormalization(
+        channels=channels, downsampling_factor=downsampling_factor, shift=tuple(centre.tolist()), scale=tuple(scale.tolist()), digest=digest
+    )
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
