@@ -162,7 +162,7 @@ def main(arguments: Sequence[str]) -> None:
         if start.spec.normalization.digest != normalization.digest:
             raise UserError(
                 f"init_from={config.init_from} was trained on another first stage ({start.spec.normalization.digest[:12]}) than "
-                f"first_stage.checkpoint={config.first_stage.checkpoint} ({normalization.digest[:12]}); its denoiser cannot read these latents"
+                f"first_stage.checkpoint={config.first_stage.checkpoint} ({normalization.digest[:12]}), whose latents are others"
             )
         with torch.device("meta"):  # its weights come from the file: none need be drawn first
             network = spec.build_network(conditioners)

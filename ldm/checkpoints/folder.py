@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ldm.checkpoints.formats import FORMAT, check_format, upgraded
 from ldm.config.loader import build
 from ldm.core.errors import UserError, unknown
 from ldm.core.files import new_folder, recover_folder, sha256_of, standing_folder, write_file
@@ -49,7 +50,7 @@ def write_checkpoint(folder: Path, config_yaml: str, parts: dict[str, dict[str, 
                 name = f"{part}.safetensors" if len(pieces) == 1 else f"{part}-{number:05d}-of-{len(pieces):05d}.safetensors"
                 save_tensors(new / name, {key: tensor.detach().cpu().contiguous() for key, tensor in piece.items()})
         files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in sorted(new.iterdir())}
-        write_file(new / MANIFEST, json.dumps({"tool": f"ldm {__version__}", "files": files}, indent=1) + "\n")
+        write_file(new / MANIFEST, json.dumps({"format": FORMAT, "tool": f"ldm {__version__}", "files": files}, indent=1) + "\n")
         write_file(new / "README.md", card)  # not in the manifest: a card is for its owner to go on writing
 
 
@@ -121,7 +122,7 @@ class Checkpoint:
             raise UserError(f"checkpoint {folder}: config.yaml cannot be read ({' '.join(str(error).split())})") from error
         if not isinstance(config, dict):
             raise UserError(f"checkpoint {folder}: config.yaml must be a mapping of keys, found {type(config).__name__}")
-        return Checkpoint(folder, config, tuple(files))
+        return Checkpoint(folder, upgraded(config), tuple(files))
 
     def spec(self, schema: type[T]) -> T:
         """The config, typed.
@@ -170,6 +171,7 @@ def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
         files = {name: (int(file["bytes"]), str(file["sha256"])) for name, file in content["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"checkpoint {folder}: manifest.json is damaged; copy the whole folder again") from error
+    check_format(content.get("format", 1), f"checkpoint {folder}")
     for name in files:
         if Path(name).name != name:
             raise UserError(f"checkpoint {folder}: manifest.json names {name!r}, which is not a file of this folder")

@@ -193,12 +193,13 @@ def _first_stage(
 ) -> FirstStage:
     if weights and weights_digest(weights) != normalization.digest:
         raise UserError(
-            f"checkpoint {where}: the first stage's weights are not those that its latent contract was measured with "
-            f"(digest {weights_digest(weights)[:12]} instead of {normalization.digest[:12] or 'none'}); use the first stage it was trained with"
+            f"checkpoint {where}: the first stage's weights are not those that its latent normalization was measured with "
+            f"(digest {weights_digest(weights)[:12]}, not {normalization.digest[:12] or 'none'}); use the first stage it was trained with"
         )
     if (normalization.channels, normalization.downsampling_factor) != (config.latent_channels, config.downsampling_factor):
         raise UserError(
-            f"checkpoint {where}: its latent contract is of {normalization.channels} channels at ratio {normalization.downsampling_factor}, "
+            f"checkpoint {where}: its latent normalization is of {normalization.channels} channels at factor "
+            f"{normalization.downsampling_factor}, "
             f"its first stage has {config.latent_channels} at ratio {config.downsampling_factor}"
         )
     with torch.device("meta"):  # its weights come from the file: none need be drawn first

@@ -14,13 +14,13 @@ from ldm.diffusion.prediction import Prediction
 from ldm.diffusion.process import NoiseProcess
 
 Network = Callable[[Tensor, Tensor, Condition], Tensor]
-"""(x (B, C, H, W) float32, network_time (B,) float32, Condition of B) -> (B, C, H, W), with a learned variance (B, 2 C, H, W), any float."""
+"""(x (B, C, H, W) float32, network_time (B,) float32, Condition of B) -> (B, C, H, W), twice the C with a learned variance. Any float."""
 
 
 def split_variance(output: Tensor, x_t: Tensor, learned_variance: bool) -> tuple[Tensor, Tensor | None]:
     """A network's output, of x_t's shape, and the spread of its learned variance (see Estimate), if it has one.
 
-    The variance_logits lies in the second half of the channels, which says 2 variance_logits - 1, so that -1 to 1 spans what the published code spans.
+    They lie in the second half of the channels, as 2 variance_logits - 1, so that -1 to 1 spans what the published code spans.
     """
     mean, variance_logits = output.chunk(2, dim=1) if learned_variance else (output, None)
     assert mean.shape == x_t.shape, f"the network gave {tuple(output.shape)} for {tuple(x_t.shape)}, learned_variance={learned_variance}"

@@ -13,7 +13,7 @@ class Estimate:
     """The expected clean sample and the expected noise; all of x_t's shape.
 
     Attributes:
-        variance_logits: where a step's learned variance lies, from the posterior's own (0) to that of q(x_t | x_s) (1), on a scale of logarithms
+        variance_logits: where a step's learned variance lies, from the posterior's own (0) to that of q(x_t | x_s) (1), in logarithms
             and not bounded: Nichol & Dhariwal 2021, eq. 15's v, read by `NoiseProcess.log_variance`. None = not learned.
     """
 

@@ -39,7 +39,7 @@ class NetworkInput(Family, abc.ABC):
 @kind("table_index")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TableIndex(NetworkInput):
-    """x_t as it is; the network_time is the index into the published table, 0 to N - 1, and lies between indices for times between steps."""
+    """x_t as it is; the network time is the index into the published table, 0 to N - 1, fractional between steps."""
 
     def __call__(self, x_t: Tensor, t: Tensor, process: NoiseProcess) -> tuple[Tensor, Tensor]:
         network_time = (t.double() * process.num_steps - 1).clamp(min=0)  # below the first step no network was trained
@@ -49,7 +49,7 @@ class TableIndex(NetworkInput):
 @kind("time")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Time(NetworkInput):
-    """x_t as it is; the network_time is (N - 1) t, 999 t for N = 1000. Song et al. 2021, the published networks of the continuous processes."""
+    """x_t as it is; the network time is (N - 1) t, 999 t for N = 1000. Song et al. 2021's networks of continuous processes."""
 
     def __call__(self, x_t: Tensor, t: Tensor, process: NoiseProcess) -> tuple[Tensor, Tensor]:
         return x_t.float(), (t.double() * (process.num_steps - 1)).to(torch.float32).to(x_t.device, non_blocking=True)

@@ -25,7 +25,7 @@ class LatentNormalization:
 
     Attributes:
         channels: of the latent.
-        ratio: pixels per latent position, along one side.
+        downsampling_factor: pixels per latent position, along one side.
         shift: raw mean; one number for all channels, or one a channel.
         scale: 1 / raw std; as many numbers as shift. (Stable Diffusion's 0.18215 is such a scale, with shift 0.)
         digest: `weights_digest` of the first stage that it was measured with; "" = not measured.
@@ -45,6 +45,12 @@ class LatentNormalization:
                 raise UserError(f"latent {name} must be finite numbers, got {values}")
         if not all(s > 0 for s in self.scale):
             raise UserError(f"latent scale must be positive, got {self.scale}")
+
+    @property
+    def identity(self) -> str:
+        """All of it as a text, spelled as runs of the first format recorded it: a run goes on only with the same."""
+        numbers = f"channels={self.channels}, ratio={self.downsampling_factor}, shift={self.shift}, scale={self.scale}"
+        return f"LatentSpace({numbers}, digest={self.digest!r})"
 
     def stated(self, scale: float) -> LatentNormalization:
         """The same first stage's latents by a scale that is given, not measured: shift 0, and one scale for all channels."""

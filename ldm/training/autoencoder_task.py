@@ -236,7 +236,8 @@ class AutoencoderTask:
         return (
             f"# First stage: {self.spec.name}\n\n"
             f"{self.spec.first_stage.kind.upper()} autoencoder, {sum(p.numel() for p in self.first_stage.parameters()):,} parameters, "
-            f"ratio {normalization.downsampling_factor}, {normalization.channels} latent channels, averaged weights in {self.config.checkpoint_dtype}.\n\n"
+            f"downsampling factor {normalization.downsampling_factor}, {normalization.channels} latent channels, averaged weights in "
+            f"{self.config.checkpoint_dtype}.\n\n"
             f"- Data: {self.train_set.name}, {self.train_set.description} at {self.spec.size}x{self.spec.size}.\n"
             f"- Trained {step} steps of batch {self.config.batch_size}, seed {self.seed}, {self.config.precision}.\n"
             f"- Latent space: shift {normalization.shift}, scale {normalization.scale}, measured over the training set.\n"

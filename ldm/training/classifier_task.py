@@ -52,7 +52,7 @@ class ClassifierTask:
         self.average = Ema(self.network, config.ema_decay)
         self.averaged: dict[str, Ema] = {"classifier": self.average}
         self.groups = {"classifier": list(self.network.parameters())}
-        self.data_digest = f"{latents.train_set.digest} {spec.normalization}"
+        self.data_digest = f"{latents.train_set.digest} {spec.normalization.identity}"
         self._call = torch.compile(self.network) if config.compile else self.network
         self._held_out: list[LatentBatch] = []
         self._unlabelled: set[str] = set()  # keys of this process's training pictures so far

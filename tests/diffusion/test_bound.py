@@ -114,7 +114,7 @@ def test_prior_term_is_its_kl(process: NoiseProcess) -> None:
 
 @every_process
 def test_bound_is_tight_where_the_chain_can_be_exact(process: NoiseProcess) -> None:
-    """Gaussian data and the true posterior, its variance as a variance_logits: the bound is the data's entropy and the prior's KL, to 4 errors."""
+    """Gaussian data and the true posterior, its variance as a logit: the bound is the data's entropy and the prior's KL, to 4 errors."""
     mean, std, process = 0.4, 0.6, dataclasses.replace(process, num_steps=20)
 
     def denoise(x_t: Tensor, t: Tensor) -> Estimate:

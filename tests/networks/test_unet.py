@@ -138,7 +138,7 @@ def test_each_row_is_alone(config: UNetConfig) -> None:
 
 
 def test_everything_told_is_heard() -> None:
-    """The output depends on the network_time, the vector, the tokens that are not masked, and the concatenated channels; not on masked tokens."""
+    """The output depends on the time, the vector, the tokens that are not masked, and the concatenated channels; not on masked tokens."""
     net = awake(TINY)
     x, network_time, condition = told(TINY, concat=2)
     out = net(x, network_time, condition)

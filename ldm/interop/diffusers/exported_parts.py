@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm.checkpoints.formats import upgraded
 from ldm.checkpoints.model import LatentDiffusionSpec
 from ldm.conditioning.bert_pretrained import BertPretrained, BertPretrainedConfig
 from ldm.conditioning.bert_scratch import BertScratchConfig
@@ -104,7 +105,7 @@ def import_parts(folder: Path) -> tuple[Imported, TextTower | None]:
 
 def _read_spec(path: Path) -> LatentDiffusionSpec:
     """What the model is; of kinds that can be exported, and no larger than any is."""
-    spec = read_foreign(read_yaml(path), LatentDiffusionSpec, str(path))
+    spec = read_foreign(upgraded(read_yaml(path)), LatentDiffusionSpec, str(path))
     check_kinds(spec, str(path))
     assert isinstance(spec.denoiser, UNetConfig) and isinstance(spec.first_stage, ConvolutionalConfig)
     for part, counts in (

@@ -96,7 +96,7 @@ def _succeeds(compute: Compute, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | 
     key = (compute, q.device, q.dtype, q.shape[-1], mask is None, is_training, *map(_is_aligned, (q, k, v)))
     if key not in _found:
         few = [part[:1, :1, :8].detach().requires_grad_(is_training) for part in (q, k, v)]
-        _found[key] = _probe(compute, *few, None if mask is None else mask[:1, :8])
+        _found[key] = _probe(compute, few[0], few[1], few[2], None if mask is None else mask[:1, :8])
     return _found[key]
 
 
