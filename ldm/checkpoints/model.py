@@ -200,7 +200,7 @@ def _first_stage(
         raise UserError(
             f"checkpoint {where}: its latent normalization is of {normalization.channels} channels at factor "
             f"{normalization.downsampling_factor}, "
-            f"its first stage has {config.latent_channels} at ratio {config.downsampling_factor}"
+            f"its first stage has {config.latent_channels} at factor {config.downsampling_factor}"
         )
     with torch.device("meta"):  # its weights come from the file: none need be drawn first
         first_stage = config.build()

@@ -188,14 +188,14 @@ def test_another_first_stage_is_refused(model):
     stored = load_file(model / "first_stage.safetensors")
     name = next(iter(stored))
     save_file(stored | {name: stored[name] * 1.001}, model / "first_stage.safetensors")
-    assert "not those that its latent contract was measured with" in refusal(sealed(model))
-    with pytest.raises(UserError, match="latent contract"):
+    assert "not those that its latent normalization was measured with" in refusal(sealed(model))
+    with pytest.raises(UserError, match="latent normalization"):
         load_first_stage(model, CPU)
 
 
-def test_a_latent_contract_of_another_shape_is_refused(model):
-    edit_config(model, lambda c: c["space"].update(downsampling_factor=4))
-    assert "latent contract is of 2 channels at ratio 4, its first stage has 2 at ratio 2" in refusal(model)
+def test_a_latent_normalization_of_another_shape_is_refused(model):
+    edit_config(model, lambda c: c["normalization"].update(downsampling_factor=4))
+    assert "latent normalization is of 2 channels at factor 4, its first stage has 2 at" in refusal(model)
 
 
 @pytest.mark.parametrize("known, hint", [({}, "none"), ({"minilm-l6": "aaaa"}, "aaaa")])

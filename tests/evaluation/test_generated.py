@@ -29,7 +29,14 @@ PIXELS = LatentNormalization(channels=3, downsampling_factor=1)
 def write_tiny_classifier(folder: Path, **changes) -> Path:
     """Random weights; classes owl and cat, not in the data's order."""
     network = ClassifierConfig(channels=32, multipliers=(1,), blocks=1, heads=1)
-    what = {"name": "arbiter", "size": 16, "space": PIXELS, "network": network, "process": None, "label_names": ("owl", "cat")} | changes
+    what = {
+        "name": "arbiter",
+        "size": 16,
+        "normalization": PIXELS,
+        "network": network,
+        "process": None,
+        "label_names": ("owl", "cat"),
+    } | changes
     spec = ClassifierSpec(**what)
     torch.manual_seed(0)
     write_classifier(folder, spec, dict(spec.build_network().state_dict()), "# tiny\n", 1 << 30)
@@ -160,9 +167,9 @@ def test_a_mistake_is_one_line_before_any_work(home, stand_in, words, said, monk
     kinds = {
         "judge": {},
         "guide": {"process": PROCESS},
-        "of-latents": {"space": replace(PIXELS, digest="0" * 64)},
+        "of-latents": {"normalization": replace(PIXELS, digest="0" * 64)},
         "large": {"size": 32},
-        "grey-judge": {"space": replace(PIXELS, channels=1)},
+        "grey-judge": {"normalization": replace(PIXELS, channels=1)},
         "of-others": {"label_names": others},
         "guide-of-others": {"label_names": others, "process": PROCESS},
     }

@@ -42,7 +42,7 @@ def test_published_sizes(multipliers, latent_channels, attention, parameters):
     with torch.device("meta"):
         stage = config.build()
     assert sum(p.numel() for p in stage.parameters()) == parameters
-    assert config.ratio == 2 ** (len(multipliers) - 1)
+    assert config.downsampling_factor == 2 ** (len(multipliers) - 1)
 
 
 @pytest.mark.parametrize("multipliers", [(1, 1, 1), (1, 1, 1, 1), (1,) * 5, (1,) * 6])
@@ -143,7 +143,7 @@ def test_identity_is_pixel_space():
     mean, std = stage.moments(images)
     assert torch.equal(mean, images) and not std.any()
     assert torch.equal(stage.decode(stage.encode(images, torch.ones_like(images))), images)
-    assert (config.ratio, config.latent_channels, sum(1 for _ in stage.parameters())) == (1, 4, 0)
+    assert (config.downsampling_factor, config.latent_channels, sum(1 for _ in stage.parameters())) == (1, 4, 0)
     with pytest.raises(UserError, match="nothing to train"):
         stage.reconstruct(images, images)
 

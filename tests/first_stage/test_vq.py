@@ -138,7 +138,7 @@ def test_everything_trains_and_half_precision_chooses_the_same_codes():
 
 
 def test_the_config_says_its_latents_and_refuses_what_cannot_be():
-    assert (SMALL.latent_channels, SMALL.ratio) == (3, 4)
+    assert (SMALL.latent_channels, SMALL.downsampling_factor) == (3, 4)
     assert FirstStageConfig.kinds()["vq"] is VQAutoencoderConfig
     for wrong in ({"num_codes": 0}, {"code_channels": 0}, {"attention": (16,)}):
         with pytest.raises(UserError, match=f"first_stage.{next(iter(wrong))}|first_stage.latent_channels"):

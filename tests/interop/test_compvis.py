@@ -60,7 +60,7 @@ def same_model(ours: Path, again: Path) -> None:
     """All weights to the bit, and all that they mean."""
     assert_close(everything(again), everything(ours), rtol=0, atol=0)
     one, other = (Checkpoint.open(folder).spec(LatentDiffusionSpec) for folder in (ours, again))
-    for name in ("size", "first_stage", "space", "process", "prediction", "network_input", "frozen"):
+    for name in ("size", "first_stage", "normalization", "process", "prediction", "network_input", "frozen"):
         assert getattr(one, name) == getattr(other, name), name
     assert set(one.denoiser.attention) == set(other.denoiser.attention)
     assert one.conditioning == other.conditioning and list(one.conditioning) == list(other.conditioning)

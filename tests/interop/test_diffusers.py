@@ -241,7 +241,7 @@ def test_to_diffusers_and_back_to_the_bit(name: str, exported, tmp_path: Path):
             assert_close(other.tensors(part), one.tensors(part), rtol=0, atol=0)
     mine, theirs = (opened_.spec(LatentDiffusionSpec) for opened_ in (one, other))
     assert mine.conditioning == theirs.conditioning and mine.frozen == theirs.frozen
-    for key in ("size", "first_stage", "space", "denoiser", "process", "prediction"):
+    for key in ("size", "first_stage", "normalization", "denoiser", "process", "prediction"):
         assert getattr(mine, key) == getattr(theirs, key), key
     assert theirs.sampling.sampler == DDIM() and theirs.sampling.grid == Leading(offset=1)
 

@@ -111,9 +111,9 @@ def test_sample_leads_by_the_classifiers_own_names(plain: Model, tiny: Callable[
 PIXELS = LatentNormalization(channels=3, downsampling_factor=1)
 MISFITS = {
     "a judge": ({"process": None}, "'tiny-classifier' was trained on clean samples (process: null), so it can judge but not guide"),
-    "latents": ({"space": replace(PIXELS, digest="a" * 64)}, "it sees latents of first stage aaaaaaaaaaaa, the model draws pixels"),
+    "latents": ({"normalization": replace(PIXELS, digest="a" * 64)}, "it sees latents of first stage aaaaaaaaaaaa, the model draws pixels"),
     "size": ({"size": 32}, "its picture size is 32, the model's 16"),
-    "channels": ({"space": replace(PIXELS, channels=1)}, "its number of channels is 1, the model's 3"),
+    "channels": ({"normalization": replace(PIXELS, channels=1)}, "its number of channels is 1, the model's 3"),
     "process": ({"process": VPSDE()}, "its process is VPSDE(num_steps=1000, beta_min=0.1, beta_max=20.0), the model's DiscreteVP("),
 }
 
@@ -129,7 +129,7 @@ def test_pixels_do_not_fit_a_latent_model(tiny: Callable[..., Path], classifier:
     model = LatentDiffusion.from_pretrained(tiny("class"), device="cpu")
     with pytest.raises(UserError, match=f"it sees pixels, the model draws latents of first stage {model.spec.normalization.digest[:12]}"):
         model.guide(classifier, ["cat"])
-    fitting = replace(classifier, spec=replace(classifier.spec, space=model.spec.normalization))
+    fitting = replace(classifier, spec=replace(classifier.spec, normalization=model.spec.normalization))
     assert model.guide(fitting, ["owl"], 3.0).labels == (2,)
     for what, change in (("shift", {"shift": (0.2,)}), ("scale", {"scale": (1.4,)})):
         otherwise = replace(classifier, spec=replace(classifier.spec, normalization=replace(model.spec.normalization, **change)))
