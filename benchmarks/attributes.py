@@ -20,7 +20,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
 
 from ldm import LatentDiffusion
-from ldm.app import train_ldm
+from ldm.app.arguments import train_ldm
 from ldm.core.random import generator
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220), "yellow": (235, 200, 40)}

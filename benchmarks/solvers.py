@@ -28,8 +28,8 @@ from ldm import LatentDiffusion
 from ldm.app.cli import run
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
-from ldm.core.precision import Precision
 from ldm.core.random import Streams
+from ldm.core.settings import Precision
 from ldm.diffusion.estimate import Denoise
 from ldm.evaluation.dataset import Preprocessing, training_pictures
 from ldm.metrics.features import InceptionFeatures

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ldm.app import txt2img
+from ldm.app.arguments import txt2img
 from ldm.app.description import first_stage_of
 from ldm.app.train_ldm import TrainLDM
 from ldm.checkpoints.model import load_latent_diffusion, write_latent_diffusion

@@ -5,8 +5,8 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")  # 20-40 % on a CPU; must be set before torch is loaded
 
+from ldm.app.arguments.train_classifier import main
 from ldm.app.cli import run
-from ldm.app.train_classifier import main
 
 if __name__ == "__main__":
     run(main)

@@ -9,8 +9,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-import torch
-
 from ldm.core.errors import UserError
 
 
@@ -52,7 +50,11 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
             _refuse(f"{error.filename}: {error.strerror}; check that path.")
         raise
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        from torch import OutOfMemoryError  # only here: `--help` and a mistyped flag do without torch, which takes seconds to load
+
+        if not isinstance(error, OutOfMemoryError):
+            raise
         _refuse(f"out of GPU memory ({str(error).splitlines()[0]}): lower the batch size or raise train.accumulate, or use bf16.")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import html
 import shlex
 import shutil
@@ -14,17 +15,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from ldm.app.cli import Parser
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.data.config import DataConfig
 from ldm.data.open import open_dataset
 from ldm.pipelines.canvas import as_pictures
-
-EXAMPLES = """examples:
-  python scripts/demo.py
-  python scripts/demo.py --out /tmp/demo
-"""
 
 PROMPTS = ("a red heart", "a smiling yellow face", "dog face", "a house", "a green tree", "a sad crying face")
 SIMPLE = (
@@ -50,17 +45,10 @@ class Scene:
     pictures: tuple[tuple[Path, str], ...] = field(default=())
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(options: argparse.Namespace) -> None:
     """Runs all scenes and writes the page."""
-    flags = Parser("Pictures from the shipped model, then both stages trained briefly from scratch, on one page.", EXAMPLES)
-    flags.add_argument("--out", type=Path, default=Path("outputs/demo"), help="folder of the page (default: outputs/demo)")
-    out = flags.parse_args(arguments).out
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; name a folder")
-    inputs = out / "inputs"
-    if out.exists() and any(out.iterdir()) and not (inputs / "mask.png").is_file():
-        raise UserError(f"--out {out} holds something else than a demo; name another folder")
-    _write_inputs(inputs)
+    out: Path = options.out
+    _write_inputs(out / "inputs")
     shutil.rmtree(out / "runs", ignore_errors=True)  # train from scratch, not from the demo before
 
     scenes = _scenes(out)

@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from ldm.app.cli import Parser
 from ldm.app.description import Description, describe
-from ldm.core.errors import UserError
 
-EXAMPLES = """examples:
-  python scripts/describe.py --config configs/published/txt2img-1.45b.yaml
-      the 1.45B text-to-image model: parameters, memory, operations, days
-  python scripts/describe.py --config configs/published/txt2img-1.45b.yaml --processes 32 train.accumulate=2
-      the same, its batch shared by 32 processes
-  python scripts/describe.py --config configs/ldm/emoji.yaml --json
-"""
 # What the time is reckoned by: a common GPU, and the share of its peak that tuned training reaches; the published runs took longer.
 GPU, SHARE = "A100", 0.3
 PEAK = {"bf16": 312e12, "fp16": 312e12, "fp32": 19.5e12}  # FLOP/s, as its maker states them; TF32 is off by default
 MB, GB = 1e6, 1e9
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(options: argparse.Namespace) -> None:
     """Prints what a config would cost."""
-    parser = Parser("Say how many parameters a config has and what training it costs. Nothing is allocated or fetched.", EXAMPLES)
-    parser.add_argument("--config", type=Path, required=True, help="YAML file of train_vae, train_ldm or train_classifier")
-    parser.add_argument("--processes", type=int, default=1, help="that share each batch (default: 1)")
-    parser.add_argument("--json", action="store_true", help="print JSON only")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config, e.g. train.batch_size=8")
-    options = parser.parse_intermixed_args(arguments)
-    if options.processes < 1:
-        raise UserError(f"--processes must be at least 1, got {options.processes}")
     found = describe(options.config, options.overrides)
     cost = Cost.of(found, options.processes)
     print(json.dumps(as_json(found, cost), indent=2) if options.json else as_text(found, cost))

@@ -5,51 +5,27 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, get_args
 
 import torch
 
-from ldm.app.cli import Parser
-from ldm.app.sampling_run import add_sampling_flags, check_folder, sampling_of
-from ldm.core.errors import UserError
+from ldm.app.sampling_run import check_folder, sampling_of
 from ldm.core.files import write_file
-from ldm.core.precision import Precision
 from ldm.core.version import __version__
-from ldm.diffusion.likelihood import FIRST_NOISE, Probe
-from ldm.evaluation.dataset import MOST, Result, device
+from ldm.diffusion.settings import FIRST_NOISE
+from ldm.evaluation.dataset import Result, device
 from ldm.evaluation.first_stage import evaluate_vae
 from ldm.evaluation.generated import FOLDER, PictureFolder
 from ldm.evaluation.latent_diffusion import EvaluationConfig, evaluate_ldm
-from ldm.evaluation.likelihood_task import BITS_PICTURES, TOLERANCE, LikelihoodConfig, Variance
+from ldm.evaluation.likelihood_task import LikelihoodConfig
+from ldm.evaluation.settings import TOLERANCE
 from ldm.metrics.bootstrap import FEW
 from ldm.metrics.report import table
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 from ldm.pretrained.table import TABLE
 
-EXAMPLES = """examples:
-  python scripts/evaluate.py vae --model checkpoints/emoji --data emoji-128
-      how well the first stage gives held-out pictures back
-  python scripts/evaluate.py ldm --model checkpoints/emoji --data emoji-128 --num-images 500 --steps 20
-      how good generated pictures are, and which stage is the limit
-  python scripts/evaluate.py ldm --model runs/mine-ldm/checkpoint --data pictures/train --held-out pictures/test --json
-  python scripts/evaluate.py ldm --model checkpoints/emoji --data emoji-128 --num-images 16 --bits-per-dim 16
-      also what held-out pictures cost under the model; slow
-  python scripts/evaluate.py ldm --model runs/mine-ldm/checkpoint --data mine --judge runs/mine-judge/checkpoint --save-images
-      also by a classifier of one's own, and the pictures kept in OUT/pictures for other tools
 
-The features of the data are kept in ~/.cache/ldm/features (or $LDM_CACHE/features), so a second evaluation is quicker.
-"""
-ONLY_BITS = ("bound_steps", "bound_variance", "probe", "first_noise", "tolerance")
-GUIDING = ("guidance", "guidance_interval", "guidance_rescale", "threshold", "classifier", "classifier_scale")
-ONLY_SAMPLING = ("sampler", "grid", "steps", *GUIDING)
-ONLY_LDM = (*ONLY_SAMPLING, "precision", "held_out", "reference_images", "judge", "save_images", "bits_per_dim", *ONLY_BITS)
-
-
-def main(arguments: Sequence[str]) -> None:
+def main(options: argparse.Namespace) -> None:
     """Evaluates a model."""
-    options = _parse(arguments)
     check_folder(options.out)
     result = _evaluate(options)
     whole = {
@@ -78,74 +54,6 @@ def main(arguments: Sequence[str]) -> None:
         print(f"{shown}\n{last}")
 
 
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = Parser("Measure a model: its first stage (vae), or the pictures it makes (ldm).", EXAMPLES)
-    parser.add_argument("stage", choices=("vae", "ldm"), help="vae: PSNR, SSIM, LPIPS, rFID; ldm: FID, KID, precision, recall, ...")
-    parser.add_argument("--model", required=True, help="checkpoint folder")
-    parser.add_argument("--data", required=True, help="pictures, as a config's data.train: a built-in name, a folder, shards")
-    parser.add_argument("--held-out", help="held-out pictures, if --data has no such split (ldm)")
-    parser.add_argument(
-        "--split",
-        choices=("val", "train"),
-        default="val",
-        help="pictures that are reconstructed, or of which captions, labels and more are told (default: %(default)s, the held-out ones)",
-    )
-    parser.add_argument("--num-images", type=int, help="pictures to reconstruct or to make (default: as many as the split has)")
-    parser.add_argument(
-        "--reference-images", type=int, metavar="N", help=f"training pictures to compare with (ldm; default: all, {MOST:,} at most)"
-    )
-    parser.add_argument("--precision", choices=get_args(Precision), help="of the networks that sample (ldm; default: fp32)")
-    parser.add_argument("--background", help="R,G,B that transparent pictures are laid on (default: as the model was trained)")
-    add_sampling_flags(parser)
-    parser.add_argument("--classifier", help="checkpoint of a noise-aware classifier that leads each picture to its label (ldm)")
-    parser.add_argument("--classifier-scale", type=float, help="how strongly; 1 = Bayes' rule (ldm; default: 1)")
-    parser.add_argument("--judge", help="checkpoint of a classifier of clean pictures that judges them (ldm)")
-    parser.add_argument("--save-images", action="store_true", default=None, help="keep the pictures in OUT/pictures (ldm)")
-    _add_bits(parser)
-    parser.add_argument("--seed", type=int, default=0, help="picture i depends on (seed, i) only (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print the JSON instead of the table, and nothing else on stdout")
-    parser.add_argument("--out", type=Path, help="folder for the results (default: outputs/evaluate-vae or -ldm)")
-    options = parser.parse_args(arguments)
-    if options.stage == "vae":
-        for name in ONLY_LDM:
-            if getattr(options, name) is not None:
-                raise UserError(f"--{name.replace('_', '-')} is for ldm only; vae makes no new pictures")
-    if options.held_out is not None and options.split == "train":
-        raise UserError("--held-out names pictures for --split val: leave out one of the two")
-    for name in ONLY_BITS:
-        if getattr(options, name) is not None and options.bits_per_dim is None:
-            raise UserError(f"--{name.replace('_', '-')} is of --bits-per-dim, which is not asked for")
-    if options.classifier_scale is not None and options.classifier is None:
-        raise UserError("--classifier-scale needs --classifier CHECKPOINT")
-    if options.num_images is not None and options.num_images < 2:
-        raise UserError(f"--num-images must be at least 2 (a distance between sets needs two pictures), got {options.num_images}")
-    if options.reference_images is not None and options.reference_images < 2:
-        raise UserError(
-            f"--reference-images must be at least 2 (a distance between sets needs two pictures), got {options.reference_images}"
-        )
-    if options.bits_per_dim is not None and options.precision not in (None, "fp32"):
-        raise UserError(f"bits/dim are of the networks in fp32: ask for them without --precision {options.precision}")
-    options.out = options.out or Path(f"outputs/evaluate-{options.stage}")
-    options.background = None if options.background is None else _levels(options.background)
-    return options
-
-
-def _add_bits(parser: Parser) -> None:
-    parser.add_argument(
-        "--bits-per-dim",
-        nargs="?",
-        type=int,
-        const=BITS_PICTURES,
-        metavar="COUNT",
-        help="bits/dim of the first COUNT pictures of the split; slow (ldm; default: not computed; without COUNT: %(const)s)",
-    )
-    parser.add_argument("--bound-steps", type=int, metavar="N", help="of the bound's chain; pixels only (default: the process's own)")
-    parser.add_argument("--bound-variance", choices=get_args(Variance), help="of its steps, where the model learns none (default: small)")
-    parser.add_argument("--probe", choices=get_args(Probe), help="of the flow's divergence (default: rademacher)")
-    parser.add_argument("--first-noise", type=float, metavar="R", help=f"sigma / alpha at which the flow ends (default: {FIRST_NOISE:g})")
-    parser.add_argument("--tolerance", type=float, help=f"of the flow's solver (default: {TOLERANCE:g}; published numbers: 1e-5)")
-
-
 def _bits(options: argparse.Namespace) -> LikelihoodConfig | None:
     if options.bits_per_dim is None:
         return None
@@ -157,13 +65,6 @@ def _bits(options: argparse.Namespace) -> LikelihoodConfig | None:
         first_noise=FIRST_NOISE if options.first_noise is None else options.first_noise,
         tolerance=TOLERANCE if options.tolerance is None else options.tolerance,
     )
-
-
-def _levels(text: str) -> tuple[Any, ...]:
-    levels = text.split(",")
-    if len(levels) != 3 or not all(level.strip().isdigit() and int(level) <= 255 for level in levels):
-        raise UserError(f"--background must be three levels from 0 to 255, e.g. 255,255,255, got {text!r}")
-    return tuple(int(level) for level in levels)
 
 
 def _evaluate(options: argparse.Namespace) -> Result:

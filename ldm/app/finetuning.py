@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from ldm.checkpoints.model import LatentDiffusionSpec, read_spec
@@ -10,18 +9,11 @@ from ldm.config.loader import dump, from_words
 from ldm.core.errors import UserError
 from ldm.first_stage.identity import IdentityConfig
 
-FULL, LORA, SCRATCH = "configs/ldm/finetune.yaml", "configs/ldm/lora.yaml", "configs/ldm/emoji-text.yaml"
 MODEL_KEYS = ("denoiser", "process", "prediction", "network_input", "learned_variance", "conditioning")
 # What may differ: how the model is sampled and shown pictures, and what of its parts no weight depends on.
 FREE = ("sampling", "data", "first_stage.checkpoint")
 FREE_OF_DENOISER = ("dropout", "checkpointing", "attention_backend")
 FREE_OF_CONDITIONER = ("drop", "dropout", "word_drop", "feature_dropout", "cached_captions")
-
-
-def default_config(arguments: Sequence[str]) -> str:
-    """The config of a command line that names none: one for fine-tuning where it says what to start from."""
-    keys = {word.split("=")[0].split(".")[0] for word in arguments if "=" in word}
-    return LORA if "lora" in keys else FULL if "init_from" in keys else SCRATCH
 
 
 def completed(content: dict[str, Any]) -> dict[str, Any]:

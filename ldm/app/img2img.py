@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import argparse
 
-from ldm.app.sampling_run import parser, prepare, write_pictures
+from ldm.app.sampling_run import prepare, write_pictures
 from ldm.data.images import open_picture
 from ldm.pipelines.edit import image_to_image
 
-EXAMPLES = """examples:
-  python scripts/img2img.py --image sketch.png --strength 0.6 --prompt "a cat"
-  python scripts/img2img.py --image photo.png --strength 0.3 --num-images 1 --out outputs/touched-up
-"""
 
-
-def main(arguments: Sequence[str]) -> None:
+def main(options: argparse.Namespace) -> None:
     """Changes a picture."""
-    flags = parser("A picture noised to a strength and denoised, towards a prompt if there is one.", EXAMPLES, "outputs/img2img")
-    flags.add_argument("--image", type=Path, required=True, help="the picture; its centre square is taken, at the model's size")
-    flags.add_argument(
-        "--strength", type=float, required=True, help="noise level, above 0 to 1: 0.2 = touched up, 1 = only the prompt counts"
-    )
-    flags.add_argument("--prompt", help="what to lead to (default: nothing)")
-    flags.add_argument("--negative-prompt", default="", help="what to lead away from")
-    options = flags.parse_args(arguments)
     picture = open_picture(options.image)
     model, how = prepare(options)
     pictures = image_to_image(model, picture, options.strength, how, options.prompt, options.negative_prompt)

@@ -1,4 +1,4 @@
-"""What all picture-making scripts share: their flags, the progress bar, the files they leave."""
+"""What all picture-making scripts share: the model that the flags name, the progress bar, the files they leave."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from PIL import Image
@@ -17,69 +17,19 @@ from PIL.PngImagePlugin import PngInfo
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
 
-from ldm.app.cli import Parser
 from ldm.config.loader import to_words
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
-from ldm.core.precision import Precision
 from ldm.core.version import __version__
-from ldm.diffusion.grid import Grid
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 from ldm.pipelines.sampling import OnStep, Progress, Sampling
-from ldm.samplers.sampler import Sampler
 
-DEFAULT_MODEL = "checkpoints/emoji"
 GRID, PARAMETERS, TOOL = "grid.png", "parameters.json", "ldm "
 GRID_TILE = 512  # larger pictures are shown in the grid at this size
 
 
-def parser(description: str, examples: str, out: str) -> Parser:
-    """A parser with the shared flags; what is not given is as the model's checkpoint says."""
-    made = Parser(description, examples)
-    made.add_argument("--model", default=DEFAULT_MODEL, help="checkpoint folder (default: %(default)s)")
-    made.add_argument("--lora", type=Path, help="folder of a LoRA that was trained on the model, RUN_DIR/lora of such a run")
-    made.add_argument("--lora-scale", type=float, help="how strongly it acts (default: 1, as it was trained)")
-    add_sampling_flags(made)
-    made.add_argument("--num-images", type=int, default=4, help="how many pictures (default: %(default)s)")
-    made.add_argument("--seed", type=int, default=0, help="picture i depends on (seed, i) only (default: %(default)s)")
-    made.add_argument("--out", type=Path, default=Path(out), help="folder for the pictures (default: %(default)s)")
-    made.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of the networks (default: %(default)s)")
-    return made
-
-
-def add_sampling_flags(made: Parser) -> None:
-    """How the solver goes; what is not given is as the model's checkpoint says."""
-    made.add_argument("--sampler", help=f"{', '.join(Sampler.kinds())}; settings follow: 'pc corrections=0' (default: as the model says)")
-    made.add_argument("--grid", help=f"spacing of the steps: {', '.join(Grid.kinds())}; e.g. 'karras rho=5' (default: as the model says)")
-    made.add_argument("--steps", type=int, help="solver steps (default: as the model says, mostly 20)")
-    made.add_argument("--guidance", type=float, help="classifier-free guidance; 1 = none (default: as the model says)")
-    made.add_argument(
-        "--guidance-interval",
-        nargs=2,
-        type=float,
-        metavar=("LOW", "HIGH"),
-        help="noise levels, in sigma / alpha, at which that guidance acts; HIGH may be inf (default: as the model says, mostly all)",
-    )
-    made.add_argument(
-        "--guidance-rescale",
-        type=float,
-        metavar="R",
-        help="0 to 1, how far the contrast that it adds is taken back (default: as the model says, mostly 0)",
-    )
-    made.add_argument(
-        "--threshold",
-        type=_threshold,
-        metavar="clip|P|none",
-        help="models on pixels: x0 is clipped to [-1, 1], or scaled down by its percentile P, e.g. 0.995 (default: as the model says)",
-    )
-
-
-def _threshold(text: str) -> float | str:
-    return text if text in ("clip", "none") else float(text)
-
-
 def sampling_of(model: LatentDiffusion, options: argparse.Namespace, num_images: int = 1, on_step: OnStep | None = None) -> Sampling:
-    """What the flags of `add_sampling_flags` and --seed ask for.
+    """What the flags of `arguments.sampling.add_sampling_flags` and --seed ask for.
 
     Raises:
         UserError: unknown sampler or grid; a number out of range.

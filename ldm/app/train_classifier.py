@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from ldm.app.frozen_first_stage import FirstStageSource, check_fit, latent_cache
-from ldm.app.training_run import finish, load_config, open_run, parse, use_deterministic_kernels
+from ldm.app.training_run import finish, load_config, open_run, use_deterministic_kernels
 from ldm.checkpoints.classifier import ClassifierSpec, load_classifier
 from ldm.checkpoints.folder import load_strictly
 from ldm.core.errors import UserError
@@ -27,15 +27,6 @@ from ldm.training.classifier_task import ClassifierTask
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.latents import LatentData, Latents
-
-EXAMPLES = """examples:
-  python scripts/train_classifier.py
-      the built-in pictures' eight groups, on noisy latents of the shipped first stage, into runs/emoji-classifier; guides checkpoints/emoji
-  python scripts/train_classifier.py --config configs/classifier/mnist.yaml
-      noise-aware, in pixel space, on data/mnist (made by: python scripts/prepare_data.py mnist --out data/mnist)
-  python scripts/train_classifier.py --config configs/classifier/mnist-judge.yaml
-      an ordinary classifier of clean pictures: the independent judge of what was drawn
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +64,8 @@ class TrainClassifier:
         )
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(options: argparse.Namespace) -> None:
     """Trains a classifier."""
-    description = "Train a classifier: noise-aware, to guide a diffusion model by; or with process=null on clean pictures, to judge by."
-    options = parse(arguments, description, "configs/classifier/emoji.yaml", EXAMPLES)
     config = load_config(options, TrainClassifier)
     use_deterministic_kernels()
     world = World.join()

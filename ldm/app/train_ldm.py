@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from ldm.app.finetuning import check_base, completed, default_config
+from ldm.app.finetuning import check_base, completed
 from ldm.app.frozen_first_stage import FirstStageSource, check_fit, latent_cache
-from ldm.app.training_run import finish, open_run, parse, use_deterministic_kernels
+from ldm.app.training_run import finish, open_run, use_deterministic_kernels
 from ldm.checkpoints.folder import load_strictly
 from ldm.checkpoints.lora import LoraSpec
 from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults, denoiser_digest, load_latent_diffusion
@@ -41,18 +41,6 @@ from ldm.training.diffusion_model import DiffusionParts
 from ldm.training.diffusion_task import DiffusionTask
 from ldm.training.distributed import World
 from ldm.training.latents import LatentData
-
-EXAMPLES = """examples:
-  python scripts/train_ldm.py
-      the built-in pictures, text conditioning, on the shipped first stage, into runs/emoji-text; the same command again resumes
-  python scripts/train_ldm.py data.train=DIR data.val=null first_stage.checkpoint=runs/mine/checkpoint --run-dir runs/mine-ldm
-      your own pictures on your own first stage
-  python scripts/train_ldm.py init_from=checkpoints/sd1 data.train=DIR --run-dir runs/mine-sd1
-      goes on with a trained or imported model on your own captioned pictures; what the model is, its checkpoint says
-  python scripts/train_ldm.py init_from=checkpoints/sd1 data.train=DIR lora.rank=8 --run-dir runs/mine-lora
-      the same by low-rank adapters only: less memory, a file of a few megabytes
-  torchrun --nproc_per_node 4 scripts/train_ldm.py --config configs/ldm/emoji.yaml
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +125,8 @@ class TrainLDM:
         )
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(options: argparse.Namespace) -> None:
     """Trains a latent diffusion model."""
-    options = parse(arguments, "Train stage two: a conditional latent diffusion model.", default_config(arguments), EXAMPLES)
     config = build(completed(read(options.config, options.overrides)), TrainLDM)
     use_deterministic_kernels()
     world = World.join()

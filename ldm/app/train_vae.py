@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ldm.app.training_run import finish, load_config, open_run, parse, use_deterministic_kernels
+from ldm.app.training_run import finish, load_config, open_run, use_deterministic_kernels
 from ldm.checkpoints.folder import load_strictly
 from ldm.checkpoints.model import AutoencoderSpec, load_first_stage
 from ldm.core.errors import UserError
@@ -23,14 +23,6 @@ from ldm.networks.patchgan import smallest_picture
 from ldm.training.autoencoder_task import AutoencoderTask
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
-
-EXAMPLES = """examples:
-  python scripts/train_vae.py
-      the built-in pictures, configs/vae/emoji-f4.yaml, into runs/emoji-f4; the same command again resumes
-  python scripts/train_vae.py --run-dir runs/mine data.train=DIR data.val=null init_from=checkpoints/emoji
-      fine-tune the shipped first stage on the pictures in DIR
-  torchrun --nproc_per_node 4 scripts/train_vae.py --config configs/vae/emoji-f4.yaml
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +55,8 @@ class TrainVAE:
             )
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(options: argparse.Namespace) -> None:
     """Trains a first stage."""
-    options = parse(arguments, "Train stage one: a KL or VQ autoencoder on your pictures.", "configs/vae/emoji-f4.yaml", EXAMPLES)
     config = load_config(options, TrainVAE)
     use_deterministic_kernels()
     world = World.join()

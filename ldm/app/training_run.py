@@ -1,16 +1,14 @@
-"""What both training scripts share: arguments, the run folder, resume, the last line."""
+"""What the training scripts share: the config, the run folder, resume, the last line."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import yaml
 
-from ldm.app.cli import Parser
 from ldm.checkpoints.folder import MANIFEST
 from ldm.config.loader import build, dump, load, to_yaml
 from ldm.core.errors import UserError
@@ -23,17 +21,6 @@ T = TypeVar("T")
 
 # What may change between two sittings of one run.
 FREE_KEYS = ("train.steps", "train.checkpoint_every", "train.keep_every", "train.sample_every", "train.checkpoint_file_mib", "data.workers")
-
-
-def parse(arguments: Sequence[str], description: str, default_config: str, examples: str) -> argparse.Namespace:
-    """The command line of a training script: `--config`, `--run-dir` and trailing `key=value`."""
-    parser = Parser(description, examples)
-    parser.add_argument("--config", type=Path, default=Path(default_config), help=f"YAML file of the run (default: {default_config})")
-    parser.add_argument(
-        "--run-dir", type=Path, help="folder of the run (default: runs/NAME, NAME from the config); one that is there is resumed"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config, e.g. train.steps=20000 data.size=128")
-    return parser.parse_intermixed_args(arguments)
 
 
 def load_config(options: argparse.Namespace, schema: type[T]) -> T:

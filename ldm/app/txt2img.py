@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 
-from ldm.app.sampling_run import parser, prepare, write_pictures
-from ldm.core.errors import UserError
+from ldm.app.sampling_run import prepare, write_pictures
 from ldm.pipelines.canvas import as_pictures
 
-EXAMPLES = """examples:
-  python scripts/txt2img.py --prompt "a red heart"
-  python scripts/txt2img.py --prompt "a smiling yellow face" --num-images 9 --seed 7 --out outputs/faces
-  python scripts/txt2img.py --prompt "a house" --negative-prompt "a tree" --sampler ddim --steps 50 --model runs/mine-ldm/checkpoint
-"""
 
-
-def main(arguments: Sequence[str]) -> None:
+def main(options: argparse.Namespace) -> None:
     """Draws a prompt."""
-    flags = parser("Pictures of a text.", EXAMPLES, "outputs/txt2img")
-    flags.add_argument("--prompt", required=True, help="what to draw")
-    flags.add_argument("--negative-prompt", default="", help="what to lead away from")
-    options = flags.parse_args(arguments)
-    if not options.prompt.strip():
-        raise UserError("--prompt is empty: say what to draw")
     model, how = prepare(options)
     pictures = as_pictures(model.generate(model.text_inputs(options.prompt), how, model.uncond(options.negative_prompt)))
     write_pictures(pictures, options, how)

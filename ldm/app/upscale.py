@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import argparse
 
-from ldm.app.sampling_run import parser, prepare, write_pictures
+from ldm.app.sampling_run import prepare, write_pictures
 from ldm.data.images import open_picture
 from ldm.pipelines.upscaling import upscale
 
-EXAMPLES = """examples:
-  python scripts/upscale.py --model runs/superres4x/checkpoint --image small.png
-  python scripts/upscale.py --model checkpoints/bsr --image photo.jpg --steps 100 --num-images 1 --precision bf16
 
-The model is one that was trained with `low_resolution`, such as configs/published/superres4x.yaml. The picture may have any size.
-"""
-
-
-def main(arguments: Sequence[str]) -> None:
+def main(options: argparse.Namespace) -> None:
     """Draws the picture at several times its size."""
-    flags = parser("A small picture drawn at several times its size.", EXAMPLES, "outputs/upscale")
-    flags.add_argument("--image", type=Path, required=True, help="the small picture")
-    options = flags.parse_args(arguments)
     picture = open_picture(options.image)
     model, how = prepare(options)
     write_pictures(upscale(model, picture, how), options, how)

@@ -13,7 +13,7 @@ from ldm.checkpoints.folder import Checkpoint, load_strictly, write_checkpoint
 from ldm.checkpoints.model import LatentDiffusionSpec, LoadedParts, denoiser_digest, load_latent_diffusion
 from ldm.config.loader import to_yaml
 from ldm.core.errors import UserError
-from ldm.core.precision import Precision
+from ldm.core.settings import Precision
 from ldm.networks.lora import Lora, merged
 
 PART = "lora"  # its file, and the name of the folder that a run writes it to

@@ -14,8 +14,8 @@ from ldm.checkpoints.folder import Checkpoint, load_strictly, write_checkpoint
 from ldm.conditioning.conditioner import ConditionerConfig, Conditioners, build_conditioners
 from ldm.config.loader import to_yaml
 from ldm.core.errors import UserError
-from ldm.core.limit import Limit
-from ldm.core.precision import Precision, dtypes_to_hold
+from ldm.core.precision import dtypes_to_hold
+from ldm.core.settings import Limit, Precision
 from ldm.diffusion.grid import Grid, Trailing
 from ldm.diffusion.network_input import NetworkInput, TableIndex
 from ldm.diffusion.prediction import Prediction

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ldm.core.errors import UserError, unknown
 from ldm.core.family import Family
-from ldm.core.limit import Limit
+from ldm.core.settings import Limit
 
 T = TypeVar("T")
 

@@ -6,9 +6,12 @@ outermost decorator. Only the family's own package is imported to find its kinds
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from ldm.core.errors import unknown
@@ -68,3 +71,34 @@ def kind(name: str) -> Callable[[type[T]], type[T]]:
         return cls
 
     return register
+
+
+def kind_names(package: str, family: str) -> list[str]:
+    """What `kinds()` of a family names, read off its package's source files without importing them: for help, which is to be quick.
+
+    Args:
+        package: that the family's class is in, e.g. `ldm.samplers`.
+        family: the class's name. Classes are told apart by their names alone, so no two of a package may share one.
+    """
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.submodule_search_locations, f"no package {package}"
+    files = [path for folder in spec.submodule_search_locations for path in Path(folder).rglob("*.py")]
+    classes = [node for path in files for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.ClassDef)]
+    members = {node.name for node in classes if node.name == family}
+    assert members, f"no class {family} in {package}"
+    while found := {node.name for node in classes if members & set(map(_last_name, node.bases))} - members:
+        members |= found
+    return sorted(name for node in classes if node.name in members for name in map(_kind_name, node.decorator_list) if name)
+
+
+def _last_name(expression: ast.expr) -> str:
+    """`Sampler` of `Sampler` and of `sampler.Sampler`."""
+    return ast.unparse(expression).rpartition(".")[2]
+
+
+def _kind_name(decorator: ast.expr) -> str | None:
+    """The name in `@kind("name")`; None of any other decorator."""
+    match decorator:
+        case ast.Call(func=function, args=[ast.Constant(value=str(name))]) if _last_name(function) == kind.__name__:
+            return name
+    return None

@@ -14,6 +14,7 @@ from PIL import Image
 from torchvision import datasets
 
 from ldm.core.errors import UserError, unknown
+from ldm.data.names import CLASSIC
 from ldm.data.record import Record
 from ldm.data.sources.source import Source
 
@@ -76,7 +77,7 @@ def open_classic(name: str, raw: Path | None, cache: Path) -> Iterator[dict[str,
                 raise UserError(f"--raw {raw}: no such folder")
             LAY_OUT[name](raw, root)
         try:
-            sources = CLASSIC[name](str(root), raw is None)
+            sources = OPENERS[name](str(root), raw is None)
         except (RuntimeError, OSError, EOFError, ValueError) as error:
             hint = f"below {raw}" if raw else "by download; if this machine is offline, get the files and name their folder with --raw"
             raise UserError(f"{name} cannot be had {hint} ({' '.join(str(error).split())})") from None
@@ -109,7 +110,7 @@ def _pets(root: str, download: bool) -> dict[str, Source]:
     return _sources(parts, tuple(parts["train"].classes), TRIMAP)
 
 
-CLASSIC: dict[str, Callable[[str, bool], dict[str, Source]]] = {
+OPENERS: dict[str, Callable[[str, bool], dict[str, Source]]] = {
     "mnist": _idx(datasets.MNIST),
     "fashion-mnist": _idx(datasets.FashionMNIST),
     "cifar10": _cifar10,

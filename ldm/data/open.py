@@ -9,14 +9,13 @@ from webdataset.shardlists import expand_urls
 from ldm.core.errors import UserError
 from ldm.data.config import DataConfig
 from ldm.data.image_dataset import ImageDataset, IndexedDataset
+from ldm.data.names import BUILTIN
 from ldm.data.sample_transform import Split
 from ldm.data.shards import INDEX_NAME, Index
 from ldm.data.sources.folder import FolderSource
 from ldm.data.sources.shards import open_indexed, open_tars
 from ldm.data.sources.source import Source
 from ldm.data.stream import StreamedDataset, is_remote
-
-BUILTIN = {"emoji-128": Path(__file__).with_name("builtin") / "emoji-128"}
 
 
 def open_dataset(config: DataConfig, split: Split, seed: int) -> ImageDataset:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -22,10 +22,9 @@ from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.diffusion.grid import Trailing
 from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
+from ldm.diffusion.settings import FIRST_NOISE, Probe
 
-Probe = Literal["rademacher", "gaussian"]
 BIN = 2 / (bound.PIXEL_LEVELS - 1)  # between two levels of a pixel in [-1, 1]
-FIRST_NOISE = 1e-3  # sigma / alpha; less than the 2.3e-3 that dequantised pixels have of their own
 LAST_NOISE = 1e-2  # sigma / alpha from which the bound's last step leads to the data: that of the first of Ho et al.'s 1000
 
 

@@ -13,15 +13,16 @@ from torch import Tensor
 from ldm.core.errors import UserError
 from ldm.data.config import DataConfig
 from ldm.data.image_dataset import IndexedDataset
-from ldm.data.open import BUILTIN, open_dataset
+from ldm.data.names import BUILTIN
+from ldm.data.open import open_dataset
 from ldm.data.sample_transform import Split
 from ldm.data.shards import INDEX_NAME, Index
 from ldm.data.stream import is_remote
+from ldm.evaluation.settings import MOST
 from ldm.metrics.features import SHOWN_AS, InceptionFeatures, cached_features
 from ldm.metrics.report import Metric
 
 AT_ONCE = 16  # pictures a batch
-MOST = 50_000  # of a set, unless more are asked for: as many as published numbers use
 DATA_SEED = 0  # nothing is drawn: no augmentation
 
 

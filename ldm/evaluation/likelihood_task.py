@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,15 +15,13 @@ from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.core.random import Streams
 from ldm.diffusion.estimate import Denoise, Estimate
-from ldm.diffusion.likelihood import FlowDensity, Probe, first_time
+from ldm.diffusion.likelihood import FlowDensity, first_time
 from ldm.diffusion.process import NoiseProcess
+from ldm.diffusion.settings import Probe
 from ldm.evaluation.conditions import EvaluationConditions
 from ldm.evaluation.dataset import AT_ONCE
+from ldm.evaluation.settings import Variance
 from ldm.metrics.features import as_shown
-
-Variance = Literal["small", "large"]
-BITS_PICTURES = 64  # where the user does not say how many
-TOLERANCE = 1e-4  # a third of the evaluations that the published 1e-5 takes, for the same three decimals
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,11 @@ from ldm.core.errors import UserError
 from ldm.interop.clip_text import TextTower, settled
 from ldm.interop.compvis.checkpoint import import_compvis
 from ldm.interop.compvis.config import read_compvis
-from ldm.interop.compvis.stable_diffusion import PredictionName, recipe_of
+from ldm.interop.compvis.stable_diffusion import recipe_of
 from ldm.interop.diffusers.importing import import_diffusers
 from ldm.interop.foreign_file import read_tensors
 from ldm.interop.recipe import Imported
+from ldm.interop.settings import PredictionName
 
 
 def import_checkpoint(

@@ -19,7 +19,7 @@ from ldm.conditioning.inputs import ConditionInputs
 from ldm.config.loader import build
 from ldm.core.errors import UserError, unknown
 from ldm.core.family import Family
-from ldm.core.precision import Precision
+from ldm.core.settings import Precision
 from ldm.data.record import Box
 from ldm.diffusion.grid import Grid
 from ldm.first_stage.identity import IdentityConfig

@@ -15,8 +15,9 @@ from ldm.conditioning.conditioner import Conditioners
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
-from ldm.core.precision import Precision, autocast
+from ldm.core.precision import autocast
 from ldm.core.random import Streams
+from ldm.core.settings import Precision
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.diffusion.process import NoiseProcess

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ldm.core.errors import UserError, unknown
 from ldm.core.family import kind
-from ldm.core.limit import Limit
+from ldm.core.settings import Limit
 from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.diffusion.process import NoiseProcess
 from ldm.samplers.frame import FRAMES, RATIO

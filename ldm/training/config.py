@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 
 from ldm.core.errors import UserError
-from ldm.core.precision import DTYPES, Precision
+from ldm.core.precision import DTYPES
+from ldm.core.settings import Precision
 
 
 @dataclass(frozen=True, kw_only=True)

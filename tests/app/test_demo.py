@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm.app import demo
+from ldm.app.arguments import demo
 from ldm.core.errors import UserError
 
 

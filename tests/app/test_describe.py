@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ldm.app import describe
+from ldm.app.arguments import describe
+from ldm.app.describe import Cost
 from ldm.app.description import Held
 from ldm.app.description import describe as description_of
 from ldm.app.train_classifier import TrainClassifier
@@ -151,9 +152,9 @@ def test_costs_grow_with_pictures_as_between_one_and_two():
     assert one.extended(two, 5) == Footprint(flops=10 + 4 * 7, bytes=100 + 4 * 30)
 
 
-def small(*changes: str) -> describe.Cost:
+def small(*changes: str) -> Cost:
     found = description_of(ROOT / "configs/pixel/mnist-ddpm.yaml", ["data.train=nowhere", *changes])
-    return describe.Cost.of(found, 1)
+    return Cost.of(found, 1)
 
 
 def test_checkpointing_trades_memory_for_operations_and_parts_of_a_batch_for_nothing():

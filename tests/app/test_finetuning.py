@@ -13,7 +13,8 @@ import torch
 from tiny_runs import checkpoint, metrics, state
 
 from ldm import LatentDiffusion
-from ldm.app import cli, train_ldm, txt2img
+from ldm.app import cli
+from ldm.app.arguments import train_ldm, txt2img
 from ldm.app.description import describe
 from ldm.app.finetuning import completed
 from ldm.checkpoints.folder import Checkpoint

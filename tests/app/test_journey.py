@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 from tiny_runs import ROOT, checkpoint
 
-from ldm.app import inpaint, prepare_data, sample, train_ldm, train_vae, txt2img
+from ldm.app.arguments import inpaint, prepare_data, sample, train_ldm, train_vae, txt2img
 
 MAINS = {
     "scripts/prepare_data.py": prepare_data.main,

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from ldm.app import cli, img2img, inpaint, sample, txt2img, upscale
+from ldm.app import cli
+from ldm.app.arguments import img2img, inpaint, sample, txt2img, upscale
 from ldm.core.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from tiny_runs import arguments, checkpoint, metrics
 
-from ldm.app import cli, sample, train_classifier, train_ldm, train_vae
+from ldm.app import cli
+from ldm.app.arguments import sample, train_classifier, train_ldm, train_vae
 from ldm.checkpoints.classifier import load_classifier
 from ldm.data.record import Record
 from ldm.data.shards import write_shards

@@ -9,7 +9,7 @@ import torch
 from tiny_runs import metrics
 
 from ldm import LatentDiffusion
-from ldm.app import train_ldm, train_vae
+from ldm.app.arguments import train_ldm, train_vae
 from ldm.checkpoints.model import load_first_stage
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.conditioning.low_resolution import LowResolution

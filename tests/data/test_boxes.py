@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.app import train_ldm
+from ldm.app.arguments import train_ldm
 from ldm.conditioning.boxes import Boxes
 from ldm.core.errors import UserError
 from ldm.core.random import generator

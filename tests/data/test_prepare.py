@@ -16,8 +16,10 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from ldm.app.prepare_data import main
+from ldm.app.arguments.prepare_data import main
 from ldm.core.errors import UserError
+from ldm.data.classic import LAY_OUT, OPENERS
+from ldm.data.names import CLASSIC
 from ldm.data.record import Record
 from ldm.data.shards import Index, scan_shard, shard_writer, split_name
 from ldm.data.sources.shards import open_indexed
@@ -296,3 +298,7 @@ def test_names_split_where_webdataset_splits_them() -> None:
 def test_a_corrupt_record_says_so(meta: bytes) -> None:
     with pytest.raises(UserError, match="'k'"):
         Record.of("k", {"png": b"", "json": meta})
+
+
+def test_every_set_that_help_names_can_be_opened() -> None:
+    assert set(CLASSIC) == OPENERS.keys() == LAY_OUT.keys()

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ldm.app import cli, evaluate
+from ldm.app import cli
+from ldm.app.arguments import evaluate
 from ldm.evaluation.dataset import Preprocessing, training_pictures
 
 COUNTS = {"train": 12, "val": 6}

@@ -12,7 +12,7 @@ import torch
 from evaluations import LDM, call, measured, perfect, pictures_of, write_pictures
 from PIL import Image
 
-from ldm.app import evaluate, prepare_data
+from ldm.app.arguments import evaluate, prepare_data
 from ldm.checkpoints.model import load_first_stage
 from ldm.core.errors import UserError
 from ldm.data.facts import MAPS, DataFacts

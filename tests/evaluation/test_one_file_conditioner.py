@@ -12,7 +12,7 @@ from evaluations import measured
 from PIL import Image
 
 import ldm.conditioning
-from ldm.app import describe, sample, train_ldm
+from ldm.app.arguments import describe, sample, train_ldm
 from ldm.core import family
 from ldm.core.errors import UserError
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from interop_rows import KL, PLAIN, ROWS, write_row
 
-from ldm.app import cli, convert, sample, txt2img
+from ldm.app import cli
+from ldm.app.arguments import convert, sample, txt2img
 from ldm.checkpoints.folder import Checkpoint
 from ldm.conditioning.bert_scratch import BertScratchConfig
 from ldm.interop.compvis.export import export_compvis

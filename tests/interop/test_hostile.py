@@ -16,7 +16,8 @@ import torch
 from interop_rows import ROWS, write_row
 from torch import Tensor
 
-from ldm.app import cli, convert
+from ldm.app import cli
+from ldm.app.arguments import convert
 from ldm.interop.compvis.export import export_compvis
 from ldm.interop.diffusers.export import export_diffusers
 from ldm.interop.foreign_file import read_tensors

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from ldm import LatentDiffusion
-from ldm.app import cli, inpaint
+from ldm.app import cli
+from ldm.app.arguments import inpaint
 from ldm.checkpoints.folder import Checkpoint
 from ldm.checkpoints.model import LatentDiffusionSpec, load_first_stage
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig

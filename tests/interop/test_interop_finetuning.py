@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ldm.app import convert, train_ldm
+from ldm.app.arguments import convert, train_ldm
 from ldm.checkpoints.folder import Checkpoint
 from ldm.checkpoints.lora import load_lora, load_with_lora
 from ldm.checkpoints.model import load_latent_diffusion

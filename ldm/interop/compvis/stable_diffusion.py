@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor
 
@@ -19,9 +18,9 @@ from ldm.first_stage.autoencoder import KLAutoencoderConfig
 from ldm.interop.diffusers.unet import SizedUNet
 from ldm.interop.foreign_config import must_be_few
 from ldm.interop.recipe import AutoencoderRecipe, Recipe
+from ldm.interop.settings import PredictionName
 from ldm.networks.unet import UNetConfig
 
-PredictionName = Literal["eps", "v", "x0"]
 UNET, AUTOENCODER = "model.diffusion_model.", "first_stage_model."
 FIRST_TRANSFORMER = f"{UNET}input_blocks.1.1."
 SCALE = 0.18215

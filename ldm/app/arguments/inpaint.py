@@ -1,0 +1,28 @@
+"""The command line of `scripts/inpaint.py`: part of a picture painted anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.app.arguments.sampling import parser
+
+EXAMPLES = """examples:
+  python scripts/inpaint.py --image photo.png --mask hole.png
+  python scripts/inpaint.py --image photo.png --mask hole.png --prompt "a red hat" --num-images 4 --seed 3
+
+The mask has the picture's size: white = paint, black = keep. Pixels that are kept come back bit-identical.
+"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Paints the masked part."""
+    flags = parser("Paint part of a picture anew.", EXAMPLES, "outputs/inpaint")
+    flags.add_argument("--image", type=Path, required=True, help="the picture, of any size")
+    flags.add_argument("--mask", type=Path, required=True, help="a picture of the same size: white = paint")
+    flags.add_argument("--prompt", help="what to paint (default: whatever fits)")
+    options = flags.parse_args(arguments)
+
+    from ldm.app import inpaint
+
+    inpaint.main(options)

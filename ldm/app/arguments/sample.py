@@ -1,0 +1,47 @@
+"""The command line of `scripts/sample.py`: pictures of a class, of a map, of boxes, or of nothing in particular."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.app.arguments.sampling import parser
+from ldm.core.errors import UserError
+
+EXAMPLES = """examples:
+  python scripts/sample.py
+  python scripts/sample.py --label animals-nature --num-images 8
+  python scripts/sample.py --map layout.png --model runs/maps/checkpoint
+  python scripts/sample.py --boxes layout.json --model runs/layout2img256/checkpoint
+      layout.json: [[class, left, top, right, bottom], ...], class a number, the rest shares of the picture from 0 to 1
+  python scripts/sample.py --cond attributes.age=40 --cond attributes.smiles=yes --model runs/faces/checkpoint
+      by the names that the model's conditioners have; a wrong one is answered with those that there are
+  python scripts/sample.py --label food-drink --classifier runs/emoji-classifier/checkpoint --classifier-scale 2
+      a classifier that scripts/train_classifier.py trained leads to the class; the model need not know labels
+"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Draws samples."""
+    flags = parser("Pictures of a class, of a map of classes, of boxes, or of nothing in particular.", EXAMPLES, "outputs/sample")
+    flags.add_argument("--label", help="a class, by name or number")
+    flags.add_argument("--map", type=Path, help="a grey or palette picture whose pixels are class indices")
+    flags.add_argument("--boxes", type=Path, metavar="JSON", help="where objects are, and of which class")
+    flags.add_argument(
+        "--cond",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a value for the model's conditioner of that name, or for its field: attributes.age=40; may be given several times",
+    )
+    flags.add_argument("--classifier", metavar="CHECKPOINT", help="a noise-aware classifier's folder; it leads to --label")
+    flags.add_argument("--classifier-scale", type=float, metavar="S", help="how hard it leads; 1 = Bayes' rule (default: 1)")
+    options = flags.parse_args(arguments)
+    if options.classifier is not None and options.label is None:
+        raise UserError("--classifier needs --label, the class to lead to")
+    if options.classifier_scale is not None and options.classifier is None:
+        raise UserError("--classifier-scale is of a classifier: name one with --classifier")
+
+    from ldm.app import sample
+
+    sample.main(options)

@@ -1,0 +1,20 @@
+"""The command line that the training scripts share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.app.cli import Parser
+
+
+def parse(arguments: Sequence[str], description: str, default_config: str, examples: str) -> argparse.Namespace:
+    """The command line of a training script: `--config`, `--run-dir` and trailing `key=value`."""
+    parser = Parser(description, examples)
+    parser.add_argument("--config", type=Path, default=Path(default_config), help=f"YAML file of the run (default: {default_config})")
+    parser.add_argument(
+        "--run-dir", type=Path, help="folder of the run (default: runs/NAME, NAME from the config); one that is there is resumed"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config, e.g. train.steps=20000 data.size=128")
+    return parser.parse_intermixed_args(arguments)

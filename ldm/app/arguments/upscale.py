@@ -1,0 +1,26 @@
+"""The command line of `scripts/upscale.py`: a small picture drawn large."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.app.arguments.sampling import parser
+
+EXAMPLES = """examples:
+  python scripts/upscale.py --model runs/superres4x/checkpoint --image small.png
+  python scripts/upscale.py --model checkpoints/bsr --image photo.jpg --steps 100 --num-images 1 --precision bf16
+
+The model is one that was trained with `low_resolution`, such as configs/published/superres4x.yaml. The picture may have any size.
+"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Draws the picture at several times its size."""
+    flags = parser("A small picture drawn at several times its size.", EXAMPLES, "outputs/upscale")
+    flags.add_argument("--image", type=Path, required=True, help="the small picture")
+    options = flags.parse_args(arguments)
+
+    from ldm.app import upscale
+
+    upscale.main(options)

@@ -1,0 +1,9 @@
+"""Types of settings that several rooms share, without torch: command lines have them in their help."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+Limit = Annotated[float, "inf = none"]
+"""A number that may be infinite, which means that there is no limit; every other number of a config is finite."""
+Precision = Literal["fp32", "bf16", "fp16"]
