@@ -1,1 +1,1 @@
-"""What a model is told: one file a conditioner, each giving tokens, a vector or channels, and each knowing what "nothing" is."""
+"""What a model is conditioned on: one file a conditioner. Each gives tokens, a vector or channels, and has a null input."""

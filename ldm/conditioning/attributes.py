@@ -104,7 +104,7 @@ class NumberAttribute(Attribute):
             UserError: it was left open, and there was no training data to take it from.
         """
         if self.low is None or self.high is None:
-            raise UserError("a number needs low and high: only training can leave them open, where the data says them")
+            raise UserError("a number needs low and high: only training can infer them, from its data")
         return self.low, self.high
 
     @property
@@ -226,7 +226,7 @@ class AttributesConfig(ConditionerConfig):
 class Attributes(Conditioner[dict[str, Tensor]]):
     """The sum of a learned vector a feature, for every attribute.
 
-    Its input: by field, (B, 1 + width): 1 and the value's features, or all zero, which says nothing.
+    Its input: by field, (B, 1 + width): 1 and the value's features; all zero is the null input.
     """
 
     def __init__(self, config: AttributesConfig) -> None:
@@ -252,18 +252,18 @@ class Attributes(Conditioner[dict[str, Tensor]]):
     def of_batch(self, batch: Batch, facts: DataFacts) -> dict[str, Tensor]:
         return {name: torch.stack([self._row(name, record) for record in batch.attributes]) for name in self.config.fields}
 
-    def of_user(self, said: Mapping[str, Any]) -> dict[str, Tensor]:
+    def of_user(self, value: Mapping[str, Any]) -> dict[str, Tensor]:
         """Values by field; a field that is not there is left open.
 
         Raises:
             UserError: no such field; a value that it does not take.
         """
-        if not isinstance(said, Mapping):
+        if not isinstance(value, Mapping):
             raise UserError(f"attributes are set one by one: NAME.FIELD=VALUE, with one of {', '.join(self.config.fields)}")
-        for name in said:
+        for name in value:
             if name not in self.config.fields:
                 raise unknown("attribute", name, self.config.fields)
-        return {name: self._row(name, said)[None] for name in self.config.fields}
+        return {name: self._row(name, value)[None] for name in self.config.fields}
 
     def dropped(self, value: dict[str, Tensor], streams: Streams) -> dict[str, Tensor]:
         """Each attribute by its own probability, apart from the others."""

@@ -37,7 +37,7 @@ class BertPretrainedConfig(ConditionerConfig):
         max_tokens: longer captions are cut; [CLS] and [SEP] count.
         cached_captions: features kept in memory, the longest unused forgotten first (about 3 KB a token with MiniLM).
         vector_width: width of a vector for the time embedding, made of the mean of the features; None = tokens only. Small networks learn
-            what a caption is about much sooner with it: each layer is told, not just those that attend.
+            what a caption is about much sooner with it: it reaches every layer, not just those that attend.
     """
 
     reads: ClassVar[str] = CAPTIONS
@@ -75,7 +75,7 @@ class BertPretrainedConfig(ConditionerConfig):
 
 
 class BertPretrained(FrozenTextConditioner):
-    """Tokens = projection(norm(frozen features)), vector = summary(mean of the features); "nothing" = those of the empty caption."""
+    """Tokens = projection(norm(frozen features)), vector = summary(mean of the features); the null input is the empty caption."""
 
     def __init__(self, config: BertPretrainedConfig, context_width: int) -> None:
         super().__init__(config, config.model, _frozen(config))

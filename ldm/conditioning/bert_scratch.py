@@ -47,7 +47,7 @@ class BertScratchConfig(TransformerConfig):
 
 
 class BertScratch(TextConditioner):
-    """Tokens of the last layer, normalised; "nothing" = the empty caption."""
+    """Tokens of the last layer, normalised; the null input is the empty caption."""
 
     def __init__(self, config: BertScratchConfig, context_width: int) -> None:
         super().__init__(config)

@@ -61,8 +61,8 @@ class BoxesConfig(TransformerConfig):
 class Boxes(Conditioner[Tensor]):
     """Three tokens a box, its class and its corners at the top left and bottom right, then two for the corners of the picture.
 
-    Its input: (B, K, 5) float: class index, then left, top, right, bottom as shares of the image from 0 to 1; class -1 = no box, and only
-    such say nothing.
+    Its input: (B, K, 5) float: class index, then left, top, right, bottom as shares of the image from 0 to 1; class -1 = no box. No
+    box at all is the null input.
 
     Source: Rombach et al. 2022, sec. 4.3.1; the tokens are those of Esser et al.'s layout models, whose last two name the part of the
     picture that was cut out: all of it here.
@@ -116,13 +116,13 @@ class Boxes(Conditioner[Tensor]):
     def of_batch(self, batch: Batch, facts: DataFacts) -> Tensor | None:
         return batch.boxes
 
-    def of_user(self, said: Any) -> Tensor:
+    def of_user(self, value: Any) -> Tensor:
         """A list of [class, left, top, right, bottom], or a JSON file's path.
 
         Raises:
             UserError: not that; no box, or more than max_boxes.
         """
-        boxes = read_boxes(Path(said)) if isinstance(said, str | Path) else said
+        boxes = read_boxes(Path(value)) if isinstance(value, str | Path) else value
         if not 1 <= len(boxes) <= self.config.max_boxes:
             raise UserError(f"this model takes 1 to {self.config.max_boxes} boxes, got {len(boxes)}")
         return torch.tensor(boxes, dtype=torch.float32)[None]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class TextConditioner(Conditioner[tuple[str, ...]]):
-    """Base of the conditioners that read captions. Its input: B texts; "" says nothing."""
+    """Base of the conditioners that read captions. Its input: B texts; "" is the null input."""
 
     uses_tokens = True
 
@@ -33,15 +33,15 @@ class TextConditioner(Conditioner[tuple[str, ...]]):
         """The caption that each record has in this epoch."""
         return batch.captions
 
-    def of_user(self, said: Any) -> tuple[str, ...]:
+    def of_user(self, value: Any) -> tuple[str, ...]:
         """A text.
 
         Raises:
             UserError: an empty one.
         """
-        if not str(said).strip():
+        if not str(value).strip():
             raise UserError("the prompt is empty: say what to draw, or leave it out for images of nothing in particular")
-        return (str(said),)
+        return (str(value),)
 
     def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...]) -> Examples:
         """The config's prompts, or the batch's captions."""

@@ -49,7 +49,7 @@ class ClassLabelConfig(ConditionerConfig):
             UserError: it was left open, and there was no training data to take it from.
         """
         if self.num_classes is None:
-            raise UserError("class_label needs num_classes: only training can leave it open, where the data says it")
+            raise UserError("class_label needs num_classes: only training can infer it, from its data")
         return self.num_classes
 
     @property
@@ -73,14 +73,14 @@ class ClassLabelConfig(ConditionerConfig):
 
 
 class ClassLabel(Conditioner[Tensor]):
-    """A learned row of a table per class, and one for "nothing". Its input: (B,) int64; -1 says nothing."""
+    """A learned row of a table per class, and one for no class. Its input: (B,) int64; -1 is the null input."""
 
     def __init__(self, config: ClassLabelConfig, width: int) -> None:
         super().__init__(config)
         self.config = config
         self.uses_tokens = config.how == "attend"
         self.vector_width = None if self.uses_tokens else width
-        self.table = nn.Embedding(config.classes + 1, width)  # the last row: nothing
+        self.table = nn.Embedding(config.classes + 1, width)  # the last row: no class
         nn.init.normal_(self.table.weight, std=1.0 if self.uses_tokens else 0.02)
 
     @property
@@ -111,9 +111,9 @@ class ClassLabel(Conditioner[Tensor]):
         named = {int(label): self.index_of(facts.label_names[label]) for label in batch.labels.unique() if label >= 0}
         return torch.tensor([named.get(label, -1) for label in batch.labels.tolist()])
 
-    def of_user(self, said: Any) -> Tensor:
+    def of_user(self, value: Any) -> Tensor:
         """A class by name or number; see `label_index`."""
-        return torch.tensor([self.index_of(said)])
+        return torch.tensor([self.index_of(value)])
 
     def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...]) -> Examples:
         """The classes one after the other."""

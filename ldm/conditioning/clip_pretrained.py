@@ -1,4 +1,4 @@
-"""The features of a frozen CLIP's text tower, attended to as they are: what Stable Diffusion is told."""
+"""The features of a frozen CLIP's text tower, attended to as they are: Stable Diffusion's conditioning."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ClipPretrainedConfig(ConditionerConfig):
 
     Attributes:
         model: folder or hub name of any CLIP with a text tower that transformers reads and that is stored as safetensors.
-        layer: whose output is told, after the tower's last norm: of the last layer, or of the one before.
+        layer: whose output is used, after the tower's last norm: the last layer's, or that of the one before.
         max_tokens: shorter captions are padded, longer ones cut; start and end count. Padding is attended to, as published.
         cached_captions: features kept in memory, the longest unused forgotten first (a quarter of a megabyte each with the default model).
     """
@@ -98,8 +98,8 @@ def _frozen(config: ClipPretrainedConfig) -> FrozenText:
 
     def pieces(caption: str) -> Tensor:
         assert pretrained.tokenizer is not None
-        told = pretrained.tokenizer(caption, truncation=True, max_length=config.max_tokens, padding="max_length")
-        return torch.tensor(told["input_ids"])
+        encoded = pretrained.tokenizer(caption, truncation=True, max_length=config.max_tokens, padding="max_length")
+        return torch.tensor(encoded["input_ids"])
 
     def read(tokens: Tensor) -> Tensor:
         if config.layer == "last":

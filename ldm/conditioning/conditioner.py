@@ -28,7 +28,7 @@ Encode = Callable[[Tensor], Tensor]
 
 
 class Conditioner(nn.Module, abc.ABC, Generic[V]):
-    """All that is special about one kind of condition. Subclasses set what they give and say what they read.
+    """All that is special about one kind of condition. Subclasses set what they give and what they read.
 
     V is the type of its input for B images, see `ConditionInputs`.
 
@@ -79,7 +79,7 @@ class Conditioner(nn.Module, abc.ABC, Generic[V]):
 
     @abc.abstractmethod
     def null(self, count: int) -> V:
-        """The input that says nothing, for so many images."""
+        """The null input, which makes an image unconditional, for so many images."""
 
     @abc.abstractmethod
     def of_batch(self, batch: Batch, facts: DataFacts) -> V | None:
@@ -94,7 +94,7 @@ class Conditioner(nn.Module, abc.ABC, Generic[V]):
         """
 
     @abc.abstractmethod
-    def of_user(self, said: Any) -> V:
+    def of_user(self, value: Any) -> V:
         """Its input for one image, from what a user gives; see `controls`. A command line gives texts.
 
         Raises:
@@ -150,7 +150,7 @@ class Conditioner(nn.Module, abc.ABC, Generic[V]):
 
     @property
     def num_unused(self) -> int:
-        """Parameters that the published weights carry beside for a layer that nothing reads, and that we do not have."""
+        """Parameters that the published weights carry beside for a layer that is not used, and that we do not have."""
         return 0
 
 

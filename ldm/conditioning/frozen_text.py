@@ -120,7 +120,7 @@ class FrozenText:
 
 
 class FrozenTextConditioner(TextConditioner):
-    """Base of the conditioners that read captions by a frozen encoder; "nothing" = the features of the empty caption."""
+    """Base of the conditioners that read captions by a frozen encoder; the null input is the empty caption."""
 
     def __init__(self, config: ConditionerConfig, name: str, frozen: FrozenText) -> None:
         super().__init__(config)

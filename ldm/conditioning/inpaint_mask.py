@@ -24,7 +24,7 @@ GREY, BLACK = 0.0, -1.0
 @kind("inpaint_mask")
 @dataclass(frozen=True, kw_only=True)
 class InpaintMaskConfig(ConditionerConfig):
-    """How a hole is told.
+    """How a hole is encoded.
 
     Attributes:
         convention: whose. `stable_diffusion`: the hole is grey; the mask comes before the masked picture's latent, 1 in a cell with any
@@ -62,7 +62,7 @@ class MaskedImages(NamedTuple):
 
 
 class InpaintMask(Conditioner[MaskedImages]):
-    """1 channel of mask and the masked image's latent. Has no weights. A mask of ones over an image that is all hole says nothing."""
+    """1 channel of mask and the masked image's latent. Has no weights. The null input is a mask of ones over an image that is all hole."""
 
     keeps_under_guidance = True
     is_in_records = False
@@ -110,9 +110,9 @@ class InpaintMask(Conditioner[MaskedImages]):
             latents[rows] = self._encoded(self.config.masked(batch.images[rows], masks[rows]))
         return MaskedImages(masks, latents)
 
-    def of_user(self, said: tuple[Tensor, Tensor]) -> MaskedImages:
+    def of_user(self, value: tuple[Tensor, Tensor]) -> MaskedImages:
         """An image (1, C, H, W) in [-1, 1] and its mask (1, 1, H, W), of the model's size."""
-        image, mask = said
+        image, mask = value
         return MaskedImages(mask, self._encoded(self.config.masked(image, mask)))
 
     def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...]) -> Examples:

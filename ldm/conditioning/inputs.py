@@ -1,4 +1,4 @@
-"""Conditions as values, before any network has seen them."""
+"""Conditions as values, before any network encodes them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 class ConditionInputs:
     """What each conditioner reads, for B images.
 
-    A conditioner's value is of a type of its own: a Tensor (B, ...), B texts, or a tuple or dict of those. Each has a value that says
-    nothing, see `Conditioner.null`, so a row is made unconditional by changing values.
+    A conditioner's value is of a type of its own: a Tensor (B, ...), B texts, or a tuple or dict of those. Each has a null
+    value, see `Conditioner.null`, so a row is made unconditional by changing values.
 
     Attributes:
         count: B.

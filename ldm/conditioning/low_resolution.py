@@ -44,10 +44,10 @@ class LowResolutionConfig(ConditionerConfig):
 
 
 class LowResolution(Conditioner[Tensor]):
-    """The image itself, (B, channels, h, w). Has no weights. Its input: (B, channels, H, W) in [-1, 1] of any size; grey says nothing.
+    """The image itself, (B, channels, h, w). Has no weights. Its input: (B, channels, H, W) in [-1, 1] of any size; grey is the null input.
 
-    A picture of the latent's size is told as it is, any other one resized (bicubic, without aliasing). So in training it is told the
-    pictures that are to be drawn, and a first stage of ratio 4 makes a model for four times the size.
+    An image of the latent's size is used as it is, any other one is resized (bicubic, without aliasing). So training gives it the
+    pictures that are to be drawn, and a first stage of downsampling factor 4 makes a model for four times the size.
 
     Source: Rombach et al. 2022, sec. 4.4.
     """
@@ -79,6 +79,8 @@ class LowResolution(Conditioner[Tensor]):
     def of_batch(self, batch: Batch, facts: DataFacts) -> Tensor:
         return batch.images
 
-    def of_user(self, said: Any) -> Tensor:
+    def of_user(self, value: Any) -> Tensor:
         """An image (1, C, H, W) in [-1, 1], or a file's path."""
-        return said if isinstance(said, Tensor) else picture_tensor(open_picture(Path(said)), self.concat_channels, WHITE, str(said))[None]
+        return (
+            value if isinstance(value, Tensor) else picture_tensor(open_picture(Path(value)), self.concat_channels, WHITE, str(value))[None]
+        )

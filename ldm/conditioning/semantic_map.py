@@ -31,7 +31,7 @@ class SemanticMapConfig(ConditionerConfig):
         num_classes: indices are 0 to num_classes - 1; num_classes itself means "unknown"; None = as many as the training data has.
         names: the classes' names, if they have any.
         channels: None = one channel a class; a number = a learned mix of the classes into so many (LDM: 3).
-        shares: whether a latent cell is told each class's share of its pixels, or only the class at its centre. Halving a one-hot map by
+        shares: whether a latent cell has each class's share of its pixels, or only the class at its centre. Halving a one-hot map by
             bilinear interpolation is the mean of 2x2 pixels, so this is LDM's rescaling: twice for ratio 4.
     """
 
@@ -56,7 +56,7 @@ class SemanticMapConfig(ConditionerConfig):
             UserError: it was left open, and there was no training data to take it from.
         """
         if self.num_classes is None:
-            raise UserError("semantic_map needs num_classes: only training can leave it open, where the data says it")
+            raise UserError("semantic_map needs num_classes: only training can infer it, from its data")
         return self.num_classes
 
     @property
@@ -80,7 +80,8 @@ class SemanticMapConfig(ConditionerConfig):
 class SemanticMap(Conditioner[Tensor]):
     """Each latent cell's class, one-hot, or the shares of its classes. "Unknown" is zero in every channel and needs none of its own.
 
-    Its input: (B, H, W) int64 in [0, num_classes), of any size; -1 or num_classes = unknown, which says nothing.
+    Its input: (B, H, W) int64 in [0, num_classes), of any size; -1 or num_classes = unknown. All unknown is the null
+    input.
     """
 
     def __init__(self, config: SemanticMapConfig) -> None:
@@ -122,9 +123,9 @@ class SemanticMap(Conditioner[Tensor]):
     def of_batch(self, batch: Batch, facts: DataFacts) -> Tensor | None:
         return batch.maps
 
-    def of_user(self, said: Any) -> Tensor:
+    def of_user(self, value: Any) -> Tensor:
         """(H, W) class indices, or an image file's path."""
-        return (said if isinstance(said, Tensor) else open_map(Path(said)))[None]
+        return (value if isinstance(value, Tensor) else open_map(Path(value)))[None]
 
     def check(self, facts: DataFacts) -> None:
         """See `Conditioner.check`."""

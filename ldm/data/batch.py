@@ -1,4 +1,4 @@
-"""What training sees: one decoded picture with all that belongs to it, and several of them stacked."""
+"""What training reads: one decoded image with all that belongs to it, and several of them stacked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Sample:
         label: index into the set's label names; -1 = none.
         mask: (1, H, W) float32 of {0, 1}, 1 = object; None = the set has none.
         map: (H, W) int64 class indices, -1 = unknown; None = the set has none.
-        boxes: (K, 5) float32, see `ldm.data.record.Box`, of what is seen of them; None = the set has none.
+        boxes: (K, 5) float32, see `ldm.data.record.Box`, of their visible parts; None = the set has none.
         attributes: see `ldm.data.record.Record`.
     """
 

@@ -47,8 +47,8 @@ class ClassicSource(Source):
             values = np.asarray(trimap).astype(np.uint8) - 1
             mask, classes = _png(Image.fromarray(values != TRIMAP.index("background"))), _png(Image.fromarray(values))
         name = self.label_names[target]
-        said = f"the digit {name}" if name.isdigit() else f"a photo of {name.lower()}"
-        return Record(key=self.key(index), suffix="png", image=_png(image), captions=(said,), label=name, mask=mask, map=classes)
+        caption = f"the digit {name}" if name.isdigit() else f"a photo of {name.lower()}"
+        return Record(key=self.key(index), suffix="png", image=_png(image), captions=(caption,), label=name, mask=mask, map=classes)
 
 
 def _png(image: Image.Image) -> bytes:
@@ -102,9 +102,9 @@ def _cifar10(root: str, download: bool) -> dict[str, Source]:
 
 
 def _pets(root: str, download: bool) -> dict[str, Source]:
-    told = ("category", "segmentation")
+    targets = ("category", "segmentation")
     parts = {
-        split: datasets.OxfordIIITPet(root, split=part, target_types=told, download=download)
+        split: datasets.OxfordIIITPet(root, split=part, target_types=targets, download=download)
         for split, part in (("train", "trainval"), ("val", "test"))
     }
     return _sources(parts, tuple(parts["train"].classes), TRIMAP)

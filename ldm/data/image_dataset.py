@@ -1,4 +1,4 @@
-"""A data set as training sees it: samples of one size, in batches by step."""
+"""A data set as training reads it: samples of one size, in batches by step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ImageDataset(abc.ABC):
     Attributes:
         name: for people.
         digest: changes whenever the records may have changed.
-        count: of samples; None = not known before all have been seen.
+        count: of samples; None = not known before all have been read.
         decoder: how records become samples; it has the names of labels and map classes.
         losses: what could not be read.
         facts: what it can teach.
@@ -43,7 +43,7 @@ class ImageDataset(abc.ABC):
 
     @abc.abstractmethod
     def some(self, limit: int | None) -> Iterator[Sample]:
-        """The first samples, all of them once if limit is None, as epoch 0 sees them."""
+        """The first samples, all of them once if limit is None, as in epoch 0."""
 
     @property
     def description(self) -> str:
@@ -81,10 +81,10 @@ class IndexedDataset(ImageDataset):
         return len(self.source)
 
     def sample(self, index: int, epoch: int) -> Sample:
-        """Sample `index` as epoch `epoch` sees it.
+        """Sample `index` as it is in an epoch.
 
         Raises:
-            UserError: more records are lost than the config allows.
+            UserError: more records are unreadable than the config allows.
         """
         for step in range(len(self)):
             place = (index + step) % len(self)
@@ -97,14 +97,14 @@ class IndexedDataset(ImageDataset):
     def batches(self, batch_size: int, first_step: int, part: tuple[int, int]) -> Iterator[Share]:
         order = GlobalOrder(len(self), batch_size, self.seed)
         places = tuple(range(*part))
-        told = 0
-        for step, (batch, lost) in steps_in_order(self.sample, self.unreadable, order, first_step, part, self.config.workers):
-            for key, reason in lost.items():
+        reported = 0
+        for step, (batch, unreadable) in steps_in_order(self.sample, self.unreadable, order, first_step, part, self.config.workers):
+            for key, reason in unreadable.items():
                 if key not in self.unreadable.records:
                     self.unreadable.add(key, reason)
             yield batch, places
             if order.ends_epoch(step):
-                told = report_unreadable(self.unreadable, told)
+                reported = report_unreadable(self.unreadable, reported)
 
     def some(self, limit: int | None) -> Iterator[Sample]:
         return (self.sample(index, 0) for index in range(min(len(self), limit or len(self))))

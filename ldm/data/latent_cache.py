@@ -60,7 +60,7 @@ class LatentCache:
             data: a training set.
             encode: the frozen first stage.
             first_stage_digest: of its weights.
-            views: view v is the picture as epoch v sees it.
+            views: view v is the picture as it is in epoch v.
             keeps_pixels: whether the views' pixels are kept too; otherwise samples have none.
             batch_size: pictures encoded at once.
             progress: whether to show a bar.

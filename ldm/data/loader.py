@@ -47,8 +47,8 @@ def steps_in_order(
         yield step, batch
 
 
-def report_unreadable(unreadable: UnreadableReport, told: int) -> int:
-    """Prints what could not be read, if there is news since `told` records; returns how many there are now."""
-    if len(unreadable.records) > told:
+def report_unreadable(unreadable: UnreadableReport, reported: int) -> int:
+    """Prints what could not be read, if there are more than the `reported` records; returns how many there are now."""
+    if len(unreadable.records) > reported:
         tqdm.write(unreadable.line())
     return len(unreadable.records)

@@ -1,4 +1,4 @@
-"""Which samples a step sees: a pure function of the step, so that resuming needs no state."""
+"""Which samples a step reads: a pure function of the step, so that resuming needs no state."""
 
 from __future__ import annotations
 

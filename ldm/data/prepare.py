@@ -64,17 +64,17 @@ def prepare_sources(sources: dict[str, Source], out: Path, how: Preparation, pro
     """
     if "val" in sources and how.val_every is not None:
         raise UserError("--val-every does not go with this source: it has a held-out split already")
-    lost = {key: reason for source in sources.values() for key, reason in source.unreadable.items()}
+    unreadable = {key: reason for source in sources.values() for key, reason in source.unreadable.items()}
 
     def records(source: Source) -> Iterator[Record]:
         for index in range(len(source)):
             try:
                 yield source.record(index)
             except UserError as error:
-                lost[source.key(index)] = str(error)
+                unreadable[source.key(index)] = str(error)
 
     first = sources["train"]
-    with _Writer(out, how, lost, first.label_names, first.map_names) as writer:
+    with _Writer(out, how, unreadable, first.label_names, first.map_names) as writer:
         for split, source in sources.items():
             readable = itertools.count(1)
             for record in progress(records(source), len(source), split):
@@ -122,7 +122,7 @@ class _Writer:
         Index(splits=splits, label_names=self.label_names, map_names=names).write(self.folder)
 
     def checked(self, record: Record) -> Record | None:
-        """The record, decoded once for a check and made smaller if need be; None and counted as lost if it cannot be read."""
+        """The record, decoded once for a check and made smaller if need be; None, and counted, if it cannot be read."""
         try:
             return self._checked(record)
         except UserError as error:

@@ -94,7 +94,7 @@ class Record:
 
 
 def attributes_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a JSON object, or of a table's row, are attributes: plain values and lists of them under names that mean nothing else."""
+    """What of a JSON object, or of a table's row, are attributes: plain values and lists of them, under names without another meaning."""
     return {key: value for key, value in row.items() if key not in OWN_KEYS and _is_attribute(value)}
 
 
@@ -131,16 +131,16 @@ def _meta(meta: object) -> tuple[tuple[str, ...], str | int | None]:
     return _only_text(captions), label
 
 
-def boxes_of(told: object) -> tuple[Box, ...]:
+def boxes_of(content: object) -> tuple[Box, ...]:
     """Boxes as JSON has them: a list of [class, left, top, right, bottom].
 
     Raises:
         ValueError: not that, or a box that is none.
     """
-    if not isinstance(told, list):
+    if not isinstance(content, list):
         raise ValueError("boxes must be a list of [class, left, top, right, bottom]")
     found = []
-    for box in told:
+    for box in content:
         if not isinstance(box, list) or len(box) != 5 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in box):
             raise ValueError("boxes must be a list of [class, left, top, right, bottom]")
         index, left, top, right, bottom = box

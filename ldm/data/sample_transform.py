@@ -27,7 +27,7 @@ class SampleTransform:
     Attributes:
         config, split, seed: of the set; held-out samples never change.
         label_names, map_names: in the order of their indices.
-        has_masks, has_maps, has_boxes: whether every sample gets one, "nothing" where its record has none.
+        has_masks, has_maps, has_boxes: whether every sample gets one, an empty one where its record has none.
     """
 
     config: DataConfig
@@ -46,7 +46,7 @@ class SampleTransform:
         return hashlib.sha256(repr((sorted(how.items()), self.split, self.seed)).encode()).hexdigest()
 
     def __call__(self, record: Record, epoch: int, index: int) -> Sample:
-        """The record as epoch `epoch` sees it; what is random depends on (seed, epoch, index) only.
+        """The record as it is in an epoch; what is random depends on (seed, epoch, index) only.
 
         Raises:
             UserError: it cannot be decoded, or does not fit the config.

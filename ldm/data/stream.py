@@ -46,7 +46,7 @@ class _Tail:
         return content
 
     def ends_well(self) -> bool:
-        """Reads what is left, and tells whether the end mark was there."""
+        """Reads what is left; whether the end mark was there."""
         while self.read(1 << 16):
             pass
         self._stream.close()
@@ -63,7 +63,7 @@ class StreamedDataset(ImageDataset):
     count = None
 
     def __init__(self, place: str, config: DataConfig, split: Split, seed: int) -> None:
-        self.name, self.digest, self.urls = place, place, list(expand_urls(place))  # what lies there cannot be seen to change
+        self.name, self.digest, self.urls = place, place, list(expand_urls(place))  # a change of what lies there goes unnoticed
         self.config, self.split, self.seed = config, split, seed
         self.unreadable = UnreadableReport(ENOUGH, config.max_lost)
         first = next(self._records(0, shuffled=False), None)
@@ -138,7 +138,7 @@ class StreamedDataset(ImageDataset):
 
     def _numbered(self, shuffled: bool) -> Iterator[Numbered]:
         """Epoch after epoch, without end."""
-        told = 0
+        reported = 0
         for epoch in count():
             number = 0
             for record in self._records(epoch, shuffled):
@@ -147,7 +147,7 @@ class StreamedDataset(ImageDataset):
                 self.unreadable.total = max(self.unreadable.total, number)
             if number == 0:
                 raise UserError(f"{self.name}: no record can be read")
-            told = report_unreadable(self.unreadable, told)
+            reported = report_unreadable(self.unreadable, reported)
 
     def batches(self, batch_size: int, first_step: int, part: tuple[int, int]) -> Iterator[Share]:
         records = islice(self._numbered(shuffled=True), (first_step - 1) * batch_size, None)

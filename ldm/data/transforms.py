@@ -35,7 +35,7 @@ def fitted_boxes(boxes: Tensor, stored: Sequence[int], size: int) -> Tensor:
 
 
 def _seen(boxes: Tensor) -> Tensor:
-    """What of the boxes lies within the picture; nothing of those that do not."""
+    """The parts of the boxes that lie within the picture; boxes outside are left out."""
     clipped = torch.cat([boxes[:, :1], boxes[:, 1:].clamp(0, 1)], dim=1)
     return clipped[(clipped[:, 3:] > clipped[:, 1:3]).all(1)]
 

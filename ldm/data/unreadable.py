@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from ldm.core.errors import UserError
 
-ENOUGH = 100  # records of a stream before its share of losses means anything
+ENOUGH = 100  # records of a stream before its share of unreadable records means anything
 
 
 class UnreadableReport:
     """Records (or tails of shards) that could not be read, by key, with the reason.
 
     Attributes:
-        total: records in all; for a stream, those seen so far.
-        most: share that may be lost.
+        total: records in all; for a stream, those read so far.
+        most: share that may be unreadable.
     """
 
     def __init__(self, total: int, most: float) -> None:
@@ -23,13 +23,13 @@ class UnreadableReport:
         """One more.
 
         Raises:
-            UserError: more than the stated share is lost.
+            UserError: more than the stated share is unreadable.
         """
         self.records[key] = reason
         if len(self.records) > self.most * self.total:
             raise UserError(
                 f"{len(self.records)} of {self.total} records cannot be read, more than data.max_lost={self.most} allows; "
-                f"the last: {key}: {reason}. Mend them, leave them out (scripts/prepare_data.py does), or raise data.max_lost in a config."
+                f"the last: {key}: {reason}. Fix or remove them (scripts/prepare_data.py does), or raise data.max_lost in a config."
             )
 
     def line(self) -> str:

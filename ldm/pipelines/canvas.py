@@ -115,7 +115,7 @@ def known_at(known: Tensor, hole: Tensor, side: int) -> tuple[Tensor, Tensor]:
     small_hole = resized_mask(hole, side)
     outside = 1 - small_hole
     width = FILL_WIDTH * side
-    # The mean of all that is known steps in where the blur sees nothing.
+    # The mean of all known pixels steps in where the blur reaches none.
     mean = (small * outside).sum((2, 3), keepdim=True) / outside.sum().clamp_min(1)
     filling = (_blurred(small * outside, width) + 1e-3 * mean) / (_blurred(outside, width) + 1e-3)
     return torch.where(small_hole > 0, filling, small), small_hole

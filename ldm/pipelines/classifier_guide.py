@@ -1,4 +1,4 @@
-"""A classifier that leads pictures to classes, and whether it fits the model that draws them."""
+"""Guidance of images to classes by a classifier, and whether it fits the model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ClassifierGuide:
 
     Attributes:
         classifier: noise-aware.
-        labels: picture i is led to class labels[i], from the first again when they are used up.
+        labels: image i is guided to class labels[i], from the first again when they are used up.
         scale: 1 = Bayes' rule, beyond 1 sharpens; see `classifier_guided`.
     """
 
@@ -42,22 +42,24 @@ class ClassifierGuide:
 
     def check(self, model: LatentDiffusionSpec) -> None:
         """Refuses, by UserError, a model whose noisy samples are not those that the classifier was trained on."""
-        seen = self.classifier.spec
-        misfit = f"classifier {seen.name!r} does not fit model {model.name!r}"
-        if seen.normalization.digest != model.normalization.digest:
-            raise UserError(f"{misfit}: it sees {_in_words(seen.normalization)}, the model draws {_in_words(model.normalization)}")
+        spec = self.classifier.spec
+        misfit = f"classifier {spec.name!r} does not fit model {model.name!r}"
+        if spec.normalization.digest != model.normalization.digest:
+            raise UserError(
+                f"{misfit}: it was trained on {_in_words(spec.normalization)}, the model draws {_in_words(model.normalization)}"
+            )
         for what, its, models in (
-            ("picture size", seen.size, model.size),
-            ("number of channels", seen.normalization.channels, model.normalization.channels),
-            ("latents' shift", seen.normalization.shift, model.normalization.shift),
-            ("latents' scale", seen.normalization.scale, model.normalization.scale),
-            ("process", seen.process, model.process),
+            ("picture size", spec.size, model.size),
+            ("number of channels", spec.normalization.channels, model.normalization.channels),
+            ("latents' shift", spec.normalization.shift, model.normalization.shift),
+            ("latents' scale", spec.normalization.scale, model.normalization.scale),
+            ("process", spec.process, model.process),
         ):
             if its != models:
                 raise UserError(f"{misfit}: its {what} is {its}, the model's {models}")
 
     def __call__(self, denoise: Denoise, process: NoiseProcess, rows: range) -> Denoise:
-        """The denoiser of the pictures with these numbers, led."""
+        """The guided denoiser of the images with these numbers."""
         labels = torch.tensor([self.labels[row % len(self.labels)] for row in rows])
         return classifier_guided(denoise, self.classifier.logits, labels, self.scale, process)
 

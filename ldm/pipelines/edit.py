@@ -1,4 +1,4 @@
-"""A given picture changed: painted where a mask says, or all over by noising and denoising."""
+"""A given picture changed: inpainted where a mask is bright, or noised and denoised as a whole."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def image_to_image(
         picture: of any size; its centre square is taken, at the model's size.
         strength: noise level in (0, 1]; this share of the steps is taken, at least one.
         how: sampling.
-        prompt: what to lead to; None = nothing.
-        negative_prompt: what to lead away from; empty = nothing.
+        prompt: what guidance leads to; None = nothing in particular.
+        negative_prompt: what guidance leads away from; empty = nothing in particular.
 
     Raises:
         UserError: strength out of range; empty prompt, or one for a model that reads no text.

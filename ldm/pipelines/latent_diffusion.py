@@ -35,7 +35,7 @@ CONTROLLED = {"text": "text", "choice": "class labels", "class_map": "semantic m
 
 
 class SamplingOptions(TypedDict, total=False):
-    """How to sample, as a call says it; see `Sampling`. A sampler or grid may be named by its kind and settings:
+    """The sampling options of a call; see `Sampling`. A sampler or grid may be named by its kind and settings:
     "pc predictor=euler_maruyama corrections=0"."""
 
     sampler: str | Sampler | None
@@ -92,7 +92,7 @@ class LatentDiffusion(Renderer):
         )
 
     def sampling(self, **options: Unpack[SamplingOptions]) -> Sampling:
-        """How to sample; an option that is None or left out is as the model's checkpoint says.
+        """How to sample; an option that is None or left out takes the checkpoint's default.
 
         Raises:
             UserError: unknown sampler or grid; a number out of range; more steps than the process has; no number of steps, where the
@@ -156,7 +156,7 @@ class LatentDiffusion(Renderer):
         return as_pictures(self.generate(inputs, how))
 
     def guide(self, classifier: str | Path | LoadedClassifier, labels: Sequence[str | int], scale: float = 1.0) -> ClassifierGuide:
-        """What leads picture i to class labels[i], from the first again when they are used up.
+        """Guides image i to class labels[i], from the first again when they are used up.
 
         Args:
             classifier: a checkpoint's folder, or what was loaded from one.
@@ -191,7 +191,7 @@ class LatentDiffusion(Renderer):
         """The inputs of one image.
 
         Args:
-            cond: values by the conditioner's name, or by NAME.FIELD for one of several fields; of what type, its `controls` say. Texts are
+            cond: values by the conditioner's name, or by NAME.FIELD for one of several fields; its `controls` give their type. Texts are
                 read as on a command line.
             label, layout, boxes: values for the conditioners that are set by a class, a map of classes, and boxes, whatever their names.
             is_guided: whether a classifier guides to the label: then a model that was not trained with labels need not take it.
@@ -207,23 +207,23 @@ class LatentDiffusion(Renderer):
         if boxes is not None:
             values |= self._given("boxes", boxes)
         parts = dict(self.conditioners.items())
-        for name, said in _by_name(cond).items():
+        for name, value in _by_name(cond).items():
             if name not in parts:
                 raise unknown("conditioner", name, parts)
-            values[name] = parts[name].of_user(said)
+            values[name] = parts[name].of_user(value)
         return ConditionInputs(count=1, values=values)
 
     def uncond(self, negative_prompt: str = "") -> ConditionInputs:
         """What guidance leads away from: nothing in particular, or a negative prompt."""
         return self.text_inputs(negative_prompt) if negative_prompt else UNCONDITIONAL
 
-    def _given(self, control: str, said: Any) -> dict[str, Any]:
+    def _given(self, control: str, value: Any) -> dict[str, Any]:
         """A user's value for all conditioners that are set by a control of this kind.
 
         Raises:
             UserError: there are none.
         """
-        return {name: part.of_user(said) for name, part in self.require(control).items()}
+        return {name: part.of_user(value) for name, part in self.require(control).items()}
 
     def require(self, control: str) -> dict[str, Conditioner]:
         """The conditioners that are set by a control of this kind, by name.
@@ -241,14 +241,14 @@ class LatentDiffusion(Renderer):
 def _by_name(cond: Mapping[str, Any]) -> dict[str, Any]:
     """NAME.FIELD: value as NAME: {FIELD: value}."""
     found: dict[str, Any] = {}
-    for key, said in cond.items():
+    for key, value in cond.items():
         name, _, field = key.partition(".")
         if field:
-            found.setdefault(name, {})[field] = said
+            found.setdefault(name, {})[field] = value
         else:
-            found[name] = said
+            found[name] = value
     return found
 
 
-def _part(said: str | P | None, family: type[P], name: str) -> P | None:
-    return build(said, family, name) if isinstance(said, str) else said
+def _part(given: str | P | None, family: type[P], name: str) -> P | None:
+    return build(given, family, name) if isinstance(given, str) else given

@@ -148,7 +148,7 @@ class Renderer:
         Args:
             weaker: smaller, or trained for less long, e.g. a checkpoint that the run kept; of the same latents and process.
             cond: of one image, as for `generate`.
-            scale: 1 = the weaker one is not asked; 2 is usual.
+            scale: 1 = the weaker one is not evaluated; 2 is usual.
 
         Raises:
             UserError: a model of other latents or another process.
@@ -157,10 +157,10 @@ class Renderer:
             raise UserError("autoguidance needs two models of one first stage and one process; the weaker one has others")
         condition = weaker.encode_condition(cond)
 
-        def led(denoise: Denoise, process: NoiseProcess, rows: range) -> Denoise:
+        def guided(denoise: Denoise, process: NoiseProcess, rows: range) -> Denoise:
             return autoguidance(denoise, lambda x, t: weaker.denoiser(x, t, condition.repeated(len(x))), scale)
 
-        return led
+        return guided
 
     def decode(self, latent: Tensor, *, tile: int | None = None) -> Tensor:
         """(B, C, h, w) normalised latents to pictures (B, C, ratio h, ratio w) float32 in [-1, 1], not clipped, on the CPU.

@@ -21,7 +21,7 @@ from ldm.samplers.sampler import Sampler
 OnStep = Callable[[int, int], None]
 
 Guide = Callable[[Denoise, NoiseProcess, range], Denoise]
-"""(denoiser, process, the numbers of its pictures) -> a denoiser that leads elsewhere."""
+"""(denoiser, process, the numbers of its pictures) -> a guided denoiser."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +35,11 @@ class Sampling:
         guidance_interval: noise levels, in sigma / alpha, at which that guidance acts; None = all.
         guidance_rescale: 0 to 1, how far the contrast that it adds is taken back.
         threshold: x0 is kept in [-1, 1], see `check_threshold`; None = it is not.
-        guide: what leads besides, e.g. a classifier or a weaker model; before the threshold. None = nothing.
+        guide: further guidance, e.g. by a classifier or a weaker model; before the threshold. None = none.
         num_images: pictures.
         seed: picture i depends on (seed, i) only.
         grid: where the solver stops on the way.
-        on_step: told (steps done, steps in all).
+        on_step: called with (steps done, steps in all).
     """
 
     sampler: Sampler

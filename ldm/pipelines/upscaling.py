@@ -26,9 +26,9 @@ OVERLAP = 0.25  # of neighbouring tiles, as a share of their side
 
 @torch.no_grad()
 def upscale(model: LatentDiffusion, picture: Image.Image, how: Sampling) -> list[Image.Image]:
-    """The picture at `first_stage.downsampling_factor` times its size.
+    """The picture at the first stage's downsampling factor times its size.
 
-    The network sees tiles of the size that it was trained at, and where they overlap its estimates are blended at each step (Bar-Tal et
+    The network is given tiles of the size that it was trained at, and where they overlap its estimates are blended at each step (Bar-Tal et
     al. 2023, MultiDiffusion): all tiles draw one picture, and the network's memory does not grow with it.
 
     Args:
@@ -37,7 +37,7 @@ def upscale(model: LatentDiffusion, picture: Image.Image, how: Sampling) -> list
         how: sampling; `num_images` different pictures.
 
     Returns:
-        Pictures of height and width `ratio` times the input's.
+        Pictures of that many times the input's height and width.
 
     Raises:
         UserError: another model; one whose first stage does not scale down, so that there is nothing to scale up; a picture that is not
@@ -46,7 +46,9 @@ def upscale(model: LatentDiffusion, picture: Image.Image, how: Sampling) -> list
     parts = model.require("image")
     ratio, side = model.first_stage.downsampling_factor, model.latent_size[0]
     if ratio == 1:
-        raise UserError("this model draws at the size that it is given (its first stage has ratio 1), so it makes nothing larger")
+        raise UserError(
+            "this model draws at the size that it is given (its first stage has downsampling factor 1), so it makes nothing larger"
+        )
     small = as_tensor(picture, model.first_stage.image_channels)
     small = F.pad(small, (0, max(0, side - picture.width), 0, max(0, side - picture.height)), mode="replicate")
     plane = small.shape[2], small.shape[3]

@@ -1,1 +1,1 @@
-"""One engine that runs a step, two tasks that say what its loss is."""
+"""One engine that runs a step, and a task for each kind of model, which is its loss."""

@@ -76,7 +76,7 @@ class AutoencoderTask:
             torch._functorch.config.donated_buffer = False  # the adaptive weight goes through one graph twice
             self._reconstruct = torch.compile(self.first_stage.reconstruct)
         self.data_digest = train_set.digest
-        self._latest: dict[str, Tensor] = {}  # the adversary's numbers over all processes, for the doctor
+        self._latest: dict[str, Tensor] = {}  # the adversary's numbers over all processes, for the diagnostics
 
     def describe(self) -> dict[str, int]:
         lpips = self.loss.perceptual and self.loss.perceptual.network
@@ -115,10 +115,10 @@ class AutoencoderTask:
                 numbers[name] = numbers.get(name, torch.zeros((), device=self.world.device)) + value.detach()
         if with_adversary:
             numbers["adversarial_weight"] = weight / self.world.size
-            told = [name for name in numbers if name.startswith(("adversarial", "disc"))]
-            of_all = torch.stack([numbers[name].float() for name in told])
+            logged = [name for name in numbers if name.startswith(("adversarial", "disc"))]
+            of_all = torch.stack([numbers[name].float() for name in logged])
             self.world.sum_([of_all])
-            self._latest = dict(zip(told, of_all, strict=True))
+            self._latest = dict(zip(logged, of_all, strict=True))
         return numbers
 
     def _forward(self, images: Tensor, streams: Streams, now: Pass, with_adversary: bool) -> _Forward:

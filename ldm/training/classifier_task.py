@@ -27,8 +27,8 @@ from ldm.training.image_grid import framed, grid_of
 from ldm.training.latents import LatentBatch, Latents
 
 EVALUATED = 512  # held-out pictures at an evaluation, at times and noises that are always the same
-MEASURED = 10_000  # held-out pictures, at most, by which the finished classifier's accuracy is told
-LEVELS = (6.0, 4.0, 2.0, 0.0, -2.0, -4.0, -6.0)  # log-SNRs at which accuracy is told, as far as the process goes
+MEASURED = 10_000  # held-out pictures, at most, on which the finished classifier's accuracy is measured
+LEVELS = (6.0, 4.0, 2.0, 0.0, -2.0, -4.0, -6.0)  # log-SNRs at which accuracy is measured, as far as the process goes
 SHOWN = 8  # pictures a row of the sample grid
 
 
@@ -96,7 +96,7 @@ class ClassifierTask:
         return batch.pictures.labels.to(self.world.device)
 
     def _times(self, streams: Streams, log_snr: float | None = None) -> Tensor | None:
-        """(B,) times: drawn, or where the log-SNR is as said; None for a judge."""
+        """(B,) times: drawn, or those of a given log-SNR; None for a judge."""
         process = self.spec.process
         if process is None:
             return None
@@ -158,7 +158,7 @@ class ClassifierTask:
         return Evaluation(metrics=metrics, lines=tuple(lines))
 
     def picture(self, autocast: AbstractContextManager[Any]) -> Tensor:
-        """Held-out pictures as they are seen, a row a noise level; framed green where they are told right, else red."""
+        """Held-out images as the network gets them, a row a noise level; framed green where the class is right, else red."""
         batch = self._held_out_parts()[0].part(0, SHOWN)
         streams, labels = Streams.of(self.seed, "evaluate", samples=batch.positions), self._labels(batch)
         rows = []
@@ -171,7 +171,7 @@ class ClassifierTask:
         return grid_of(torch.cat(rows), columns=len(labels))
 
     def _scaled(self, x: Tensor, t: Tensor | None) -> Tensor:
-        """What is seen, as large as data of standard deviation 1, for the eye."""
+        """The network's input, as large as data of standard deviation 1, for the eye."""
         if self.spec.process is None or t is None:
             return x
         alpha, sigma = self.spec.process.scales(t, x)
@@ -197,7 +197,7 @@ class ClassifierTask:
         return (
             f"# Classifier: {spec.name}\n\n"
             f"Of {len(spec.label_names)} classes ({', '.join(spec.label_names)}); {kind}.\n\n"
-            f"- Sees {sees}, of pictures of {spec.size}x{spec.size}.\n"
+            f"- Input: {sees}, of pictures of {spec.size}x{spec.size}.\n"
             f"- Parameters: {self.describe()['classifier']:,}; averaged weights in {self.config.checkpoint_dtype}.\n"
             f"- Data: {self.latents.train_set.name}, {self.latents.train_set.description}.\n"
             f"- Trained {step} steps of batch {self.config.batch_size}, seed {self.seed}, {self.config.precision}.\n"

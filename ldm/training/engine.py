@@ -1,4 +1,4 @@
-"""How a run goes: steps, logs, samples, states, resume. What the loss is, a task says."""
+"""How a run goes: steps, logs, samples, states, resume. The loss is a task's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ldm.training.state import is_published, load_state, mark_published, recover
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Numbers for the log, and what is to be said of them in plain lines."""
+    """Numbers for the log, and plain lines about them."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
@@ -90,12 +90,12 @@ class _Stop:
     """SIGTERM and SIGINT ask for a stop after the step; a second one stops at once."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -214,7 +214,7 @@ class _Engine:
                 if step - first_step + 1 == SPEED_STEPS and self.world.is_first:
                     bar.write(speed(config, step, time.perf_counter() - started, self.world.device), file=sys.stdout)
 
-                stopping = self.world.any(stop.asked)
+                stopping = self.world.any(stop.requested)
                 last = step == config.steps
                 try:
                     if last or (step % config.sample_every == 0 and not stopping):

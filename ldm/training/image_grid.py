@@ -13,7 +13,7 @@ RIGHT, WRONG = (0.0, 0.7, 0.2), (0.9, 0.1, 0.1)  # RGB in [0, 1]
 
 
 def grid_of(images: Tensor, columns: int | None = None) -> Tensor:
-    """(B, C, H, W) in [-1, 1] -> one (3, H', W') picture in [0, 1], on a near-square grid unless told the columns.
+    """(B, C, H, W) in [-1, 1] -> one (3, H', W') picture in [0, 1], on a near-square grid if `columns` is None.
 
     Pictures of 1 channel are shown grey, those of more than 3 by their first three.
     """

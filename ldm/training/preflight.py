@@ -1,4 +1,4 @@
-"""What a run says before and soon after it starts: sizes, memory, speed, finish."""
+"""What a run prints before and soon after it starts: sizes, memory, speed, finish."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from ldm.training.config import TrainConfig
 
-SPEED_STEPS = 10  # steps after which the measured speed and memory are told
+SPEED_STEPS = 10  # steps after which the measured speed and memory are printed
 
 
 def sizes(parts: dict[str, int], trained: int, config: TrainConfig, first_step: int) -> str:

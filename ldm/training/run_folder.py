@@ -51,7 +51,7 @@ class RunFolder:
         return self.path / "report.txt"
 
     def open(self, config_yaml: str, step: int) -> None:
-        """Writes the config, cuts what metrics and report say of steps past the restored one, and opens the logs."""
+        """Writes the config, cuts the lines of metrics and report of steps past the restored one, and opens the logs."""
         if not self.is_writer:
             return
         from torch.utils.tensorboard import SummaryWriter
@@ -61,8 +61,8 @@ class RunFolder:
             kept = [line for line in self.metrics_path.read_text().splitlines() if _step_of(line, step) <= step]
             write_file(self.metrics_path, "".join(f"{line}\n" for line in kept))
         if self.report_path.exists():
-            said = [line for line in self.report_path.read_text().splitlines() if _step_of_note(line, step) <= step]
-            write_file(self.report_path, "".join(f"{line}\n" for line in said))
+            kept = [line for line in self.report_path.read_text().splitlines() if _step_of_note(line, step) <= step]
+            write_file(self.report_path, "".join(f"{line}\n" for line in kept))
         self._metrics = open(self.metrics_path, "a")  # noqa: SIM115 - open for the whole run
         self._board = SummaryWriter(str(self.path), purge_step=step + 1)
 
@@ -76,7 +76,7 @@ class RunFolder:
             self._board.add_scalar(name, value, step)
 
     def note(self, step: int, text: str) -> None:
-        """Adds a line to `report.txt`, for what is said rather than counted."""
+        """Adds a line to `report.txt`, for text rather than numbers."""
         if self.is_writer:
             with open(self.report_path, "a") as file:
                 file.write(f"step {step}: {text}\n")

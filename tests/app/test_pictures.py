@@ -251,7 +251,7 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "a guide that sees pixels, for latents": (
         "sample",
         ["--model", "model", "--label", "owl", "--classifier", "guide"],
-        "it sees pixels, the model draws latents of first stage",
+        "it was trained on pixels, the model draws latents of first stage",
     ),
     "a classifier as model": ("txt2img", ["--model", "guide", "--prompt", "a cat"], "checkpoint guide holds a classifier"),
     "out is a file": ("sample", ["--model", "plain", "--out", "file"], "--out file: file is a file"),

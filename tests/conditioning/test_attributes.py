@@ -42,11 +42,11 @@ def test_a_number_is_cosines_over_its_range_and_stays_within_it():
     assert size.features("size", "9") == size.features("size", 4) != size.features("size", 3.9)
 
 
-def test_tags_add_up_and_a_missing_value_says_nothing():
+def test_tags_add_up_and_a_missing_value_is_null():
     part = built(tags=TagsAttribute(), size=NumberAttribute())
 
-    def vector(**said) -> torch.Tensor:
-        return part(part.of_user(said), (4, 4)).vector[0]
+    def vector(**value) -> torch.Tensor:
+        return part(part.of_user(value), (4, 4)).vector[0]
 
     none, big, old, both = (vector(tags=tags) for tags in ([], ["big"], "old", "big;old"))
     torch.testing.assert_close(both - none, (big - none) + (old - none))
@@ -77,7 +77,7 @@ def test_data_that_does_not_fit_is_refused(fields, message):
 
 
 @pytest.mark.parametrize(
-    "said, message",
+    "value, message",
     [
         ({"sizes": 1}, "Did you mean 'size'"),
         ({"size": "tall"}, "size takes a number, not 'tall'"),
@@ -86,6 +86,6 @@ def test_data_that_does_not_fit_is_refused(fields, message):
         ("red", "NAME.FIELD=VALUE, with one of tags, size"),
     ],
 )
-def test_a_users_mistakes_get_one_line(said, message):
+def test_a_users_mistakes_get_one_line(value, message):
     with pytest.raises(UserError, match=message):
-        built(tags=TagsAttribute(), size=NumberAttribute()).of_user(said)
+        built(tags=TagsAttribute(), size=NumberAttribute()).of_user(value)

@@ -1,4 +1,4 @@
-"""Every conditioner alone and all together: what is told, what "nothing" is, and what trains."""
+"""Every conditioner alone and all together: what they give, the null condition, and what trains."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def row(condition, i):
 
 
 @every_kind
-def test_a_row_is_told_the_same_alone_and_in_a_batch(name):
+def test_a_row_has_the_same_condition_alone_and_in_a_batch(name):
     conditioners = build(name).eval()
     inputs = given(conditioners)
     together = conditioners(inputs, (4, 4))
@@ -124,7 +124,7 @@ def test_a_row_is_told_the_same_alone_and_in_a_batch(name):
 
 
 @every_kind
-def test_nothing_is_the_same_however_it_is_said(name):
+def test_the_null_condition_is_the_same_however_it_is_given(name):
     """Blanked rows, an input that is not given, and the value written out are one condition; other rows keep theirs."""
     conditioners = build(name).eval()
     inputs = given(conditioners)
@@ -150,7 +150,7 @@ def test_nothing_is_the_same_however_it_is_said(name):
 
 
 @every_kind
-def test_told_differently_is_different(name):
+def test_different_inputs_give_different_conditions(name):
     """All rows differ from each other: no conditioner ignores its input."""
     conditioners = build(name).eval()
     condition = conditioners(given(conditioners, 3), (4, 4))
@@ -189,7 +189,7 @@ def test_all_together_stand_side_by_side():
     torch.testing.assert_close(merged.vector, label)
 
 
-def test_no_conditioner_tells_nothing():
+def test_no_conditioner_gives_no_condition():
     assert_same(build()(ConditionInputs(count=4), (4, 4)), Condition())
 
 
@@ -376,15 +376,15 @@ def test_a_box_is_its_class_and_two_corners():
     part = build(boxes=BoxesConfig(num_classes=3, width=8, depth=1, max_boxes=2, vocabulary=17)).parts["boxes"]
     one = [2, 1 / 3, 2 / 3, 1, 1]
     none = [-1, 0.0, 0.0, 0.0, 0.0]
-    told = part.tokens(torch.tensor([[one, [0, 0, 0, 0.4, 0.1]], [none, one], [none, none]]))
-    assert told.tolist() == [[2, 9, 15, 0, 0, 1, 0, 15], [16, 16, 16, 2, 9, 15, 0, 15], [16] * 6 + [0, 15]]
+    found = part.tokens(torch.tensor([[one, [0, 0, 0, 0.4, 0.1]], [none, one], [none, none]]))
+    assert found.tolist() == [[2, 9, 15, 0, 0, 1, 0, 15], [16, 16, 16, 2, 9, 15, 0, 15], [16] * 6 + [0, 15]]
     more = part.tokens(torch.tensor([[one, one, one]]))
     assert more.tolist() == [[2, 9, 15, 2, 9, 15, 0, 15]]
     fewer = part.tokens(torch.tensor([[one]]))
     assert fewer.tolist() == [[2, 9, 15, 16, 16, 16, 0, 15]]
 
 
-def test_clip_tells_the_features_of_its_layer_padding_and_all(tiny_clip):
+def test_clip_gives_the_features_of_its_layer_padding_and_all(tiny_clip):
     """`last` is the tower's own output; `penultimate` the layer before under the tower's last norm. A caption is padded to the length."""
     tower, tokenizer = CLIPTextModel.from_pretrained(tiny_clip), CLIPTokenizer.from_pretrained(tiny_clip)
     tokens = torch.tensor(tokenizer(["a puppy", ""], padding="max_length", max_length=40)["input_ids"])
@@ -412,7 +412,7 @@ def test_published_clips_are_counted_without_being_fetched(model, width, publish
         ClipPretrainedConfig(model=model).build(context_width=width + 1, latent_channels=4)
 
 
-def test_a_small_picture_of_the_latents_size_is_told_as_it_is():
+def test_a_small_picture_of_the_latents_size_is_given_as_it_is():
     part = build("low_resolution").parts["low_resolution"]
     small = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert torch.equal(part(small, (4, 4)).concat, small)
@@ -420,8 +420,8 @@ def test_a_small_picture_of_the_latents_size_is_told_as_it_is():
     noise = 0.3 * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     assert part(noise, (16, 16)).concat.std() < 0.12
     ramp = torch.linspace(-0.9, 0.9, 16).expand(1, 3, 16, 16)
-    told = part(ramp, (4, 4)).concat
-    torch.testing.assert_close(told[0, 0, 1, 1:3], torch.tensor([-0.24, 0.24]), atol=0.01, rtol=0)
+    found = part(ramp, (4, 4)).concat
+    torch.testing.assert_close(found[0, 0, 1, 1:3], torch.tensor([-0.24, 0.24]), atol=0.01, rtol=0)
     with pytest.raises(UserError, match="has 1 channels; this model takes 3"):
         part(noise[:, :1], (4, 4))
 
@@ -434,8 +434,8 @@ def test_shares_of_a_map_are_its_one_hot_halved_twice():
         one_hot = torch.nn.functional.interpolate(one_hot, scale_factor=0.5, mode="bilinear")
     for channels in (None, 3):
         part = build(map=SemanticMapConfig(num_classes=5, channels=channels, shares=True)).parts["map"]
-        told = part(maps, (4, 6)).concat
-        torch.testing.assert_close(told, part.mix(one_hot))
+        found = part(maps, (4, 6)).concat
+        torch.testing.assert_close(found, part.mix(one_hot))
 
 
 def test_a_touched_latent_cell_is_painted():
@@ -515,7 +515,7 @@ def test_it_follows_to_the_device(name):
 
 
 def test_hidden_words_are_words_only_and_only_in_training():
-    """[CLS] and [SEP] stay, about the asked share of the words goes, and the mean that makes the vector is of what is left."""
+    """[CLS] and [SEP] stay, about the given share of the words goes, and the mean that makes the vector is of what is left."""
     config = BertPretrainedConfig(max_tokens=12, word_drop=0.5, vector_width=6)
     part, inputs = build("bert_pretrained", bert_pretrained=config).parts["bert_pretrained"], values()[CAPTIONS]
     whole = part.eval()(inputs, (4, 4))

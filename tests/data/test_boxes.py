@@ -37,7 +37,7 @@ train: {steps: 2, batch_size: 4, checkpoint_every: 100, sample_every: 100, optim
 
 
 def test_a_folder_of_boxes_beside_the_pictures(tmp_path):
-    """`boxes/PATH.json` mirrors the pictures' paths; a picture without one has no boxes; one that cannot be read is a lost picture."""
+    """`boxes/PATH.json` mirrors the pictures' paths; a picture without one has no boxes; a broken one makes the picture unreadable."""
     for name in ("a/one", "a/two", "b/three"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.png").write_bytes(png(8, 8))
@@ -102,8 +102,8 @@ def test_a_box_moves_as_the_picture_does(augment):
     box = [0.35, 0.4, 0.6, 0.55]
     for draw in range(12):
         mask = rectangle(box, 120, 120)
-        told = torch.tensor([[4.0, *box]])
-        _, moved, _, boxes = augmented(mask, mask, None, told, augment, torch.zeros(1, 1, 1), generator("boxes", draw))
+        seen = torch.tensor([[4.0, *box]])
+        _, moved, _, boxes = augmented(mask, mask, None, seen, augment, torch.zeros(1, 1, 1), generator("boxes", draw))
         assert boxes[0, 0] == 4
         assert boxes[0, 1:].tolist() == pytest.approx(around(moved), abs=2.6 / 120)
 
@@ -141,18 +141,18 @@ def shards(tmp_path):
     return folder
 
 
-def test_training_tells_each_picture_its_boxes(shards, tmp_path, monkeypatch):
+def test_training_conditions_each_picture_on_its_boxes(shards, tmp_path, monkeypatch):
     data = open_dataset(DataConfig(train=str(shards), size=16), "train", 0)
     assert BOXES in data.facts.has
     assert next(iter(data.some(1))).boxes.tolist() == [[0, 0.25, 0.25, 0.75, 0.5]]
 
-    told = []
+    seen = []
     forward = Boxes.forward
-    monkeypatch.setattr(Boxes, "forward", lambda part, boxes, size: told.append(boxes) or forward(part, boxes, size))
+    monkeypatch.setattr(Boxes, "forward", lambda part, boxes, size: seen.append(boxes) or forward(part, boxes, size))
     (tmp_path / "layout.yaml").write_text(LAYOUT)
     words = ["--config", str(tmp_path / "layout.yaml"), "--run-dir", str(tmp_path / "run"), f"data.train={shards}"]
     train_ldm.main(words)
-    steps = [boxes for boxes in told if boxes is not None and len(boxes) == 4]
+    steps = [boxes for boxes in seen if boxes is not None and len(boxes) == 4]
     assert len(steps) >= 2 and any((boxes[..., 0] >= 0).any() for boxes in steps)
     known = {(0.25, 0.25, 0.75, 0.5), (0.0, 0.0, 1.0, 1.0), (-1.0,) * 4}
     assert all(tuple(box[1:]) in known for boxes in steps for box in boxes.flatten(0, 1).tolist())

@@ -90,8 +90,8 @@ def test_unreadable_files_are_counted_and_named(tmp_path: Path, capsys: pytest.C
     (source / "cut.png").write_bytes(content[: len(content) // 2])
     (source / "words.jpg").write_text("not a picture")
     main([str(source), "--out", str(tmp_path / "out")])
-    said = capsys.readouterr().out
-    assert "2 could not be read" in said and "cut" in said and "words" in said
+    printed = capsys.readouterr().out
+    assert "2 could not be read" in printed and "cut" in printed and "words" in printed
     assert list(records_of(tmp_path / "out")) == ["good"]
 
 
@@ -108,7 +108,7 @@ def test_pictures_without_a_caption_are_counted_where_others_have_one(tmp_path: 
 def test_every_nth_readable_picture_is_held_out(tmp_path: Path) -> None:
     for number in range(9):
         picture(tmp_path / f"in/{number}.png")
-    (tmp_path / "in/2.png").write_bytes(b"")  # lost: does not count
+    (tmp_path / "in/2.png").write_bytes(b"")  # unreadable: does not count
     main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--val-every", "4"])
     assert list(records_of(tmp_path / "out")) == ["0", "1", "3", "5", "6", "7"]
     assert list(records_of(tmp_path / "out", "val")) == ["4", "8"]
@@ -156,7 +156,7 @@ def test_what_is_beside_an_index_is_not_lost(tmp_path: Path, index: str) -> None
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, message",
     [
         (["nowhere"], "neither a folder"),
         (["mnist", "--raw", "nowhere"], "no such folder"),
@@ -166,10 +166,10 @@ def test_what_is_beside_an_index_is_not_lost(tmp_path: Path, index: str) -> None
         (["in", "--captions", "none.csv"], "no such file"),
     ],
 )
-def test_mistakes_get_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str) -> None:
+def test_mistakes_get_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str) -> None:
     monkeypatch.chdir(tmp_path)
     picture(tmp_path / "in/a.png")
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         main([*arguments, "--out", "out"])
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 

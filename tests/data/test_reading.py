@@ -253,8 +253,8 @@ def test_the_cache_gives_what_the_first_stage_gave(pictures: Path, tmp_path: Pat
         assert_close(mean, expected_mean[0])
         assert_close(std, expected_std[0])
 
-    said = {built.item(5, epoch)[0].caption for epoch in range(0, 60, 3)}
-    assert said == {"disc 5", "round 5", "spot 5"}  # one view, but all of its captions
+    captions = {built.item(5, epoch)[0].caption for epoch in range(0, 60, 3)}
+    assert captions == {"disc 5", "round 5", "spot 5"}  # one view, but all of its captions
 
     def builds(*changed: object) -> bool:
         calls.clear()
@@ -277,7 +277,7 @@ def test_the_cache_replaces_only_a_cache(pictures: Path, tmp_path: Path) -> None
     assert (tmp_path / "latents" / "own.npy").read_bytes() == b"a year's work"
 
 
-# --- what a plain place tells of itself
+# --- what a plain place shows of itself
 
 
 def test_a_folder_of_maps_knows_its_classes_and_what_is_unknown(pictures: Path) -> None:

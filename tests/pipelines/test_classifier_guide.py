@@ -26,7 +26,7 @@ MEAN, STD = 0.6, 0.2  # of the two classes' pixels: N(-MEAN, STD^2) and N(MEAN, 
 
 
 class TwoGaussians:
-    """What can be known of pictures of either class, as likely, by networks that are told the tiny process's table index."""
+    """What can be known of pictures of either class, as likely, by networks that are given the tiny process's table index."""
 
     def __init__(self, model: Model) -> None:
         self.process = model.spec.process
@@ -59,7 +59,7 @@ class Spoken(nn.Module):
 
 @pytest.fixture(scope="module")
 def plain(tiny: Callable[..., Path]) -> Model:
-    """A model that is told nothing, in pixel space."""
+    """An unconditional model, in pixel space."""
     return LatentDiffusion.from_pretrained(tiny(first_stage="identity"), device="cpu")
 
 
@@ -69,14 +69,14 @@ def classifier(tiny_classifier: Callable[..., Path]) -> LoadedClassifier:
 
 
 def test_samples_are_moved_as_bayes_rule_says(plain: Model, classifier: LoadedClassifier) -> None:
-    """Exact networks of two Gaussians: led with scale 1, each picture is drawn from its class; not led, from either."""
+    """Exact networks of two Gaussians: guided with scale 1, each picture is drawn from its class; unguided, from either."""
     known = TwoGaussians(plain)
     model, exact = replace(plain, network=Spoken(known.v)), replace(classifier, network=Spoken(known.logits))
     how = model.sampling(steps=50, num_images=8)
-    led = model.generate(model.uncond(), replace(how, guide=model.guide(exact, ["cat", 1, "dog"])))
+    guided = model.generate(model.uncond(), replace(how, guide=model.guide(exact, ["cat", 1, "dog"])))
     wanted = torch.tensor([-MEAN, MEAN, MEAN] * 3)[:8]
-    assert_close(led.mean((1, 2, 3)), wanted, rtol=0, atol=0.05)
-    assert_close((led - wanted[:, None, None, None]).std(), torch.tensor(STD), rtol=0.1, atol=0)
+    assert_close(guided.mean((1, 2, 3)), wanted, rtol=0, atol=0.05)
+    assert_close((guided - wanted[:, None, None, None]).std(), torch.tensor(STD), rtol=0.1, atol=0)
     free = model.generate(model.uncond(), how).mean((1, 2, 3))
     assert_close(free.abs(), torch.full((8,), MEAN), rtol=0, atol=0.05)
     assert free.min() < 0 < free.max()
@@ -89,45 +89,50 @@ def test_each_picture_has_its_label_whatever_the_batch(plain: Model, classifier:
     assert_close(plain.generate(plain.uncond(), how), together, rtol=1e-4, atol=1e-4)
     alone = plain.generate(plain.uncond(), replace(how, num_images=1, guide=plain.guide(classifier, ["owl"], 20.0)))
     assert (alone - together[:1]).abs().max() > 0.02  # the first one's label is not owl
-    unled = replace(how, guide=plain.guide(classifier, ["cat"], 0.0))
-    assert torch.equal(plain.generate(plain.uncond(), unled), plain.generate(plain.uncond(), replace(how, guide=None)))
+    unguided = replace(how, guide=plain.guide(classifier, ["cat"], 0.0))
+    assert torch.equal(plain.generate(plain.uncond(), unguided), plain.generate(plain.uncond(), replace(how, guide=None)))
 
 
 def test_sample_leads_by_the_classifiers_own_names(plain: Model, tiny: Callable[..., Path], tiny_classifier: Callable[..., Path]) -> None:
-    """A model that knows labels too is told as well, and must know that name."""
+    """A model that was trained with labels is conditioned on it too, and must have that name."""
     folder = tiny_classifier(label_names=("cat", "dog", "bee"))
     one, other, third = (
         np.array(plain.sample(label=label, classifier=folder, classifier_scale=20.0)[0]).astype(int) for label in ("bee", 2, "dog")
     )
     assert np.array_equal(one, other) and np.abs(one - third).max() > 1
 
-    told = LatentDiffusion.from_pretrained(tiny("class", first_stage="identity"), device="cpu")
-    led = np.array(told.sample(label="dog", classifier=folder, classifier_scale=0.0)[0])
-    assert np.array_equal(led, np.array(told.sample(label="dog")[0]))
+    labelled = LatentDiffusion.from_pretrained(tiny("class", first_stage="identity"), device="cpu")
+    guided = np.array(labelled.sample(label="dog", classifier=folder, classifier_scale=0.0)[0])
+    assert np.array_equal(guided, np.array(labelled.sample(label="dog")[0]))
     with pytest.raises(UserError, match="unknown label 'bee'; allowed: cat, dog, owl"):
-        told.sample(label="bee", classifier=folder)
+        labelled.sample(label="bee", classifier=folder)
 
 
 PIXELS = LatentNormalization(channels=3, downsampling_factor=1)
 MISFITS = {
     "a judge": ({"process": None}, "'tiny-classifier' was trained on clean samples (process: null), so it can judge but not guide"),
-    "latents": ({"normalization": replace(PIXELS, digest="a" * 64)}, "it sees latents of first stage aaaaaaaaaaaa, the model draws pixels"),
+    "latents": (
+        {"normalization": replace(PIXELS, digest="a" * 64)},
+        "it was trained on latents of first stage aaaaaaaaaaaa, the model draws pixels",
+    ),
     "size": ({"size": 32}, "its picture size is 32, the model's 16"),
     "channels": ({"normalization": replace(PIXELS, channels=1)}, "its number of channels is 1, the model's 3"),
     "process": ({"process": VPSDE()}, "its process is VPSDE(num_steps=1000, beta_min=0.1, beta_max=20.0), the model's DiscreteVP("),
 }
 
 
-@pytest.mark.parametrize("changes, said", MISFITS.values(), ids=MISFITS)
-def test_a_classifier_that_does_not_fit_is_refused(plain: Model, tiny_classifier, changes: dict, said: str) -> None:
+@pytest.mark.parametrize("changes, message", MISFITS.values(), ids=MISFITS)
+def test_a_classifier_that_does_not_fit_is_refused(plain: Model, tiny_classifier, changes: dict, message: str) -> None:
     with pytest.raises(UserError) as caught:
         plain.sample(label="cat", classifier=tiny_classifier(**changes))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_pixels_do_not_fit_a_latent_model(tiny: Callable[..., Path], classifier: LoadedClassifier) -> None:
     model = LatentDiffusion.from_pretrained(tiny("class"), device="cpu")
-    with pytest.raises(UserError, match=f"it sees pixels, the model draws latents of first stage {model.spec.normalization.digest[:12]}"):
+    with pytest.raises(
+        UserError, match=f"it was trained on pixels, the model draws latents of first stage {model.spec.normalization.digest[:12]}"
+    ):
         model.guide(classifier, ["cat"])
     fitting = replace(classifier, spec=replace(classifier.spec, normalization=model.spec.normalization))
     assert model.guide(fitting, ["owl"], 3.0).labels == (2,)

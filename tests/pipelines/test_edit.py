@@ -23,9 +23,9 @@ from ldm.samplers.sampler import Sampler
 
 @pytest.fixture(scope="module")
 def model_of(tiny: Callable[..., Path]) -> Callable[..., Model]:
-    """`told`: trained to inpaint; `free`: not; `pixels`: not, in pixel space; `grey`: trained to inpaint grey pictures."""
+    """`inpainting`: trained to inpaint; `free`: not; `pixels`: not, in pixel space; `grey`: trained to inpaint grey pictures."""
     made = {
-        "told": lambda: tiny("text", "mask"),
+        "inpainting": lambda: tiny("text", "mask"),
         "free": lambda: tiny("class"),
         "pixels": lambda: tiny(first_stage="identity"),
         "grey": lambda: tiny("mask", image_channels=1),
@@ -59,7 +59,7 @@ def check_kept(picture: Image.Image, result: Image.Image, hole: np.ndarray) -> N
     assert not np.array_equal(after[hole], before[hole])
 
 
-@pytest.mark.parametrize("name", ["told", "free"])
+@pytest.mark.parametrize("name", ["inpainting", "free"])
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 def test_known_pixels_come_back_to_the_bit_in_every_mode(model_of, name, mode):
     model, picture = model_of(name), noisy(41, 23, mode)
@@ -89,7 +89,7 @@ def test_a_grey_model_paints_a_coloured_picture(model_of):
     assert (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 0] == pixels[..., 2]).all()
 
 
-@pytest.mark.parametrize("name", ["told", "free", "pixels"])
+@pytest.mark.parametrize("name", ["inpainting", "free", "pixels"])
 @pytest.mark.parametrize("size", [(40, 30), (11, 16)], ids=["scaled down", "scaled up"])
 def test_what_was_in_the_hole_has_no_influence(model_of, name, size):
     model, mask = model_of(name), mask_of(size, MIDDLE)
@@ -105,7 +105,7 @@ def test_training_free_holds_the_known_latents_exactly(model_of, monkeypatch, sa
     mask = mask_of(picture.size, MIDDLE)
     painted = []
     generate = LatentDiffusion.generate
-    monkeypatch.setattr(LatentDiffusion, "generate", lambda *told, **how: painted.append(generate(*told, **how)) or painted[-1])
+    monkeypatch.setattr(LatentDiffusion, "generate", lambda *inputs, **how: painted.append(generate(*inputs, **how)) or painted[-1])
     one, other = inpaint(model, picture, mask, model.sampling(num_images=2, sampler=sampler))
     kept = torch.from_numpy(~hole_of(mask)).expand(3, -1, -1)
     known = as_tensor(picture, 3)[0]
@@ -129,15 +129,15 @@ def test_training_free_sees_the_surroundings(model_of):
 
 
 def test_the_mask_stays_told_on_both_sides_of_guidance(model_of, monkeypatch):
-    model, picture = model_of("told"), noisy(16, 16)
+    model, picture = model_of("inpainting"), noisy(16, 16)
     mask = mask_of(picture.size, (0.25, 0.5, 0.75, 1))
-    told: list[Condition] = []
+    given: list[Condition] = []
     forward = model.network.forward
     monkeypatch.setattr(
-        model.network, "forward", lambda x, network_time, condition: told.append(condition) or forward(x, network_time, condition)
+        model.network, "forward", lambda x, network_time, condition: given.append(condition) or forward(x, network_time, condition)
     )
     inpaint(model, picture, mask, model.sampling(steps=1, guidance=3, num_images=2), "a red heart")
-    (condition,) = told
+    (condition,) = given
     cells = torch.zeros(8, 8)
     cells[4:, 2:6] = 1
     hole = torch.from_numpy(hole_of(mask))
@@ -149,7 +149,7 @@ def test_the_mask_stays_told_on_both_sides_of_guidance(model_of, monkeypatch):
 
 
 def test_a_prompt_is_optional_and_counts(model_of):
-    model, picture = model_of("told"), noisy(16, 16)
+    model, picture = model_of("inpainting"), noisy(16, 16)
     mask, how = mask_of(picture.size, MIDDLE), model.sampling()
     results = [np.array(inpaint(model, picture, mask, how, prompt)[0]) for prompt in (None, "a red heart", "a blue house")]
     assert not np.array_equal(results[0], results[1]) and not np.array_equal(results[1], results[2])
@@ -161,7 +161,7 @@ def test_a_prompt_is_optional_and_counts(model_of):
 
 
 def test_a_painting_depends_on_seed_and_number_only(model_of):
-    for name in ("told", "free"):
+    for name in ("inpainting", "free"):
         model, picture = model_of(name), noisy(30, 20)
         mask = mask_of(picture.size, MIDDLE)
         three = inpaint(model, picture, mask, model.sampling(num_images=3, sampler="ddpm"))
@@ -252,7 +252,7 @@ def test_a_square_at_the_models_size_holds_known_pixels_only(side):
 
 
 def test_img2img_strength(model_of):
-    model, picture = model_of("told"), noisy(16, 16).resize((50, 30))
+    model, picture = model_of("inpainting"), noisy(16, 16).resize((50, 30))
     how = model.sampling(steps=10, num_images=2)
     square = as_tensor(picture.crop((10, 0, 40, 30)).resize((16, 16)), 3)
     reconstruction = model.first_stage.decode(model.first_stage.encode(square))[0]
@@ -268,7 +268,7 @@ def test_img2img_strength(model_of):
 
 def test_img2img_at_full_strength_is_text_to_image(model_of):
     """The tiny process ends without any signal."""
-    model = model_of("told")
+    model = model_of("inpainting")
     how = model.sampling(num_images=2, seed=5)
     whole = image_to_image(model, noisy(16, 16), 1.0, how, "a red heart", "a house")
     text = model.text_to_image("a red heart", negative_prompt="a house", num_images=2, seed=5)

@@ -1,4 +1,4 @@
-"""A model as a user holds it: seeds, guidance, what is told, how often the text is read."""
+"""A model as a user holds it: seeds, guidance, conditions, how often the text is read."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def model(tiny: Callable[..., Path]) -> Model:
 
 @pytest.fixture(scope="module")
 def plain(tiny: Callable[..., Path]) -> Model:
-    """A model that is told nothing, in pixel space."""
+    """An unconditional model, in pixel space."""
     return LatentDiffusion.from_pretrained(tiny(first_stage="identity"), device="cpu")
 
 
@@ -53,7 +53,7 @@ def apart(one: list[Image.Image], other: list[Image.Image]) -> int:
 
 
 class Seen:
-    """A network that remembers what it was asked."""
+    """A network that remembers its inputs."""
 
     def __init__(self, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
         self.conditions: list[Condition] = []
@@ -84,7 +84,7 @@ def test_text_is_read_once_a_call(model, monkeypatch):
     read = []
     (text,) = model.conditioners.controlled_by("text").values()
     forward = text.encoder.forward
-    monkeypatch.setattr(text.encoder, "forward", lambda *told: read.append(len(told[0])) or forward(*told))
+    monkeypatch.setattr(text.encoder, "forward", lambda *inputs: read.append(len(inputs[0])) or forward(*inputs))
     monkeypatch.setattr(module, "MOST_AT_ONCE", 2)
     model.text_to_image("a red heart", num_images=5)
     assert read == [1, 1]  # the prompt, and nothing
@@ -92,7 +92,7 @@ def test_text_is_read_once_a_call(model, monkeypatch):
     assert read[2:] == [1]
 
 
-def test_what_is_told_changes_the_picture(model):
+def test_a_condition_changes_the_picture(model):
     heart = model.text_to_image("a red heart")
     assert apart(model.text_to_image("a blue house"), heart) > 5
     assert apart(model.text_to_image("a red heart", negative_prompt="a blue house"), heart) > 5
@@ -116,7 +116,7 @@ def test_a_label_by_name_or_number(model):
 
 
 def test_guidance_is_linear_in_the_first_step(model):
-    """One DDIM step to data: x0 = untold + scale (told - untold), so pictures before clipping are linear in the latent."""
+    """One DDIM step to data: x0 = uncond + scale (cond - uncond), so pictures before clipping are linear in the latent."""
 
     def latent(scale: float) -> torch.Tensor:
         seen = []
@@ -128,16 +128,16 @@ def test_guidance_is_linear_in_the_first_step(model):
         model.generate(model.text_inputs("a red heart"), how, wrap=spy)
         return seen[0].x0
 
-    told, untold = latent(1), latent(0)
-    assert_close(latent(3), untold + 3 * (told - untold), rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(told, untold, atol=1e-2)
+    cond, uncond = latent(1), latent(0)
+    assert_close(latent(3), uncond + 3 * (cond - uncond), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(cond, uncond, atol=1e-2)
 
 
 def test_guidance_1_is_conditional_and_half_the_work(model, monkeypatch):
     seen = Seen(model, monkeypatch)
-    plainly = model.text_to_image("a red heart", guidance=1, num_images=2)
+    plain_default = model.text_to_image("a red heart", guidance=1, num_images=2)
     assert seen.rows == 2
-    assert apart(model.text_to_image("a red heart", guidance=1, num_images=2, negative_prompt="a house"), plainly) == 0
+    assert apart(model.text_to_image("a red heart", guidance=1, num_images=2, negative_prompt="a house"), plain_default) == 0
     model.text_to_image("a red heart", guidance=1.5, num_images=2)
     assert seen.rows == 4
 
@@ -200,7 +200,7 @@ def test_a_picture_that_is_not_finite_is_refused(plain, monkeypatch):
 
 
 class Grids:
-    """A sampler's grids as it was asked to walk them."""
+    """The grids that a sampler is given."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.times: list[torch.Tensor] = []
@@ -267,19 +267,19 @@ def test_guidance_acts_in_its_interval_and_is_rescaled(model):
         model.generate(model.text_inputs("a red heart"), how, wrap=spy)
         return seen[-1].x0
 
-    told, guided = x0(replace(how, guidance=1)), x0(how)
-    assert_close(x0(replace(how, guidance_interval=(0.0, 100.0))), told, rtol=1e-5, atol=1e-5)
-    assert abs(guided.std() / told.std() - 1) > 0.01
-    assert_close(x0(replace(how, guidance_rescale=1.0)).std(), told.std(), rtol=1e-4, atol=0)
+    cond, guided = x0(replace(how, guidance=1)), x0(how)
+    assert_close(x0(replace(how, guidance_interval=(0.0, 100.0))), cond, rtol=1e-5, atol=1e-5)
+    assert abs(guided.std() / cond.std() - 1) > 0.01
+    assert_close(x0(replace(how, guidance_rescale=1.0)).std(), cond.std(), rtol=1e-4, atol=0)
 
 
 def test_limits_of_guidance_are_the_askers_or_the_models(model):
     kept = replace(model.spec.sampling, guidance_interval=(0.5, 2.0), guidance_rescale=0.7)
     mine = replace(model, spec=replace(model.spec, sampling=kept))
-    as_it_says, asked, plainly = mine.sampling(), mine.sampling(guidance_interval=(0.0, 1.0), guidance_rescale=0.0), model.sampling()
-    assert (as_it_says.guidance_interval, as_it_says.guidance_rescale) == ((0.5, 2.0), 0.7)
-    assert (asked.guidance_interval, asked.guidance_rescale) == ((0.0, 1.0), 0.0)
-    assert (plainly.guidance_interval, plainly.guidance_rescale) == (None, 0.0)
+    default, given, plain_default = mine.sampling(), mine.sampling(guidance_interval=(0.0, 1.0), guidance_rescale=0.0), model.sampling()
+    assert (default.guidance_interval, default.guidance_rescale) == ((0.5, 2.0), 0.7)
+    assert (given.guidance_interval, given.guidance_rescale) == ((0.0, 1.0), 0.0)
+    assert (plain_default.guidance_interval, plain_default.guidance_rescale) == (None, 0.0)
     with pytest.raises(UserError, match="0 <= low <= high, got 2.0 and 1.0"):
         replace(kept, guidance_interval=(2.0, 1.0))
 
@@ -291,9 +291,9 @@ def test_small_pictures_are_made_in_larger_batches(plain, size, batch):
 
 def test_progress_counts_all_batches(plain, monkeypatch):
     monkeypatch.setattr(module, "MOST_AT_ONCE", 2)
-    told = []
-    plain.sample(num_images=3, steps=2, on_step=lambda done, steps: told.append((done, steps)))
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    steps_seen = []
+    plain.sample(num_images=3, steps=2, on_step=lambda done, steps: steps_seen.append((done, steps)))
+    assert steps_seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_a_sampler_and_a_grid_may_be_said_with_settings(model):
@@ -322,7 +322,7 @@ def test_latents_have_no_range_to_keep_to(model):
 
 def test_the_models_own_threshold_holds_unless_another_is_asked(plain):
     mine = replace(plain, spec=replace(plain.spec, sampling=replace(plain.spec.sampling, threshold="clip")))
-    assert [mine.sampling(threshold=said).threshold for said in (None, 0.9, "none")] == ["clip", 0.9, None]
+    assert [mine.sampling(threshold=given).threshold for given in (None, 0.9, "none")] == ["clip", 0.9, None]
 
 
 def test_autoguidance_leads_away_from_the_weaker_model(plain, tiny):
@@ -331,17 +331,17 @@ def test_autoguidance_leads_away_from_the_weaker_model(plain, tiny):
     with torch.no_grad():
         for p in weaker.network.parameters():
             p.mul_(0.9)
-    how, told = plain.sampling(steps=1, num_images=2), plain.uncond()
-    good, bad = plain.generate(told, how), weaker.generate(told, how)
+    how, cond = plain.sampling(steps=1, num_images=2), plain.uncond()
+    good, bad = plain.generate(cond, how), weaker.generate(cond, how)
     assert (good - bad).abs().max() > 0.05
     for scale in (1.0, 2.0):
-        led = replace(how, guide=plain.away_from(weaker, told, scale))
-        got = plain.generate(told, led)
+        guided = replace(how, guide=plain.away_from(weaker, cond, scale))
+        got = plain.generate(cond, guided)
         assert_close(got, bad + scale * (good - bad), rtol=1e-4, atol=1e-4)
     assert got.abs().max() > 1.01  # a threshold comes last, since guidance is what drives x0 out of range
-    assert_close(plain.generate(told, replace(led, threshold="clip")), got.clamp(-1, 1), rtol=1e-4, atol=1e-4)
+    assert_close(plain.generate(cond, replace(guided, threshold="clip")), got.clamp(-1, 1), rtol=1e-4, atol=1e-4)
     with pytest.raises(UserError, match="one first stage and one process"):
-        plain.away_from(LatentDiffusion.from_pretrained(tiny("class"), device="cpu"), told, 2.0)
+        plain.away_from(LatentDiffusion.from_pretrained(tiny("class"), device="cpu"), cond, 2.0)
 
 
 MISTAKES = {
@@ -362,11 +362,11 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("wrong, said", MISTAKES.values(), ids=MISTAKES)
-def test_mistakes_are_refused(plain, wrong, said):
+@pytest.mark.parametrize("wrong, message", MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_are_refused(plain, wrong, message):
     with pytest.raises(UserError) as caught:
         plain.sampling(**wrong)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_model_whose_sampler_needs_no_steps_names_none_for_others(plain):

@@ -40,8 +40,8 @@ def apart(one: Image.Image, other: Image.Image) -> int:
 def test_one_tile_is_the_plain_model(model: LatentDiffusion) -> None:
     how = model.sampling(num_images=2, seed=3)
     drawn = upscale(model, small(8, 8), how)
-    told = ConditionInputs(count=1, values={next(iter(model.conditioners.names)): as_tensor(small(8, 8), 3)})
-    plain = as_pictures(model.generate(told, how))
+    cond = ConditionInputs(count=1, values={next(iter(model.conditioners.names)): as_tensor(small(8, 8), 3)})
+    plain = as_pictures(model.generate(cond, how))
     assert [picture.size for picture in drawn] == [(16, 16)] * 2
     assert [apart(*pair) for pair in zip(drawn, plain, strict=True)] <= [1, 1]
     assert apart(*drawn) > 1
@@ -50,7 +50,7 @@ def test_one_tile_is_the_plain_model(model: LatentDiffusion) -> None:
 
 
 class Pointwise(nn.Module):
-    """Each pixel's answer depends on what it sees there, and on nothing else."""
+    """Each pixel's answer depends on its input there, and on nothing else."""
 
     def forward(self, x: Tensor, network_time: Tensor, condition: Condition) -> Tensor:
         assert condition.concat is not None
@@ -62,9 +62,9 @@ def test_tiles_draw_one_picture(model: LatentDiffusion) -> None:
     pointwise = replace(model, network=Pointwise())
     draw = torch.Generator().manual_seed(1)
     plane, x = torch.rand(1, 3, 13, 19, generator=draw) * 2 - 1, torch.randn(1, 2, 13, 19, generator=draw)
-    t, told, untold = torch.tensor([0.4]), Condition(concat=plane), Condition(concat=torch.zeros_like(plane))
-    found = upscaling._in_tiles(pointwise, told, untold, model.sampling(guidance=1.5))(x, t)
-    expected = pointwise.denoiser.bind(untold)(x, t).toward(pointwise.denoiser.bind(told)(x, t), 1.5)
+    t, cond, uncond = torch.tensor([0.4]), Condition(concat=plane), Condition(concat=torch.zeros_like(plane))
+    found = upscaling._in_tiles(pointwise, cond, uncond, model.sampling(guidance=1.5))(x, t)
+    expected = pointwise.denoiser.bind(uncond)(x, t).toward(pointwise.denoiser.bind(cond)(x, t), 1.5)
     assert_close(found.x0, expected.x0)
     assert_close(found.eps, expected.eps)
 

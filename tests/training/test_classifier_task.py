@@ -1,4 +1,4 @@
-"""A classifier's task: what it learns against what can be known, whose labels count, and what is told of the finished one."""
+"""A classifier's task: what it learns against what can be known, whose labels count, and what is measured of the finished one."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_it_learns_what_can_be_known_of_a_noisy_sample(tmp_path: Path) -> None:
     assert "accuracy by log-SNR: +6 100.0%" in found.lines[1]
 
 
-def test_what_is_told_of_the_finished_one_is_of_the_weights_that_are_stored(tmp_path: Path) -> None:
+def test_what_is_measured_of_the_finished_one_is_of_the_weights_that_are_stored(tmp_path: Path) -> None:
     config = train_config(steps=3, batch_size=16, ema_decay=0.5, checkpoint_dtype="bf16")
     task = shades_task(config, None)  # which has learned nothing: right of about every second
     task.save(tmp_path / "before", 2, 3)

@@ -1,4 +1,4 @@
-"""Stage two's task with what its objective may ask: a learned variance, steps drawn by their cost."""
+"""Stage two's task with what its objective may need: a learned variance, steps drawn by their cost."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def read_boxes(path: Path) -> tuple[Box, ...]:
 
 
 class TableRow(NamedTuple):
-    """What a table says of one picture; several rows of one file are several captions, whose last attributes count."""
+    """A table's row of one picture; several rows of one file are several captions, whose last attributes count."""
 
     captions: tuple[str, ...]
     attributes: dict[str, Any]

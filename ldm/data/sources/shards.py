@@ -15,7 +15,7 @@ from ldm.data.sources.source import Source
 
 
 class ShardSource(Source):
-    """The records of some shards. Those beyond a truncated file's end are lost, by key."""
+    """The records of some shards. Those beyond a truncated file's end are unreadable, by key."""
 
     def __init__(self, name: str, shards: Sequence[tuple[Path, ShardInfo]], index: Index) -> None:
         self.name = name
@@ -90,16 +90,16 @@ def open_indexed(folder: Path, split: str) -> ShardSource:
 
 def open_tars(paths: Sequence[Path]) -> ShardSource:
     """Bare shards without an index: their members are found by `tarfile`, once."""
-    shards, lost = [], {}
+    shards, unreadable = [], {}
     for path in paths:
         if not path.is_file():
             raise UserError(f"{path}: no such shard")
         records, fault = scan_shard(path)
         if fault:
-            lost[path.name] = fault
+            unreadable[path.name] = fault
         digest = hashlib.sha256(f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}".encode()).hexdigest()
         shards.append((path, ShardInfo(name=path.name, bytes=path.stat().st_size, sha256=digest, count=len(records), records=records)))
     source = ShardSource(paths[0].parent.name or "shards", shards, Index(splits={}))
     source.label_names = source.text_labels()
-    source.unreadable |= lost
+    source.unreadable |= unreadable
     return source

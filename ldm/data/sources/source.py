@@ -21,9 +21,9 @@ class Source(abc.ABC):
         digest: changes whenever any record may have changed.
         label_names: in the order of their indices; empty = records have no labels, or numbers only.
         map_names: of the map's classes, likewise.
-        lost: key -> reason of records that are known to be unreadable without opening them.
+        unreadable: key -> reason of records that are known to be unreadable without opening them.
         has_captions, has_labels, has_masks, has_maps, has_boxes, has_attributes: whether records have them, as far as the
-            first few and the members' names tell.
+            first few records and the members' names show.
     """
 
     name: str
