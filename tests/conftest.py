@@ -54,6 +54,15 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
         yield torch.device(request.param)
 
 
+ROOT = Path(__file__).parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Warnings are errors where they point at a module of ours: at what we call, not at what a dependency's next release says of itself."""
+    ours = {"ldm", "__main__", *(file.stem for room in ("tests", "benchmarks", "scripts") for file in (ROOT / room).rglob("*.py"))}
+    config.addinivalue_line("filterwarnings", rf"error:::({'|'.join(sorted(ours))})(\.|$)")
+
+
 def random_weights(module: nn.Module, seed: int) -> dict[str, torch.Tensor]:
     """A state dict in which nothing is zero, as it would be after training."""
     draw = torch.Generator().manual_seed(seed)
