@@ -204,14 +204,14 @@ def captions(name: str, tags: list[str], colour: str | None, key: str) -> tuple[
     extra = [t for t in tags if t.lower() not in words and t.replace(" ", "").replace("-", "").isalpha() and len(t) > 2]
     draw = generator("emoji-128", key)
     order = [extra[i] for i in torch.randperm(len(extra), generator=draw).tolist()]
-    said = [spoken, article(spoken)]
+    captions = [spoken, article(spoken)]
     if colour and colour not in words and not words & set(COLOURS):
-        said += [f"a {colour} {spoken}" if article(spoken) != spoken else f"{colour} {spoken}"]
-    said += [f"{spoken}, {', '.join(order[i : i + 2])}" for i in range(0, min(4, len(order)), 2)]
-    said += [f"an emoji of {article(spoken)}", f"3D icon, {spoken}"]
+        captions += [f"a {colour} {spoken}" if article(spoken) != spoken else f"{colour} {spoken}"]
+    captions += [f"{spoken}, {', '.join(order[i : i + 2])}" for i in range(0, min(4, len(order)), 2)]
+    captions += [f"an emoji of {article(spoken)}", f"3D icon, {spoken}"]
     if len(order) >= 2:
-        said += [" ".join(order[-2:]) + " " + spoken.split()[-1] if len(order) == 2 else ", ".join(order[-3:])]
-    return tuple(dict.fromkeys(said))[:8]
+        captions += [" ".join(order[-2:]) + " " + spoken.split()[-1] if len(order) == 2 else ", ".join(order[-3:])]
+    return tuple(dict.fromkeys(captions))[:8]
 
 
 def bytes_of(image: Image.Image, **options: object) -> bytes:

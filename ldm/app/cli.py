@@ -46,7 +46,7 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
                 "Free some space and run the same command again."
             )
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            _refuse(f"not allowed to open or write {error.filename}: choose another path or mend its permissions.")
+            _refuse(f"not allowed to open or write {error.filename}: choose another path or change its permissions.")
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
             _refuse(f"{error.filename}: {error.strerror}; check that path.")
         raise

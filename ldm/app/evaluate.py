@@ -73,7 +73,7 @@ def _evaluate(options: argparse.Namespace) -> Result:
     folder = PictureFolder(options.out) if options.save_images else None
     if folder is not None:
         folder.check()
-    asked = EvaluationConfig(
+    config = EvaluationConfig(
         place=options.data,
         held_out=options.held_out,
         split=options.split,
@@ -88,4 +88,4 @@ def _evaluate(options: argparse.Namespace) -> Result:
         folder=folder,
     )
     model = LatentDiffusion.from_pretrained(options.model, device(), options.precision or "fp32")
-    return evaluate_ldm(model, sampling_of(model, options), asked)
+    return evaluate_ldm(model, sampling_of(model, options), config)

@@ -54,22 +54,24 @@ def _known(spec: LatentDiffusionSpec, source: str) -> dict[str, Any]:
     }
 
 
-def _joined(told: Any, known: Any, path: str, source: str) -> Any:
-    if isinstance(known, dict) and "kind" in known and isinstance(told, str):
-        told = from_words(told, path)
-    if isinstance(told, dict) and isinstance(known, dict):
-        if _is_free(path) and told.get("kind", known.get("kind")) != known.get("kind"):
-            return told
+def _joined(given: Any, known: Any, path: str, source: str) -> Any:
+    if isinstance(known, dict) and "kind" in known and isinstance(given, str):
+        given = from_words(given, path)
+    if isinstance(given, dict) and isinstance(known, dict):
+        if _is_free(path) and given.get("kind", known.get("kind")) != known.get("kind"):
+            return given
         found = dict(known)
-        for key, value in told.items():
+        for key, value in given.items():
             at = f"{path}.{key}" if path else key
             if path == "conditioning" and key not in known:
-                raise UserError(f"config key {at!r}: init_from={source} is told {', '.join(known) or 'nothing'} only; leave it out")
+                raise UserError(
+                    f"config key {at!r}: init_from={source} is conditioned on {', '.join(known) or 'nothing'} only; leave it out"
+                )
             found[key] = _joined(value, known[key], at, source) if key in known else value  # a key that nobody knows the loader refuses
         return found
-    if told == known or _is_free(path):
-        return told
-    raise UserError(f"config key {path!r}: {told} contradicts init_from={source}, where it is {known}; leave it out")
+    if given == known or _is_free(path):
+        return given
+    raise UserError(f"config key {path!r}: {given} contradicts init_from={source}, where it is {known}; leave it out")
 
 
 def _is_free(path: str) -> bool:

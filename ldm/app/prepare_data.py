@@ -84,6 +84,6 @@ def _say(report: Report, out: Path) -> None:
             print(f"  and {len(report.unreadable) - NAMED_LOSSES} more")
     total, silent = sum(report.counts.values()), report.without_caption
     if 0 < len(silent) < total:
-        print(f"{len(silent)} of {total} pictures have no caption and are trained as if told nothing, e.g. {', '.join(silent[:3])}")
+        print(f"{len(silent)} of {total} pictures have no caption and are trained as unconditional, e.g. {', '.join(silent[:3])}")
     counts = ", ".join(f"{count} {split}" for split, count in report.counts.items())
     print(f"done: {counts} pictures in {out}; train on them with data.train={out}" + (f" data.val={out}" if "val" in report.counts else ""))

@@ -27,8 +27,8 @@ def main(options: argparse.Namespace) -> None:
     write_pictures(as_pictures(model.generate(inputs, how)), options, how)
 
 
-def _conditions(said: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for text in said:
+def _conditions(given: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise UserError(f"--cond {text!r}: must read NAME=VALUE, e.g. class=cat or attributes.age=40")

@@ -29,7 +29,7 @@ GRID_TILE = 512  # larger pictures are shown in the grid at this size
 
 
 def sampling_of(model: LatentDiffusion, options: argparse.Namespace, num_images: int = 1, on_step: OnStep | None = None) -> Sampling:
-    """What the flags of `arguments.sampling.add_sampling_flags` and --seed ask for.
+    """The sampling of the flags of `arguments.sampling.add_sampling_flags` and --seed.
 
     Raises:
         UserError: unknown sampler or grid; a number out of range.
@@ -49,7 +49,7 @@ def sampling_of(model: LatentDiffusion, options: argparse.Namespace, num_images:
 
 
 def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
-    """The model, and the sampling that the flags ask for.
+    """The model, and the sampling of the flags.
 
     Raises:
         UserError: a model that cannot be opened, unknown sampler or grid, a number out of range, a place that cannot be written.
@@ -123,11 +123,11 @@ def _is_ours(path: Path) -> bool:
         return any(_is_ours(path.with_name(name)) for name in (PARAMETERS, *_names(1)))
     try:
         if path.name == PARAMETERS:
-            said = json.loads(path.read_text(encoding="utf-8"))
+            parameters = json.loads(path.read_text(encoding="utf-8"))
         else:
             with Image.open(path) as picture:
-                said = json.loads(picture.info["parameters"])
-        return str(said["tool"]).startswith(TOOL)
+                parameters = json.loads(picture.info["parameters"])
+        return str(parameters["tool"]).startswith(TOOL)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

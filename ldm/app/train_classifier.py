@@ -100,7 +100,7 @@ def classes_of(train_set: ImageDataset, held_out: ImageDataset | None, count: in
             raise UserError(f"a classifier is taught by labels, and {data.name} has none: see docs/data.md for how pictures get them")
     names = train_set.facts.label_names
     if held_out is not None and held_out.facts.label_names != names:
-        theirs, ours = (", ".join(said) or "numbers" for said in (held_out.facts.label_names, names))
+        theirs, ours = (", ".join(names_of) or "numbers" for names_of in (held_out.facts.label_names, names))
         raise UserError(f"data.val names other labels ({theirs}) than data.train ({ours})")
     if names and count not in (None, len(names)):
         raise UserError(f"num_classes is {count}, but data.train names {len(names)} labels: leave num_classes null")

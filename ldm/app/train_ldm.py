@@ -61,7 +61,7 @@ class TrainLDM:
     learned_variance: bool = False
     vlb_weight: float | None = None  # of the bound that teaches a learned variance, beside l2 or l1; 0.001 as published
     conditioning: dict[str, ConditionerConfig] = field(default_factory=dict)
-    drop_all: float = 0.1  # share of training rows that are told nothing at all, besides each conditioner's own share
+    drop_all: float = 0.1  # probability that all conditions of a row are dropped together, besides each conditioner's own
     sampling: SamplingDefaults
     prompts: tuple[str, ...] = ()  # of the sample grids; empty = held-out captions
     train: TrainConfig

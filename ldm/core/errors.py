@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend. Its text is one line: what was wrong, what is allowed, what to do."""
+    """A mistake that the user can correct. Its text is one line: what was wrong, what is allowed, what to do."""
 
 
 def unknown(what: str, name: object, allowed: Iterable[str]) -> UserError:

@@ -78,7 +78,7 @@ def kind_names(package: str, family: str) -> list[str]:
 
     Args:
         package: that the family's class is in, e.g. `ldm.samplers`.
-        family: the class's name. Classes are told apart by their names alone, so no two of a package may share one.
+        family: the class's name. Classes are identified by their names alone, so no two of a package may share one.
     """
     spec = importlib.util.find_spec(package)
     assert spec is not None and spec.submodule_search_locations, f"no package {package}"

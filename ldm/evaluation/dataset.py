@@ -68,8 +68,8 @@ class DrawnFrom:
 
     def features(self, inception: InceptionFeatures, what: str) -> Tensor:
         """(count, 2048), from the user's cache if data, transform and extractor are the same."""
-        key, lost = (self.data.digest, self.data.transform_digest, inception.digest), self.data.unreadable.records
-        return cached_features(key, self.count, lambda: inception.of(self.batches(), self.count, what), lost)
+        key, unreadable = (self.data.digest, self.data.transform_digest, inception.digest), self.data.unreadable.records
+        return cached_features(key, self.count, lambda: inception.of(self.batches(), self.count, what), unreadable)
 
     def plain(self) -> dict[str, object]:
         """For the JSON."""

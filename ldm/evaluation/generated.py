@@ -1,4 +1,4 @@
-"""Generated pictures, a batch at a time: an evaluation keeps what it measured of them, and files if asked to."""
+"""Generated pictures, a batch at a time: an evaluation keeps what it measured of them, and the files if wanted."""
 
 from __future__ import annotations
 

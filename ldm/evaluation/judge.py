@@ -1,4 +1,4 @@
-"""What an independent classifier says of generated pictures: whether each is clearly of some class, and whether it is of the asked one."""
+"""An independent classifier's verdict on generated pictures: whether each is clearly of some class, and of the wanted one."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ class Judge:
     device: torch.device
 
     @staticmethod
-    def open(checkpoint: str, told: DrawnFrom, size: int, channels: int, device: torch.device) -> Judge:
-        """A judge of pictures of so many pixels and channels, and of the labels that `told` has.
+    def open(checkpoint: str, source: DrawnFrom, size: int, channels: int, device: torch.device) -> Judge:
+        """A judge of pictures of so many pixels and channels, and of the labels that `source` has.
 
         Raises:
             UserError: not a classifier; one for guidance, or of other pictures, or that lacks one of the labels.
         """
         classifier = load_classifier(checkpoint, device)
-        spec, names = classifier.spec, told.data.facts.label_names
+        spec, names = classifier.spec, source.data.facts.label_names
         unfit = f"--judge {checkpoint}"
         if spec.process is not None:
             raise UserError(f"{unfit} is noise-aware, for guidance; a judge is trained on clean pictures (process: null)")
         if not spec.sees_pixels:
-            raise UserError(f"{unfit} sees latents; a judge sees pixels")
+            raise UserError(f"{unfit} was trained on latents; a judge is trained on pixels")
         if (spec.size, spec.normalization.channels) != (size, channels):
             seen = f"{spec.size} pixels and {spec.normalization.channels} channel{'s' * (spec.normalization.channels > 1)}"
             raise UserError(f"{unfit} was trained on pictures of {seen}; the model makes them of {size} and {channels}")
         missing = [name for name in names if name not in spec.label_names]
         if missing:
-            raise UserError(f"{unfit} knows no label {missing[0]!r}, which {told.place} has; it knows {', '.join(spec.label_names)}")
+            raise UserError(f"{unfit} has no label {missing[0]!r}, which {source.place} has; it has {', '.join(spec.label_names)}")
         classes = tuple(spec.label_names.index(name) for name in names) if names else None
         return Judge(checkpoint=checkpoint, classifier=classifier, classes=classes, device=device)
 
@@ -73,15 +73,15 @@ class Judge:
             return self.classifier.index_of(label) if label >= 0 else -1
         return self.classes[label]
 
-    def hits_on(self, told: DrawnFrom) -> Tensor:
+    def hits_on(self, source: DrawnFrom) -> Tensor:
         """Whether it is right, of each labelled picture of a split: (M,) bool."""
         found = []
-        with tqdm(total=told.count, desc="judge, real pictures", unit="picture", dynamic_ncols=True) as bar:
-            for start in range(0, told.count, AT_ONCE):
-                samples = [told.data.sample(i, 0) for i in range(start, min(start + AT_ONCE, told.count))]
+        with tqdm(total=source.count, desc="judge, real pictures", unit="picture", dynamic_ncols=True) as bar:
+            for start in range(0, source.count, AT_ONCE):
+                samples = [source.data.sample(i, 0) for i in range(start, min(start + AT_ONCE, source.count))]
                 labels = torch.tensor([self.index_of(sample.label) for sample in samples])
-                said = self.logits(torch.stack([sample.image for sample in samples])).argmax(1)
-                found.append((said == labels)[labels >= 0])
+                classes = self.logits(torch.stack([sample.image for sample in samples])).argmax(1)
+                found.append((classes == labels)[labels >= 0])
                 bar.update(len(samples))
         return torch.cat(found)
 
@@ -99,36 +99,36 @@ class Judge:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a judge is to say of generated pictures, and what it said of real ones.
+    """A judge's verdict on generated pictures, and on real ones.
 
     Attributes:
         judge: who.
-        asked: (N,), its index of each generated picture's asked class, -1 = none; None = no classes were asked for.
+        wanted: (N,), its index of each generated picture's wanted class, -1 = none; None = no classes are wanted.
         real: (M,) bool, whether it was right of each labelled real picture; None = none has a label.
         is_held_out: whether the real pictures were kept out of the model's training.
     """
 
     judge: Judge
-    asked: Tensor | None
+    wanted: Tensor | None
     real: Tensor | None
     is_held_out: bool
 
     @staticmethod
-    def begin(judge: Judge, labels: Sequence[int] | None, told: DrawnFrom, is_held_out: bool) -> Verdict:
+    def begin(judge: Judge, labels: Sequence[int] | None, source: DrawnFrom, is_held_out: bool) -> Verdict:
         """Judges the real pictures.
 
         Args:
             judge: who.
-            labels: the data's, of each picture that is to be generated; None = no classes are asked for.
-            told: the real pictures.
+            labels: the data's, of each picture that is to be generated; None = no classes are wanted.
+            source: the real pictures.
             is_held_out: see Verdict.
 
         Raises:
             UserError: a label that the judge does not know.
         """
-        asked = None if labels is None else torch.tensor([judge.index_of(label) for label in labels])
+        wanted = None if labels is None else torch.tensor([judge.index_of(label) for label in labels])
         return Verdict(
-            judge=judge, asked=asked, real=judge.hits_on(told) if LABELS in told.data.facts.has else None, is_held_out=is_held_out
+            judge=judge, wanted=wanted, real=judge.hits_on(source) if LABELS in source.data.facts.has else None, is_held_out=is_held_out
         )
 
     def metrics(self, logits: Tensor) -> list[Metric]:
@@ -146,11 +146,11 @@ class Verdict:
             if enough
             else f"needs at least {SPLITS} pictures",
         )
-        hits = None if self.asked is None else (logits.argmax(1) == self.asked)[self.asked >= 0]
+        hits = None if self.wanted is None else (logits.argmax(1) == self.wanted)[self.wanted >= 0]
         where = "held-out" if self.is_held_out else "training"
         return [
             score,
-            _share("judge_hits", "  it sees the asked class", hits, "higher", "of generated pictures, by top-1", "no labels were told"),
+            _share("judge_hits", "  it sees the wanted class", hits, "higher", "of generated pictures, by top-1", "no labels were given"),
             _share(
                 "judge_accuracy",
                 f"  its accuracy on {where} pictures",

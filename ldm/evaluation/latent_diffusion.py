@@ -35,12 +35,12 @@ class EvaluationConfig:
     Attributes:
         place: of the training pictures.
         held_out: of the held-out pictures; None = the split in `place`.
-        split: whether held-out or training pictures tell what to make.
+        split: whether held-out or training pictures give the conditions.
         background: that transparent pictures are laid on; None = as the model was trained.
         name: of the model, for the JSON.
         count: pictures to make; None = one for each picture of the split.
         reference_count: training pictures to compare with, from the first; None = all, MOST at most.
-        classifier: checkpoint of one that leads each picture to its label; None = none does.
+        classifier: checkpoint of one that guides each picture to its label; None = none does.
         classifier_scale: how strongly.
         judge: checkpoint of a classifier that judges the pictures; None = none does.
         bits: of bits/dim; None = it is not computed.
@@ -76,31 +76,31 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig
     spec = model.spec
     at_size = Preprocessing(size=spec.size, channels=spec.first_stage.image_channels, background=config.background or spec.background)
     training = training_pictures(config.place, at_size, config.reference_count)
-    told = training_pictures(config.place, at_size) if config.split == "train" else _held_out(config.place, config.held_out, at_size)
+    source = training_pictures(config.place, at_size) if config.split == "train" else _held_out(config.place, config.held_out, at_size)
     is_held_out = config.split == "val"
-    conditions = EvaluationConditions(model=model, source=told)
+    conditions = EvaluationConditions(model=model, source=source)
     conditions.check()
-    how = replace(how, num_images=config.count or told.count)
-    how = how if conditions.given else replace(how, guidance=1.0)  # nothing told: nothing to lead away from
+    how = replace(how, num_images=config.count or source.count)
+    how = how if conditions.given else replace(how, guidance=1.0)  # unconditional: nothing to lead away from
     has_labels = conditions.has_labels or config.classifier is not None
     labels = conditions.labels(how.num_images) if has_labels and (config.classifier, config.judge) != (None, None) else None
     if config.classifier is not None and labels is not None:
         how = replace(how, guide=model.guide(config.classifier, conditions.guided_labels(labels), config.classifier_scale))
-    judge = None if config.judge is None else Judge.open(config.judge, told, spec.size, spec.first_stage.image_channels, model.device)
+    judge = None if config.judge is None else Judge.open(config.judge, source, spec.size, spec.first_stage.image_channels, model.device)
     inception = InceptionFeatures(model.device)
-    # What the user may have to mend comes before what takes long.
-    verdict = None if judge is None else Verdict.begin(judge, labels, told, is_held_out)
+    # What the user may have to correct comes before what takes long.
+    verdict = None if judge is None else Verdict.begin(judge, labels, source, is_held_out)
     with whole_float32():
         bits = None if config.bits is None else bits_per_dim(conditions, training, config.bits, how.seed, is_held_out)
 
     reference = training.features(inception, "training pictures")
-    shared = min(how.num_images, told.count)
-    beside = told if conditions.has_captions else replace(told, count=shared)  # captions lead back to one picture among all
-    real = beside.features(inception, "pictures of which captions, labels and more are told")
+    shared = min(how.num_images, source.count)
+    beside = source if conditions.has_captions else replace(source, count=shared)  # captions lead back to one picture among all
+    real = beside.features(inception, "pictures whose captions, labels and more are the conditions")
     if isinstance(spec.first_stage, IdentityConfig):
         reconstructed = real[:shared]
     else:
-        some = replace(told, count=shared)
+        some = replace(source, count=shared)
         reconstructed = inception.of((given for _, given in reconstructions(model.first_stage, some)), shared, "reconstructions")
     generated, logits = _seen(conditions, how, inception, judge, config.folder)
 
@@ -108,9 +108,9 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig
         model=model,
         how=how,
         training=training,
-        told=told,
+        source=source,
         is_held_out=is_held_out,
-        tells_captions=conditions.has_captions,
+        has_captions=conditions.has_captions,
         reference=reference,
         real=real,
         generated=generated,
@@ -122,11 +122,11 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig
         "sampling": _how(how, config.classifier) | {"precision": model.precision},
         "data": {
             "reference": training.plain(),
-            "told": told.plain(),
+            "conditions": source.plain(),
             "generated": how.num_images,
-            "told_of_them": list(conditions.given) or "nothing: unconditional",
-            "led_to": "labels, by the classifier" if how.guide is not None else "nothing",
-            "order": "picture i is told what picture i of the split has, from the first again when they are used up",
+            "conditioned_on": list(conditions.given) or "nothing: unconditional",
+            "guided_to": "labels, by the classifier" if how.guide is not None else "nothing",
+            "order": "picture i is conditioned on what picture i of the split has, from the first again when they are used up",
         },
         "reconstruction": "none: the model draws pixels" if isinstance(spec.first_stage, IdentityConfig) else f"of {LATENT}",
         "preprocessing": at_size.plain(),
@@ -181,8 +181,8 @@ def _how(how: Sampling, classifier: str | None) -> dict[str, object]:
         "seed": how.seed,
     }
     if isinstance(how.guide, ClassifierGuide):
-        led = how.guide.classifier
-        found["classifier"] = {"checkpoint": classifier, "name": led.spec.name, "digest": led.digest, "scale": how.guide.scale}
+        guide = how.guide.classifier
+        found["classifier"] = {"checkpoint": classifier, "name": guide.spec.name, "digest": guide.digest, "scale": how.guide.scale}
     return found
 
 

@@ -66,7 +66,7 @@ def bits_per_dim(conditions: EvaluationConditions, training: DrawnFrom, config: 
     about: dict[str, Any] = {
         "pictures": count,
         "unit": "bits a pixel value, of 256 levels",
-        "told": list(conditions.given) or "nothing: unconditional",
+        "conditioned_on": list(conditions.given) or "nothing: unconditional",
         "guidance": "none, whatever the pictures were made with",
     }
     task = LikelihoodTask(conditions=conditions, count=count, config=config, seed=seed, about=about)

@@ -1,4 +1,4 @@
-"""What bits/dim is asked of, and the pictures that it is computed for."""
+"""The settings of bits/dim, and the pictures that it is computed for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ldm.metrics.features import as_shown
 
 @dataclass(frozen=True, kw_only=True)
 class LikelihoodConfig:
-    """What the user asks for.
+    """The user's settings.
 
     Attributes:
         count: pictures, at most; from the first.
@@ -80,7 +80,7 @@ class LikelihoodTask:
         return first_time(self.process, self.config.first_noise)
 
     def batches(self) -> Iterator[tuple[Tensor, Denoise, Streams]]:
-        """Pictures (B, C, size, size) on 256 levels in [-1, 1], on the device; the denoiser told of them; their random streams."""
+        """Pictures (B, C, size, size) on 256 levels in [-1, 1], on the device; their conditional denoiser; their random streams."""
         model = self.conditions.model
         for start in range(0, self.count, AT_ONCE):
             numbers = range(start, min(start + AT_ONCE, self.count))

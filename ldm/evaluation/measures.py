@@ -33,20 +33,20 @@ class Evaluated:
     Attributes:
         model, how: what made the pictures.
         training: pictures of the training split.
-        told: pictures of which captions, labels and more were told, in order, again from the first if more pictures were made.
-        is_held_out: whether `told` were kept out of training.
-        tells_captions: whether captions were told.
+        source: pictures whose captions, labels and more were the conditions, in order, again from the first if more pictures were made.
+        is_held_out: whether `source` were kept out of training.
+        has_captions: whether captions were conditions.
         reference: features of `training`.
-        real: of all of `told`.
-        generated: one row a picture made; picture i was told what `told` says of picture i.
+        real: of all of `source`.
+        generated: one row a picture made; picture i was made under the conditions of picture i of `source`.
     """
 
     model: LatentDiffusion
     how: Sampling
     training: DrawnFrom
-    told: DrawnFrom
+    source: DrawnFrom
     is_held_out: bool
-    tells_captions: bool
+    has_captions: bool
     reference: Tensor
     real: Tensor
     generated: Tensor
@@ -172,14 +172,14 @@ def _prompt_fidelity(seen: Evaluated) -> list[Metric]:
     """Whether the picture made from caption i leads back to picture i."""
     names = ("retrieval_top_1", "retrieval_top_5")
     titles = ("Caption's picture is nearest", f"  is among the nearest {TOP}")
-    captions = [next(iter(seen.told.data.sample(i, 0).captions), None) for i in range(seen.told.count)] if seen.tells_captions else [None]
+    captions = [next(iter(seen.source.data.sample(i, 0).captions), None) for i in range(seen.source.count)] if seen.has_captions else [None]
     numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
     groups = torch.tensor([numbers[caption] for caption in captions])
     wanted = groups[torch.arange(len(seen.generated)) % len(groups)]
-    told = wanted != numbers.get(None, -1)  # a picture without a caption was made from none
-    wanted, generated = wanted[told], seen.generated[told]
+    has_caption = wanted != numbers.get(None, -1)  # a picture without a caption was made from none
+    wanted, generated = wanted[has_caption], seen.generated[has_caption]
     if not len(generated):
-        why = "no captions were told: the model takes none, or the data have none"
+        why = "no captions were given: the model takes none, or the data have none"
         return [
             Metric(name=name, title=title, value=None, pictures=0, better="higher", about=why)
             for name, title in zip(names, titles, strict=True)

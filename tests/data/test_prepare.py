@@ -102,7 +102,7 @@ def test_pictures_without_a_caption_are_counted_where_others_have_one(tmp_path: 
     assert "caption" not in capsys.readouterr().out
     (tmp_path / "in/b.txt").write_text("a boat")
     main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
-    assert "2 of 3 pictures have no caption and are trained as if told nothing, e.g. a, c" in capsys.readouterr().out
+    assert "2 of 3 pictures have no caption and are trained as unconditional, e.g. a, c" in capsys.readouterr().out
 
 
 def test_every_nth_readable_picture_is_held_out(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_the_command_on_pixels(home, monkeypatch, capsys):
     found = measured_by_command(f"{LDM} --model plain {BITS}", monkeypatch, capsys)
     about, metrics = found["bits_per_dim"], found["metrics"]
     assert about["bound"] == {"steps": 100, "variance": "small", "x0": "clipped to [-1, 1]"}  # the process's own 100
-    assert about["told"].startswith("nothing") and about["flow"]["first_time"] < 1 / 100
+    assert about["conditioned_on"].startswith("nothing") and about["flow"]["first_time"] < 1 / 100
     for name in ("", "_bound", "_prior", "_steps", "_data"):
         assert metrics[f"bits_per_dim{name}"]["pictures"] == 3 and about["standard_error"][f"bits_per_dim{name}"] >= 0
     assert metrics["bits_per_dim_prior"]["value"] == 0  # zero terminal SNR
@@ -233,7 +233,7 @@ def test_the_command_on_latents_tells_what_is_told(home, monkeypatch, capsys):
     expected = [model.encode_condition(model.inputs({}, label=label)).vector for label in (0, 0, 0, 2)]  # cat, dog, owl
     assert_close(told[0], torch.cat(expected))
     about = found["bits_per_dim"]
-    assert about["told"] == ["labels"] and about["guidance"].startswith("none")
+    assert about["conditioned_on"] == ["labels"] and about["guidance"].startswith("none")
     assert exact == [True] and cudnn.allow_tf32
     assert about["decoder_noise"]["measured_on"].startswith("2 training pictures")
     assert found["metrics"]["bits_per_dim"]["value"] > 0
@@ -243,7 +243,7 @@ def test_the_command_on_latents_tells_what_is_told(home, monkeypatch, capsys):
 
 MISTAKES = {
     "one picture": ("--bits-per-dim 1", "at least 2 pictures for its standard error"),
-    "a chain without bits": ("--bound-steps 10", "--bound-steps is of --bits-per-dim, which is not asked for"),
+    "a chain without bits": ("--bound-steps 10", "--bound-steps goes with --bits-per-dim, which is not given"),
     "too long a chain": ("--bits-per-dim 2 --bound-steps 101", "take at most 100"),
     "one step": ("--bits-per-dim 2 --bound-steps 1", "at least 2 steps, got 1"),
     "no noise level": ("--bits-per-dim 2 --first-noise 1", "between 0 and 1, got 1"),

@@ -64,7 +64,7 @@ def test_the_current_folder_is_a_folder(home, monkeypatch, capsys):
 
 def test_few_to_compare_with_leaves_all_to_be_told(home, monkeypatch, capsys):
     found = measured("ldm --model model --data train --split train --reference-images 7 --steps 1", monkeypatch, capsys)["data"]
-    assert (found["reference"]["pictures"], found["told"]["pictures"], found["generated"]) == (7, 12, 12)
+    assert (found["reference"]["pictures"], found["conditions"]["pictures"], found["generated"]) == (7, 12, 12)
 
 
 def test_fewer_pictures_to_compare_with_and_half_precision(home, monkeypatch, capsys):
@@ -87,8 +87,8 @@ def test_a_model_in_numbers(home, monkeypatch, capsys):
     metrics = found["metrics"]
     assert {name for name, metric in metrics.items() if metric["value"] is None} == {"inception_score"}
     assert not any(name.startswith(("bits_per_dim", "judge")) for name in metrics)  # only when asked for
-    assert found["data"]["reference"]["pictures"] == 12 and found["data"]["told"]["pictures"] == found["data"]["generated"] == 6
-    assert found["data"]["told_of_them"] == ["captions"] and found["sampling"]["sampler"] == "ddim"
+    assert found["data"]["reference"]["pictures"] == 12 and found["data"]["conditions"]["pictures"] == found["data"]["generated"] == 6
+    assert found["data"]["conditioned_on"] == ["captions"] and found["sampling"]["sampler"] == "ddim"
     assert metrics["fid"]["value"] == pytest.approx(found["attribution"]["fid_generated"])
     assert "by chance 0.167" in metrics["retrieval_top_1"]["about"]
     assert metrics["nearest_training"]["value"] > 0 and metrics["nearest_training_held_out"]["value"] > 0
@@ -152,7 +152,7 @@ def test_a_model_that_repeats_training_pictures_is_found_out(home, monkeypatch, 
     assert metrics["fid"]["value"] < 1e-9 and metrics["precision"]["value"] == metrics["recall"]["value"] == 1
     assert metrics["nearest_training"]["value"] == 0 and metrics["close_to_training"]["value"] == 1
     assert metrics["retrieval_top_1"]["value"] is None and "the model takes none" in metrics["retrieval_top_1"]["about"]
-    assert found["data"]["told_of_them"].startswith("nothing") and found["sampling"]["guidance"] == 1
+    assert found["data"]["conditioned_on"].startswith("nothing") and found["sampling"]["guidance"] == 1
 
 
 def test_pictures_without_a_caption_are_not_looked_for(home, monkeypatch, capsys):
@@ -163,7 +163,7 @@ def test_pictures_without_a_caption_are_not_looked_for(home, monkeypatch, capsys
     metric = measured(f"{LDM} --model model", monkeypatch, capsys)["metrics"]["retrieval_top_1"]
     assert metric["pictures"] == 4 and "by chance 0.417" in metric["about"]
     metric = measured(f"{LDM} --model model --num-images 2", monkeypatch, capsys)["metrics"]["retrieval_top_1"]  # made from no caption
-    assert metric["value"] is None and "no captions were told" in metric["about"]
+    assert metric["value"] is None and "no captions were given" in metric["about"]
 
 
 def test_maps_boxes_and_small_pictures_are_told(home, tiny, monkeypatch, capsys):
@@ -177,7 +177,7 @@ def test_maps_boxes_and_small_pictures_are_told(home, tiny, monkeypatch, capsys)
     seen, encode = [], LatentDiffusion.encode_condition
     monkeypatch.setattr(LatentDiffusion, "encode_condition", lambda self, inputs, *more: seen.append(inputs) or encode(self, inputs, *more))
     found = measured(f"{LDM} --model laid --num-images 7", monkeypatch, capsys)
-    assert found["data"]["told_of_them"] == ["maps", "boxes", "pixels"]
+    assert found["data"]["conditioned_on"] == ["maps", "boxes", "pixels"]
     given = [inputs.values for inputs in seen if "map" in inputs.values]
     assert [int(values["map"].unique()) for values in given] == [0, 1, 2, 3, 0, 1, 0]
     assert [values["boxes"][0, 0].tolist() for values in given] == [[i % 3, 0.25, 0.25, 0.5, 0.5] for i in (0, 1, 2, 3, 4, 5, 0)]
@@ -234,7 +234,7 @@ def test_labels_are_told_by_name(home, monkeypatch, capsys):
     )
     found = measured("ldm --model labels --data classes --split train --steps 1 --guidance 1", monkeypatch, capsys)
     assert [int(label) for label in told] == [0, 0, 0, 2, 2, 2]  # the model's numbers, not the folder's
-    assert found["data"]["told_of_them"] == ["labels"]
+    assert found["data"]["conditioned_on"] == ["labels"]
     assert found["metrics"]["nearest_training_held_out"]["value"] is None  # no picture was held out
 
 

@@ -132,6 +132,6 @@ def test_one_file_is_all(shade, folder: Path, tmp_path: Path, stand_in, own_cach
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     found = measured("ldm --model run/checkpoint --data greys --split train --steps 1", monkeypatch, capsys)
-    assert found["data"]["told_of_them"] == ["attributes"]
+    assert found["data"]["conditioned_on"] == ["attributes"]
     describe.main(["--config", str(config), "--json", f"data.train={folder}"])
     assert json.loads(capsys.readouterr().out)["conditions"] == {"brightness": "a number from 0 to 1"}

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
         "--split",
         choices=("val", "train"),
         default="val",
-        help="pictures that are reconstructed, or of which captions, labels and more are told (default: %(default)s, the held-out ones)",
+        help="pictures that are reconstructed, or whose captions, labels and more are conditions (default: %(default)s, held-out)",
     )
     parser.add_argument("--num-images", type=int, help="pictures to reconstruct or to make (default: as many as the split has)")
     parser.add_argument(
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--precision", choices=get_args(Precision), help="of the networks that sample (ldm; default: fp32)")
     parser.add_argument("--background", help="R,G,B that transparent pictures are laid on (default: as the model was trained)")
     add_sampling_flags(parser)
-    parser.add_argument("--classifier", help="checkpoint of a noise-aware classifier that leads each picture to its label (ldm)")
+    parser.add_argument("--classifier", help="checkpoint of a noise-aware classifier that guides each picture to its label (ldm)")
     parser.add_argument("--classifier-scale", type=float, help="how strongly; 1 = Bayes' rule (ldm; default: 1)")
     parser.add_argument("--judge", help="checkpoint of a classifier of clean pictures that judges them (ldm)")
     parser.add_argument("--save-images", action="store_true", default=None, help="keep the pictures in OUT/pictures (ldm)")
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("--held-out names pictures for --split val: leave out one of the two")
     for name in ONLY_BITS:
         if getattr(options, name) is not None and options.bits_per_dim is None:
-            raise UserError(f"--{name.replace('_', '-')} is of --bits-per-dim, which is not asked for")
+            raise UserError(f"--{name.replace('_', '-')} goes with --bits-per-dim, which is not given")
     if options.classifier_scale is not None and options.classifier is None:
         raise UserError("--classifier-scale needs --classifier CHECKPOINT")
     if options.num_images is not None and options.num_images < 2:
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
             f"--reference-images must be at least 2 (a distance between sets needs two pictures), got {options.reference_images}"
         )
     if options.bits_per_dim is not None and options.precision not in (None, "fp32"):
-        raise UserError(f"bits/dim are of the networks in fp32: ask for them without --precision {options.precision}")
+        raise UserError(f"bits/dim are computed in fp32: leave out --precision {options.precision}")
     options.out = options.out or Path(f"outputs/evaluate-{options.stage}")
     options.background = None if options.background is None else _levels(options.background)
 

@@ -17,7 +17,7 @@ EXAMPLES = """examples:
   python scripts/sample.py --cond attributes.age=40 --cond attributes.smiles=yes --model runs/faces/checkpoint
       by the names that the model's conditioners have; a wrong one is answered with those that there are
   python scripts/sample.py --label food-drink --classifier runs/emoji-classifier/checkpoint --classifier-scale 2
-      a classifier that scripts/train_classifier.py trained leads to the class; the model need not know labels
+      a classifier that scripts/train_classifier.py trained guides to the class; the model need not be trained with labels
 """
 
 
@@ -34,8 +34,8 @@ def main(arguments: Sequence[str]) -> None:
         metavar="NAME=VALUE",
         help="a value for the model's conditioner of that name, or for its field: attributes.age=40; may be given several times",
     )
-    flags.add_argument("--classifier", metavar="CHECKPOINT", help="a noise-aware classifier's folder; it leads to --label")
-    flags.add_argument("--classifier-scale", type=float, metavar="S", help="how hard it leads; 1 = Bayes' rule (default: 1)")
+    flags.add_argument("--classifier", metavar="CHECKPOINT", help="a noise-aware classifier's folder; it guides to --label")
+    flags.add_argument("--classifier-scale", type=float, metavar="S", help="strength of that guidance; 1 = Bayes' rule (default: 1)")
     options = flags.parse_args(arguments)
     if options.classifier is not None and options.label is None:
         raise UserError("--classifier needs --label, the class to lead to")
