@@ -134,7 +134,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "another width": ("init_from=TEXT denoiser.channels=64", "config key 'denoiser.channels': 64 contradicts init_from="),
     "another prediction": ("init_from=TEXT prediction=eps", "config key 'prediction.kind': eps contradicts init_from="),
     "another process": ("init_from=TEXT process.kind=edm", "config key 'process.kind': edm contradicts"),
-    "another condition": ("init_from=TEXT conditioning.class.kind=class_label", "is told text only; leave it out"),
+    "another condition": ("init_from=TEXT conditioning.class.kind=class_label", "is conditioned on text only; leave it out"),
     "another scale": ("init_from=TEXT first_stage.scale=0.5", "config key 'first_stage.scale': 0.5 contradicts"),
     "another first stage": ("init_from=TEXT first_stage.checkpoint=OTHER", "was trained on another first stage"),
     "an unknown key": ("init_from=TEXT denoiser.chanels=64", "Did you mean 'denoiser.channels'?"),

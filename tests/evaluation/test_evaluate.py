@@ -249,7 +249,7 @@ def test_a_measure_is_one_function(home, monkeypatch, capsys):
     from ldm.metrics.report import Metric
 
     def distance(seen):
-        value = nearest(seen.generated, seen.real).max().item() + seen.told.count + seen.model.spec.size
+        value = nearest(seen.generated, seen.real).max().item() + seen.source.count + seen.model.spec.size
         return [Metric(name="mine", title="Mine", value=value, pictures=len(seen.generated), better="", about="a test")]
 
     monkeypatch.setattr(latent_diffusion, "MEASURES", (distance,))
