@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ldm.checkpoints.model import LatentDiffusionSpec, read_spec
-from ldm.config.loader import dump, from_words
+from ldm.config.loader import dump, from_short_form
 from ldm.core.errors import UserError
 from ldm.first_stage.identity import IdentityConfig
 
@@ -64,7 +64,7 @@ def _known(spec: LatentDiffusionSpec, source: str) -> dict[str, Any]:
 
 def _joined(told: Any, known: Any, path: str, source: str) -> Any:
     if isinstance(known, dict) and "kind" in known and isinstance(told, str):
-        told = from_words(told, path)
+        told = from_short_form(told, path)
     if isinstance(told, dict) and isinstance(known, dict):
         if _is_free(path) and told.get("kind", known.get("kind")) != known.get("kind"):
             return told

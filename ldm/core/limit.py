@@ -1,4 +1,4 @@
-"""A setting that may be infinite, which means that there is no limit; every other number of a config is finite."""
+"""A setting that may be infinite, which means no limit. Every other number in a config must be finite."""
 
 from __future__ import annotations
 
