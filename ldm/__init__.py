@@ -1,4 +1,4 @@
-"""Latent diffusion with an autoencoder stage: train both stages on your own pictures, then sample."""
+"""Latent diffusion: train the autoencoder and the diffusion model on your own pictures, then sample."""
 
 from __future__ import annotations
 

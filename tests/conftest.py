@@ -1,4 +1,4 @@
-"""Tiny models with random weights, written as checkpoints: what pipelines and scripts are tested on."""
+"""Tiny models with random weights, written as checkpoints, for the tests of pipelines and scripts."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def random_weights(module: nn.Module, seed: int) -> dict[str, torch.Tensor]:
-    """A state dict in which nothing is zero, as it would be after training."""
+    """A state dict without zero tensors, as after training."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in module.parameters():
@@ -74,14 +74,14 @@ def random_weights(module: nn.Module, seed: int) -> dict[str, torch.Tensor]:
 
 def write_tiny(
     folder: Path,
-    told: tuple[str, ...],
+    conditioning: tuple[str, ...],
     *,
     first_stage: str = "kl",
     image_channels: int = 3,
     dtype: torch.dtype = torch.float32,
     max_file_bytes: int = 1 << 30,
 ) -> Path:
-    """A checkpoint of both stages, 16x16 pictures, told of what is named (see CONDITIONERS)."""
+    """A checkpoint of both stages for 16x16 images, with the named CONDITIONERS."""
     with torch.random.fork_rng():
         torch.manual_seed(5)
         kl = KLAutoencoderConfig(image_channels=image_channels, channels=16, multipliers=(1, 2), blocks=1, latent_channels=2)
@@ -106,12 +106,12 @@ def write_tiny(
                 blocks=1,
                 attention=(2,),
                 heads=2,
-                context_width=16 if {"text", "boxes"} & set(told) else None,
-                vector_width=8 if "class" in told else None,
+                context_width=16 if {"text", "boxes"} & set(conditioning) else None,
+                vector_width=8 if "class" in conditioning else None,
             ),
             process=PROCESS,
             prediction=VPrediction(),
-            conditioning={name: CONDITIONERS[name] for name in told},
+            conditioning={name: CONDITIONERS[name] for name in conditioning},
             sampling=SamplingDefaults(sampler=DDIM(), steps=3, guidance=2.0),
         )
         conditioners = spec.build_conditioners()
@@ -123,7 +123,7 @@ def write_tiny(
 
 
 def write_tiny_classifier(folder: Path, **changes: Any) -> Path:
-    """A checkpoint of a classifier that fits `tiny(first_stage="identity")`; its spec may be changed."""
+    """A checkpoint of a classifier that fits `tiny(first_stage="identity")`; `changes` replace fields of its spec."""
     spec = ClassifierSpec(
         name="tiny-classifier",
         size=16,
@@ -142,7 +142,7 @@ def write_tiny_classifier(folder: Path, **changes: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """For what the tests of a file share; gone after the last of them, since those of all files together would be gigabytes."""
+    """A folder shared by the tests of a file, and deleted after the last of them: those of all files together would be gigabytes."""
     folder = tmp_path_factory.mktemp("shared")
     yield folder
     shutil.rmtree(folder)
@@ -150,14 +150,14 @@ def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`tiny("text", "mask", first_stage="identity", image_channels=1)`: the folder of such a checkpoint, for reading only."""
+    """`tiny("text", "mask", first_stage="identity", image_channels=1)`: the folder of such a checkpoint, read-only."""
     made: dict[tuple, Path] = {}
 
-    def folder(*told: str, first_stage: str = "kl", image_channels: int = 3) -> Path:
-        key = (told, first_stage, image_channels)
+    def folder(*conditioning: str, first_stage: str = "kl", image_channels: int = 3) -> Path:
+        key = (conditioning, first_stage, image_channels)
         if key not in made:
             path = tmp_path_factory.mktemp("tiny") / "model"
-            made[key] = write_tiny(path, told, first_stage=first_stage, image_channels=image_channels)
+            made[key] = write_tiny(path, conditioning, first_stage=first_stage, image_channels=image_channels)
         return made[key]
 
     return folder

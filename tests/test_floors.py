@@ -1,4 +1,4 @@
-"""Imports go down only, never sideways: DESIGN's floors. What a room does not import cannot break it."""
+"""A package (room) of `ldm` imports only packages of lower floors, so others cannot break it. The floors are DESIGN's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def imported_rooms(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:
-    """(line, room) of every import of ldm, wherever it stands in the file."""
+    """(line, room) of every import of ldm, at any place in the file."""
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -39,7 +39,7 @@ def imported_rooms(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[in
 
 
 def faults(path: str, source: str) -> list[str]:
-    """`path:line: what is wrong` for each import that does not go down."""
+    """`path:line: what is wrong` for each import that is not of a lower floor."""
     package = tuple(Path(path).parts[:-1])
     room = package[1]
     found = []
@@ -77,5 +77,5 @@ def test_imports_go_down_only():
     ],
 )
 def test_the_check_itself(path, source, found):
-    """Seen from a file of that path, the lines that must be reported."""
+    """The lines that must be reported for a file of that path."""
     assert [int(fault.split(":")[1]) for fault in faults(path, source)] == found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ldm.checkpoints.model import LatentDiffusionSpec, read_spec
-from ldm.config.loader import dump, from_words
+from ldm.config.loader import dump, from_short_form
 from ldm.core.errors import UserError
 from ldm.first_stage.identity import IdentityConfig
 
@@ -56,7 +56,7 @@ def _known(spec: LatentDiffusionSpec, source: str) -> dict[str, Any]:
 
 def _joined(given: Any, known: Any, path: str, source: str) -> Any:
     if isinstance(known, dict) and "kind" in known and isinstance(given, str):
-        given = from_words(given, path)
+        given = from_short_form(given, path)
     if isinstance(given, dict) and isinstance(known, dict):
         if _is_free(path) and given.get("kind", known.get("kind")) != known.get("kind"):
             return given

@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
 
-from ldm.config.loader import to_words
+from ldm.config.loader import to_short_form
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.core.version import __version__
@@ -82,7 +82,7 @@ def write_pictures(pictures: Sequence[Image.Image], options: argparse.Namespace,
     """
     out = options.out
     parameters: dict[str, Any] = {key: str(value) if isinstance(value, Path) else value for key, value in sorted(vars(options).items())}
-    parameters |= {"sampler": to_words(how.sampler), "grid": to_words(how.grid), "steps": how.steps, "guidance": how.guidance}
+    parameters |= {"sampler": to_short_form(how.sampler), "grid": to_short_form(how.grid), "steps": how.steps, "guidance": how.guidance}
     parameters |= {"guidance_interval": _as_json(how.guidance_interval), "guidance_rescale": how.guidance_rescale}
     parameters |= {"threshold": how.threshold}
     parameters |= {"tool": f"{TOOL}{__version__}", "torch": torch.__version__}

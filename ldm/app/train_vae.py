@@ -19,7 +19,7 @@ from ldm.first_stage.config import FirstStageConfig
 from ldm.first_stage.identity import IdentityConfig
 from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.losses.autoencoder_loss import AutoencoderLossConfig
-from ldm.networks.patchgan import smallest_picture
+from ldm.networks.patchgan import smallest_side
 from ldm.training.autoencoder_task import AutoencoderTask
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
@@ -44,10 +44,10 @@ class TrainVAE:
             raise UserError(
                 f"data.channels ({self.data.channels}) and first_stage.image_channels ({self.first_stage.image_channels}) must be equal"
             )
-        if self.loss.has_discriminator and self.data.size < smallest_picture(self.loss.disc_layers):
+        if self.loss.has_discriminator and self.data.size < smallest_side(self.loss.disc_layers):
             raise UserError(
                 f"data.size ({self.data.size}) is too small for a discriminator of loss.disc_layers={self.loss.disc_layers}, which needs "
-                f"{smallest_picture(self.loss.disc_layers)}: lower disc_layers, or set loss.disc_factor=0"
+                f"{smallest_side(self.loss.disc_layers)}: lower disc_layers, or set loss.disc_factor=0"
             )
         if self.data.size % self.first_stage.downsampling_factor:
             raise UserError(

@@ -1,7 +1,7 @@
 """YAML -> frozen dataclasses. The one place where a string chooses a class.
 
 OmegaConf reads, interpolates and merges `key=value` overrides; then every key, kind and type is checked against the dataclass schema.
-A field typed by a `Family` is chosen by its `kind:`; nothing in a config can name anything else that gets imported.
+A field typed by a `Family` is chosen by its `kind:`; a config cannot cause any other import.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def load(path: Path | str, schema: type[T], overrides: Sequence[str] = ()) -> T:
     """A config file with `key=value` overrides, as `schema`.
 
     Raises:
-        UserError: file missing or not YAML; unknown key, kind or type; a value that the dataclass refuses.
+        UserError: the file is missing or not YAML; an unknown key, kind or type; a value that the dataclass refuses.
     """
     return build(read(path, overrides), schema)
 
@@ -38,7 +38,7 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The merged, interpolated file, not yet checked."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"config {path}: no such file. Configs that ship are under configs/.")
+        raise UserError(f"config {path}: no such file. The shipped configs are in configs/.")
     for override in overrides:
         if "=" not in override:
             raise UserError(f"override {override!r}: must read key=value, e.g. train.steps=1000")
@@ -56,7 +56,7 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def build(content: Any, schema: type[T], path: str = "") -> T:
-    """Checks plain data against a dataclass or family and makes it.
+    """Checks plain data against a dataclass or family and builds an instance.
 
     Raises:
         UserError: see `load`.
@@ -76,8 +76,8 @@ def dump(config: Any) -> Any:
     return config
 
 
-def to_words(part: Family) -> str:
-    """A kind and the settings that are not its defaults, as `build` reads them back: `pc corrections=0`."""
+def to_short_form(part: Family) -> str:
+    """A kind and the settings that differ from its defaults, as `build` reads them back: `pc corrections=0`."""
     assert is_dataclass(part)
     changed = [f"{f.name}={getattr(part, f.name)}" for f in fields(part) if f.init and getattr(part, f.name) != f.default]
     return " ".join([part.kind, *changed])
@@ -160,7 +160,7 @@ def _tuple(content: Any, arguments: tuple[Any, ...], path: str) -> tuple[Any, ..
 
 def _family(content: Any, family: type[Family], path: str) -> Family:
     if isinstance(content, str):
-        content = from_words(content, path)
+        content = from_short_form(content, path)
     if not isinstance(content, dict):
         raise _mismatch(content, "a mapping with `kind:`", path)
     content = dict(content)
@@ -172,18 +172,18 @@ def _family(content: Any, family: type[Family], path: str) -> Family:
     return _dataclass(content, family.of_kind(name), path)
 
 
-def from_words(text: str, path: str) -> dict[str, Any]:
-    """A part in words as a mapping: `pc corrections=0` is short for `{kind: pc, corrections: 0}`.
+def from_short_form(text: str, path: str) -> dict[str, Any]:
+    """The mapping that a short form means: `pc corrections=0` is `{kind: pc, corrections: 0}`.
 
     Raises:
-        UserError: a setting that is no key=value; `path` is the key that it stands at.
+        UserError: a setting is not key=value; the message gives `path`, the config key of the text.
     """
     name, *settings = text.split() or [""]
     content: dict[str, Any] = {"kind": name}
     for setting in settings:
         key, sign, value = setting.partition("=")
         if not sign:
-            raise UserError(f"{_at(path)}: {text!r} must read KIND key=value key=value ..., and {setting!r} is no key=value")
+            raise UserError(f"{_at(path)}: {text!r} must read KIND key=value key=value ..., and {setting!r} is not key=value")
         try:
             content[key] = yaml.safe_load(value)
         except yaml.YAMLError:

@@ -1,1 +1,1 @@
-"""Floor 0: what every room may use. Imports torch only."""
+"""Floor 0: code that every package may use. It imports torch only."""

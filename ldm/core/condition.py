@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """Any of three conditioning inputs; None = this input is unused.
+    """Up to three conditioning inputs; None = this input is unused.
 
     Attributes:
         vector: (B, E), added to the time embedding.
@@ -26,7 +26,7 @@ class Condition:
     concat: Tensor | None = None
 
     def beside(self, other: Condition) -> Condition:
-        """Both together: vectors add, tokens and concatenated channels stand side by side."""
+        """Both conditions together: vectors are added, tokens and channels are concatenated."""
         tokens, mask = self.tokens, self.token_mask
         if other.tokens is not None:
             if tokens is None:
@@ -43,13 +43,13 @@ class Condition:
         )
 
     def repeated(self, count: int) -> Condition:
-        """The condition of one picture, (1, ...), for `count` of them, without copying."""
-        inputs = {name: getattr(self, name) for name in ("vector", "tokens", "token_mask", "concat")}
-        return Condition(**{name: None if value is None else value.expand(count, *value.shape[1:]) for name, value in inputs.items()})
+        """The condition of one image, (1, ...), expanded to `count` images without copying."""
+        parts = {name: getattr(self, name) for name in ("vector", "tokens", "token_mask", "concat")}
+        return Condition(**{name: None if value is None else value.expand(count, *value.shape[1:]) for name, value in parts.items()})
 
     @staticmethod
     def stack(conditions: Sequence[Condition]) -> Condition:
-        """One batch after the other. All must use the same channels, with the same number of tokens."""
+        """Concatenates batches. All must use the same inputs, with the same number of tokens."""
 
         def joined(name: str) -> Tensor | None:
             parts = [getattr(c, name) for c in conditions]

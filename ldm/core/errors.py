@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake that the user can correct. Its text is one line: what was wrong, what is allowed, what to do."""
+    """A mistake that the user can fix. Its text is one line: what was wrong, what is allowed, what to do."""
 
 
 def unknown(what: str, name: object, allowed: Iterable[str]) -> UserError:
-    """The error for a name that is not in a list: names the list and the nearest match."""
+    """The error for a name that is not in a list. Its text gives the list and the nearest match."""
     known = sorted(allowed)
     near = difflib.get_close_matches(str(name), known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -60,7 +60,7 @@ def _path(cls: type) -> str:
 
 
 def kind(name: str) -> Callable[[type[T]], type[T]]:
-    """Names a class within its family. Must be the outermost decorator: `dataclass(slots=True)` makes a new class."""
+    """Registers a class under a name in its family. Must be the outermost decorator: `dataclass(slots=True)` makes a new class."""
 
     def register(cls: type[T]) -> type[T]:
         table = _kinds.setdefault(_path(cls.family()), {})

@@ -40,10 +40,10 @@ def write_file(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder that appears under its name only when it is complete; one that is there already is replaced.
+    """A folder that appears under its name only when it is complete; an existing folder of that name is replaced.
 
-    Yields a temporary folder beside it to write into. On an error (disk full, kill) the old folder is untouched. A kill between the two
-    renames leaves the old one under `.NAME.old-*`, where `standing_folder` finds it, and which `recover_folder` puts back.
+    Yields a temporary sibling folder to write into. On an error (disk full, kill) the old folder is untouched. A kill between the two
+    renames leaves the old folder under `.NAME.old-*`; `standing_folder` finds it there, and `recover_folder` renames it back.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,12 +66,12 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def standing_folder(path: Path) -> Path:
-    """The folder, or the one that `new_folder` was replacing when a kill between its two renames left the name free."""
+    """The folder; if it is missing, the one that `new_folder` was replacing when it was killed between its two renames."""
     return path if path.exists() else max(path.parent.glob(f".{path.name}.old-*"), default=path)
 
 
 def recover_folder(path: Path) -> None:
-    """Undoes what a killed `new_folder` left: puts the old folder back if the new one never arrived, removes leftovers."""
+    """Cleans up after a killed `new_folder`: restores the old folder if the new one is missing, and removes temporary files."""
     path = Path(path)
     if not path.parent.is_dir():
         return

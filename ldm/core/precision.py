@@ -1,4 +1,4 @@
-"""Precisions of networks: what computes in half of it, what holds it, and where it must not reach."""
+"""Numeric precision of networks: autocast, the dtypes that weights may be stored in, and blocks that need full float32."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.flo
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """A block that computes in a precision; in fp32 nothing is changed."""
+    """A context that computes in the given precision; for fp32 it changes nothing."""
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, DTYPES[precision])
 
 
 def dtypes_to_hold(network: nn.Module, precision: Precision) -> dict[str, torch.dtype]:
-    """What a network's weights, by their names in its state dict, may be held in where it only computes within `autocast`.
+    """Dtypes that a network's weights may be stored in if it computes only within `autocast`, by their names in its state dict.
 
-    That turns the weights of linear and convolution layers, nearly all there are, into its dtype anyhow, anew at each call: so the results
-    are the same bits, for half the memory. Norms and embeddings, which it leaves alone, stay as they are.
+    Autocast casts the weights of linear and convolution layers, nearly all there are, to its dtype at each call. Storing them in that dtype
+    gives bit-identical results in half the memory. Norms and embeddings, which autocast leaves alone, keep their dtype.
     """
     dtypes = {name: tensor.dtype for name, tensor in network.state_dict().items()}
     for name, layer in network.named_modules():
@@ -32,10 +32,10 @@ def dtypes_to_hold(network: nn.Module, precision: Precision) -> dict[str, torch.
 
 
 def whole_float32() -> AbstractContextManager[Any]:
-    """A block in which a GPU convolves in all of float32's bits; by default torch lets it round its inputs to ten."""
+    """A context in which a GPU's convolutions use full float32; by default torch lets it round the inputs to 10 bits (TF32)."""
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """A block that autocast leaves alone; on the meta device, which torch.autocast does not know, there is none to leave."""
+    """A context without autocast. Does nothing on the meta device, which torch.autocast does not support."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

@@ -1,6 +1,6 @@
-"""Random numbers that depend on names only, never on who draws them.
+"""Random numbers that depend on names only, not on the process or the batch that draws them.
 
-Every draw has its own generator, seeded by a digest of (seed, names, sample). So sample i of a batch, or picture i of a call, sees the
+Every draw has its own generator, seeded by a digest of (seed, names, sample). So sample i of a batch, or image i of a call, gets the
 same numbers alone, in a batch, after a resume, and on any number of processes. Draws are made on the CPU for the same reason.
 """
 
@@ -27,11 +27,11 @@ def generator(*names: object) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Streams:
-    """Random numbers for the samples of a batch, one independent stream a sample and name.
+    """Random numbers for the samples of a batch: one independent stream per sample and name.
 
     Attributes:
         names: what all samples share, e.g. (seed, "train", step).
-        samples: one key a sample: its index in the *global* batch, or the picture's number in a call.
+        samples: one key per sample: its index in the *global* batch, or the image's number in a call.
     """
 
     names: tuple[object, ...]
@@ -49,11 +49,11 @@ class Streams:
         return Streams(self.names, self.samples[start:stop])
 
     def under(self, *names: object) -> Streams:
-        """The same samples under a longer name."""
+        """The same samples, with these names appended."""
         return Streams((*self.names, *names), self.samples)
 
     def generators(self, name: object) -> list[torch.Generator]:
-        """One generator a sample."""
+        """One generator per sample."""
         return [generator(*self.names, name, sample) for sample in self.samples]
 
     def normal(self, name: object, shape: Sequence[int] = ()) -> Tensor:

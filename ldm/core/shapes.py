@@ -6,6 +6,6 @@ from torch import Tensor
 
 
 def over(values: Tensor, x: Tensor) -> Tensor:
-    """(B,) or () numbers, shaped to multiply x of (B, ...), on its device; the CPU does not wait for them to arrive there."""
-    there = values.to(x.device, non_blocking=True)
-    return there.reshape(there.shape + (1,) * (x.ndim - there.ndim)) if there.ndim else there
+    """(B,) or () numbers, shaped to multiply x of (B, ...), on x's device; the copy does not block the CPU."""
+    moved = values.to(x.device, non_blocking=True)
+    return moved.reshape(moved.shape + (1,) * (x.ndim - moved.ndim)) if moved.ndim else moved

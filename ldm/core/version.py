@@ -1,3 +1,3 @@
-"""The toolkit's version: the one place where it stands."""
+"""The toolkit's version, defined only here."""
 
 __version__ = "0.1.0"

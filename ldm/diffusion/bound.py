@@ -1,4 +1,4 @@
-"""The variational bound on -log p(x0), one term a step: what the reverse chain x_1 -> ... -> x_0 costs. All in bits/dim.
+"""The variational bound on -log p(x0), one term per step: the cost of the reverse chain x_1 -> ... -> x_0. All in bits/dim.
 
 -log p(x0) <= L_T + sum of L_{t-1} + L_0, with L_T = KL(q(x_1 | x0) || prior), L_{t-1} = KL(q(x_s | x_t, x0) || p(x_s | x_t)) and
 L_0 = -log p(x0 | x_t) at the last step, s = 0 (Ho et al. 2020, eq. 5). p(x_s | x_t) is a Gaussian about the posterior's mean with the
@@ -24,12 +24,11 @@ def term(estimate: Estimate, x0: Tensor, s: Tensor, t: Tensor, process: NoisePro
     """L_{t-1}, or L_0 where s = 0: (B,) bits/dim, at x_t drawn from q(x_t | x0).
 
     Args:
-        estimate: of x_t (B, ...). A variance_logits that is None counts as 0: the variance is the posterior's own.
+        estimate: of x_t (B, ...). variance_logits None counts as 0: the variance is the posterior's own.
         x0: (B, ...), the data.
         s: (B,) float64 on the CPU, s < t; t likewise.
         process: the denoiser's.
-        levels: the data are that many levels from -1 to 1, and L_0 is of their probability; None = the data are continuous, and L_0 is of
-            a density.
+        levels: number of levels of the data, from -1 to 1; L_0 is then a probability. None = the data are continuous and L_0 is a density.
     """
     variance_logits = torch.zeros_like(x0) if estimate.variance_logits is None else estimate.variance_logits
     log_p = process.log_variance(variance_logits, s, t)
@@ -44,7 +43,7 @@ def term(estimate: Estimate, x0: Tensor, s: Tensor, t: Tensor, process: NoisePro
 
 
 def prior_term(x0: Tensor, process: NoiseProcess) -> Tensor:
-    """L_T = KL(q(x_1 | x0) || N(0, prior_std^2)): (B,) bits/dim. 0 where no signal is left at t = 1."""
+    """L_T = KL(q(x_1 | x0) || N(0, prior_std^2)): (B,) bits/dim. 0 for zero SNR at t = 1."""
     t = torch.tensor(process.t_last, dtype=torch.float64)
     off = process.alpha(t) / process.prior_std
     more = (process.sigma(t) / process.prior_std) ** 2 - 1
@@ -59,8 +58,8 @@ def log_likelihood(x0: Tensor, mean: Tensor, log_std: Tensor, levels: int | None
         x0: the data.
         mean: of the Gaussian.
         log_std: likewise.
-        levels: x0 lies on that many levels from -1 to 1, each with the share of the Gaussian nearest to it, the outer two with all that
-            is beyond (Ho et al. 2020, eq. 13); None = the density at x0.
+        levels: number of levels of x0, from -1 to 1. A level's probability is the Gaussian's mass nearest to it, and an outer level's
+            includes all the mass beyond it (Ho et al. 2020, eq. 13). None = the density at x0.
     """
     off, scale = x0 - mean, (-log_std).exp()
     if levels is None:
@@ -72,15 +71,15 @@ def level_log_probability(x0: Tensor, off: Tensor, scale: Tensor, levels: int, l
     """log of the probability of each level under a symmetric distribution, in nats; of x0's shape.
 
     Args:
-        x0: on that many levels from -1 to 1. Each has the share nearest to it, the outer two with all that is beyond.
-        off: x0 less the distribution's centre.
-        scale: what brings `off` to the distribution's own unit.
-        levels: how many.
-        log_cdf: log of the distribution function about 0 in that unit, exact to its digits where the argument is negative.
+        x0: on `levels` levels from -1 to 1. A level's probability is the mass nearest to it; an outer level's includes all mass beyond it.
+        off: x0 minus the distribution's centre.
+        scale: factor from `off` to the distribution's own unit.
+        levels: number of levels.
+        log_cdf: log of the distribution function about 0 in that unit, accurate for negative arguments.
     """
     half = 1 / (levels - 1)
     above, below = (off + half) * scale, (off - half) * scale
-    # Both limits are mirrored to where the distribution function keeps its digits.
+    # Both limits are mirrored to the side where log_cdf is accurate.
     mirrored = off > 0
     high = log_cdf(torch.where(mirrored, -below, above))
     low = log_cdf(torch.where(mirrored, -above, below))
@@ -89,5 +88,5 @@ def level_log_probability(x0: Tensor, off: Tensor, scale: Tensor, levels: int, l
 
 
 def bits_per_dim(nats: Tensor) -> Tensor:
-    """Nats of each number, (B, ...), as bits a number, (B,)."""
+    """Nats per number, (B, ...), averaged to bits per number, (B,)."""
     return nats.flatten(1).mean(1) / math.log(2)

@@ -1,4 +1,4 @@
-"""A network with what its output means: the only door from networks to samplers."""
+"""A network together with the meaning of its output: the only path from networks to samplers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ldm.diffusion.prediction import Prediction
 from ldm.diffusion.process import NoiseProcess
 
 Network = Callable[[Tensor, Tensor, Condition], Tensor]
-"""(x (B, C, H, W) float32, network_time (B,) float32, Condition of B) -> (B, C, H, W), twice the C with a learned variance. Any float."""
+"""(x (B, C, H, W) float32, network_time (B,) float32, Condition of B) -> (B, C, H, W) of any float dtype; 2 C with a learned variance."""
 
 
 def split_variance(output: Tensor, x_t: Tensor, learned_variance: bool) -> tuple[Tensor, Tensor | None]:
-    """A network's output, of x_t's shape, and the spread of its learned variance (see Estimate), if it has one.
+    """A network's output, of x_t's shape, and its variance logits (see Estimate) if the variance is learned.
 
-    They lie in the second half of the channels, as 2 variance_logits - 1, so that -1 to 1 spans what the published code spans.
+    The second half of the channels is 2 variance_logits - 1, so its range from -1 to 1 is that of the published code.
     """
     mean, variance_logits = output.chunk(2, dim=1) if learned_variance else (output, None)
     assert mean.shape == x_t.shape, f"the network gave {tuple(output.shape)} for {tuple(x_t.shape)}, learned_variance={learned_variance}"
@@ -31,13 +31,13 @@ def split_variance(output: Tensor, x_t: Tensor, learned_variance: bool) -> tuple
 class Denoiser:
     """Reads a network's output as an Estimate.
 
-    Gradients, eval mode and autocast are the caller's; outside the network all is in x_t's dtype.
+    The caller decides on gradients, eval mode and autocast. Outside the network everything is computed in x_t's dtype.
 
     Attributes:
-        learned_variance: the network gives twice the channels, see `split_variance`.
+        learned_variance: the network outputs twice the channels, see `split_variance`.
 
     Raises:
-        UserError: the prediction is ill-posed at the process's noisiest time, or the network's network_time has no end there.
+        UserError: the prediction is ill-posed or the network_time is infinite at the process's noisiest time.
     """
 
     network: Network
@@ -57,7 +57,7 @@ class Denoiser:
         return replace(self.prediction.read(mean, x_t, *self.process.scales(t, x_t)), variance_logits=variance_logits)
 
     def bind(self, condition: Condition) -> Denoise:
-        """The same, told one condition for good."""
+        """This denoiser with its condition fixed."""
 
         def denoise(x_t: Tensor, t: Tensor) -> Estimate:
             return self(x_t, t, condition)

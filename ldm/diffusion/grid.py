@@ -1,4 +1,4 @@
-"""The times at which a sampler stops: from noise down to t = 0, where the sample is x0."""
+"""Time grids for sampling: from noise down to t = 0, where the sample is x0."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ldm.core.errors import UserError
 from ldm.core.family import Family, kind
 from ldm.diffusion.process import NoiseProcess
 
-LEAST_NOISE = 1e-3  # sigma / alpha below which a step changes no level of 8 bits; the VP-SDE's published first time has as much
+LEAST_NOISE = 1e-3  # below this sigma / alpha a step changes no level of 8 bits; the VP-SDE's published first time has this value
 
 
 class Grid(Family, abc.ABC):
@@ -21,43 +21,43 @@ class Grid(Family, abc.ABC):
     __slots__ = ()
 
     def times(self, process: NoiseProcess, steps: int, start: float = 1.0) -> Tensor:
-        """steps + 1 times, strictly falling, the last 0; float64 on the CPU.
+        """steps + 1 strictly falling times, the last 0; float64 on the CPU.
 
         Args:
             process: gives the table's number of steps, and the noise levels.
-            steps: how many solver steps, at least 1.
-            start: the first time, in (0, 1], on grids of the table the nearest of its steps; below 1 for a start from a noised picture.
+            steps: number of solver steps, at least 1.
+            start: the first time, in (0, 1]; grids on the table take the nearest table step. Below 1 to start from a noised image.
 
         Raises:
-            UserError: a count or start out of range; more steps than there are between start and 0, for grids on the table, or than fit
-                above the least noisy time that networks know, for grids of noise levels.
+            UserError: steps or start out of range; more steps than the table has between start and 0 (grids on the table); more than 1 step
+                from a start at or below the least noisy time that networks are trained at (grids of noise levels).
         """
         if steps < 1:
             raise UserError(f"steps must be at least 1, got {steps}")
         if not 0 < start <= 1:
             raise UserError(f"sampling must start at a noise level in (0, 1], got {start}")
-        return torch.cat([self.spread(process, steps, start), torch.zeros(1, dtype=torch.float64)])
+        return torch.cat([self.positive_times(process, steps, start), torch.zeros(1, dtype=torch.float64)])
 
     @abc.abstractmethod
-    def spread(self, process: NoiseProcess, steps: int, start: float) -> Tensor:
+    def positive_times(self, process: NoiseProcess, steps: int, start: float) -> Tensor:
         """The `steps` times above 0, falling."""
 
 
 @kind("uniform")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Uniform(Grid):
-    """Even in t from start to 0, between the table's steps where need be."""
+    """Evenly spaced in t from start to 0, not rounded to the table's steps."""
 
-    def spread(self, process: NoiseProcess, steps: int, start: float) -> Tensor:
+    def positive_times(self, process: NoiseProcess, steps: int, start: float) -> Tensor:
         return start * torch.arange(steps, 0, -1, dtype=torch.float64) / steps
 
 
 @kind("trailing")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trailing(Grid):
-    """`uniform` rounded to the table's steps; starts at the noisiest (Lin et al. 2023, table 2)."""
+    """`uniform` rounded to the table's steps; starts at the noisiest step (Lin et al. 2023, table 2)."""
 
-    def spread(self, process: NoiseProcess, steps: int, start: float) -> Tensor:
+    def positive_times(self, process: NoiseProcess, steps: int, start: float) -> Tensor:
         top = _steps_below(process, start, steps)
         return (top * torch.arange(steps, 0, -1, dtype=torch.float64) / steps).round() / process.num_steps
 
@@ -65,7 +65,7 @@ class Trailing(Grid):
 @kind("leading")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Leading(Grid):
-    """Every k-th index of the table from index `offset` up (DDIM's; Stable Diffusion's offset is 1). Starts below the noisiest."""
+    """Every k-th table index from `offset` up (DDIM's grid; Stable Diffusion's offset is 1). Starts below the noisiest step."""
 
     offset: int = 0
 
@@ -73,13 +73,13 @@ class Leading(Grid):
         if self.offset < 0:
             raise UserError(f"a leading grid needs offset >= 0, got {self.offset}")
 
-    def spread(self, process: NoiseProcess, steps: int, start: float) -> Tensor:
+    def positive_times(self, process: NoiseProcess, steps: int, start: float) -> Tensor:
         top = _steps_below(process, start, steps)
         stride = top // steps
         index = torch.arange(steps - 1, -1, -1, dtype=torch.float64) * stride + self.offset
         if index[0] >= top:
             raise UserError(
-                f"a leading grid of {steps} steps with offset {self.offset} leaves the table's {top} steps; take fewer steps or offset 0"
+                f"a leading grid of {steps} steps with offset {self.offset} exceeds the table's {top} steps; use fewer steps or offset 0"
             )
         return (index + 1) / process.num_steps
 
@@ -87,7 +87,7 @@ class Leading(Grid):
 @kind("karras")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Karras(Grid):
-    """Even in (sigma / alpha)^(1 / rho) from start to the last step, then 0 (Karras et al. 2022, eq. 5): dense at low noise."""
+    """Evenly spaced in (sigma / alpha)^(1 / rho) from start to the last step, then 0 (Karras et al. 2022, eq. 5): dense at low noise."""
 
     rho: float = 7.0
 
@@ -95,7 +95,7 @@ class Karras(Grid):
         if self.rho <= 0:
             raise UserError(f"a karras grid needs rho > 0, got {self.rho}")
 
-    def spread(self, process: NoiseProcess, steps: int, start: float) -> Tensor:
+    def positive_times(self, process: NoiseProcess, steps: int, start: float) -> Tensor:
         most, least = (-_log_snr_ends(process, start, steps) / (2 * self.rho)).exp()
         return _times_at(-2 * self.rho * _even(most, least, steps).log(), process, start)
 
@@ -103,9 +103,9 @@ class Karras(Grid):
 @kind("log_snr")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogSNR(Grid):
-    """Even in log-SNR from start to the last step, then 0 (Lu et al. 2022, DPM-Solver): noise levels in geometric progression."""
+    """Evenly spaced in log-SNR from start to the last step, then 0 (Lu et al. 2022, DPM-Solver): a geometric series of noise levels."""
 
-    def spread(self, process: NoiseProcess, steps: int, start: float) -> Tensor:
+    def positive_times(self, process: NoiseProcess, steps: int, start: float) -> Tensor:
         most, least = _log_snr_ends(process, start, steps)
         return _times_at(_even(most, least, steps), process, start)
 
@@ -113,12 +113,12 @@ class LogSNR(Grid):
 @kind("gaussian_optimal")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GaussianOptimal(Grid):
-    """The grid by which DDIM errs least on data of N(m, sigma_data^2): even in the angle phi = arctan(sigma / (sigma_data alpha)).
+    """The grid with DDIM's least error on data of N(m, sigma_data^2): evenly spaced in the angle phi = arctan(sigma / (sigma_data alpha)).
 
-    There a step by the angle d gives x its exact place but for a factor cos(d) on the deviation, so the result has the standard deviation
-    sigma_data prod cos(d_i), and the product is greatest where all angles are equal. For few steps. Of many, none falls below
-    the last step of other grids.
-    The knots that Sabour et al. 2024 (Align Your Steps) found for Stable Diffusion 1.5 are nearly those of sigma_data = 1.5.
+    On such data a DDIM step by the angle d is exact but for a factor cos(d) on the deviation from the mean. So the result has the standard
+    deviation sigma_data prod cos(d_i), and the product is greatest where all angles are equal. Meant for few steps. With many steps, the
+    last one is kept at or above the last step of the other grids.
+    The knots that Sabour et al. 2024 (Align Your Steps) found for Stable Diffusion 1.5 are close to those of sigma_data = 1.5.
     """
 
     sigma_data: float = 1.0
@@ -127,7 +127,7 @@ class GaussianOptimal(Grid):
         if self.sigma_data <= 0:
             raise UserError(f"a gaussian_optimal grid needs sigma_data > 0, got {self.sigma_data}")
 
-    def spread(self, process: NoiseProcess, steps: int, start: float) -> Tensor:
+    def positive_times(self, process: NoiseProcess, steps: int, start: float) -> Tensor:
         _refuse_steps_below_last(process, start, steps)
         ends = torch.tensor([start, _last(process)], dtype=torch.float64)
         most, least = torch.atan2(process.sigma(ends), self.sigma_data * process.alpha(ends))
@@ -136,37 +136,37 @@ class GaussianOptimal(Grid):
 
 
 def _even(first: Tensor, last: Tensor, count: int) -> Tensor:
-    """(count,) from first to last; first alone where count is 1."""
+    """(count,) evenly spaced values from first to last; only first if count is 1."""
     return torch.lerp(first, last, torch.linspace(0, 1, count, dtype=torch.float64))
 
 
 def _log_snr_ends(process: NoiseProcess, start: float, steps: int) -> Tensor:
-    """(2,): log-SNR at start and at the last step. Where start has no signal its place is taken by the chain's next step, which has."""
+    """(2,): log-SNR at start and at the last step. If start has zero SNR, the chain's next step is used instead."""
     _refuse_steps_below_last(process, start, steps)
     ends = process.log_snr(torch.tensor([start, start - 1 / process.num_steps, _last(process)], dtype=torch.float64))
     return ends[[0, 2]] if ends[0].isfinite() else ends[1:]
 
 
 def _times_at(log_snr: Tensor, process: NoiseProcess, start: float) -> Tensor:
-    """Times at levels, the first of which is start, to the bit."""
+    """Times at these log-SNRs; the first is set to start, to the bit."""
     times = process.time_at(log_snr)
     times[0] = start
     return times
 
 
 def _last(process: NoiseProcess) -> float:
-    """The last step: at t_first, or where sigma / alpha is LEAST_NOISE if a continuous process goes further down."""
+    """The last positive time: t_first, or where sigma / alpha is LEAST_NOISE if t_first has less noise than that."""
     return max(process.t_first, process.time_of_noise(LEAST_NOISE))
 
 
 def _refuse_steps_below_last(process: NoiseProcess, start: float, steps: int) -> None:
     if steps > 1 and start <= _last(process):
-        raise UserError(f"{steps} sampling steps asked from noise level {start:g}, but steps end at {_last(process):g}: take 1")
+        raise UserError(f"{steps} sampling steps requested from noise level {start:g}, but the last step is at {_last(process):g}: use 1")
 
 
 def _steps_below(process: NoiseProcess, start: float, steps: int) -> int:
-    """How many of the table's steps lie at or below start."""
+    """Number of table steps at or below start."""
     top = max(1, round(start * process.num_steps))
     if steps > top:
-        raise UserError(f"{steps} sampling steps asked, but the process has {top} from noise level {start:g} down; take at most {top}")
+        raise UserError(f"{steps} sampling steps requested, but the process has {top} from noise level {start:g} down; use at most {top}")
     return top

@@ -1,4 +1,4 @@
-"""Steps drawn by how much they have cost so far: less noise in the gradient of the variational bound."""
+"""Steps drawn in proportion to their past losses: lowers the gradient noise of the variational bound."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ldm.diffusion.time_density import Draws, TimeDensity, UniformSteps
 class ImportanceSteps(TimeDensity):
     """Steps of the chain with p proportional to sqrt(E[L_t^2]), each loss divided by N p. Nichol & Dhariwal 2021, sec. 3.3.
 
-    Until every step has been seen `history` times, all alike.
+    Uniform until every step has been drawn `history` times.
 
     Attributes:
-        history: how many of a step's latest losses are remembered.
-        even_share: of the draws that stay uniform, so that no step is forgotten.
+        history: how many of a step's latest losses are kept.
+        even_share: fraction of the draws that stays uniform, so that every step is still drawn.
     """
 
     history: int = 10
@@ -39,7 +39,7 @@ class ImportanceSteps(TimeDensity):
             raise UserError(f"density importance needs 0 < even_share <= 1, got {self.even_share}")
 
     def draw(self, streams: Streams, process: NoiseProcess) -> Tensor:
-        """Before anything is known: all steps alike."""
+        """Without any recorded losses: uniform."""
         return UniformSteps().draw(streams, process)
 
     def begin(self, process: NoiseProcess) -> Draws:
@@ -47,14 +47,14 @@ class ImportanceSteps(TimeDensity):
 
 
 class LossMemory(nn.Module):
-    """What an importance density has learned. Its buffers are training state: saved, they make the draws after a resume the same.
+    """The recorded losses of an importance density. Its buffers are training state: saving them makes the draws after a resume the same.
 
-    It changes by `learn` alone, once a step with the whole global batch, so that all processes hold the same.
+    Only `learn` changes it, once per training step with the whole global batch, so all processes hold the same values.
     """
 
     on_chain = True
     losses: Tensor  # (N, history) of each step, the newest last
-    seen: Tensor  # (N,) how many of them are there
+    seen: Tensor  # (N,) how many of them are recorded
 
     def __init__(self, density: ImportanceSteps, num_steps: int) -> None:
         super().__init__()
@@ -82,23 +82,23 @@ class LossMemory(nn.Module):
     def learn(
         self, losses: Tensor, streams: Streams, process: NoiseProcess, batch_size: int, sum_over_processes: Callable[[list[Tensor]], None]
     ) -> None:
-        """Remembers what a step cost.
+        """Records the losses of a training step.
 
         Args:
-            losses: (B,), times `weight`, of this process's share of the global batch.
-            streams: whose times they were drawn with; the samples' keys are their places in the global batch.
-            process: likewise.
+            losses: (B,), already multiplied by `weight`, of this process's part of the global batch.
+            streams: those that the losses' times were drawn with; the samples' keys are their indices in the global batch.
+            process: the one that the times were drawn with.
             batch_size: global.
             sum_over_processes: sums tensors over all processes, in place.
         """
-        t = self.draw(streams, process)  # nothing was learned in between: the loss's times
+        t = self.draw(streams, process)  # the loss's times again, as nothing was recorded in between
         everyone = torch.zeros(2, batch_size, device=losses.device)
         everyone[:, list(streams.samples)] = torch.stack([t, losses.cpu() / self.weight(t)]).to(everyone)
         sum_over_processes([everyone])
         self.record(*everyone.cpu())
 
     def record(self, t: Tensor, loss: Tensor) -> None:
-        """Remembers losses (B,), not weighted by `weight`, at times (B,); in their order."""
+        """Records losses (B,), not multiplied by `weight`, at times (B,), in this order."""
         for i, value in zip(self._index(t).tolist(), loss.tolist(), strict=True):
             self.losses[i] = self.losses[i].roll(-1)
             self.losses[i, -1] = value

@@ -1,7 +1,7 @@
-"""How probable data are under a denoiser, in bits/dim: the chain's variational bound term by term, and the probability flow's own density.
+"""Likelihood of data under a denoiser, in bits/dim: the chain's variational bound term by term, and the probability flow's density.
 
-Both are of what a Denoise says, so guidance, clipping and any network can be measured; a Denoise that draws gradients lets the flow be
-measured too. For latents these are bits of a latent: `ldm.metrics.latent_bound` adds the first stage's terms.
+Both take any Denoise, so guidance, clipping and any network can be measured; the flow's density also needs gradients through it. For
+latents these are bits per latent number: `ldm.metrics.latent_bound` adds the first stage's terms.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.diffusion.settings import FIRST_NOISE, Probe
 
 BIN = 2 / (bound.PIXEL_LEVELS - 1)  # between two levels of a pixel in [-1, 1]
-LAST_NOISE = 1e-2  # sigma / alpha from which the bound's last step leads to the data: that of the first of Ho et al.'s 1000
+LAST_NOISE = 1e-2  # sigma / alpha at which the bound's last step to the data starts: that of the first of Ho et al.'s 1000 steps
 
 
 def first_time(process: NoiseProcess, noise: float = FIRST_NOISE) -> float:
-    """The time at which sigma / alpha is `noise`: where the flow is taken to have reached the data.
+    """The time at which sigma / alpha is `noise`. There the flow counts as having reached the data.
 
-    For the VP-SDE it is the published 1e-5. For a chain of N steps it lies below 1 / N, and must: step 1 has more noise than a bin is
-    wide, and data that are sharper than that get bits which no sample of the chain pays. Below 1 / N, networks that are
-    fed the table's index (`TableIndex`) answer as at 1 / N.
+    For the VP-SDE it is the published 1e-5. For a chain of N steps it must lie below 1 / N: step 1 has more noise than the width of a bin,
+    so the likelihood of sharper data would include bits of that noise, which no sample of the chain has. Below 1 / N, networks with a
+    `TableIndex` input get the same network time as at 1 / N.
     """
     return process.time_of_noise(noise)
 
 
 def bound_times(process: NoiseProcess, steps: int | None = None) -> Tensor:
-    """The chain that `variational_bound` goes through: (steps + 1,) times falling from 1 to 0.
+    """The time grid of `variational_bound`: (steps + 1,) times falling from 1 to 0.
 
-    Of a table, its own steps, evenly left out where fewer are asked for. Of a continuous process, times even in sigma / (alpha + sigma)
-    down to sigma / alpha = LAST_NOISE, then 0: less noise than that would tell a pixel's place within its level, which nobody asks for.
+    For a table these are its own steps, or an even selection of them. For a continuous process the times are evenly spaced in
+    sigma / (alpha + sigma) down to sigma / alpha = LAST_NOISE, then 0: smaller noise would only resolve a pixel's value within its level.
 
     Args:
-        process: to lay it on.
-        steps: None = as many as the process has.
+        process: the denoiser's.
+        steps: None = the process's num_steps.
 
     Raises:
         UserError: more steps than a table has, or fewer than 2.
@@ -76,7 +76,7 @@ class Bound:
 
     @property
     def total(self) -> Tensor:
-        """(B,), at least -log2 p(x0) a number, on average over the noise."""
+        """(B,): an upper bound of -log2 p(x0) per number, on average over the noise."""
         return self.prior + self.steps.sum(1)
 
 
@@ -90,19 +90,19 @@ def variational_bound(
     levels: int | None = bound.PIXEL_LEVELS,
     fixed_logits: float = 0.0,
 ) -> Bound:
-    """The bound of the chain that goes through `times`; any chain gives one, the full table the published one.
+    """The bound of the chain through `times`. Any chain gives a bound; the full table gives the published one.
 
     Args:
-        denoise: asked once a step.
+        denoise: called once per step.
         x0: (B, ...), in [-1, 1] if it has levels.
         times: (steps + 1,) falling from 1 to 0, see `bound_times`; at least 2 steps.
         process: the denoiser's.
-        noise: N(0, I) like x0 for step i (from 0).
+        noise: noise(i) gives N(0, I) like x0 for step i (from 0).
         levels: see `bound.term`.
-        fixed_logits: of the variance where it is not learned: 0 = the posterior's own, 1 = that of q(x_t | x_s).
+        fixed_logits: variance logits to use if they are not learned: 0 = the posterior's variance, 1 = that of q(x_t | x_s).
 
     Raises:
-        UserError: a single step, which has no variance; times that do not go from 1 to 0.
+        UserError: a single step, for which no variance is defined; times that do not go from 1 to 0.
     """
     times = times.detach().double().cpu()
     if len(times) < 3 or times[0] != process.t_last or times[-1] != 0:
@@ -119,11 +119,11 @@ def variational_bound(
 
 @dataclass(frozen=True, kw_only=True)
 class FlowDensity:
-    """What the probability flow says of each sample.
+    """Likelihood of each sample by the probability flow.
 
     Attributes:
-        bits: (B,), -log2 of the density a number; with pixels, of a level's probability.
-        evaluations: how often the denoiser was asked.
+        bits: (B,), -log2 of the density per number; for pixels, of a level's probability.
+        evaluations: number of denoiser calls.
     """
 
     bits: Tensor
@@ -141,15 +141,15 @@ def pixel_flow_density(
 ) -> FlowDensity:
     """bits/dim of pixels on 256 levels in [-1, 1], by uniform dequantisation.
 
-    Each pixel is moved within its bin, level +- 1/255, and the density there counts as the bin's; on average that is no fewer bits than
-    -log2 of the bin's probability. Theis et al. 2016, sec. 3.1.
+    Each pixel gets a random value within its bin, level +- 1/255, and the density there stands for the whole bin. On average this is an
+    upper bound of -log2 of the bin's probability. Theis et al. 2016, sec. 3.1.
 
     Args:
-        denoise: see `flow_density`, and the others likewise.
+        denoise: see `flow_density`.
         x0: (B, ...), on the levels.
         process: the denoiser's.
-        streams: one a sample; gives the places in the bins and the probes.
-        probe: what the trace is estimated with.
+        streams: one per sample; gives the values within the bins and the probes.
+        probe: distribution of the vector that the trace is estimated with.
         first: the least noisy time; None = `first_time`.
         tolerance: of the solver.
 
@@ -163,7 +163,7 @@ def pixel_flow_density(
 
 
 def draw_probe(probe: Probe, streams: Streams, x: Tensor) -> Tensor:
-    """What `flow_density` estimates the divergence with: like x (B, ...), of mean 0 and covariance I.
+    """The random vector with which `flow_density` estimates the divergence: like x (B, ...), of mean 0 and covariance I.
 
     Raises:
         UserError: unknown probe.
@@ -182,16 +182,16 @@ def flow_density(
 ) -> FlowDensity:
     """The density of continuous data by the instantaneous change of variables along the probability flow.
 
-    In the frame y = x / (alpha + sigma) with the clock u = sigma / (alpha + sigma) the flow is dy/du = eps - x0 =: F, with no singular
-    end, and d log p / du = -div F. The divergence is estimated by probe . (dF/dy) probe (Hutchinson).
+    With y = x / (alpha + sigma) and the time variable u = sigma / (alpha + sigma) the flow is dy/du = eps - x0 =: F, which is singular at
+    neither end, and d log p / du = -div F. The divergence is estimated by probe . (dF/dy) probe (Hutchinson).
 
     Args:
-        denoise: must let gradients through from x_t to both ends, so not under `no_grad` of its own.
+        denoise: must be differentiable from x_t to x0 and eps, so it must not use `no_grad` itself.
         x: (B, ...), read as x_t at t = first.
         process: the denoiser's.
         probe: like x, of mean 0 and covariance I; the same along the whole flow.
-        first: the least noisy time, in (0, 1); None = `first_time`. Smaller is nearer to the data and further from what was trained.
-        tolerance: of dopri5, absolute and relative, of y and of the log-density a number.
+        first: the least noisy time, in (0, 1); None = `first_time`. Smaller is closer to the data but further from the trained times.
+        tolerance: absolute and relative tolerance of dopri5, for y and for the log-density per number.
 
     Source: Song et al. 2021, sec. 4.3 and appendix D.2; Grathwohl et al. 2019, eq. 7.
     """
@@ -218,17 +218,17 @@ def flow_density(
     u = share.to(x.device)
     y, gained = odeint(slope, start, u, rtol=tolerance, atol=tolerance, method="dopri5", options={"step_t": u[1:]})
     end = y[-1] * scale[1].to(x) / process.prior_std
-    # log p(x) a number: the prior's, the volume that the flow and the two changes of frame gain.
+    # log p(x) per number: the prior's, plus the log-volume changes of the flow and of the two rescalings.
     prior = -end.square().flatten(1).mean(1) / 2 - math.log(2 * math.pi) / 2 - math.log(process.prior_std)
     log_density = prior + gained[-1] + (scale[1] / scale[0]).log().item()
     return FlowDensity(bits=-log_density / math.log(2), evaluations=evaluations)
 
 
 def mean_and_error(bits: Tensor) -> tuple[float, float]:
-    """The mean over samples (B,) and its standard error, which holds the noise of probes, dequantisation and bound too.
+    """The mean over samples (B,) and its standard error, which includes the noise of probes, dequantisation and the bound.
 
     Raises:
-        UserError: a single sample has no error.
+        UserError: fewer than 2 samples.
     """
     if len(bits) < 2:
         raise UserError("a standard error needs at least 2 samples")

@@ -1,4 +1,4 @@
-"""What a network is fed at time t: the scaled sample and its own network_time."""
+"""What a network is fed at time t: the scaled sample and the network_time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ldm.diffusion.process import NoiseProcess
 
 
 class NetworkInput(Family, abc.ABC):
-    """Turns (x_t, t) into what the network sees."""
+    """Turns (x_t, t) into the network's input."""
 
     __slots__ = ()
 
@@ -24,32 +24,30 @@ class NetworkInput(Family, abc.ABC):
         """Input (B, ...) and network_time (B,), both float32 on x_t's device; t is (B,)."""
 
     def check(self, process: NoiseProcess) -> None:
-        """Refuses a process at whose noisiest time the network_time is not finite.
+        """Checks that the network_time is finite at the process's noisiest time.
 
         Raises:
-            UserError: so it is; names the way out.
+            UserError: it is not; the message says what to use instead.
         """
         last = torch.full((1,), process.t_last, dtype=torch.float64)
         if not self(torch.zeros(1), last, process)[1].isfinite():
-            raise UserError(
-                f"network_input {self.kind!r} has no network_time where no signal is left, as {process.kind!r} ends: take 'time'"
-            )
+            raise UserError(f"network_input {self.kind!r} has no finite network_time at zero SNR, where {process.kind!r} ends: use 'time'")
 
 
 @kind("table_index")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TableIndex(NetworkInput):
-    """x_t as it is; the network time is the index into the published table, 0 to N - 1, fractional between steps."""
+    """x_t unchanged; the network_time is the index into the published table, 0 to N - 1, fractional between steps."""
 
     def __call__(self, x_t: Tensor, t: Tensor, process: NoiseProcess) -> tuple[Tensor, Tensor]:
-        network_time = (t.double() * process.num_steps - 1).clamp(min=0)  # below the first step no network was trained
+        network_time = (t.double() * process.num_steps - 1).clamp(min=0)  # no network is trained below the first step
         return x_t.float(), network_time.to(torch.float32).to(x_t.device, non_blocking=True)
 
 
 @kind("time")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Time(NetworkInput):
-    """x_t as it is; the network time is (N - 1) t, 999 t for N = 1000. Song et al. 2021's networks of continuous processes."""
+    """x_t unchanged; the network_time is (N - 1) t, 999 t for N = 1000. For Song et al. 2021's networks of continuous processes."""
 
     def __call__(self, x_t: Tensor, t: Tensor, process: NoiseProcess) -> tuple[Tensor, Tensor]:
         return x_t.float(), (t.double() * (process.num_steps - 1)).to(torch.float32).to(x_t.device, non_blocking=True)

@@ -1,7 +1,7 @@
 """What a network's output means: F = a x0 + b eps.
 
-With x_t = alpha x0 + sigma eps this is a 2x2 system of determinant alpha b - sigma a, so one pair (a, b) gives the training target, the
-reading of an output, and how much an error of the output weighs in x0. A kind is ill-posed where the determinant is 0.
+With x_t = alpha x0 + sigma eps this is a 2x2 system of determinant alpha b - sigma a. So one pair (a, b) gives the training target, the
+estimate that an output means, and the error of x0 that an error of the output causes. A kind is ill-posed where the determinant is 0.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ldm.diffusion.process import NoiseProcess
 
 
 class Prediction(Family, abc.ABC):
-    """A meaning of the output. alpha and sigma are shaped to multiply a sample, or anything that broadcasts."""
+    """A meaning of the output. alpha and sigma broadcast with a sample."""
 
     __slots__ = ()
 
@@ -28,12 +28,12 @@ class Prediction(Family, abc.ABC):
         """(a, b) of F = a x0 + b eps."""
 
     def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The output of a network that knows x0 and eps."""
+        """The output of a perfect network."""
         a, b = self.mix(alpha, sigma)
         return a * x0 + b * eps
 
     def read(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Estimate:
-        """Both ends of x_t by an output."""
+        """x0 and eps that an output means."""
         a, b = self.mix(alpha, sigma)
         det = self.determinant(alpha, sigma)
         return Estimate(x0=(b * x_t - sigma * output) / det, eps=(alpha * output - a * x_t) / det)
@@ -43,28 +43,28 @@ class Prediction(Family, abc.ABC):
         return (sigma / self.determinant(alpha, sigma)).abs()
 
     def determinant(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """alpha b - sigma a; 0 where the output says nothing of one end."""
+        """alpha b - sigma a; 0 where the output does not determine x0 or eps."""
         a, b = self.mix(alpha, sigma)
         return alpha * b - sigma * a
 
     def check(self, process: NoiseProcess) -> None:
-        """Refuses a process at whose noisiest time this output says nothing of x0.
+        """Checks that the output determines x0 at the process's noisiest time.
 
         Raises:
-            UserError: so it is; names the way out.
+            UserError: it does not; the message says what to use instead.
         """
         t = torch.tensor(process.t_last, dtype=torch.float64)
         if self.determinant(process.alpha(t), process.sigma(t)) == 0:
             raise UserError(
-                f"prediction {self.kind!r} says nothing of the picture where no signal is left (zero_terminal_snr, rectified_flow): "
-                f"take 'v' or 'x0', 'velocity' or 'edm', or a process that keeps some signal"
+                f"prediction {self.kind!r} is undefined at zero SNR, where this process ends (zero_terminal_snr, rectified_flow): "
+                "use 'v', 'x0', 'velocity' or 'edm', or a process that keeps some signal"
             )
 
 
 @kind("eps")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpsPrediction(Prediction):
-    """The noise. Ho et al. 2020, eq. 14. x0 is lost where alpha = 0."""
+    """The noise. Ho et al. 2020, eq. 14. x0 is undefined at alpha = 0."""
 
     def mix(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(alpha), torch.ones_like(sigma)
@@ -73,7 +73,7 @@ class EpsPrediction(Prediction):
 @kind("x0")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class X0Prediction(Prediction):
-    """The clean sample. eps is lost where sigma = 0."""
+    """The clean sample. eps is undefined at sigma = 0."""
 
     def mix(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(alpha), torch.zeros_like(sigma)
@@ -93,8 +93,9 @@ class VPrediction(Prediction):
 class VelocityPrediction(Prediction):
     """eps - x0: dx/dt of the rectified flow. Never ill-posed.
 
-    For any other process it is the slope dy/du in the frame y = x / (alpha + sigma) with the clock u = sigma / (alpha + sigma), where
-    that process is a rectified flow too (`NoiseProcess.noise_share`); it is not its dx/dt. Liu et al. 2023, eq. 1; Lipman et al. 2023.
+    For any other process it is the slope dy/du of y = x / (alpha + sigma) in the time variable u = sigma / (alpha + sigma). In these
+    variables every process is a rectified flow (`NoiseProcess.noise_share`); the slope is not its dx/dt. Liu et al. 2023, eq. 1; Lipman et
+    al. 2023.
     """
 
     def mix(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,8 +107,8 @@ class VelocityPrediction(Prediction):
 class EDMPrediction(Prediction):
     """F of x0 = c_skip x + c_out F, for data of standard deviation sigma_data. Karras et al. 2022, table 1. Never ill-posed.
 
-    Theirs is for alpha = 1: c_skip = sd^2 / (sigma^2 + sd^2), c_out = sigma sd / sqrt(sigma^2 + sd^2). Other processes are read as
-    x / alpha with the noise sigma / alpha. c_in and the clock belong to the network input of the same name.
+    Theirs is for alpha = 1: c_skip = sd^2 / (sigma^2 + sd^2), c_out = sigma sd / sqrt(sigma^2 + sd^2). Other processes are treated as
+    x / alpha with the noise sigma / alpha. c_in and the network_time belong to the network input of the same name.
     """
 
     sigma_data: float = 0.5
@@ -124,9 +125,9 @@ class EDMPrediction(Prediction):
 @kind("score")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScorePrediction(Prediction):
-    """The gradient of log p_t, -eps / sigma. Song et al. 2021, eq. 7. x0 is lost where alpha = 0.
+    """The gradient of log p_t, -eps / sigma. Song et al. 2021, eq. 7. x0 is undefined at alpha = 0.
 
-    It grows without bound where noise is small: with the weighting `snr` its error counts sigma^2, which is theirs.
+    It grows without bound as the noise goes to 0. The weighting `snr` gives its squared error the weight sigma^2, as in the paper.
     """
 
     def mix(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,10 @@
 """The forward process: x_t = alpha(t) x0 + sigma(t) eps, which is the marginal of dx = f(t) x dt + g(t) dw.
 
-t is the process clock: 0 = data, 1 = the noisiest, growing with noise. alpha and sigma are standard deviations, never squared;
+t is the process time: 0 = data, 1 = the noisiest, growing with noise. alpha and sigma are standard deviations, never squared;
 log_snr = log(alpha^2 / sigma^2), which is twice what DPM-Solver calls lambda.
 
-Times may be of any shape, dtype and device; coefficients come back in float64 on the times' device, so that a grid kept on the CPU
-never makes an accelerator wait. `scales` puts them where a sample is.
+Times may be of any shape, dtype and device. Coefficients are float64 on the times' device, so a grid on the CPU never blocks an
+accelerator. `scales` gives them in a sample's dtype and on its device.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class NoiseProcess(Family, abc.ABC):
     """A Gaussian forward process on t in [0, 1]; at t = 0, sigma is 0 and alpha is 1.
 
     Attributes:
-        num_steps: steps of its chain; a network's clock counts in them. A continuous process has none of its own: there it is only the
-            scale of the clock and of the chains laid on the process.
+        num_steps: number of steps of its chain, which also scales the network_time. A continuous process has no chain of its own: there it
+            only scales the network_time and sets the steps of chains that approximate the process.
     """
 
     __slots__ = ()
@@ -42,19 +42,19 @@ class NoiseProcess(Family, abc.ABC):
 
     @abc.abstractmethod
     def log_snr(self, t: Tensor) -> Tensor:
-        """log(alpha^2 / sigma^2), float64, falling in t; +inf at t = 0, -inf where no signal is left."""
+        """log(alpha^2 / sigma^2), float64, falling in t; +inf at t = 0, -inf at zero SNR."""
 
     @abc.abstractmethod
     def time_at(self, log_snr: Tensor) -> Tensor:
-        """The inverse of `log_snr`, float64; beyond the process's range, the nearer end."""
+        """The inverse of `log_snr`, float64; values outside the process's range give the nearer end."""
 
     @abc.abstractmethod
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """d alpha / dt and d sigma / dt, float64, of t's shape; infinite at t = 0 where sigma grows like a root."""
+        """d alpha / dt and d sigma / dt, float64, of t's shape; infinite at t = 0 if sigma grows like a square root."""
 
     @property
     def t_first(self) -> float:
-        """The least noisy time that training shows a network."""
+        """The least noisy time that networks are trained at."""
         return 1.0 / self.num_steps
 
     @property
@@ -68,7 +68,7 @@ class NoiseProcess(Family, abc.ABC):
         return 1.0
 
     def drift(self, t: Tensor) -> Tensor:
-        """f = d log alpha / dt, float64; -inf where no signal is left."""
+        """f = d log alpha / dt, float64; -inf at zero SNR."""
         return self.rates(t)[0] / self.alpha(t)
 
     def diffusion(self, t: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class NoiseProcess(Family, abc.ABC):
         return over(self.alpha(t).to(x.dtype), x), over(self.sigma(t).to(x.dtype), x)
 
     def blend(self, estimate: Estimate, s: Tensor) -> Tensor:
-        """alpha(s) x0 + sigma(s) eps: the forward process when eps is drawn, a DDIM step when it is estimated."""
+        """alpha(s) x0 + sigma(s) eps: the forward process if eps is drawn, a DDIM step if it is estimated."""
         alpha, sigma = self.scales(s, estimate.x0)
         return alpha * estimate.x0 + sigma * estimate.eps
 
@@ -90,7 +90,7 @@ class NoiseProcess(Family, abc.ABC):
         return self.time_at(torch.tensor(-2 * math.log(noise_ratio), dtype=torch.float64)).item()
 
     def noise_share(self, t: Tensor) -> Tensor:
-        """sigma / (alpha + sigma): in the frame x / (alpha + sigma) every process is a rectified flow with this clock."""
+        """u = sigma / (alpha + sigma): with u as time, x / (alpha + sigma) of every process is a rectified flow."""
         alpha, sigma = self.alpha(t), self.sigma(t)
         return sigma / (alpha + sigma)
 
@@ -109,9 +109,9 @@ class NoiseProcess(Family, abc.ABC):
         return over(of_x_t.to(x_t.dtype), x_t) * x_t + over(of_x0.to(x_t.dtype), x_t) * x0
 
     def log_variance(self, variance_logits: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        """log of a learned variance of x_s given x_t: spread log beta + (1 - spread) log beta tilde; of spread's shape.
+        """log of a learned variance of x_s given x_t: v log beta + (1 - v) log beta tilde with v the variance_logits; of their shape.
 
-        beta tilde is 0 where s = 0; there the next step's takes its place, that of (t, 2 t), as in the published code. So t < 1 there.
+        beta tilde is 0 at s = 0; as in the published code it is replaced there by the next step's, that of (t, 2 t). This needs t < 1.
 
         Args:
             variance_logits: (B, ...), 0 = the posterior's own variance, 1 = that of q(x_t | x_s).

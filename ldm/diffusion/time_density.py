@@ -1,4 +1,4 @@
-"""Which times training shows a network."""
+"""Densities of the training times."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from ldm.diffusion.process import NoiseProcess
 
 
 class Draws(Protocol):
-    """What an objective draws its times from: a density, or one that has learned."""
+    """What an objective draws its times from: a fixed density, or one that adapts during training."""
 
     @property
     def on_chain(self) -> bool:
-        """Whether only steps of the chain are drawn, and weighted so that their mean is that over all steps alike."""
+        """True if only steps of the chain are drawn, and the weighted mean of their losses is the mean over all steps."""
 
     def draw(self, streams: Streams, process: NoiseProcess) -> Tensor:
-        """(B,) times in (0, 1], float64 on the CPU, one a stream under the name "time"."""
+        """(B,) times in (0, 1], float64 on the CPU, one per stream, drawn under the name "time"."""
 
     def weight(self, t: Tensor) -> Tensor:
-        """(B,) what a loss at a drawn time counts, float64 on the CPU."""
+        """(B,) factors of the losses at drawn times, float64 on the CPU."""
 
 
 class TimeDensity(Family, abc.ABC):
-    """A density on the process clock, see `Draws`."""
+    """A density of the process time, see `Draws`."""
 
     __slots__ = ()
     on_chain: ClassVar[bool] = False
@@ -39,18 +39,18 @@ class TimeDensity(Family, abc.ABC):
     def draw(self, streams: Streams, process: NoiseProcess) -> Tensor: ...
 
     def weight(self, t: Tensor) -> Tensor:
-        """1: where times are drawn more often they count more, as is meant."""
+        """1: times that are drawn more often count more, which is intended."""
         return torch.ones_like(t)
 
     def begin(self, process: NoiseProcess) -> Draws:
-        """What draws during a run; the density itself unless it learns."""
+        """What draws the times of a run: the density itself, unless it adapts."""
         return self
 
 
 @kind("uniform")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UniformSteps(TimeDensity):
-    """Every step 1 to N of the chain alike (Ho et al. 2020, alg. 1)."""
+    """Uniform over the chain's steps 1 to N (Ho et al. 2020, alg. 1)."""
 
     on_chain: ClassVar[bool] = True
 
@@ -63,7 +63,7 @@ class UniformSteps(TimeDensity):
 @kind("uniform_time")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UniformTime(TimeDensity):
-    """Every time alike, from the process's first to its last (Song et al. 2021, eq. 7)."""
+    """Uniform over times, from the process's first to its last (Song et al. 2021, eq. 7)."""
 
     def draw(self, streams: Streams, process: NoiseProcess) -> Tensor:
         return process.t_last - streams.uniform("time").double() * (process.t_last - process.t_first)
@@ -72,10 +72,10 @@ class UniformTime(TimeDensity):
 @kind("power")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Power(TimeDensity):
-    """Steps of the chain with a density that grows as t^exponent: more of the times at which a condition decides what the picture shows.
+    """Steps of the chain with a density that grows as t^exponent: more of the noisy times, where the condition decides the image's content.
 
     Attributes:
-        exponent: 0 = all alike; 1.5 draws half of all times above t = 0.76.
+        exponent: 0 = uniform; with 1.5, half of all times are above t = 0.76.
     """
 
     exponent: float = 1.0
@@ -93,7 +93,7 @@ class Power(TimeDensity):
 @kind("log_normal")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogNormal(TimeDensity):
-    """ln(sigma / alpha) is N(mean, std^2); what falls outside the process's times is moved to the nearer end. Karras et al. 2022, table 1.
+    """ln(sigma / alpha) is N(mean, std^2), clamped to the process's times. Karras et al. 2022, table 1.
 
     Attributes:
         mean: P_mean.
@@ -114,11 +114,11 @@ class LogNormal(TimeDensity):
 @kind("logit_normal")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogitNormal(TimeDensity):
-    """ln(t / (1 - t)) is N(mean, std^2); nothing is less noisy than the process's first time. Esser et al. 2024, sec. 3.1.
+    """ln(t / (1 - t)) is N(mean, std^2), clamped to the process's times. Esser et al. 2024, sec. 3.1.
 
     Attributes:
-        mean: above 0 leans to noise.
-        std: how widely times spread to both ends.
+        mean: values above 0 favour noisy times.
+        std: larger values put more times near both ends.
     """
 
     mean: float = 0.0

@@ -1,8 +1,8 @@
-"""How much each noise level counts.
+"""The loss weight of each noise level.
 
-A weighting is w on the squared error of x0. An output error d makes an x0 error of gain * d, so on the output it is w gain^2 (the gain is
-`Prediction.x0_gain`): 1/snr for eps, 1/(snr + 1) for v where alpha^2 + sigma^2 = 1, 1 for x0. Errors of the output stay near 1 at every
-t, so the loss uses that form.
+A weighting is w on the squared error of x0. An output error d causes an x0 error of gain * d, so the weight on the output is w gain^2. The
+squared gain (see `Prediction.x0_gain`) is 1/snr for eps, 1/(snr + 1) for v if alpha^2 + sigma^2 = 1, and 1 for x0. Errors of the output
+stay near 1 at every t, so the loss uses that form.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ldm.core.family import Family, kind
 
 
 class Weighting(Family, abc.ABC):
-    """w of the x0 error, carried over to the output."""
+    """The weight w of the squared x0 error, and the weight of the output's that follows from it."""
 
     __slots__ = ()
 
@@ -30,7 +30,7 @@ class Weighting(Family, abc.ABC):
 @kind("constant")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Constant(Weighting):
-    """1 in the prediction's own space, w = gain^-2: the published L_simple for eps, SNR + 1 for v."""
+    """1 on the output, so w = gain^-2: the published L_simple for eps, SNR + 1 for v."""
 
     def of_output(self, log_snr: Tensor, x0_gain: Tensor) -> Tensor:
         return torch.ones_like(log_snr)
@@ -41,14 +41,14 @@ class Constant(Weighting):
 class MinSNR(Weighting):
     """w = min(max(snr, gain^-2), gamma): the plain loss, with its low-noise steps capped. After Hang et al. 2023, sec. 3.4.
 
-    For eps, gain^-2 = snr and this is theirs, min(snr, gamma), on the output min(1, gamma / snr). For v their min(snr, gamma) / (snr + 1)
-    gives the noisiest step no weight when the terminal SNR is zero, so the network is never taught where sampling starts; here
-    gain^-2 = snr + 1 and the weight on the output is min(1, gamma / (snr + 1)), 1 at the noisiest. For x0 it is min(max(snr, 1), gamma):
-    Salimans & Ho's truncated SNR, capped.
+    For eps, gain^-2 = snr and this is theirs: min(snr, gamma), on the output min(1, gamma / snr). For v, theirs on the output is
+    min(snr, gamma) / (snr + 1). That is 0 at zero SNR, so the network would not be trained at the time where sampling starts. Here
+    gain^-2 = snr + 1 and the weight on the output is min(1, gamma / (snr + 1)), 1 at the noisiest time. For x0 it is
+    min(max(snr, 1), gamma): Salimans & Ho's truncated SNR, capped.
 
     Attributes:
         gamma: the cap.
-        as_published: w = min(snr, gamma) for every prediction, which weighs nothing where no signal is left.
+        as_published: w = min(snr, gamma) for every prediction, which is 0 at zero SNR.
     """
 
     gamma: float = 5.0
@@ -69,7 +69,7 @@ class MinSNR(Weighting):
 class SNR(Weighting):
     """w = snr: the plain loss of eps, whatever is predicted. Kingma et al. 2021, sec. 5; on the score it is Song et al.'s sigma^2.
 
-    Where no signal is left it weighs nothing.
+    It is 0 at zero SNR.
     """
 
     def of_output(self, log_snr: Tensor, x0_gain: Tensor) -> Tensor:
@@ -79,13 +79,13 @@ class SNR(Weighting):
 @kind("sigmoid")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sigmoid(Weighting):
-    """w = snr sigmoid(shift - log_snr): on the error of eps a step down, from 1 in noise to 0 near data, at log_snr = shift.
+    """w = snr sigmoid(shift - log_snr): the weight of the eps error falls from 1 in noise to 0 near data, around log_snr = shift.
 
     Kingma & Gao 2023, sec. 4.2 and appendix D.3.2; Hoogeboom et al. 2024. Theirs is per unit of log-SNR: here the density of times
-    multiplies it. Where no signal is left it weighs nothing.
+    multiplies it. It is 0 at zero SNR.
 
     Attributes:
-        shift: log-SNR at which half the weight is left.
+        shift: log-SNR at which the weight of the eps error is 1/2.
     """
 
     shift: float = 2.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ldm.config.loader import to_words
+from ldm.config.loader import to_short_form
 from ldm.core.errors import UserError
 from ldm.core.precision import whole_float32
 from ldm.data.open import is_same_place
@@ -171,8 +171,8 @@ def _seen(
 def _how(how: Sampling, classifier: str | None) -> dict[str, object]:
     interval = how.guidance_interval
     found: dict[str, object] = {
-        "sampler": to_words(how.sampler),
-        "grid": to_words(how.grid),
+        "sampler": to_short_form(how.sampler),
+        "grid": to_short_form(how.grid),
         "steps": how.steps,
         "guidance": how.guidance,
         "guidance_interval": "all noise levels" if interval is None else f"sigma / alpha from {interval[0]:g} to {interval[1]:g}",

@@ -12,8 +12,8 @@ def autoguidance(good: Denoise, bad: Denoise, scale: float) -> Denoise:
 
     Args:
         good: the model; may itself be guided.
-        bad: a weaker one of the same task, told the same: smaller, or trained for less long.
-        scale: 1 = good (bad is not asked), beyond 1 = away from bad.
+        bad: a weaker model of the same task with the same condition: smaller, or trained for fewer steps.
+        scale: 1 = good (bad is not evaluated), above 1 = away from bad.
     """
     if scale == 1:
         return good

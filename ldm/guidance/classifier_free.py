@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans 2022), within an interval of noise levels, with its contrast mended."""
+"""Classifier-free guidance (Ho & Salimans 2022), optionally only within an interval of noise levels and with rescaled contrast."""
 
 from __future__ import annotations
 
@@ -27,43 +27,43 @@ def classifier_free(
     """uncond + scale (cond - uncond), by one pass of twice the batch.
 
     Args:
-        denoiser: asked with both conditions stacked.
-        cond: what is wanted; of B.
-        uncond: "nothing", or what is not wanted (a negative prompt); of B, with the same channels and number of tokens.
-        scale: 0 = uncond, 1 = cond (no second half is computed), beyond 1 = away from uncond.
-        interval: least and greatest noise level, in sigma / alpha, at which guidance acts; outside it is cond alone (Kynkaanniemi et al.
-            2024), and where no sample of the batch is inside no second half is computed. None = all levels.
-        rescale: 0 to 1: how far the standard deviation of each sample's x0 is brought back to what cond has (Lin et al. 2023, sec. 3.4,
-            phi; there of the network's output, which at zero SNR is x0 likewise).
+        denoiser: called with both conditions stacked.
+        cond: the condition; of B.
+        uncond: the null condition, or a negative prompt; of B, with the same inputs and number of tokens.
+        scale: 0 = uncond, 1 = cond (uncond is not computed), above 1 = away from uncond.
+        interval: smallest and largest noise level, in sigma / alpha, at which guidance acts. Outside, the result is cond's (Kynkaanniemi et
+            al. 2024); if no sample of the batch is inside, uncond is not computed. None = all levels.
+        rescale: 0 to 1: how far the standard deviation of each sample's x0 is brought back to that of cond's x0 (phi of Lin et al. 2023,
+            sec. 3.4; theirs rescales the network's output, which at zero SNR is the same).
 
     Raises:
-        UserError: an interval that is none; a scale or rescale out of range.
+        UserError: an invalid interval; a scale or rescale out of range.
     """
     check_limits(scale, interval, rescale)
     low, high = interval or (0.0, math.inf)
-    cond_alone = denoiser.bind(cond)
+    cond_only = denoiser.bind(cond)
     if scale == 1:
-        return cond_alone
+        return cond_only
     both, process = denoiser.bind(Condition.stack([uncond, cond])), denoiser.process
 
     def denoise(x_t: Tensor, t: Tensor) -> Estimate:
         level = process.sigma(t) / process.alpha(t)
         inside = (low <= level) & (level <= high)
         if not inside.any():
-            return cond_alone(x_t, t)
-        away, wanted = _halves(both(torch.cat([x_t, x_t]), torch.cat([t, t])))
-        guided = away.toward(wanted, scale)
+            return cond_only(x_t, t)
+        uncond_estimate, cond_estimate = _halves(both(torch.cat([x_t, x_t]), torch.cat([t, t])))
+        guided = uncond_estimate.toward(cond_estimate, scale)
         if rescale:
-            guided = with_x0(guided, _rescaled(guided.x0, wanted.x0, rescale), x_t, t, process)
+            guided = with_x0(guided, _rescaled(guided.x0, cond_estimate.x0, rescale), x_t, t, process)
         rows = over(inside, x_t)
-        x0, eps = torch.where(rows, guided.x0, wanted.x0), torch.where(rows, guided.eps, wanted.eps)
-        return replace(wanted, x0=x0, eps=eps)
+        x0, eps = torch.where(rows, guided.x0, cond_estimate.x0), torch.where(rows, guided.eps, cond_estimate.eps)
+        return replace(cond_estimate, x0=x0, eps=eps)
 
     return denoise
 
 
 def check_limits(scale: float, interval: tuple[float, float] | None, rescale: float) -> None:
-    """Refuses, by UserError, an interval that is none, or a scale or rescale out of range."""
+    """Raises UserError for an invalid interval, or a scale or rescale out of range."""
     if not (scale >= 0 and math.isfinite(scale)):
         raise UserError(f"guidance must be a number from 0 up (1 = no guidance, 4 = usual), got {scale}")
     low, high = interval or (0.0, math.inf)
@@ -79,8 +79,8 @@ def _halves(estimate: Estimate) -> tuple[Estimate, Estimate]:
     return Estimate(x0, eps, variance_logits), Estimate(more_x0, more_eps, more_logits)
 
 
-def _rescaled(x0: Tensor, wanted: Tensor, share: float) -> Tensor:
-    """x0 with each sample's standard deviation led a share of the way to another's."""
-    tiny = torch.finfo(x0.dtype).tiny  # a flat x0 has no contrast to mend
-    factor = wanted.flatten(1).std(1) / x0.flatten(1).std(1).clamp(min=tiny)
+def _rescaled(x0: Tensor, target: Tensor, share: float) -> Tensor:
+    """x0 with each sample's standard deviation moved a share of the way to that of the target."""
+    tiny = torch.finfo(x0.dtype).tiny  # a constant x0 has no contrast to rescale
+    factor = target.flatten(1).std(1) / x0.flatten(1).std(1).clamp(min=tiny)
     return over(share * factor + 1 - share, x0) * x0

@@ -1,4 +1,4 @@
-"""Estimates with one end changed: the other follows, so that x_t = alpha x0 + sigma eps still holds."""
+"""Estimates with another x0: eps follows, so that x_t = alpha x0 + sigma eps still holds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from ldm.diffusion.process import NoiseProcess
 
 
 def with_x0(estimate: Estimate, x0: Tensor, x_t: Tensor, t: Tensor, process: NoiseProcess) -> Estimate:
-    """The estimate with another x0; t () or (B,), above 0."""
+    """The estimate with its x0 replaced; t () or (B,), above 0."""
     alpha, sigma = process.scales(t, x_t)
     return replace(estimate, x0=x0, eps=(x_t - alpha * x0) / sigma)

@@ -1,4 +1,4 @@
-"""Inpainting without training: the known part of the picture is put, at each step's noise, in front of the denoiser's eyes.
+"""Inpainting without training: at each step the denoiser's input holds the known part of the image at that step's noise level.
 
 Song et al. 2021 (Score SDE), appendix I.2; Lugmayr et al. 2022 (RePaint), eq. 8, without its jumps back.
 """
@@ -15,31 +15,30 @@ from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.diffusion.process import NoiseProcess
 from ldm.guidance.ends import with_x0
 
-TICKS = 2**30  # a time's key into the noise
+TICKS = 2**30  # round(t * TICKS) is the key of the noise at t
 
 
 def known_region(denoise: Denoise, known_x0: Tensor, known_mask: Tensor, process: NoiseProcess, noise: Callable[[int], Tensor]) -> Denoise:
-    """A denoiser that knows part of the answer, for any sampler.
+    """A denoiser with a known part of x0, for any sampler.
 
-    Where the mask is 1 the wrapped denoiser sees alpha x0 + sigma noise, and what it says there is replaced by the certain answer: x0,
-    and the eps by which the sampler's own x_t is made from it. So at t = 0 every sampler holds known_x0 there, to the bit.
+    Where the mask is 1 the input of the wrapped denoiser is alpha x0 + sigma noise. Its estimate there is replaced by known_x0 and the eps
+    that gives the sampler's own x_t. So at t = 0 the result of every sampler is known_x0 there, to the bit.
 
     Args:
-        denoise: the unaware one; may itself be guided.
-        known_x0: (B, C, H, W); anything where it is not known.
-        known_mask: (B, 1, H, W), 1 = known, 0 = to be painted.
+        denoise: the denoiser to wrap; may itself be guided.
+        known_x0: (B, C, H, W); any values where it is not known.
+        known_mask: (B, 1, H, W), 1 = known, 0 = to be inpainted.
         process: the denoiser's.
-        noise: N(0, I) like known_x0 by a whole number that depends on t only; ignore the number to keep one noise throughout.
-            All samples must be asked at one t, as samplers do.
+        noise: gives N(0, I) like known_x0 for an integer key that depends on t only; ignore the key to use the same noise at all times.
+            All samples of a call must have the same t, as samplers do.
     """
     known = known_mask > 0.5
 
-    def knowing(x_t: Tensor, t: Tensor) -> Estimate:
-        at_t = Estimate(x0=known_x0, eps=noise(round(t[0].item() * TICKS)))
-        seen = torch.where(known, process.blend(at_t, t), x_t)
-        guess = denoise(seen, t)
+    def denoise_known(x_t: Tensor, t: Tensor) -> Estimate:
+        noised = process.blend(Estimate(x0=known_x0, eps=noise(round(t[0].item() * TICKS))), t)
+        estimate = denoise(torch.where(known, noised, x_t), t)
 
-        certain = with_x0(guess, known_x0, x_t, t, process)
-        return replace(guess, x0=torch.where(known, known_x0, guess.x0), eps=torch.where(known, certain.eps, guess.eps))
+        exact = with_x0(estimate, known_x0, x_t, t, process)
+        return replace(estimate, x0=torch.where(known, known_x0, estimate.x0), eps=torch.where(known, exact.eps, estimate.eps))
 
-    return knowing
+    return denoise_known

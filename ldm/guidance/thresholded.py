@@ -1,4 +1,4 @@
-"""x0 kept within the data's range: clipping, and dynamic thresholding (Saharia et al. 2022, sec. 2.3). For pixels; latents have none."""
+"""x0 kept within the data's range: clipping and dynamic thresholding (Saharia et al. 2022, sec. 2.3). For pixels; latents have no range."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Threshold = float | Literal["clip"]
 
 
 def check_threshold(threshold: Threshold | None) -> None:
-    """Refuses, by UserError, all but None; "clip" = x0 is clipped; a share in (0, 1], the percentile of `thresholded`."""
+    """Raises UserError unless it is None, "clip" (x0 is clipped) or the percentile of `thresholded`, in (0, 1]."""
     if threshold is not None and threshold != "clip" and not (isinstance(threshold, float | int) and 0 < threshold <= 1):
         raise UserError(f"a threshold is clip, or a percentile in (0, 1] for dynamic thresholding (0.995 in Imagen), got {threshold}")
 
@@ -26,11 +26,11 @@ def thresholded(denoise: Denoise, process: NoiseProcess, limit: float = 1.0, per
     """A denoiser whose x0 lies in [-limit, limit].
 
     Args:
-        denoise: guided or not; guidance comes first, since it is what drives x0 out of range.
+        denoise: guided or not; apply guidance first, since it drives x0 out of range.
         process: the denoiser's.
-        limit: of |x0| in the data.
-        percentile: None = x0 is clipped. In (0, 1]: dynamic thresholding: x0 is clipped at this quantile of its own |x0|, a sample at a
-            time, and scaled down to the limit; where the quantile is within the limit that is clipping. 0.995 in Imagen.
+        limit: largest |x0| in the data.
+        percentile: None = x0 is clipped. In (0, 1] = dynamic thresholding: each sample's x0 is clipped at this quantile of its |x0|, then
+            scaled down to the limit; if the quantile is within the limit this is clipping. 0.995 in Imagen.
 
     Raises:
         UserError: limit or percentile out of range.

@@ -1,4 +1,4 @@
-"""How good reconstructions and generated pictures are, in numbers. Pure functions of pictures or of their features.
+"""The quality of reconstructions and generated images, in numbers. Pure functions of images or of their features.
 
-Legend: N, M pictures; D features of each; features are float32 as extracted and float64 in every formula.
+Legend: N, M images; D features of each; features are float32 as extracted and float64 in every formula.
 """

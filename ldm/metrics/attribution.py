@@ -1,4 +1,4 @@
-"""Which stage is the limit: real, reconstructed and generated pictures, as many of each, against one reference."""
+"""Which stage limits FID: equally many real, reconstructed and generated images against one reference."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ldm.metrics.frechet import FrechetReference
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """What a stage adds to FID; interval None = not computed."""
+    """The FID that a stage adds; interval None = not computed."""
 
     value: float
     interval: Interval | None
 
     @property
-    def is_there(self) -> bool:
-        """Whether it is above zero by more than its uncertainty."""
+    def is_significant(self) -> bool:
+        """True if it is above zero by more than its uncertainty."""
         return (self.value if self.interval is None else self.interval[0]) > 0
 
     def __str__(self) -> str:
@@ -30,8 +30,8 @@ class Share:
 class Attribution:
     """
     Attributes:
-        pictures: of each of the three sets.
-        real, reconstructed, generated: FID to the reference. Real pictures are not at 0: few pictures of the same kind are not the same.
+        pictures: number of images in each of the three sets.
+        real, reconstructed, generated: FID to the reference. It is above 0 for real images too, because they are a finite sample.
         stage_one: reconstructed - real.
         stage_two: generated - reconstructed.
         difference: stage_two - stage_one.
@@ -47,38 +47,38 @@ class Attribution:
 
     @property
     def line(self) -> str:
-        """What it means, in one line."""
-        said = f"stage one adds {self.stage_one} to FID, stage two {self.stage_two}, over the {self.real:.1f} that real pictures have"
-        if not self.stage_one.is_there and not self.stage_two.is_there:
-            return f"neither stage is the limit at {self.pictures} pictures: {said}"
+        """The conclusion in one line."""
+        shares = f"stage one adds {self.stage_one} to FID, stage two {self.stage_two}, over the {self.real:.1f} that real pictures have"
+        if not self.stage_one.is_significant and not self.stage_two.is_significant:
+            return f"neither stage is the limit at {self.pictures} pictures: {shares}"
         interval = self.difference.interval
         if interval is not None and interval[0] <= 0 <= interval[1]:
-            return f"{self.pictures} pictures do not tell which stage is the limit: {said}"
-        return f"stage {'two' if self.difference.value > 0 else 'one'} is the limit: {said}"
+            return f"{self.pictures} pictures are too few to decide which stage is the limit: {shares}"
+        return f"stage {'two' if self.difference.value > 0 else 'one'} is the limit: {shares}"
 
 
 def attribute(reference: FrechetReference, real: Tensor, reconstructed: Tensor, generated: Tensor, progress: bool = False) -> Attribution:
-    """The three distances and what each stage adds.
+    """The three distances, and how much each stage adds.
 
     Args:
         reference: of the training set.
-        real: (N, D) features of pictures.
-        reconstructed: (N, D), of the same pictures through stage one.
-        generated: (N, D), of pictures made from the same pictures' conditions. Equal N, since FID depends on it.
-        progress: whether to show the bootstrap's bars.
+        real: (N, D) features of real images.
+        reconstructed: (N, D), of the same images after stage one.
+        generated: (N, D), of images generated from the same images' conditions. N must be equal, since FID depends on it.
+        progress: True shows the bootstrap's progress bars.
     """
     assert len(real) == len(reconstructed) == len(generated)
     sets = (real, reconstructed, generated)
     first, second, third = (reference.distance(features) for features in sets)
-    spread: list[Tensor] | None = None
+    replicates: list[Tensor] | None = None
     if len(real) < FEW:
-        drawn = draws(len(real))  # row i of all three belongs to picture i: drawn together
-        spread = [reference.replicates(features, drawn, progress) for features in sets]
+        drawn = draws(len(real))  # row i of all three sets belongs to image i, so they are drawn together
+        replicates = [reference.replicates(features, drawn, progress) for features in sets]
 
     def share(value: float, *weights: int) -> Share:
-        if spread is None:
+        if replicates is None:
             return Share(value=value, interval=None)
-        total = sum((weight * replicates for weight, replicates in zip(weights, spread, strict=True)), 0 * spread[0])
+        total = sum((weight * one for weight, one in zip(weights, replicates, strict=True)), 0 * replicates[0])
         return Share(value=value, interval=around(value, total))
 
     return Attribution(

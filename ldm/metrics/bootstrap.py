@@ -1,4 +1,7 @@
-"""Confidence intervals where pictures are few: what another draw of as many would give. By bootstrap (Efron 1979), save for shares."""
+"""Confidence intervals of metrics on few images: the range over other samples of the same size.
+
+By bootstrap (Efron 1979), except for shares.
+"""
 
 from __future__ import annotations
 
@@ -9,39 +12,39 @@ from torch import Tensor
 
 from ldm.core.random import generator
 
-FEW = 5000  # from so many pictures on, the spread is small beside what is compared, and no interval is given
+FEW = 5000  # for at least this many images no interval is given: it would be small compared with the differences of interest
 LEVEL = 0.95
 Z = 1.959964  # a normal variable is within +-Z with that probability
 REPLICATES = 200  # of a distance between sets
-MEAN_REPLICATES = 1000  # of a mean, which costs nothing
+MEAN_REPLICATES = 1000  # of a mean, which is cheap
 
 Interval = tuple[float, float]
 
 
 def draws(count: int, replicates: int = REPLICATES) -> Tensor:
-    """(replicates, count) places in [0, count), with replacement; the same for one count, so that differences are paired.
+    """(replicates, count) indices in [0, count), with replacement; always the same for one count, so that differences are paired.
 
-    Draws of one picture alone, which have no spread within, are drawn again. count is at least 2.
+    A draw that repeats one single image has no variance and is drawn again. count is at least 2.
     """
     random = generator("bootstrap", count)
     drawn = torch.randint(count, (replicates, count), generator=random)
-    while (alone := (drawn == drawn[:, :1]).all(1)).any():
-        drawn[alone] = torch.randint(count, (int(alone.sum()), count), generator=random)
+    while (constant := (drawn == drawn[:, :1]).all(1)).any():
+        drawn[constant] = torch.randint(count, (int(constant.sum()), count), generator=random)
     return drawn
 
 
 def around(value: float, replicates: Tensor) -> Interval:
-    """The interval of a statistic by its replicates' (R,) percentiles, moved so that their mean is the value.
+    """The interval of a statistic: the percentiles of its replicates (R,), shifted so that their mean is the value.
 
-    A distance between sets grows when pictures are repeated, as they are in every replicate. Only the replicates' spread says something
-    of the value. What few pictures add to it is in the value itself, and stays.
+    A distance between sets grows when images are repeated, as they are in every replicate, so only the replicates' deviations from their
+    mean are used. The bias of the value itself, which comes from few images, is not removed.
     """
     low, high = _percentiles(replicates - replicates.mean() + value)
     return low, high
 
 
 def of_statistic(values: Tensor, statistic: Callable[[Tensor], Tensor]) -> Interval | None:
-    """The percentile interval of a statistic of one number a picture; None for FEW pictures or more.
+    """The percentile interval of a statistic of one number per image; None for FEW images or more.
 
     Args:
         values: (N,).
@@ -53,7 +56,7 @@ def of_statistic(values: Tensor, statistic: Callable[[Tensor], Tensor]) -> Inter
 
 
 def normal(value: float, standard_error: float) -> Interval:
-    """The interval of a statistic whose error is known and normal."""
+    """The interval of a statistic with a normal error of known standard deviation."""
     return value - Z * standard_error, value + Z * standard_error
 
 
@@ -63,17 +66,17 @@ def of_mean(values: Tensor) -> Interval | None:
 
 
 def of_share(share: float, count: int) -> Interval | None:
-    """The interval of a share of `count` pictures (Wilson 1927, eq. 12); None for FEW pictures or more.
+    """The interval of a share of `count` images (Wilson 1927, eq. 12); None for FEW images or more.
 
-    Not by bootstrap: where no picture was hit, every redrawn set says so too, as if it were certain.
+    Not by bootstrap: if the share is 0 or 1, it is so in every replicate, and the interval would have no width.
     """
     return None if count >= FEW else _wilson(share, count)
 
 
 def of_share_with_error(share: float, standard_error: float, count: int) -> Interval | None:
-    """`of_share` where the error is known: of as many independent pictures as would err as much; of `count` where it says nothing."""
-    says = standard_error > 0 and 0 < share < 1
-    return None if count >= FEW else _wilson(share, share * (1 - share) / standard_error**2 if says else count)
+    """`of_share` with a known error: uses the number of independent images that has this error, or `count` if that is not defined."""
+    is_usable = standard_error > 0 and 0 < share < 1
+    return None if count >= FEW else _wilson(share, share * (1 - share) / standard_error**2 if is_usable else count)
 
 
 def _wilson(share: float, count: float) -> Interval:

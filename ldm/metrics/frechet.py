@@ -1,9 +1,9 @@
-"""The Frechet distance of two sets of features, each taken as a Gaussian: FID where the features are Inception's.
+"""The Frechet distance of two sets of features, each modelled as a Gaussian: FID if the features are Inception's.
 
     d^2 = |m - m'|^2 + tr S + tr S' - 2 tr (S S')^(1/2)            (Dowson & Landau 1982; Heusel et al. 2017, eq. 6)
 
 With S = A^T A and S' = B^T B, where A and B are the centred features over sqrt(N - 1), the last trace is the sum of the singular values of
-A B^T. That needs no root of a matrix, is exact for fewer pictures than features, where S S' is singular, and is quick there.
+A B^T. This needs no matrix square root. It is exact and fast for fewer images than features, where S S' is singular.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class FrechetReference:
         return _distance(mean - self.mean, root, self.root, torch.linalg.svdvals(root @ self.root.T).sum())
 
     def replicates(self, features: Tensor, draws: Tensor, progress: bool = False) -> Tensor:
-        """(R,): d^2 of each draw (R, N) of the rows of features (N, D), with this set as it is."""
+        """(R,): d^2 of each draw (R, N) of the rows of features (N, D) to this set, which is not redrawn."""
         features = features.double()
         shared = features @ self.root.T  # (N, r)
         found = []
@@ -43,7 +43,7 @@ class FrechetReference:
 
 
 def paired_replicates(one: Tensor, other: Tensor, draws: Tensor, progress: bool = False) -> Tensor:
-    """(R,): d^2 between two sets (N, D) whose rows belong together, both drawn alike."""
+    """(R,): d^2 between two sets (N, D) with paired rows, both redrawn with the same indices."""
     found = []
     for draw in tqdm(draws, desc="bootstrap", unit="draw", disable=not progress, leave=False):
         (mean, root), (mean_other, root_other) = _moments(one[draw]), _moments(other[draw])
@@ -54,7 +54,7 @@ def paired_replicates(one: Tensor, other: Tensor, draws: Tensor, progress: bool 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (D,), and A (min(N, D), D) with A^T A the covariance."""
     features = features.double()
-    assert len(features) >= 2, "a covariance needs two pictures"
+    assert len(features) >= 2, "a covariance needs two images"
     mean = features.mean(0)
     root = (features - mean) / (len(features) - 1) ** 0.5
     return mean, root if len(root) <= root.shape[1] else torch.linalg.qr(root, mode="r").R
@@ -62,10 +62,10 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
 
 def _distance(between: Tensor, root: Tensor, root_other: Tensor, overlap: Tensor) -> float:
     squared = between.square().sum() + root.square().sum() + root_other.square().sum() - 2 * overlap
-    return max(0.0, squared.item())  # equal sets: zero up to rounding, of either sign
+    return max(0.0, squared.item())  # rounding may make the distance of equal sets negative
 
 
 def _overlap(product: Tensor) -> Tensor:
-    """Sum of the singular values of A B^T, to half the digits, in a tenth of the time: enough for a spread."""
+    """Sum of the singular values of A B^T, to half the digits in a tenth of the time: accurate enough for replicates."""
     gram = product @ product.T if product.shape[0] <= product.shape[1] else product.T @ product
     return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().sum()

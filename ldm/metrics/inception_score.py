@@ -1,4 +1,4 @@
-"""Inception Score (Salimans et al. 2016): exp of the mean KL between a picture's class probabilities and those of all."""
+"""Inception Score (Salimans et al. 2016): exp of the mean KL between an image's class probabilities and the mean over all images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SPLITS = 10
 
 
 def logits_of(features: Tensor, class_layer: Tensor) -> Tensor:
-    """(N, 1008) of Inception's features (N, 2048) and its class layer (1008, 2048)."""
+    """(N, 1008) from Inception's features (N, 2048) and its class layer (1008, 2048)."""
     return features.double() @ class_layer.double().T
 
 
@@ -31,7 +31,7 @@ def score_of_logits(logits: Tensor) -> float:
 
 
 def score_and_interval(logits: Tensor) -> tuple[float, bootstrap.Interval | None]:
-    """`score_of_logits`, and its interval where the rows are few."""
+    """`score_of_logits`, and its interval if there are fewer than FEW rows."""
     value = score_of_logits(logits)
     if len(logits) >= bootstrap.FEW:
         return value, None

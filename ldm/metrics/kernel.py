@@ -2,7 +2,7 @@
 
     MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
 
-The estimate is without bias at any number of pictures, and so may be below zero. All pictures are taken at once, not subsets.
+The estimate is unbiased for any number of images, and so may be below zero. It uses all images at once, not subsets.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class KernelReference:
         return (_within(features) + self._within - 2 * self._across(features).mean()).item()
 
     def replicates(self, features: Tensor, draws: Tensor) -> Tensor:
-        """(R,): MMD^2 of each draw (R, N) of the rows of features (N, D), with this set as it is.
+        """(R,): MMD^2 of each draw (R, N) of the rows of features (N, D) to this set, which is not redrawn.
 
-        A picture that is drawn twice is never compared with itself, so the replicates keep the estimate's freedom from bias.
+        An image that is drawn twice is never compared with itself, so the replicates are unbiased too.
         """
         features = features.double()
         kernel = _kernel(features, features).fill_diagonal_(0)
@@ -45,10 +45,10 @@ class KernelReference:
         return within + self._within - 2 * (times @ self._across(features)) / count
 
     def standard_error(self, features: Tensor) -> float:
-        """Of `distance`, as the features (N, D) are a draw and this set is as it is, for large N.
+        """Standard error of `distance` for features (N, D) as a random sample and this set as fixed, for large N.
 
-        2 std(h) / sqrt(N), with h of a row its mean kernel with the other rows less that with this set: the linear part of a U-statistic
-        (Hoeffding 1948). It needs no draws, so no N x N kernel is held.
+        2 std(h) / sqrt(N), where h of a row is its mean kernel with the other rows minus that with this set: the linear part of a
+        U-statistic (Hoeffding 1948). It needs no replicates, so no N x N kernel is stored.
         """
         features = features.double()
         h = _to_others(features) - self._across(features)

@@ -1,13 +1,14 @@
-"""How probable pictures are under both stages together: a bound from above on -log2 P(x), in bits a pixel value.
+"""Likelihood of images under both stages together: an upper bound of -log2 P(x), in bits per pixel value.
 
-The model of a picture: stage two's flow gives a normalised latent y; the latent contract makes it raw, z = y / scale + shift; the decoder
-makes a picture of z; noise is added to each pixel value, which then is rounded to the nearest of 256 levels (the outer two take all that
-is beyond). So P(x | z) is a probability, not a density, and nothing is dequantised. By Jensen's inequality, for the encoder's Gaussian q,
+The model of an image: stage two's flow gives a normalised latent y; the latent normalization makes it raw, z = y / scale + shift; the
+decoder makes an image of z; noise is added to each pixel value, which is then rounded to the nearest of 256 levels (an outer level includes
+all values beyond it). So P(x | z) is a probability, not a density, and no dequantisation is needed. By Jensen's inequality, for the
+encoder's Gaussian q,
 
     -log P(x) <= E_q[-log P(x | z)] + E_q[-log p(z)] - H(q)          (Kingma & Welling 2014, eq. 3; Vahdat et al. 2021, sec. 3)
 
 with p(z) = p_flow((z - shift) scale) prod scale, the product over all numbers of the latent, and H(q) = sum of log(std) + log(2 pi e) / 2.
-Shift and scale drop out of the sum of the last two terms, as they must: a latent's unit is nobody's business. One z is drawn a picture.
+Shift and scale drop out of the sum of the last two terms: the bound does not depend on the latents' scale. One z is drawn per image.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from ldm.diffusion import bound
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderNoise:
-    """What is between a decoder's picture and the pixels: the same for every pixel value.
+    """The noise between a decoder's image and the pixels, the same for every pixel value.
 
     Attributes:
-        kind: of the distribution. l1 trains a decoder as if it were Laplace's, l2 as if it were Gauss's.
+        kind: of the distribution. An l1 loss trains a decoder as if it were laplace, l2 as if it were gaussian.
         scale: the mean of |x| for laplace, the standard deviation for gaussian; values are in [-1, 1].
     """
 
@@ -38,15 +39,15 @@ class DecoderNoise:
 
     @staticmethod
     def fitted(mean_absolute: float, mean_square: float) -> DecoderNoise:
-        """The likelier of the two kinds, each at its likeliest scale, for errors of which these two means are known, both above 0."""
-        laplace = 1 + math.log(2 * mean_absolute)  # nats a value, of the density
+        """The kind and scale of maximum likelihood, for errors with this mean absolute value and mean square, both above 0."""
+        laplace = 1 + math.log(2 * mean_absolute)  # nats per value, of the density
         gaussian = (1 + math.log(2 * math.pi * mean_square)) / 2
         if laplace < gaussian:
             return DecoderNoise(kind="laplace", scale=mean_absolute)
         return DecoderNoise(kind="gaussian", scale=math.sqrt(mean_square))
 
     def bits(self, images: Tensor, decoded: Tensor) -> Tensor:
-        """(B,): -log2 P(x | z) a pixel value; both (B, C, H, W), images on 256 levels, decoded as the decoder gave them."""
+        """(B,): -log2 P(x | z) per pixel value; both (B, C, H, W): images on 256 levels, and the decoder's output, not clipped."""
         images, scale = images.double(), torch.tensor(1 / self.scale, dtype=torch.float64, device=images.device)
         log_cdf = log_ndtr if self.kind == "gaussian" else _laplace_log_cdf
         return bound.bits_per_dim(-bound.level_log_probability(images, images - decoded.double(), scale, bound.PIXEL_LEVELS, log_cdf))
@@ -54,7 +55,7 @@ class DecoderNoise:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentBound:
-    """All (B,), bits a pixel value.
+    """All (B,), bits per pixel value.
 
     Attributes:
         reconstruction: -log2 P(x | z).
@@ -68,7 +69,7 @@ class LatentBound:
 
     @property
     def total(self) -> Tensor:
-        """At least -log2 P(x) a pixel value, on average over z."""
+        """An upper bound of -log2 P(x) per pixel value, on average over z."""
         return self.reconstruction + self.latent - self.entropy
 
 
@@ -79,13 +80,13 @@ def latent_bound(
 
     Args:
         images: (B, C, H, W), on 256 levels in [-1, 1].
-        decoded: (B, C, H, W), the decoder's picture of a latent drawn from q.
+        decoded: (B, C, H, W), the decoder's image of a latent drawn from q.
         noise: of the decoder.
-        std: (B, Z, h, w), of q, raw.
-        latent_bits: (B,), -log2 of stage two's density a number, at the same latent, normalised.
-        scale: of the latent contract: one number, or one a channel.
+        std: (B, Z, h, w), of q, for raw latents.
+        latent_bits: (B,), -log2 of stage two's density per number, at the same latent, normalised.
+        scale: of the latent normalization: one number, or one per channel.
     """
-    share = std[0].numel() / images[0].numel()  # numbers of a latent for each pixel value
+    share = std[0].numel() / images[0].numel()  # latent numbers per pixel value
     mean_log_scale = sum(map(math.log2, scale)) / len(scale)
     entropy = std.double().log2().flatten(1).mean(1) + math.log2(2 * math.pi * math.e) / 2
     return LatentBound(

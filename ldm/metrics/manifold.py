@@ -1,4 +1,4 @@
-"""Improved precision and recall (Kynkaanniemi et al. 2019): a set is taken as the balls that reach to each picture's k-th neighbour."""
+"""Improved precision and recall (Kynkaanniemi et al. 2019): a set's manifold is the balls around its images up to the k-th neighbour."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from tqdm import tqdm
 
 NEIGHBOURS = 3
 BLOCK = 1000  # rows of distances at once
-SMALLEST = NEIGHBOURS + 1  # pictures: fewer have no k-th neighbour
-GROUPS = 20  # of generated pictures, left out in turn
+SMALLEST = NEIGHBOURS + 1  # images; with fewer there is no k-th neighbour
+GROUPS = 20  # of generated images, left out in turn
 
 
 def precision_recall(generated: Tensor, real: Tensor) -> tuple[float, float]:
-    """Share of the generated within the real set's balls, and share of the real within the generated set's.
+    """Share of the generated images within the real set's balls, and share of the real ones within the generated set's balls.
 
     Args:
         generated: (N, D) features, N >= SMALLEST.
@@ -30,10 +30,10 @@ def _share_within(points: Tensor, others: Tensor) -> float:
 
 
 def recall_error(generated: Tensor, real: Tensor) -> float:
-    """Standard error of recall, the generated as a draw and the real set as it is: by the jackknife that leaves out a group at a time.
+    """Standard error of recall, with the generated images as a random sample and the real set fixed, by a jackknife over groups.
 
-    sqrt((G - 1) / G sum (r_g - mean r)^2), r_g the recall without group g (Miller 1974, sec. 2). Not by bootstrap: a picture drawn twice is
-    its own neighbour. On Gaussians it came out as large as the true spread of redrawn sets, up to 1.6 times.
+    sqrt((G - 1) / G sum (r_g - mean r)^2), r_g the recall without group g (Miller 1974, sec. 2). Not by bootstrap: an image drawn twice
+    would be its own neighbour. Measured on Gaussians, it is 1 to 1.6 times the true standard deviation over new samples.
 
     Args:
         generated: (N, D) features, N >= 2 SMALLEST.
@@ -43,7 +43,7 @@ def recall_error(generated: Tensor, real: Tensor) -> float:
     group = torch.arange(len(generated)) % min(GROUPS, len(generated))
     kept = [(group != g).nonzero().flatten() for g in group.unique()]
     distances = torch.cdist(generated, generated)
-    radii = [distances[rows][:, rows].kthvalue(NEIGHBOURS + 1, dim=1).values for rows in kept]  # each is its own nearest
+    radii = [distances[rows][:, rows].kthvalue(NEIGHBOURS + 1, dim=1).values for rows in kept]  # + 1, as each image is its own nearest
     found = torch.zeros(len(kept), dtype=torch.float64)
     for block in tqdm(real.split(BLOCK), desc="recall's interval", unit="block", delay=1, dynamic_ncols=True):
         distances = torch.cdist(block, generated)

@@ -1,4 +1,4 @@
-"""Nearest pictures in feature space: what may be memorised, and whether a prompt's picture is found again."""
+"""Nearest images in feature space: for finding memorised images, and for the rank of a prompt's own image."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def nearest(features: Tensor, others: Tensor) -> Tensor:
 
 
 def ranks(features: Tensor, wanted: Tensor, others: Tensor, groups: Tensor) -> Tensor:
-    """(N,): how far down the list of others, nearest first, the first one of the wanted group stands; 1 = it is the nearest.
+    """(N,): rank, among the others sorted by distance, of the first one of the wanted group; 1 = it is the nearest.
 
     Args:
         features: (N, D).
-        wanted: (N,) int64, the group that each looks for; it has at least one member.
+        wanted: (N,) int64, the wanted group of each row; it has at least one member.
         others: (M, D).
         groups: (M,) int64.
     """
@@ -36,7 +36,7 @@ def ranks(features: Tensor, wanted: Tensor, others: Tensor, groups: Tensor) -> T
 
 
 def chance(wanted: Tensor, groups: Tensor, top: int) -> float:
-    """The share of `ranks` up to `top` if the others stood in random order: 1 - C(M - m, top) / C(M, top) for a group of m among M.
+    """The expected share of `ranks` up to `top` for a random order of the others: 1 - C(M - m, top) / C(M, top), for a group of m among M.
 
     Args:
         wanted, groups: as for `ranks`.
@@ -55,5 +55,5 @@ def _blocks(features: Tensor) -> Iterable[Tensor]:
 
 
 def _distances(features: Tensor, others: Tensor) -> Tensor:
-    # Not by |a|^2 + |b|^2 - 2ab: between equal pictures that is rounding, not zero.
+    # Not by |a|^2 + |b|^2 - 2ab, which rounding makes nonzero for equal images.
     return torch.cdist(features, others, compute_mode="donot_use_mm_for_euclid_dist")

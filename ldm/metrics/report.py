@@ -1,4 +1,4 @@
-"""One measured number with all that is to be said of it, and many as a table."""
+"""A measured number with its description, and a table of several."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Metric:
     Attributes:
         name: key in the JSON.
         title: for people, with the unit.
-        value: None = could not be measured; `about` says why.
+        value: None = could not be measured; `about` gives the reason.
         interval: 95 %; None = not computed.
-        pictures: that it was measured on.
-        better: which way.
-        about: what it is, in one line.
+        pictures: number of images that it was measured on.
+        better: whether lower or higher is better; "" = neither.
+        about: its definition, in one line.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Metric:
     about: str
 
     def plain(self) -> dict[str, object]:
-        """For the JSON."""
+        """As plain data for the JSON."""
         return {
             "value": self.value,
             "interval": None if self.interval is None else list(self.interval),
@@ -42,7 +42,7 @@ class Metric:
 
 
 def table(metrics: Sequence[Metric]) -> str:
-    """One line a metric, columns aligned."""
+    """One line per metric, columns aligned."""
     rows = [("metric", "value", "95 % interval", "pictures", "better")]
     for metric in metrics:
         interval = "" if metric.interval is None else f"{_short(metric.interval[0])} to {_short(metric.interval[1])}"

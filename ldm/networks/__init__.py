@@ -1,1 +1,1 @@
-"""Networks: pictures and features in, features out; they know nothing of noise."""
+"""Networks: images and features in, features out. They do not depend on the noise process."""

@@ -1,4 +1,4 @@
-"""A classifier of noisy samples: a UNet's way down, then attention pooling. B batch, C channels, H W size."""
+"""A classifier of noisy samples: a UNet's encoder, then attention pooling. B batch, C channels, H W size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ClassifierConfig(UNetEncoderConfig):
 
     @property
     def attends(self) -> bool:
-        """It pools by attention."""
+        """True: it pools by attention."""
         return True
 
     def build(self, in_channels: int, side: int, num_classes: int) -> ClassifierNetwork:
@@ -42,10 +42,10 @@ class ClassifierNetwork(UNetEncoder):
     def __init__(self, config: ClassifierConfig, in_channels: int, side: int, num_classes: int) -> None:
         super().__init__(config, in_channels)
         self.side = side
-        width = self.left_channels[-1]
+        width = self.skip_channels[-1]
         self.norm = group_norm(width, groups=config.groups, eps=1e-5)
-        places = (side // config.size_multiple) ** 2
-        self.pool = AttentionPool(width, places, config.heads_for(width), num_classes, backend=config.attention_backend)
+        positions = (side // config.size_multiple) ** 2
+        self.pool = AttentionPool(width, positions, config.heads_for(width), num_classes, backend=config.attention_backend)
 
     def forward(self, x: Tensor, network_time: Tensor) -> Tensor:
         """Logits.

@@ -1,4 +1,4 @@
-"""The family of denoising networks, as a config names them."""
+"""The family of denoising networks, chosen in a config by `kind:`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class DenoiserNetworkConfig(Family, abc.ABC):
     Attributes:
         context_width: width of the condition's tokens; None = takes none.
         vector_width: width of the condition's vector; None = takes none.
-        ratio: what height and width of the latents must be divisible by.
+        size_multiple: number that the latents' height and width must be divisible by.
     """
 
     __slots__ = ()

@@ -1,4 +1,4 @@
-"""Numbers as vectors of waves."""
+"""Sinusoidal embeddings of numbers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def time_embedding(network_time: Tensor, width: int, max_period: float = 10_000.
     """cos(network_time f_i) for all i, then sin(network_time f_i), with f_i = max_period^(-i / half) and half = width // 2.
 
     Args:
-        network_time: (B,) any real numbers; 0 to 999 is what published networks were trained with.
-        width: of the result; where it is odd, the last number is 0.
-        max_period: of the slowest wave, over 2 pi, nearly.
+        network_time: (B,) any real numbers; published networks were trained with 0 to 999.
+        width: of the result; if it is odd, the last number is 0.
+        max_period: period of the slowest wave over 2 pi, approximately.
 
     Returns:
         (B, width) float32 in [-1, 1].

@@ -1,6 +1,6 @@
-"""Low-rank adapters: beside each frozen layer W a product B A of low rank, which alone is trained. O outputs, I inputs, r rank.
+"""Low-rank adapters: only a low-rank product B A added to each frozen weight W is trained. O outputs, I inputs, r rank.
 
-    W' = W + s B A        s = alpha / r, A (r, I), B (O, r) and 0 at the start; of a convolution A has the kernel and B is 1x1
+    W' = W + s B A        s = alpha / r, A (r, I), B (O, r) and 0 at the start; for a convolution A has the kernel and B is 1x1
 
 The layers themselves are peft's. Source: Hu et al. 2022 (LoRA), sec. 4.1.
 """
@@ -27,8 +27,8 @@ ATTENTION: Table = {TokenAttention: ("to_q", "to_k", "to_v", "to_out"), MultiHea
 TRANSFORMER: Table = ATTENTION | {SpatialTransformer: ("proj_in", "proj_out"), GatedFeedForward: ("proj", "out")}
 ALL: Table = TRANSFORMER | {ResidualBlock: ("conv1", "conv2", "embed", "skip"), Downsample: ("conv",), Upsample: ("conv",)}
 TABLES = {"attention": ATTENTION, "transformer": TRANSFORMER, "all": ALL}
-DOWN, UP = ".lora_A.weight", ".lora_B.weight"  # how the names of A and B end
-LIVE = "default"  # peft's name of the one adapter
+DOWN, UP = ".lora_A.weight", ".lora_B.weight"  # suffixes of the names of A and B
+LIVE = "default"  # peft's name of the only adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,8 @@ class Lora:
         rank: of B A.
         alpha: s = alpha / rank; None = rank, so that s = 1.
         targets: which layers are adapted. `attention`: queries, keys, values and outputs of every attention; `transformer`: also the
-            feed-forward and the layers by which a transformer is entered and left; `all`: also the residual blocks and what halves and
-            doubles the picture. The network's first and last layers and its embeddings never are.
+            feed-forward and the transformers' input and output projections; `all`: also the residual blocks, down- and upsampling. The
+            network's first and last layers and its embeddings are never adapted.
     """
 
     rank: int = 8
@@ -59,11 +59,11 @@ class Lora:
 
 
 class Adapters(nn.Module):
-    """All A and B of an adapted network, and nothing else of it: the very parameters, so what is loaded here is loaded there.
+    """All A and B of an adapted network and no other parameters. They are shared with the network, so loading them here loads them there.
 
     Attributes:
         config: their shape.
-        base: digest of the weights beside which they stand; a state with another is refused.
+        base: digest of the base weights that they adapt; a state with another digest is refused.
     """
 
     def __init__(self, network: nn.Module, config: Lora, base: str) -> None:
@@ -84,7 +84,7 @@ class Adapters(nn.Module):
     def set_extra_state(self, state: str) -> None:
         """
         Raises:
-            UserError: adapters of another base.
+            UserError: the state is of adapters of another base.
         """
         if state != self.base:
             raise UserError(
@@ -94,10 +94,10 @@ class Adapters(nn.Module):
 
 
 def adapt(network: nn.Module, config: Lora, base: str, seed: int) -> Adapters:
-    """Freezes a network and puts fresh adapters beside its layers, in place.
+    """Freezes a network and adds fresh adapters to its layers, in place.
 
     Args:
-        network: its outputs stay what they were, as B is 0.
+        network: its outputs do not change, as B is 0.
         config: rank, scale and layers.
         base: digest of the network's weights.
         seed: of A.
@@ -107,48 +107,48 @@ def adapt(network: nn.Module, config: Lora, base: str, seed: int) -> Adapters:
     names = list(_target_names(network, TABLES[config.targets]))
     assert names, f"no layer of the network is {config.targets}"
     network.requires_grad_(False)
-    alpha: Any = config.rank if config.alpha is None else config.alpha  # peft says int, and takes any number
-    made = LoraConfig(r=config.rank, lora_alpha=alpha, target_modules=names)
+    alpha: Any = config.rank if config.alpha is None else config.alpha  # peft annotates int, but takes any number
+    peft_config = LoraConfig(r=config.rank, lora_alpha=alpha, target_modules=names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(digest(seed, "lora"))
-        inject_adapter_in_model(made, network, LIVE)
+        inject_adapter_in_model(peft_config, network, LIVE)
     adapters = Adapters(network, config, base)
     assert adapters.tensors().keys() == {f"{name}{end}" for name in names for end in (DOWN, UP)}
     return adapters
 
 
 def twin(network: nn.Module, adapters: Adapters, others: Adapters) -> nn.Module:
-    """A copy of an adapted network that has other adapters, the very parameters; all frozen weights it shares with the network."""
+    """A copy of an adapted network that uses `others` as its adapters and shares all frozen weights with the network."""
     memo: dict[int, nn.Parameter] = {id(p): p for p in network.parameters()}
     memo |= {id(p): other for p, other in zip(adapters.parameters(), others.parameters(), strict=True)}
     return copy.deepcopy(network, memo).eval()
 
 
 def base_weights(network: nn.Module) -> dict[str, Tensor]:
-    """The frozen weights of an adapted network, by the names they had before."""
+    """The frozen weights of an adapted network, under the names that they had before."""
     return {name.replace(".base_layer.", "."): value for name, value in network.state_dict().items() if f".{LIVE}." not in name}
 
 
 def merged(weights: Mapping[str, Tensor], adapters: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """W' for every adapted layer, in float32, and the other weights as they are.
+    """W' for every adapted layer, in float32, and the other weights unchanged.
 
     Args:
         weights: of the network.
-        adapters: A and B, as `Adapters.tensors` names them.
-        scale: s, or less or more of it.
+        adapters: A and B, by the names of `Adapters.tensors`.
+        scale: s, or another value for a weaker or stronger effect.
     """
-    found = dict(weights)
+    result = dict(weights)
     for name, down in adapters.items():
         if name.endswith(DOWN):
             layer = name.removesuffix(DOWN)
             weight, up = weights[f"{layer}.weight"].float(), adapters[layer + UP]
             change = (up.float().flatten(1) @ down.float().flatten(1)).reshape(weight.shape)
-            found[f"{layer}.weight"] = weight + scale * change
-    return found
+            result[f"{layer}.weight"] = weight + scale * change
+    return result
 
 
 def _target_names(network: nn.Module, table: Table) -> Iterator[str]:
     for name, module in network.named_modules():
         for leaf in table.get(type(module), ()):
-            if isinstance(getattr(module, leaf), nn.Linear | nn.Conv2d):  # a skip path may have no weights
+            if isinstance(getattr(module, leaf), nn.Linear | nn.Conv2d):  # a skip connection may have no weights
                 yield f"{name}.{leaf}"

@@ -1,4 +1,4 @@
-"""The discriminator that judges patches."""
+"""The patch discriminator."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ NORMS = ("group", "none", "batch")
 class PatchGAN(nn.Module):
     """Logits of overlapping patches: (B, in_channels, H, W) -> (B, 1, H', W'), high = real.
 
-    `layers` convolutions 4x4 of stride 2, then two of stride 1; each logit sees 16, 34, 70, 142 or 286 pixels square for 1 to 5 layers.
-    No norm after the first convolution; all weights start from N(0, 0.02).
+    `layers` 4x4 convolutions of stride 2, then two of stride 1. A logit's receptive field is 16, 34, 70, 142 or 286 pixels square for 1 to
+    5 layers. There is no norm after the first convolution; all weights start from N(0, 0.02).
 
     Args:
-        in_channels: of the picture.
+        in_channels: of the image.
         channels: after the first convolution; doubled by each further one, up to 8 times.
         layers: 1 to 5.
-        norm: group, none, or batch (the published one; it makes a picture's logits depend on its batch, hence on the number of processes).
+        norm: group, none, or batch (the published one; it makes an image's logits depend on its batch, hence on the number of processes).
 
     Raises:
-        UserError: layers outside 1 to 5, unknown norm; in `forward`: a picture too small for one logit.
+        UserError: layers outside 1 to 5, unknown norm; in `forward`: an image too small for one logit.
 
     Source: Isola et al. 2017, sec. 6.1 and appendix.
     """
@@ -37,13 +37,13 @@ class PatchGAN(nn.Module):
             raise UserError(f"a PatchGAN has 1 to 5 layers, not {layers}")
         if norm not in NORMS:
             raise unknown("PatchGAN norm", norm, NORMS)
-        self.smallest = smallest_picture(layers)
+        self.smallest = smallest_side(layers)
         widths = [channels * min(2**i, 8) for i in range(layers + 1)]
 
         steps: list[nn.Module] = [nn.Conv2d(in_channels, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for i, (before, width) in enumerate(pairwise(widths), start=1):
             stride = 2 if i < layers else 1
-            # A bias before a norm with its own shift would be taken away again.
+            # Batch norm would subtract a bias again.
             steps.append(nn.Conv2d(before, width, 4, stride=stride, padding=1, bias=norm != "batch"))
             if norm == "group":
                 steps.append(group_norm(width))
@@ -64,13 +64,13 @@ class PatchGAN(nn.Module):
         return self.main(images)
 
 
-def smallest_picture(layers: int) -> int:
-    """Least side in pixels of what a PatchGAN of so many layers can judge."""
+def smallest_side(layers: int) -> int:
+    """Smallest side, in pixels, of images that a PatchGAN of this many layers accepts."""
     return 3 * 2**layers
 
 
 def _start(module: nn.Module) -> None:
-    """Weights N(0, 0.02), norm gains N(1, 0.02), biases as torch draws them or 0 for norms."""
+    """Initial values: weights N(0, 0.02), norm gains N(1, 0.02), norm biases 0, other biases as torch draws them."""
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.GroupNorm | nn.BatchNorm2d):

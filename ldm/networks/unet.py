@@ -21,7 +21,7 @@ from ldm.networks.unet_encoder import UNetBlock, UNetEncoder, UNetEncoderConfig
 @kind("unet")
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig(UNetEncoderConfig, DenoiserNetworkConfig):
-    """Rombach et al. 2022, after Dhariwal & Nichol 2021. One residual block a level more on the way up than on the way down.
+    """Rombach et al. 2022, after Dhariwal & Nichol 2021. Each level of the decoder has one residual block more than the encoder's.
 
     Attributes, besides those of UNetEncoderConfig:
         transformer_depth: transformer blocks in each attention; 0 = one plain self-attention, as in the unconditional models.
@@ -38,7 +38,7 @@ class UNetConfig(UNetEncoderConfig, DenoiserNetworkConfig):
         if self.transformer_depth < 0:
             raise UserError(f"transformer_depth must be at least 0, got {self.transformer_depth}")
         if self.context_width is not None and self.transformer_depth == 0:
-            raise UserError("context_width needs transformer_depth of at least 1: plain attention blocks cannot read tokens")
+            raise UserError("context_width needs transformer_depth of at least 1: plain attention blocks take no tokens")
 
     def attend(self, channels: int) -> nn.Module:
         """See `UNetEncoderConfig.attend`."""
@@ -70,13 +70,13 @@ class UNet(UNetEncoder):
 
     def __init__(self, config: UNetConfig, in_channels: int, out_channels: int) -> None:
         super().__init__(config, in_channels, config.vector_width)
-        left = list(self.left_channels)
-        width = left[-1]
+        skips = list(self.skip_channels)
+        width = skips[-1]
         self.output_blocks = nn.ModuleList()
         for level in reversed(range(len(config.multipliers))):
             count = config.blocks_of_levels[level] + 1
             for index in range(count):
-                parts: list[nn.Module] = [config.residual(width + left.pop(), config.multipliers[level] * config.channels)]
+                parts: list[nn.Module] = [config.residual(width + skips.pop(), config.multipliers[level] * config.channels)]
                 width = config.multipliers[level] * config.channels
                 if 2**level in config.attention:
                     parts.append(config.attend(width))
@@ -91,37 +91,37 @@ class UNet(UNetEncoder):
         """The raw output F.
 
         Args:
-            x: (B, C, H, W); with the condition's concat, in_channels together. H and W divisible by the config's ratio.
+            x: (B, C, H, W); with the condition's concat, in_channels together. H and W divisible by the config's size_multiple.
             network_time: (B,) real numbers, by convention 0 to num_steps - 1.
-            condition: a vector of vector_width and tokens of context_width, exactly if the config has these widths.
+            condition: has a vector (of vector_width) and tokens (of context_width) if and only if the config has these widths.
 
         Returns:
             (B, out_channels, H, W), in the weights' dtype, or autocast's.
 
         Raises:
-            UserError: another size or number of channels; a condition that the network was not built for, or that it misses.
+            UserError: another size or number of channels; a condition that the network was not built for, or a missing one.
         """
-        beside = ""
+        note = ""
         if condition.concat is not None:
             x = torch.cat([x, condition.concat.to(x.dtype)], dim=1)
-            beside = f", {condition.concat.shape[1]} of them from the condition"
-        self.check(x, beside)
-        _fits("tokens", condition.tokens, "context_width", self.config.context_width)
-        _fits("vector", condition.vector, "vector_width", self.config.vector_width)
+            note = f", {condition.concat.shape[1]} of them from the condition"
+        self.check(x, note)
+        _check_width("tokens", condition.tokens, "context_width", self.config.context_width)
+        _check_width("vector", condition.vector, "vector_width", self.config.vector_width)
 
         emb = self.embed(network_time, condition.vector)
         tokens = None if condition.tokens is None else condition.tokens.to(self.dtype)
-        told = emb, tokens, condition.token_mask
-        h, left = self.descend(x, *told)
-        for stage in self.output_blocks:
-            h = self.run(stage, torch.cat([h, left.pop()], dim=1), *told)
+        conditioning = emb, tokens, condition.token_mask
+        h, skips = self.descend(x, *conditioning)
+        for block in self.output_blocks:
+            h = self.run(block, torch.cat([h, skips.pop()], dim=1), *conditioning)
         return self.out(h)
 
 
-def _fits(name: str, told: Tensor | None, key: str, width: int | None) -> None:
-    if told is None and width is not None:
+def _check_width(name: str, value: Tensor | None, key: str, width: int | None) -> None:
+    if value is None and width is not None:
         raise UserError(f"condition.{name} is missing, but this network has {key} {width}")
-    if told is not None and width is None:
-        raise UserError(f"condition.{name} has width {told.shape[-1]}, but this network was built without {key}")
-    if told is not None and told.shape[-1] != width:
-        raise UserError(f"condition.{name} has width {told.shape[-1]}, but this network has {key} {width}")
+    if value is not None and width is None:
+        raise UserError(f"condition.{name} has width {value.shape[-1]}, but this network was built without {key}")
+    if value is not None and value.shape[-1] != width:
+        raise UserError(f"condition.{name} has width {value.shape[-1]}, but this network has {key} {width}")

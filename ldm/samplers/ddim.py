@@ -19,7 +19,7 @@ class DDIM(Sampler):
     """x_s = alpha_s x0 + sqrt(sigma_s^2 - c^2) eps + c z with c = eta sqrt(beta tilde); eq. 12 and 16.
 
     Attributes:
-        eta: share of fresh noise, 0 (deterministic, the probability flow) to 1 (DDPM with its small variance).
+        eta: fraction of the noise that is fresh, from 0 (deterministic, the probability flow) to 1 (DDPM with its small variance).
     """
 
     eta: float = 0.0

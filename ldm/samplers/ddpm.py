@@ -22,9 +22,9 @@ class DDPM(Sampler):
     """Draws x_s from q(x_s | x_t, x0) with the estimated x0.
 
     Attributes:
-        variance: `small` = the posterior's own (beta tilde), right for data at one point; `large` = that of q(x_t | x_s) (beta), right
-            for N(0, I) data; `learned` = between both, as the network says (Nichol & Dhariwal 2021, eq. 15); None = learned where the
-            network says it, else small.
+        variance: `small` = the posterior's own (beta tilde), exact for data at one point; `large` = that of q(x_t | x_s) (beta), exact
+            for N(0, I) data; `learned` = between both, by the network's variance logits (Nichol & Dhariwal 2021, eq. 15); None = learned if
+            the network has variance logits, else small.
     """
 
     variance: Literal["small", "large", "learned"] | None = None

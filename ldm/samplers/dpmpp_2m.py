@@ -1,4 +1,4 @@
-"""DPM-Solver++ (2M) (Lu et al. 2022, alg. 2): second order from one evaluation a step, by what the step before saw."""
+"""DPM-Solver++ (2M) (Lu et al. 2022, alg. 2): second order from one evaluation per step, using the previous step's estimate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ldm.samplers.sampler import Noise, Past, Sampler
 @kind("dpmpp_2m")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DPMpp2M(Sampler):
-    """x0 extrapolated in half log-SNR to the middle of the step; first order in the first step and in the one that lands on data."""
+    """x0 is extrapolated in half log-SNR to the middle of the step. The first step and the step to data are first order."""
 
     memory: ClassVar[int] = 1
 
@@ -30,10 +30,10 @@ class DPMpp2M(Sampler):
 
 
 def x0_of_middle(t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess) -> Tensor:
-    """x0 on the line through the last two estimates in log-SNR, half-way from t to s; the latest where the line is not known."""
+    """x0 half-way from t to s in log-SNR, on the line through the last two estimates; the latest estimate if there is only one."""
     if not past or process.sigma(s) == 0:
         return now.x0
-    before, seen = past[-1]
-    # r = h_before / h; infinite after a start without any signal, where the step before tells no slope.
-    r = (process.log_snr(t) - process.log_snr(before)) / (process.log_snr(s) - process.log_snr(t))
-    return now.x0 + (now.x0 - seen.x0) / (2 * r)
+    previous_t, previous = past[-1]
+    # r = h_previous / h; infinite after a start at zero SNR, so that the previous estimate drops out.
+    r = (process.log_snr(t) - process.log_snr(previous_t)) / (process.log_snr(s) - process.log_snr(t))
+    return now.x0 + (now.x0 - previous.x0) / (2 * r)

@@ -1,4 +1,4 @@
-"""Euler's method on the probability flow: first order, one evaluation a step."""
+"""Euler's method on the probability flow: first order, one evaluation per step."""
 
 from __future__ import annotations
 

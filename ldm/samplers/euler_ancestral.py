@@ -1,4 +1,4 @@
-"""Euler's method with ancestral noise, as k-diffusion has it: down to less noise than asked, then up again by fresh noise."""
+"""Euler's method with ancestral noise, as in k-diffusion: step to less noise than wanted, then add fresh noise."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ldm.samplers.sampler import Noise, Past, Sampler
 class EulerAncestral(Sampler):
     """In noise ratios r = sigma / alpha: Euler to r_down, then noise r_up, with r_down^2 + r_up^2 = r_s^2. It is `ddim` with the same eta.
 
-    It has no `frame`: a straight step between two times is the same in each (see `Euler`).
+    It has no `frame`: a straight step between two times is the same in both (see `Euler`).
 
     Attributes:
-        eta: share of fresh noise, 0 (Euler) to 1 (the ancestral sampler).
+        eta: fraction of the noise that is fresh, from 0 (Euler) to 1 (the ancestral sampler).
     """
 
     eta: float = 1.0

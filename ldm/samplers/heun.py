@@ -22,16 +22,16 @@ GAMMA_MAX = math.sqrt(2) - 1  # no more new noise than there is already
 @kind("heun")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Heun(Sampler):
-    """Euler's step, then again with the mean of both ends' slopes: second order, two evaluations a step, one in the step to data.
+    """Euler's step, repeated with the mean of the slopes at both ends: second order, two evaluations per step, one in the step to data.
 
     Attributes:
-        frame: see `ldm.samplers.frame`; `ratio` is the paper's, and not for grids whose first step spans many times sigma / alpha (the
-            cosine table's, with trailing steps): it magnifies what the two slopes differ by as often.
-        s_churn: S_churn: noise added before each step raises the noise ratio sigma / alpha by the factor 1 + s_churn / steps, at most
-            sqrt(2); never beyond the process's noisiest time. 0 = deterministic.
-        s_tmin: least sigma / alpha at which noise is added.
-        s_tmax: greatest one.
-        s_noise: standard deviation of what is added, about 1.
+        frame: see `ldm.samplers.frame`. `ratio` is the paper's. Avoid it on grids whose first step reduces sigma / alpha many times (the
+            cosine table with trailing steps): it magnifies the difference of the two slopes by the same factor.
+        s_churn: S_churn: the noise added before each step raises the noise ratio sigma / alpha by the factor 1 + s_churn / steps, at most
+            sqrt(2), and never beyond the process's noisiest time. 0 = deterministic.
+        s_tmin: smallest sigma / alpha at which noise is added.
+        s_tmax: largest sigma / alpha at which noise is added.
+        s_noise: standard deviation of the added noise, about 1.
     """
 
     frame: Literal["flow", "ratio"] = "flow"
@@ -44,8 +44,8 @@ class Heun(Sampler):
         if self.frame not in FRAMES:
             raise unknown("heun frame", self.frame, FRAMES)
         if not (self.s_churn >= 0 and 0 <= self.s_tmin <= self.s_tmax and self.s_noise > 0):
-            said = f"s_churn {self.s_churn}, s_tmin {self.s_tmin}, s_tmax {self.s_tmax}, s_noise {self.s_noise}"
-            raise UserError(f"heun needs s_churn >= 0, 0 <= s_tmin <= s_tmax and s_noise > 0, got {said}")
+            values = f"s_churn {self.s_churn}, s_tmin {self.s_tmin}, s_tmax {self.s_tmax}, s_noise {self.s_noise}"
+            raise UserError(f"heun needs s_churn >= 0, 0 <= s_tmin <= s_tmax and s_noise > 0, got {values}")
 
     def check(self, process: NoiseProcess, grid: Tensor) -> None:
         FRAMES[self.frame].check(process, grid)
@@ -54,7 +54,7 @@ class Heun(Sampler):
         if self.s_churn == 0 or not self.s_tmin <= RATIO.position(process, t) <= self.s_tmax:
             return x_t, t
         gamma = min(self.s_churn / steps, GAMMA_MAX)
-        t_hat = process.time_at(process.log_snr(t) - 2 * math.log1p(gamma))  # where sigma / alpha is 1 + gamma times as great
+        t_hat = process.time_at(process.log_snr(t) - 2 * math.log1p(gamma))  # where sigma / alpha is 1 + gamma times as large
         if t_hat <= t:
             return x_t, t
         added = self.s_noise * process.step_variance(t, t_hat).sqrt()
@@ -64,7 +64,7 @@ class Heun(Sampler):
         self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Denoise
     ) -> Tensor:
         if process.sigma(s) == 0:
-            return process.blend(now, s)  # no slope there to correct with
+            return process.blend(now, s)  # there is no slope at s = 0 to correct with
         frame = FRAMES[self.frame]
         slope = frame.slope(now)
         x_s = frame.move(x_t, t, s, slope, process)

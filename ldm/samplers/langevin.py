@@ -1,4 +1,4 @@
-"""Annealed Langevin dynamics (Song & Ermon 2019, alg. 1): at each noise level a walk led by the score, then on to the next level."""
+"""Annealed Langevin dynamics (Song & Ermon 2019, alg. 1): at each noise level a random walk along the score, then the next level."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from ldm.samplers.sampler import Noise, Past, Sampler
 class AnnealedLangevin(Sampler):
     """y <- y + (delta r^2 / 2) score + sqrt(delta) r z in y = x / alpha, with r = sigma / alpha: so delta r^2 is the paper's alpha_i.
 
-    The grid's times are the noise levels: best many, even in log-SNR (`log_snr`). `rounds` evaluations a level, and one for x0 at the end.
+    The grid's times are the noise levels; many levels, evenly spaced in log-SNR (grid `log_snr`), work best. `rounds` evaluations per
+    level, and one for x0 at the end.
 
-    Biased, as the paper's is: the walk widens N(m, v) by up to delta / 4 of v, and short walks leave noise of higher levels behind. A level
-    without signal has nothing to walk to: DDIM's step leads out of it.
+    It is biased, as the paper's is: the walk raises the variance v of N(m, v) by up to delta / 4 of it, and short walks keep noise of
+    higher levels. At zero SNR no walk is possible, so DDIM's step is taken there.
 
     Attributes:
-        rounds: Langevin steps a level (T; the paper: 100 at each of 10 levels).
+        rounds: Langevin steps per level (T; the paper: 100 at each of 10 levels).
         step_size: delta, the step in units of the level's variance; 0.2 in the paper (epsilon = 2e-5 over sigma_L^2 = 0.01^2).
     """
 

@@ -1,4 +1,4 @@
-"""The probability flow by an adaptive solver: Dormand and Prince's order 5(4), from torchdiffeq (Song et al. 2021, sec. 4.3)."""
+"""The probability flow with an adaptive solver: Dormand and Prince's order 5(4), from torchdiffeq (Song et al. 2021, sec. 4.3)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from ldm.samplers.sampler import Noise, Past, Sampler
 @kind("ode")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ODE(Sampler):
-    """Runs from the grid's first time to its last in strides of its own. The number of steps asked matters only where it moves the
-    first time, as in a leading grid.
+    """Chooses its own step sizes between the grid's first and last time. The grid's number of steps matters only if it changes the first
+    time, as in a leading grid.
 
-    It solves in the frame `flow`, whose slope is finite everywhere, down to the least noisy time that networks know, and takes x0 there.
-    The strides fit the picture that needs the shortest; so a picture depends on its batch, within the tolerance. `Counted` counts the
-    evaluations.
+    It solves in the frame `flow`, whose slope is finite everywhere, down to the least noisy time that networks are trained at, and returns
+    x0 there. The image that needs the smallest step sets the step of its batch, so an image depends on its batch, within the tolerance.
+    `Counted` counts the evaluations.
 
     Attributes:
-        rtol: relative error allowed to a stride, by each picture's root mean square.
-        atol: absolute error likewise, in units of x / (alpha + sigma).
+        rtol: relative error allowed per step, as each image's root mean square.
+        atol: absolute error allowed per step, likewise, in units of x / (alpha + sigma).
     """
 
     adaptive: ClassVar[bool] = True
@@ -68,16 +68,17 @@ class ODE(Sampler):
         position = torch.stack([FLOW.position(process, t), FLOW.position(process, s)]).to(x_t.device)
 
         def slope(u: Tensor, y: Tensor) -> Tensor:
-            u = u.double().clamp(position[1], position[0])  # the search for a first stride may look further
-            at = process.time_at(2 * ((1 - u) / u).log())
-            return FLOW.slope(denoise(FLOW.scale(process, at).to(y.dtype) * y, at))
+            u = u.double().clamp(position[1], position[0])  # the search for a first step size may go beyond
+            time = process.time_at(2 * ((1 - u) / u).log())
+            return FLOW.slope(denoise(FLOW.scale(process, time).to(y.dtype) * y, time))
 
         start = x_t / FLOW.scale(process, t).to(x_t.dtype)
-        ends_there = {"norm": _worst, "step_t": position[1:]}  # else the last stride goes beyond and is interpolated, 30 times less exact
-        y = odeint(slope, start, position, rtol=self.rtol, atol=self.atol, method="dopri5", options=ends_there)
+        # Without step_t the last step overshoots and is interpolated, with 30 times the error.
+        options = {"norm": _worst, "step_t": position[1:]}
+        y = odeint(slope, start, position, rtol=self.rtol, atol=self.atol, method="dopri5", options=options)
         return y[-1] * FLOW.scale(process, s).to(x_t.dtype)
 
 
 def _worst(error: Tensor) -> Tensor:
-    """The greatest root mean square of a picture: (B, ...) -> ()."""
+    """The largest root mean square of an image: (B, ...) -> ()."""
     return error.flatten(1).square().mean(1).sqrt().max()

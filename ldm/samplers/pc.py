@@ -20,12 +20,12 @@ PREDICTORS = ("reverse_diffusion", "euler_maruyama")
 @kind("pc")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PredictorCorrector(Sampler):
-    """A step of the reverse SDE, then Langevin steps at its end. 1 + corrections evaluations a step; the step to data takes x0.
+    """A step of the reverse SDE, then Langevin steps at its end. 1 + corrections evaluations per step; the step to data returns x0.
 
     Attributes:
-        predictor: `reverse_diffusion` = the forward step from s to t turned round (eq. 46); `euler_maruyama` = drift and diffusion at t.
-        corrections: Langevin steps (M); 0 = the predictor alone.
-        snr: of a Langevin step (r).
+        predictor: `reverse_diffusion` = the forward step from s to t, reversed (eq. 46); `euler_maruyama` = drift and diffusion at t.
+        corrections: Langevin steps (M); 0 = predictor only.
+        snr: signal-to-noise ratio of a Langevin step (r).
     """
 
     predictor: Literal["reverse_diffusion", "euler_maruyama"] = "reverse_diffusion"
@@ -40,14 +40,14 @@ class PredictorCorrector(Sampler):
 
     def check(self, process: NoiseProcess, grid: Tensor) -> None:
         if self.predictor == "euler_maruyama" and process.alpha(grid[0]) == 0:
-            raise UserError("pc's euler_maruyama cannot start where no signal is left, the drift is infinite: use reverse_diffusion")
+            raise UserError("pc's euler_maruyama cannot start at zero SNR, where the drift is infinite: use reverse_diffusion")
 
     def step(
         self, x_t: Tensor, t: Tensor, s: Tensor, now: Estimate, past: Past, process: NoiseProcess, noise: Noise, denoise: Denoise
     ) -> Tensor:
         if process.sigma(s) == 0:
             return process.blend(now, s)
-        if process.alpha(t) == 0:  # the forward step from s leaves nothing of x_s to turn round
+        if process.alpha(t) == 0:  # x_t does not depend on x_s, so the forward step cannot be reversed
             x = process.blend(now, s)
         else:
             x = self._predicted(x_t, t, s, _score(now, t, process), noise(), process)
@@ -59,15 +59,15 @@ class PredictorCorrector(Sampler):
         if self.predictor == "euler_maruyama":
             f, g2, dt = process.drift(t), process.diffusion(t), t - s
             return x_t - (f * x_t - g2 * score) * dt + (g2 * dt).sqrt() * z
-        # Forward, x_t = a x_s + sqrt(beta) z; so x_t - x_s is (a - 1) x_s + sqrt(beta) z, and on the way back x_s is taken for x_t.
+        # Forward, x_t = a x_s + sqrt(beta) z; so x_t - x_s is (a - 1) x_s + sqrt(beta) z, and the reverse step puts x_t for x_s in it.
         a, beta = process.alpha(t) / process.alpha(s), process.step_variance(s, t)
         return (2 - a) * x_t + beta * score + beta.sqrt() * z
 
     def _corrected(self, x: Tensor, s: Tensor, score: Tensor, z: Tensor, process: NoiseProcess) -> Tensor:
-        """Norms are each picture's own, not the batch's mean, so that a picture does not depend on its batch."""
-        before = (s - 1 / process.num_steps).clamp(min=0)
-        of_chain = (process.alpha(s) / process.alpha(before)) ** 2  # 1 - beta_i for a VP chain, 1 for VE
-        step = 2 * of_chain * (self.snr * _norm(z) / _norm(score)) ** 2
+        """Norms are per image, not the batch's mean, so that an image does not depend on its batch."""
+        previous = (s - 1 / process.num_steps).clamp(min=0)
+        one_minus_beta = (process.alpha(s) / process.alpha(previous)) ** 2  # 1 - beta_i for a VP chain, 1 for VE
+        step = 2 * one_minus_beta * (self.snr * _norm(z) / _norm(score)) ** 2
         return x + over(step, x) * score + over((2 * step).sqrt(), x) * z
 
 

@@ -1,4 +1,4 @@
-"""Pseudo numerical methods on manifolds (Liu et al. 2022): a linear multistep method on eps, each move by DDIM's formula.
+"""Pseudo numerical methods on manifolds (Liu et al. 2022): a linear multistep method on eps, each step by DDIM's formula.
 
 The warm-up is that of Stable Diffusion's PLMS (one pseudo improved Euler step, then orders 2 and 3), not the paper's Runge-Kutta: one extra
 evaluation in all instead of nine.
@@ -18,16 +18,17 @@ from ldm.samplers.frame import RATIO
 from ldm.samplers.sampler import Noise, Past, Sampler
 
 ADAMS_BASHFORTH = ((3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))  # the latest first
-STEEP = 10  # times that sigma / alpha may fall in a step
+STEEP = 10  # largest factor by which sigma / alpha may fall in a multistep step
 
 
 @kind("pndm")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PNDM(Sampler):
-    """Second order on grids that are even in t: the weights are those of even steps.
+    """Second order on grids that are evenly spaced in t: the weights are those of equal steps.
 
-    Plain DDIM in the step to data, and where sigma / alpha falls STEEP times or more from STEEP or more, as out of a start without signal
-    and in the first step of the cosine table (20,291 to 13, of 20 steps): x0 would be off by as many times what two eps differ by.
+    It takes a DDIM step to data, and wherever sigma / alpha is STEEP or more and falls by the factor STEEP or more: after a start at zero
+    SNR, and in the first step of the cosine table (20,291 to 13, with 20 steps). There the error of x0 would be the difference of two eps,
+    magnified by that factor.
     """
 
     memory: ClassVar[int] = 3
@@ -38,9 +39,9 @@ class PNDM(Sampler):
         if process.sigma(s) == 0 or RATIO.position(process, t) >= STEEP * RATIO.position(process, s).clamp(min=1):
             return process.blend(now, s)
         if past:
-            seen = [now.eps, *(estimate.eps for _, estimate in reversed(past))]
-            weights = ADAMS_BASHFORTH[len(seen) - 2]
-            eps = sum((w * e for w, e in zip(weights[1:], seen[1:], strict=True)), weights[0] * seen[0])
+            latest = [now.eps, *(estimate.eps for _, estimate in reversed(past))]
+            weights = ADAMS_BASHFORTH[len(latest) - 2]
+            eps = sum((w * e for w, e in zip(weights[1:], latest[1:], strict=True)), weights[0] * latest[0])
         else:
             eps = (now.eps + denoise(process.blend(now, s), s).eps) / 2
         return RATIO.move(x_t, t, s, eps, process)

@@ -208,7 +208,7 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "unknown flag": ("txt2img", [*TXT, "--sede", "1"], "unrecognized arguments: --sede 1; see txt2img.py --help"),
     "negative steps": ("txt2img", [*TXT, "--steps", "-1"], "steps must be at least 1, got -1"),
     "no steps": ("sample", ["--model", "plain", "--steps", "0"], "steps must be at least 1, got 0"),
-    "too many steps": ("sample", ["--model", "plain", "--steps", "101"], "take at most 100"),
+    "too many steps": ("sample", ["--model", "plain", "--steps", "101"], "use at most 100"),
     "steps of another kind": ("sample", ["--model", "plain", "--steps", "many"], "invalid int value: 'many'"),
     "no pictures": ("sample", ["--model", "plain", "--num-images", "0"], "number of images must be at least 1, got 0"),
     "negative guidance": ("txt2img", [*TXT, "--guidance", "-1"], "guidance must be a number from 0 up"),

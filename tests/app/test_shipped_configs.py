@@ -61,7 +61,7 @@ def test_improved_ddpm_samples_with_the_variance_that_it_learns():
     "config, override, said",
     [
         ("ldm/emoji.yaml", "sampling.threshold=clip", "sampling.threshold is for models on pixels.*set it to null"),
-        ("pixel/mnist-ddpm.yaml", "sampling.steps=301", "301 sampling steps asked.*take at most 300"),
+        ("pixel/mnist-ddpm.yaml", "sampling.steps=301", "301 sampling steps requested.*use at most 300"),
         ("pixel/mnist-ddpm.yaml", "process.zero_terminal_snr=true; sampling.sampler=heun frame=ratio", "`ratio` cannot start"),
         ("ldm/emoji.yaml", "sampling.guidance=-1", "guidance must be a number from 0 up"),
         ("pixel/mnist-ddpm.yaml", "sampling.sampler=ddpm variance=learned", "learns no variance: set ddpm's to small or large"),

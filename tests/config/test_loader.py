@@ -1,4 +1,4 @@
-"""What a config may say, and how it is told what it may not."""
+"""What a config may contain, and the messages for what it may not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import yaml
 
 from ldm.app.train_vae import TrainVAE
 from ldm.checkpoints.model import SamplingDefaults
-from ldm.config.loader import build, dump, load, to_words, to_yaml
+from ldm.config.loader import build, dump, load, to_short_form, to_yaml
 from ldm.core.errors import UserError
 from ldm.samplers.pc import PredictorCorrector
 from ldm.samplers.sampler import Sampler
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "vae" / "emoji-f4.yaml"
 
 
-def test_what_is_dumped_is_what_is_loaded(tmp_path: Path) -> None:
+def test_a_dumped_config_loads_as_the_same(tmp_path: Path) -> None:
     config = load(CONFIG, TrainVAE)
     again = tmp_path / "again.yaml"
     again.write_text(to_yaml(config))
@@ -34,7 +34,7 @@ def test_overrides_reach_nested_keys_and_interpolations(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("train.stepz=3", r"unknown config key 'train\.stepz'.*Did you mean 'train\.steps'"),
         ("first_stage.kind=kll", r"first_stage.*'kll'; allowed: identity, kl, vq\. Did you mean 'kl'"),
@@ -49,21 +49,21 @@ def test_overrides_reach_nested_keys_and_interpolations(tmp_path: Path) -> None:
         ("data.size=66", r"data\.size \(66\) must be a multiple"),
     ],
 )
-def test_a_mistake_is_named_with_what_is_allowed(override: str, told: str) -> None:
-    with pytest.raises(UserError, match=told) as caught:
+def test_a_mistake_is_named_with_what_is_allowed(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
         load(CONFIG, TrainVAE, [override])
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", Sampler.kinds())
-def test_a_kind_in_words_is_the_kind_in_yaml(kind: str) -> None:
+def test_a_kind_in_short_form_is_the_kind_in_yaml(kind: str) -> None:
     plain = build(kind, Sampler)
-    assert plain == build({"kind": kind}, Sampler) == build(dump(plain), Sampler) and to_words(plain) == kind
+    assert plain == build({"kind": kind}, Sampler) == build(dump(plain), Sampler) and to_short_form(plain) == kind
 
 
-def test_infinity_is_a_number_only_where_it_is_no_limit() -> None:
-    for said in ("heun s_tmax=inf", {"kind": "heun", "s_tmax": float("inf")}):
-        assert build(said, Sampler) == build("heun", Sampler)
+def test_infinity_is_allowed_only_where_it_means_no_limit() -> None:
+    for content in ("heun s_tmax=inf", {"kind": "heun", "s_tmax": float("inf")}):
+        assert build(content, Sampler) == build("heun", Sampler)
     defaults = SamplingDefaults(sampler=build("ddim", Sampler), guidance_interval=(0.3, float("inf")))
     assert build(yaml.safe_load(to_yaml(defaults)), SamplingDefaults) == defaults
     for wrong in ("heun s_tmax=nan", "heun s_tmax=-inf", "heun s_churn=inf"):
@@ -72,18 +72,19 @@ def test_infinity_is_a_number_only_where_it_is_no_limit() -> None:
 
 
 def test_settings_follow_the_kind() -> None:
-    said = "pc predictor=euler_maruyama corrections=0 snr=1e-1"
-    found = build(said, Sampler)
+    found = build("pc predictor=euler_maruyama corrections=0 snr=1e-1", Sampler)
     assert found == PredictorCorrector(predictor="euler_maruyama", corrections=0, snr=0.1)
-    assert build(to_words(found), Sampler) == found and to_words(found).startswith("pc predictor=euler_maruyama corrections=0 snr=0.1")
-    for wrong, told in {
-        "pc corrections": r"'sampler': 'pc corrections' must read KIND key=value.*'corrections' is no key=value",
+    assert build(to_short_form(found), Sampler) == found and to_short_form(found).startswith(
+        "pc predictor=euler_maruyama corrections=0 snr=0.1"
+    )
+    for wrong, message in {
+        "pc corrections": r"'sampler': 'pc corrections' must read KIND key=value.*'corrections' is not key=value",
         "pc correction=1": r"unknown config key 'sampler\.correction'.*Did you mean 'sampler\.corrections'",
         "pc corrections=[": r"the value of 'corrections=\[' cannot be read",
         "pc corrections=few": r"'sampler\.corrections': must be a whole number, got 'few'",
         "": r"unknown kind at config key 'sampler'",
     }.items():
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             build(wrong, Sampler, "sampler")
 
 

@@ -1,4 +1,4 @@
-"""Nothing half-written."""
+"""Files and folders are never half-written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The variational bound: its terms written out, the learned variance that it teaches, and data whose entropy is known."""
+"""The variational bound: its terms written out, the learned variance that it trains, and data whose entropy is known."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_terms_are_ho_et_als() -> None:
     assert got[2].item() == pytest.approx(-(high - low).log2().mean().item(), rel=1e-6)
 
 
-def test_a_certain_answer_costs_nothing_but_the_last_step() -> None:
+def test_a_perfect_estimate_costs_only_the_last_step() -> None:
     x0, t = levels(2, 1, 4, 4), torch.tensor([0.5, 1.0], dtype=F64)
     assert_close(bound.term(Estimate(x0, x0), x0, t - 0.05, t, CHAIN, 256), torch.zeros(2, dtype=F64))
 
@@ -89,7 +89,7 @@ def test_level_probabilities_sum_to_one(mean: float, std: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_levels_far_from_the_mean_keep_value_and_slope(dtype: torch.dtype) -> None:
-    """60 standard deviations away the probability is below any float64; its logarithm is (bin edge's own tail) and pulls the mean there."""
+    """60 standard deviations away the probability is below any float64; its logarithm (the bin edge's tail) and its gradient are not."""
     mean = torch.tensor([0.0], dtype=dtype, requires_grad=True)
     x = torch.tensor([0.6], dtype=dtype)
     got = bound.log_likelihood(x, mean, torch.tensor([math.log(0.01)], dtype=dtype), 256)
@@ -140,7 +140,7 @@ def test_bound_is_tight_where_the_chain_can_be_exact(process: NoiseProcess) -> N
 
 
 def test_the_bound_of_a_mixture_nears_its_entropy_as_steps_grow() -> None:
-    """Two narrow parts, a fixed variance: the bound is above the entropy, by less with every step more."""
+    """Two narrow components, a fixed variance: the bound is above the entropy, by less with more steps."""
     process = VPSDE()
     means, std = torch.tensor([-0.5, 0.3], dtype=F64), 0.2
     law = MixtureSameFamily(Categorical(torch.ones(2, dtype=F64)), Normal(means, torch.full((2,), std, dtype=F64)))
@@ -149,8 +149,8 @@ def test_the_bound_of_a_mixture_nears_its_entropy_as_steps_grow() -> None:
         alpha, sigma = process.scales(t, x_t)
         total = ((alpha * std) ** 2 + sigma**2)[..., None]
         off = x_t[..., None] - alpha[..., None] * means
-        share = (-off.square() / (2 * total)).softmax(-1)
-        x0 = (share * (means + alpha[..., None] * std**2 / total * off)).sum(-1)
+        weights = (-off.square() / (2 * total)).softmax(-1)
+        x0 = (weights * (means + alpha[..., None] * std**2 / total * off)).sum(-1)
         return Estimate(x0=x0, eps=(x_t - alpha * x0) / sigma)
 
     random = torch.Generator().manual_seed(3)
@@ -158,7 +158,7 @@ def test_the_bound_of_a_mixture_nears_its_entropy_as_steps_grow() -> None:
     entropy = -law.log_prob(x0).mean(1) / math.log(2)
 
     def excess(steps: int) -> tuple[float, float]:
-        """And its standard error."""
+        """The bound minus the entropy, and its standard error."""
         times = bound_times(process, steps)
         got = variational_bound(denoise, x0, times, process, lambda i: draw(100, 400, seed=i), None, fixed_logits=1.0)
         off = got.total - entropy
@@ -169,8 +169,8 @@ def test_the_bound_of_a_mixture_nears_its_entropy_as_steps_grow() -> None:
 
 
 def test_fixed_variances_cost_more_than_the_exact_one() -> None:
-    """Neither end of the variance_logits is the true posterior's variance; each is right for its own data (Ho et al. 2020, sec. 3.2)."""
-    x0 = draw(50, 300)  # N(0, 1): the large one is right
+    """Neither end of the variance_logits is the true posterior's variance; each is exact for its own data (Ho et al. 2020, sec. 3.2)."""
+    x0 = draw(50, 300)  # N(0, 1): the large variance is exact
 
     def denoise(x_t: Tensor, t: Tensor) -> Estimate:
         alpha, sigma = CHAIN.scales(t, x_t)
@@ -201,8 +201,8 @@ class Step(UniformSteps):
 
 
 def network_of(weights: Tensor) -> Callable[[Tensor, Tensor, Condition], Tensor]:
-    """Twice the channels: a mean and a variance_logits, both of the weights."""
-    return lambda x, clock, c: torch.cat([weights[0] * x.tanh(), weights[1] * (over(clock, x) / 20 - x)], dim=1)
+    """Outputs twice the channels, a mean and variance logits, both depending on the weights."""
+    return lambda x, network_time, c: torch.cat([weights[0] * x.tanh(), weights[1] * (over(network_time, x) / 20 - x)], dim=1)
 
 
 STREAMS = Streams.of(0, "train", 3, samples=range(4))
@@ -222,7 +222,7 @@ def test_the_vlb_objective_is_the_bound_by_one_term() -> None:
 
 @pytest.mark.parametrize("step", [1, 11])
 @pytest.mark.parametrize("loss", ["l2", "l1"])
-def test_the_bound_teaches_the_variance_alone_in_the_hybrid(loss: str, step: int) -> None:
+def test_in_the_hybrid_loss_the_bound_trains_only_the_variance(loss: str, step: int) -> None:
     """Nichol & Dhariwal 2021, sec. 3.1: the mean's gradient is L_simple's, the variance's is lambda L_vlb's."""
     x0 = levels(4, 2, 4, 4).float()
 
@@ -230,7 +230,7 @@ def test_the_bound_teaches_the_variance_alone_in_the_hybrid(loss: str, step: int
         weights = torch.tensor([0.5, 0.3], requires_grad=True)
         network = network_of(weights)
         if not parts.get("learned_variance"):
-            loss = Objective(**parts)(lambda x, clock, c: network(x, clock, c)[:, :2], x0, Condition(), STREAMS)
+            loss = Objective(**parts)(lambda x, network_time, c: network(x, network_time, c)[:, :2], x0, Condition(), STREAMS)
         else:
             loss = Objective(**parts)(network, x0, Condition(), STREAMS)
         loss.sum().backward()
@@ -243,14 +243,14 @@ def test_the_bound_teaches_the_variance_alone_in_the_hybrid(loss: str, step: int
     assert_close(hybrid, plain + 0.01 * vlb)
     assert_close(both[0], simple[0])
     assert_close(both[1], 0.01 * whole[1])
-    assert whole[0].abs() > 1e-3 and whole[1].abs() > 1e-3  # the plain bound teaches both
+    assert whole[0].abs() > 1e-3 and whole[1].abs() > 1e-3  # the plain bound trains both
 
 
 def test_the_bound_can_be_trained_with_a_fixed_variance_and_any_process() -> None:
     x0 = levels(4, 2, 4, 4).float()
     for process in (CHAIN, EDM(num_steps=20)):
         objective = Objective(process=process, prediction=EpsPrediction(), loss="vlb", levels=256, density=Step(step=7))
-        got = objective(lambda x, clock, c: torch.zeros_like(x), x0, Condition(), STREAMS)
+        got = objective(lambda x, network_time, c: torch.zeros_like(x), x0, Condition(), STREAMS)
         s, t = (torch.tensor(k / 20, dtype=F64) for k in (6, 7))
         x0_error = process.sigma(t) / process.alpha(t) * STREAMS.normal("noise", x0.shape[1:]).double()  # eps read as 0
         # Ho et al. 2020, eq. 8, with sigma_t^2 = beta tilde

@@ -1,4 +1,4 @@
-"""Steps drawn by what they cost: no bias, the same on any number of processes, the same after a resume."""
+"""Steps drawn in proportion to their losses: unbiased, the same on any number of processes, the same after a resume."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def streams(count: int, step: int = 0) -> Streams:
     return Streams.of("train", step, samples=range(count))
 
 
-def taught(*losses: list[float], even_share: float = 0.001) -> LossMemory:
-    """A memory told the losses of steps 1 to 4, one list after the other."""
+def memory_of(*losses: list[float], even_share: float = 0.001) -> LossMemory:
+    """A memory that has recorded the losses of steps 1 to 4, one list after the other."""
     density = ImportanceSteps(history=len(losses[-2:]), even_share=even_share)
     memory = density.begin(PROCESS)
     assert isinstance(memory, LossMemory)
@@ -38,72 +38,72 @@ def taught(*losses: list[float], even_share: float = 0.001) -> LossMemory:
 
 
 def test_probability_follows_the_second_moment_of_the_latest_losses() -> None:
-    """Nichol & Dhariwal 2021, eq. 18: sqrt(E[L^2]) over the history (here 2), with a share left even."""
-    memory = taught([9, 9, 9, 9], [3, 1, 0, 2], [4, 1, 0, 2], even_share=0.2)
+    """Nichol & Dhariwal 2021, eq. 18: sqrt(E[L^2]) over the history (here 2), mixed with a uniform share."""
+    memory = memory_of([9, 9, 9, 9], [3, 1, 0, 2], [4, 1, 0, 2], even_share=0.2)
     size = torch.tensor([12.5**0.5, 1, 0, 2], dtype=F64)
     assert_close(memory.probabilities(), 0.2 / 4 + 0.8 * size / size.sum())
 
 
-def test_all_steps_alike_until_all_are_known() -> None:
-    memory = taught([9, 1, 1, 1], [9, 1, 1, 1])
+def test_uniform_until_all_steps_have_losses() -> None:
+    memory = memory_of([9, 1, 1, 1], [9, 1, 1, 1])
     assert memory.probabilities().max() > 0.6
     memory.seen[2] = 1
     assert memory.probabilities().tolist() == [0.25] * 4
     assert torch.equal(memory.draw(streams(100), PROCESS), UniformSteps().draw(streams(100), PROCESS))
 
 
-def test_steps_are_drawn_as_often_as_said_and_weighed_back() -> None:
-    memory = taught([8, 4, 2, 2], even_share=0.01)
+def test_steps_are_drawn_with_their_probabilities_and_weighted_back() -> None:
+    memory = memory_of([8, 4, 2, 2], even_share=0.01)
     t = memory.draw(streams(4000), PROCESS)
     counts = torch.bincount((t * 4).long(), minlength=5)[1:] / 4000
     assert_close(counts.double(), memory.probabilities(), rtol=0, atol=4 * 0.008)
     assert_close((memory.probabilities() * memory.weight(STEPS) * STEPS).sum(), STEPS.mean())  # no bias, whatever the loss
 
 
-def test_processes_learn_what_one_would() -> None:
-    """Each of two tells its share; the sum that torch.distributed would make is made by hand."""
+def test_several_processes_record_what_one_would() -> None:
+    """Each of two records its share; the sum of torch.distributed is computed by hand."""
     losses = torch.rand(7, generator=torch.Generator().manual_seed(0))
-    alone = taught([8, 4, 2, 2])
+    alone = memory_of([8, 4, 2, 2])
     alone.learn(losses, streams(7), PROCESS, 7, lambda tensors: None)
 
-    said: list[Tensor] = []
+    sent: list[Tensor] = []
     for start, stop in ((0, 4), (4, 7)):
-        taught([8, 4, 2, 2]).learn(
-            losses[start:stop], streams(7).part(start, stop), PROCESS, 7, lambda tensors: said.append(tensors[0].clone())
+        memory_of([8, 4, 2, 2]).learn(
+            losses[start:stop], streams(7).part(start, stop), PROCESS, 7, lambda tensors: sent.append(tensors[0].clone())
         )
     for _ in range(2):
-        one = taught([8, 4, 2, 2])
-        one.learn(losses[:4], streams(7).part(0, 4), PROCESS, 7, lambda tensors: tensors[0].copy_(said[0] + said[1]))
+        one = memory_of([8, 4, 2, 2])
+        one.learn(losses[:4], streams(7).part(0, 4), PROCESS, 7, lambda tensors: tensors[0].copy_(sent[0] + sent[1]))
         assert_close(one.losses, alone.losses, rtol=1e-6, atol=0)
         assert torch.equal(one.seen, alone.seen)
 
 
-def test_learning_takes_the_weight_out() -> None:
-    memory = taught([8, 4, 2, 2], even_share=0.5)
+def test_recorded_losses_are_unweighted() -> None:
+    memory = memory_of([8, 4, 2, 2], even_share=0.5)
     t = memory.draw(streams(50), PROCESS)
     cost = t + 1
     memory.learn((cost * memory.weight(t)).float(), streams(50), PROCESS, 50, lambda tensors: None)
     assert_close(memory.losses[:, 0], STEPS + 1, rtol=1e-6, atol=0)
 
 
-def test_the_loss_is_weighed_back() -> None:
-    """Steps that are drawn more often count for less: each sample's loss is that at its step, by the memory's weight."""
-    memory, x0 = taught([8, 4, 2, 2], even_share=0.5), torch.randn(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+def test_the_loss_is_weighted_back() -> None:
+    """Steps that are drawn more often count less: each sample's loss is the loss at its step times the memory's weight."""
+    memory, x0 = memory_of([8, 4, 2, 2], even_share=0.5), torch.randn(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     parts = {"process": PROCESS, "prediction": EpsPrediction(), "weighting": Constant(), "network_input": TableIndex()}
     t = memory.draw(streams(40), PROCESS)
-    drawn = Objective(density=memory, **parts)(lambda x, clock, condition: 0.3 * x, x0, Condition(), streams(40))
+    drawn = Objective(density=memory, **parts)(lambda x, network_time, condition: 0.3 * x, x0, Condition(), streams(40))
 
     class Same(UniformSteps):
         def draw(self, streams: Streams, process: DiscreteVP) -> Tensor:
             return t
 
-    plain = Objective(density=Same(), **parts)(lambda x, clock, condition: 0.3 * x, x0, Condition(), streams(40))
+    plain = Objective(density=Same(), **parts)(lambda x, network_time, condition: 0.3 * x, x0, Condition(), streams(40))
     assert memory.weight(t).unique().numel() == 3
     assert_close(drawn, plain * memory.weight(t).float())
 
 
 def test_a_resumed_memory_draws_the_same() -> None:
-    before, after = taught([8, 4, 2, 2]), taught([1, 1, 1, 1])
+    before, after = memory_of([8, 4, 2, 2]), memory_of([1, 1, 1, 1])
     assert not torch.equal(before.draw(streams(99), PROCESS), after.draw(streams(99), PROCESS))
     after.load_state_dict(before.state_dict())
     assert torch.equal(before.draw(streams(99), PROCESS), after.draw(streams(99), PROCESS))

@@ -26,22 +26,22 @@ every_process = pytest.mark.parametrize("process", [kind() for kind in NoiseProc
 
 
 def marginal(process: NoiseProcess, t: float, means: Tensor, stds: Tensor) -> MixtureSameFamily:
-    """The law of each number of x_t, for data that are an even mixture."""
+    """The distribution of each number of x_t, for data from a mixture with equal weights."""
     alpha, sigma = (scale(torch.tensor(t, dtype=F64)) for scale in (process.alpha, process.sigma))
-    parts = Normal(alpha * means, ((alpha * stds) ** 2 + sigma**2).sqrt())
-    return MixtureSameFamily(Categorical(torch.ones_like(means)), parts)
+    components = Normal(alpha * means, ((alpha * stds) ** 2 + sigma**2).sqrt())
+    return MixtureSameFamily(Categorical(torch.ones_like(means)), components)
 
 
 def exact(process: NoiseProcess, means: Tensor, stds: Tensor) -> Denoise:
-    """What a perfect network says of such data: x0 by Tweedie's formula on each part."""
+    """The exact denoiser of such data: x0 by Tweedie's formula for each component."""
 
     def denoise(x_t: Tensor, t: Tensor) -> Estimate:
         alpha, sigma = process.scales(t, x_t)
         x, alpha, sigma = x_t[..., None], alpha[..., None], sigma[..., None]
         variance = (alpha * stds) ** 2 + sigma**2
-        share = (-(x - alpha * means).square() / (2 * variance) - variance.log() / 2).softmax(-1)
-        x0 = (share * (means + alpha * stds**2 / variance * (x - alpha * means))).sum(-1)
-        eps = (share * sigma * (x - alpha * means) / variance).sum(-1)
+        weights = (-(x - alpha * means).square() / (2 * variance) - variance.log() / 2).softmax(-1)
+        x0 = (weights * (means + alpha * stds**2 / variance * (x - alpha * means))).sum(-1)
+        eps = (weights * sigma * (x - alpha * means) / variance).sum(-1)
         return Estimate(x0=x0, eps=eps)
 
     return denoise
@@ -72,14 +72,14 @@ def test_gaussian_data(process: NoiseProcess) -> None:
 
 @pytest.mark.parametrize("process", [RectifiedFlow(), VPSDE(beta_max=40.0)], ids=lambda p: p.kind)
 def test_mixture_data(process: NoiseProcess) -> None:
-    """Their density, at the first time; both processes end in the prior, the VP-SDE because it was made longer."""
+    """Their density at the first time; both processes end in the prior, the VP-SDE because of its larger beta_max."""
     x = torch.linspace(-0.9, 0.9, 40, dtype=F64).reshape(4, 10)
     got = flow_density(exact(process, *MIXTURE), x, process, signs(4, 10), first=0.02, tolerance=1e-6)
     assert_close(got.bits, -marginal(process, 0.02, *MIXTURE).log_prob(x).mean(1) / math.log(2), rtol=0, atol=2e-4)
 
 
 def test_both_numbers_of_one_mixture_agree() -> None:
-    """On the same pixels: flow and bound cost what the mixture's levels do, 7 bits; the bound to the chance of its noise."""
+    """On the same pixels: flow and bound give the bits of the mixture's levels, about 7; the bound up to the chance of its noise."""
     process, streams, shape = RectifiedFlow(), Streams.of(0, samples=range(4)), (4, 1, 48, 48)
     means, stds = torch.tensor([-0.5, 0.3], dtype=F64), torch.tensor([0.1, 0.15], dtype=F64)
     which = torch.randint(2, shape, generator=torch.Generator().manual_seed(0))
@@ -93,7 +93,7 @@ def test_both_numbers_of_one_mixture_agree() -> None:
 
 
 def coupled(process: NoiseProcess) -> tuple[Denoise, Callable[[Tensor], Tensor]]:
-    """Gaussian data of two numbers that depend on each other, and their log-density a number: a Jacobian that is not diagonal."""
+    """Gaussian data of two dependent numbers, and their log-density per number: a Jacobian that is not diagonal."""
     root = torch.tensor([[0.5, 0.0], [0.4, 0.3]], dtype=F64)
     covariance = root @ root.T
 
@@ -112,7 +112,7 @@ def coupled(process: NoiseProcess) -> tuple[Denoise, Callable[[Tensor], Tensor]]
 
 @pytest.mark.parametrize("kind", ["rademacher", "gaussian"])
 def test_probes_are_unbiased(kind: str) -> None:
-    """Where one probe errs, many agree with the density: 4 errors of 1000 rows of one point."""
+    """The mean over 1000 probes at one point is within 4 standard errors of the density."""
     denoise, log_density = coupled(RectifiedFlow())
     x = torch.tensor([[0.5, -0.2]], dtype=F64).expand(1000, 2)
     probe = signs(1000, 2) if kind == "rademacher" else draw(1000, 2)
@@ -122,15 +122,15 @@ def test_probes_are_unbiased(kind: str) -> None:
     assert abs(mean + log_density(x)[0].item() / math.log(2)) < 4 * error
 
 
-def test_pixels_cost_their_level() -> None:
-    """Broad data on 256 levels: bits are those of a level's probability, the density times the bin 2 / 255."""
+def test_bits_of_pixels_are_those_of_their_levels() -> None:
+    """Broad data on 256 levels: bits are those of a level's probability, the density times the bin width 2 / 255."""
     streams = Streams.of(0, samples=range(3))
     x0 = ((0.2 * draw(3, 1, 16, 16).abs() + 1) * 127.5).round() / 127.5 - 1  # on one side, where the density falls
     means, stds = torch.zeros(1, dtype=F64), torch.full((1,), 0.2, dtype=F64)
     got = pixel_flow_density(exact(VPSDE(), means, stds), x0, VPSDE(), streams, first=1e-4, tolerance=1e-6)
     half = 1 / 255
     p = Normal(0.0, 0.2).cdf(x0 + half) - Normal(0.0, 0.2).cdf(x0 - half)
-    assert_close(got.bits, -p.log2().flatten(1).mean(1), rtol=0, atol=4e-3)  # places in the bins: 0.01 bits each, 256 of them
+    assert_close(got.bits, -p.log2().flatten(1).mean(1), rtol=0, atol=4e-3)  # random values within the bins: 0.01 bits each, 256 of them
     alone = pixel_flow_density(exact(VPSDE(), means, stds), x0[1:2], VPSDE(), streams.part(1, 2), first=1e-4, tolerance=1e-6)
     assert_close(alone.bits, got.bits[1:2], rtol=0, atol=1e-5)
 
@@ -148,20 +148,20 @@ def test_the_first_time_is_the_published_one_and_below_a_tables_first_step() -> 
 
 
 def test_sharp_pixels_need_less_noise_than_a_tables_first_step_has() -> None:
-    """Pixels that are almost certain: by default they cost what the places in their bins cost; from step 1 on, 1.5 bits more."""
+    """Pixels that are almost certain: by default only their values within the bins cost bits; from step 1 on, 1.5 bits more."""
     process, means, stds = DDPM, torch.zeros(1, dtype=F64), torch.full((1,), 1 / 255 / 3**0.5, dtype=F64)
     streams = Streams.of(0, samples=range(3))
     bits = [
         pixel_flow_density(exact(process, means, stds), torch.zeros(3, 1, 8, 8, dtype=F64), process, streams, first=first).bits.mean()
         for first in (None, 1 / 1000)
     ]
-    gaussian = Normal(0.0, stds.item()).entropy().item() / math.log(2) - math.log2(2 / 255)  # of bins taken for a Gaussian of their std
+    gaussian = Normal(0.0, stds.item()).entropy().item() / math.log(2) - math.log2(2 / 255)  # of a Gaussian with the bins' std
     assert bits[0] == pytest.approx(gaussian, abs=0.15) and bits[1] > bits[0] + 1.4
 
 
 @every_process
 def test_the_bounds_chain(process: NoiseProcess) -> None:
-    """From t = 1 to little noise, ever less of it, then to the data; as many steps as the process has, or as asked."""
+    """From t = 1 to little noise, falling, then to the data; as many steps as the process has, or as requested."""
     times = bound_times(process)
     assert len(times) == 1001 and times[0] == 1 and times[-1] == 0 and (times.diff() < 0).all()
     few = bound_times(process, 20)

@@ -1,4 +1,4 @@
-"""Processes: published tables, the chain's own identities, the inverse clock."""
+"""Processes: published tables, the chain's own identities, the inverse of log-SNR."""
 
 from __future__ import annotations
 
@@ -136,14 +136,14 @@ def test_adjacent_posterior_is_ho_et_als(process: NoiseProcess) -> None:
 
 @every_process
 def test_posterior_joins_the_marginals(process: NoiseProcess) -> None:
-    """Drawing x_t from x0, then x_s from both, is drawing x_s from x0: for any two times."""
+    """Drawing x_t given x0, then x_s given both, is the same as drawing x_s given x0, for any two times."""
     s, t = torch.tensor(0.31, dtype=F64), torch.tensor(0.87, dtype=F64)
     x0 = torch.ones((), dtype=F64)
     zero = torch.zeros_like(x0)
     mean = process.posterior_mean(x0, process.blend(Estimate(x0, zero), t), s, t)
-    spread = process.posterior_mean(zero, process.blend(Estimate(zero, x0), t), s, t)  # what 1 of eps in x_t makes
+    eps_gain = process.posterior_mean(zero, process.blend(Estimate(zero, x0), t), s, t)  # x_s per unit of eps in x_t
     assert_close(mean, process.alpha(s))
-    assert_close(spread**2 + process.posterior_variance(s, t), process.sigma(s) ** 2)
+    assert_close(eps_gain**2 + process.posterior_variance(s, t), process.sigma(s) ** 2)
 
 
 @every_process
@@ -156,7 +156,7 @@ def test_blend_takes_one_time_a_sample(process: NoiseProcess) -> None:
 
 
 @every_process
-def test_noise_share_runs_from_0_and_gives_back_the_ratio(process: NoiseProcess) -> None:
+def test_noise_share_starts_at_0_and_gives_the_noise_ratio(process: NoiseProcess) -> None:
     t = torch.tensor([0.0, 0.4, 0.8], dtype=F64)
     share = process.noise_share(t)
     assert share[0] == 0
@@ -170,7 +170,7 @@ def test_a_long_chain_keeps_its_digits() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong, said",
+    "wrong, message",
     [
         ({"spacing": "quadratic"}, "sqrt_linear"),
         ({"num_steps": 1}, "num_steps"),
@@ -178,6 +178,6 @@ def test_a_long_chain_keeps_its_digits() -> None:
         ({"beta_first": 0.0}, "beta_first"),
     ],
 )
-def test_mistakes_are_named(wrong: dict[str, object], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_mistakes_are_named(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         DiscreteVP(**wrong)

@@ -1,4 +1,4 @@
-"""The loss: what it draws, what it weighs, what it shows the network."""
+"""The loss: its random draws, its weights, and the network's input."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ every_prediction = pytest.mark.parametrize("prediction", [kind() for kind in Pre
 every_weighting = pytest.mark.parametrize("weighting", [kind() for kind in Weighting.kinds().values()], ids=lambda w: w.kind)
 every_density = pytest.mark.parametrize("density", [kind() for kind in TimeDensity.kinds().values()], ids=lambda d: d.kind)
 every_process = pytest.mark.parametrize("process", [kind() for kind in NoiseProcess.kinds().values()], ids=lambda p: p.kind)
-NOTHING = Condition()
+UNCOND = Condition()
 ZERO_END = DiscreteVP(zero_terminal_snr=True)
 
 
@@ -53,7 +53,7 @@ class Always(TimeDensity):
         return torch.full((len(streams),), self.t, dtype=F64)
 
 
-def pictures(count: int) -> Tensor:
+def images(count: int) -> Tensor:
     return torch.randn(count, 2, 4, 4, generator=torch.Generator().manual_seed(3))
 
 
@@ -61,12 +61,12 @@ def streams(count: int) -> Streams:
     return Streams.of(0, "train", 17, samples=range(count))
 
 
-def silent(x_t: Tensor, network_time: Tensor, condition: Condition) -> Tensor:
+def zero_network(x_t: Tensor, network_time: Tensor, condition: Condition) -> Tensor:
     return torch.zeros_like(x_t)
 
 
 def perfect(process: NoiseProcess, prediction: Prediction, network_input: NetworkInput, x0: Tensor):
-    """A network that knows x0, and finds time and noise in what it is fed."""
+    """A network that is given x0 and recovers t and eps from its input."""
 
     def network(x: Tensor, network_time: Tensor, condition: Condition) -> Tensor:
         network_time = network_time.double()
@@ -86,16 +86,16 @@ def perfect(process: NoiseProcess, prediction: Prediction, network_input: Networ
 
 def no_loss(objective: Objective, x0: Tensor) -> None:
     network = perfect(objective.process, objective.prediction, objective.network_input, x0)
-    assert objective(network, x0, NOTHING, streams(8)).max() < (2e-8 if objective.loss == "l2" else 2e-4)
-    assert objective(silent, x0, NOTHING, streams(8)).min() > 1e-3
+    assert objective(network, x0, UNCOND, streams(8)).max() < (2e-8 if objective.loss == "l2" else 2e-4)
+    assert objective(zero_network, x0, UNCOND, streams(8)).min() > 1e-3
 
 
 @pytest.mark.parametrize("loss", ["l2", "l1"])
 @every_weighting
 @every_prediction
-def test_who_knows_the_point_has_no_loss(prediction: Prediction, weighting: Weighting, loss: str) -> None:
-    """Data at one point: eps can be read off x_t, so a perfect network's loss is 0; a silent one's is not."""
-    x0 = pictures(1).expand(8, -1, -1, -1)
+def test_a_perfect_network_has_no_loss(prediction: Prediction, weighting: Weighting, loss: str) -> None:
+    """Data at one point: eps follows from x_t, so a perfect network's loss is 0; that of a network of zeros is not."""
+    x0 = images(1).expand(8, -1, -1, -1)
     no_loss(Objective(process=DiscreteVP(), prediction=prediction, weighting=weighting, loss=loss), x0)
 
 
@@ -104,42 +104,42 @@ FED = [
     for process in (kind() for kind in NoiseProcess.kinds().values())
     for network_input in (kind() for kind in NetworkInput.kinds().values())
     for density in (kind() for kind in TimeDensity.kinds().values())
-    if (process.kind, network_input.kind) != ("rectified_flow", "edm")  # refused: no network_time
-    and (density.on_chain or network_input.kind != "table_index")  # its network_time stands still below the first step
+    if (process.kind, network_input.kind) != ("rectified_flow", "edm")  # refused: no finite network_time
+    and (density.on_chain or network_input.kind != "table_index")  # its network_time is constant below the first step
 ]
 
 
 @pytest.mark.parametrize("process, network_input, density", FED)
-def test_whenever_and_however_fed(process: NoiseProcess, network_input: NetworkInput, density: TimeDensity) -> None:
-    x0 = pictures(1).expand(8, -1, -1, -1)
+def test_a_perfect_network_has_no_loss_for_any_input(process: NoiseProcess, network_input: NetworkInput, density: TimeDensity) -> None:
+    x0 = images(1).expand(8, -1, -1, -1)
     objective = Objective(process=process, prediction=VelocityPrediction(), density=density, network_input=network_input)
     network = perfect(process, objective.prediction, network_input, x0)
     t = density.draw(streams(8), process)
-    lost = 1e-7 / process.noise_share(t).clamp(max=0.1)  # of eps, in float32's x_t
-    assert (objective(network, x0, NOTHING, streams(8)).sqrt() < 1e-4 + 4 * lost).all()
-    assert objective(silent, x0, NOTHING, streams(8)).min() > 0.5
+    rounding = 1e-7 / process.noise_share(t).clamp(max=0.1)  # of eps, in float32's x_t
+    assert (objective(network, x0, UNCOND, streams(8)).sqrt() < 1e-4 + 4 * rounding).all()
+    assert objective(zero_network, x0, UNCOND, streams(8)).min() > 0.5
 
 
-def test_plain_loss_of_a_silent_network_is_the_targets_size() -> None:
+def test_plain_loss_of_a_zero_network_is_the_targets_mean_square() -> None:
     """L_simple (Ho et al. 2020, eq. 14) is the mean of eps^2 for an output of 0: the noise is the stream's, unscaled."""
-    x0, eps = pictures(5), streams(5).normal("noise", (2, 4, 4))
+    x0, eps = images(5), streams(5).normal("noise", (2, 4, 4))
     plain = Objective(process=DiscreteVP(), prediction=EpsPrediction())
-    assert_close(plain(silent, x0, NOTHING, streams(5)), eps.square().flatten(1).mean(1))
+    assert_close(plain(zero_network, x0, UNCOND, streams(5)), eps.square().flatten(1).mean(1))
     absolute = Objective(process=DiscreteVP(), prediction=EpsPrediction(), loss="l1")
-    assert_close(absolute(silent, x0, NOTHING, streams(5)), eps.abs().flatten(1).mean(1))
+    assert_close(absolute(zero_network, x0, UNCOND, streams(5)), eps.abs().flatten(1).mean(1))
     clean = Objective(process=DiscreteVP(), prediction=X0Prediction())
-    assert_close(clean(silent, x0, NOTHING, streams(5)), x0.square().flatten(1).mean(1))
+    assert_close(clean(zero_network, x0, UNCOND, streams(5)), x0.square().flatten(1).mean(1))
 
 
-def test_network_sees_the_blend_at_the_tables_index() -> None:
-    """x_t = sqrt(alpha_bar[k]) x0 + sqrt(1 - alpha_bar[k]) eps with k the whole number on the network's network_time, 0 to N - 1."""
-    process, x0, seen = DiscreteVP(), pictures(40), []
+def test_network_gets_x_t_and_the_tables_index() -> None:
+    """x_t = sqrt(alpha_bar[k]) x0 + sqrt(1 - alpha_bar[k]) eps with k = network_time, a whole number from 0 to N - 1."""
+    process, x0, seen = DiscreteVP(), images(40), []
 
     def watch(x_t: Tensor, network_time: Tensor, condition: Condition) -> Tensor:
         seen.append((x_t, network_time))
         return torch.zeros_like(x_t)
 
-    Objective(process=process, prediction=VPrediction())(watch, x0, NOTHING, streams(40))
+    Objective(process=process, prediction=VPrediction())(watch, x0, UNCOND, streams(40))
     (x_t, network_time), eps = seen[0], streams(40).normal("noise", (2, 4, 4))
     assert x_t.dtype == network_time.dtype == torch.float32
     assert torch.equal(network_time, network_time.round())
@@ -148,7 +148,7 @@ def test_network_sees_the_blend_at_the_tables_index() -> None:
     assert_close(x_t, (bar.sqrt() * x0 + (1 - bar).sqrt() * eps).float())
 
 
-def test_every_step_is_drawn_alike() -> None:
+def test_every_step_is_drawn_equally_often() -> None:
     t = UniformSteps().draw(streams(4000), DiscreteVP(num_steps=4))
     counts = torch.bincount((t * 4).long(), minlength=5)
     assert counts[0] == 0 and counts.sum() == 4000
@@ -156,22 +156,22 @@ def test_every_step_is_drawn_alike() -> None:
 
 
 def test_a_sample_has_the_same_loss_alone_and_in_a_batch() -> None:
-    x0 = pictures(6)
+    x0 = images(6)
     objective = Objective(process=DiscreteVP(), prediction=VPrediction(), weighting=MinSNR())
-    together = objective(lambda x, network_time, c: x.tanh(), x0, NOTHING, streams(6))
-    alone = [objective(lambda x, network_time, c: x.tanh(), x0[i : i + 1], NOTHING, streams(6).part(i, i + 1)) for i in range(6)]
+    together = objective(lambda x, network_time, c: x.tanh(), x0, UNCOND, streams(6))
+    alone = [objective(lambda x, network_time, c: x.tanh(), x0[i : i + 1], UNCOND, streams(6).part(i, i + 1)) for i in range(6)]
     assert_close(together, torch.cat(alone))
     assert together.unique().numel() == 6
 
 
 def test_output_in_half_precision_is_compared_in_full() -> None:
-    x0 = pictures(3).bfloat16()
+    x0 = images(3).bfloat16()
     objective = Objective(process=DiscreteVP(), prediction=X0Prediction())
-    got = objective(lambda x, network_time, c: (x > 0).bfloat16(), x0, NOTHING, streams(3))
+    got = objective(lambda x, network_time, c: (x > 0).bfloat16(), x0, UNCOND, streams(3))
     assert got.dtype == torch.float32
-    assert_close(got, objective(lambda x, network_time, c: (x > 0).float(), x0.float(), NOTHING, streams(3)))
-    got = objective(lambda x, network_time, c: x.tanh(), x0, NOTHING, streams(3))
-    assert_close(got, objective(lambda x, network_time, c: x.tanh(), x0.float(), NOTHING, streams(3)))
+    assert_close(got, objective(lambda x, network_time, c: (x > 0).float(), x0.float(), UNCOND, streams(3)))
+    got = objective(lambda x, network_time, c: x.tanh(), x0, UNCOND, streams(3))
+    assert_close(got, objective(lambda x, network_time, c: x.tanh(), x0.float(), UNCOND, streams(3)))
 
 
 def weight(weighting: Weighting, prediction: Prediction, process: NoiseProcess) -> tuple[Tensor, Tensor]:
@@ -200,14 +200,14 @@ def test_min_snr_as_published() -> None:
     for prediction, scale in ((EpsPrediction(), lambda snr: snr), (VPrediction(), lambda snr: snr + 1), (X0Prediction(), torch.ones_like)):
         snr, got = weight(published, prediction, DiscreteVP())
         assert_close(got, snr.clamp(max=5) / scale(snr))
-    with pytest.raises(UserError, match="'min_snr' weighs nothing where no signal is left"):
+    with pytest.raises(UserError, match="'min_snr' is 0 at zero SNR"):
         Objective(process=DiscreteVP(zero_terminal_snr=True), prediction=VPrediction(), weighting=published)
 
 
 @pytest.mark.parametrize("prediction", [VPrediction(), X0Prediction()], ids=lambda p: p.kind)
 @pytest.mark.parametrize("weighting", [Constant(), MinSNR(), EDMWeighting(sigma_data=1.0)], ids=lambda w: w.kind)
-def test_the_noisiest_step_is_taught_with_zero_terminal_snr(weighting: Weighting, prediction: Prediction) -> None:
-    """The trap: min(snr, gamma) / (snr + 1) on v is 0 there, and sampling starts there. The weight must be whole, and never grow to it."""
+def test_the_noisiest_step_is_trained_with_zero_terminal_snr(weighting: Weighting, prediction: Prediction) -> None:
+    """The published min(snr, gamma) / (snr + 1) on v is 0 there, where sampling starts. The weight must be 1 there, and finite."""
     snr, got = weight(weighting, prediction, ZERO_END)
     assert snr[-1] == 0
     assert_close(got[-1], torch.ones((), dtype=F64))
@@ -215,16 +215,16 @@ def test_the_noisiest_step_is_taught_with_zero_terminal_snr(weighting: Weighting
 
     output = torch.zeros(4, 2, 4, 4, requires_grad=True)
     objective = Objective(process=ZERO_END, prediction=prediction, weighting=weighting, density=Always(t=1.0))
-    loss = objective(lambda x, network_time, c: output, pictures(4), NOTHING, streams(4))
+    loss = objective(lambda x, network_time, c: output, images(4), UNCOND, streams(4))
     loss.sum().backward()
-    assert_close(loss, (pictures(4)).square().flatten(1).mean(1))  # v = -x0 there
+    assert_close(loss, (images(4)).square().flatten(1).mean(1))  # v = -x0 there
     assert output.grad.abs().mean() > 0.01
 
 
 @pytest.mark.parametrize("process", [ZERO_END, RectifiedFlow()], ids=lambda p: p.kind)
 @pytest.mark.parametrize("weighting", [SNR(), Sigmoid()], ids=lambda w: w.kind)
-def test_what_does_not_teach_the_noisiest_step_is_refused(weighting: Weighting, process: NoiseProcess) -> None:
-    with pytest.raises(UserError, match=f"'{weighting.kind}' weighs nothing where no signal is left"):
+def test_a_weighting_that_does_not_train_the_noisiest_step_is_refused(weighting: Weighting, process: NoiseProcess) -> None:
+    with pytest.raises(UserError, match=f"'{weighting.kind}' is 0 at zero SNR"):
         Objective(process=process, prediction=VPrediction(), weighting=weighting)
 
 
@@ -246,7 +246,7 @@ def test_edm_weighting_is_the_published_one_and_1_on_its_output() -> None:
 
 
 def test_sigmoid_is_a_step_on_eps() -> None:
-    """Kingma & Gao 2023: sigmoid(k - log-SNR) on eps, k = 2: a half at snr = e^2."""
+    """Kingma & Gao 2023: sigmoid(k - log-SNR) on eps, k = 2: 1/2 at snr = e^2."""
     snr, got = weight(Sigmoid(), EpsPrediction(), DiscreteVP())
     assert_close(got, 1 / (1 + snr * math.exp(-2)))
     assert Sigmoid(shift=1.0).of_output(torch.ones(()), torch.tensor(math.exp(-0.5))).item() == pytest.approx(0.5)
@@ -302,20 +302,20 @@ def test_min_snr_caps_the_x0_weight(prediction: Prediction) -> None:
     assert (on_x0 <= torch.maximum(Constant().of_output(process.log_snr(t), gain) / gain**2, process.log_snr(t).exp()) + 1e-9).all()
 
 
-def test_l1_and_l2_weigh_the_same_error() -> None:
-    x0, ones = pictures(4), {"process": DiscreteVP(), "prediction": VPrediction(), "density": Always(t=0.05)}
+def test_l1_and_l2_weight_the_same_error() -> None:
+    x0, ones = images(4), {"process": DiscreteVP(), "prediction": VPrediction(), "density": Always(t=0.05)}
     constant, capped = (Objective(**ones, weighting=w, loss="l1") for w in (Constant(), MinSNR()))
     squared, capped_squared = (Objective(**ones, weighting=w) for w in (Constant(), MinSNR()))
-    ratio = capped(silent, x0, NOTHING, streams(4)) / constant(silent, x0, NOTHING, streams(4))
+    ratio = capped(zero_network, x0, UNCOND, streams(4)) / constant(zero_network, x0, UNCOND, streams(4))
     snr = DiscreteVP().log_snr(torch.tensor(0.05)).exp().float()
-    ratio_squared = capped_squared(silent, x0, NOTHING, streams(4)) / squared(silent, x0, NOTHING, streams(4))
+    ratio_squared = capped_squared(zero_network, x0, UNCOND, streams(4)) / squared(zero_network, x0, UNCOND, streams(4))
     assert_close(ratio_squared, (5 / (snr + 1)).expand(4))
     assert_close(ratio**2, ratio_squared)
     assert ratio.max() < 0.9
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(UserError, match="'eps' says nothing"):
+    with pytest.raises(UserError, match="'eps' is undefined at zero SNR"):
         Objective(process=ZERO_END, prediction=EpsPrediction())
     with pytest.raises(UserError, match="unknown loss 'huber'; allowed: l1, l2"):
         Objective(process=DiscreteVP(), prediction=EpsPrediction(), loss="huber")
@@ -330,14 +330,14 @@ def test_mistakes_are_named() -> None:
         Power(exponent=-1)
     with pytest.raises(UserError, match="one sigma_data, got 0.5, 1"):
         Objective(process=EDM(), prediction=EDMPrediction(), weighting=EDMWeighting(sigma_data=1), network_input=EDMInput())
-    with pytest.raises(UserError, match="no network_time"):
+    with pytest.raises(UserError, match="no finite network_time"):
         Objective(process=RectifiedFlow(), prediction=VelocityPrediction(), network_input=EDMInput())
 
 
 @pytest.mark.parametrize(
-    "parts, said",
+    "parts, message",
     [
-        ({"learned_variance": True}, "never taught"),
+        ({"learned_variance": True}, "no loss term"),
         ({"vlb_weight": 0.001}, "set learned_variance"),
         ({"vlb_weight": 0.001, "loss": "vlb", "learned_variance": True}, "leave vlb_weight null"),
         ({"vlb_weight": 0.0, "learned_variance": True}, "above 0"),
@@ -346,6 +346,6 @@ def test_mistakes_are_named() -> None:
         ({"loss": "vlb", "weighting": MinSNR()}, "weighting to constant"),
     ],
 )
-def test_bounds_that_make_no_sense_are_refused(parts: dict[str, object], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_inconsistent_settings_of_the_bound_are_refused(parts: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         Objective(process=DiscreteVP(), prediction=EpsPrediction(), **parts)

@@ -1,4 +1,4 @@
-"""Predictions: every kind says the same of the same sample; each by its own definition."""
+"""Predictions: every kind gives the same estimate of the same sample, and each matches its definition."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ldm.diffusion.processes.rectified_flow import RectifiedFlow
 
 F64 = torch.float64
 PROCESSES = [kind() for kind in NoiseProcess.kinds().values()]
-LOST = {("rectified_flow", "eps"), ("rectified_flow", "score")}  # no signal is left at t = 1
+UNDEFINED = {("rectified_flow", "eps"), ("rectified_flow", "score")}  # zero SNR at t = 1
 PAIRS = [
     pytest.param(process, prediction, id=f"{process.kind}-{prediction.kind}")
     for process in PROCESSES
     for prediction in (kind() for kind in Prediction.kinds().values())
-    if (process.kind, prediction.kind) not in LOST
+    if (process.kind, prediction.kind) not in UNDEFINED
 ]
 every_pair = pytest.mark.parametrize("process, prediction", PAIRS)
 every_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: p.kind)
@@ -50,7 +50,7 @@ def test_reading_a_perfect_output_gives_both_ends_back(process: NoiseProcess, pr
 
 
 @every_pair
-def test_any_output_is_read_as_ends_that_make_x_t(process: NoiseProcess, prediction: Prediction) -> None:
+def test_any_output_is_read_as_x0_and_eps_of_x_t(process: NoiseProcess, prediction: Prediction) -> None:
     output, x_t, _ = numbers()
     t = torch.linspace(process.t_first, process.t_last, 50, dtype=F64)
     assert_close(process.blend(prediction.read(output, x_t, *process.scales(t, x_t)), t), x_t, rtol=1e-9, atol=1e-9)
@@ -72,7 +72,7 @@ def test_v_is_the_angular_velocity() -> None:
     assert_close(VPrediction().target(x0, eps, phi.cos(), phi.sin()), slope, rtol=1e-8, atol=1e-8)
 
 
-def test_eps_and_x0_are_what_they_are_called() -> None:
+def test_targets_of_eps_and_x0_are_eps_and_x0() -> None:
     x0, eps, _ = numbers()
     alpha, sigma = torch.tensor(0.8, dtype=F64), torch.tensor(0.6, dtype=F64)
     assert_close(EpsPrediction().target(x0, eps, alpha, sigma), eps)
@@ -113,8 +113,8 @@ def test_edm_is_the_published_preconditioning() -> None:
 
 
 @every_process
-def test_edm_target_has_the_spread_1(process: NoiseProcess) -> None:
-    """What the coefficients were made for (appendix B.6): a target of variance 1 at every noise, for data of variance sigma_data^2."""
+def test_edm_target_has_unit_variance(process: NoiseProcess) -> None:
+    """The purpose of the coefficients (appendix B.6): a target of variance 1 at every noise level, for data of variance sigma_data^2."""
     t = torch.linspace(process.t_first, 1, 50, dtype=F64)
     a, b = EDMPrediction(sigma_data=0.7).mix(process.alpha(t), process.sigma(t))
     assert_close((0.7 * a) ** 2 + b**2, torch.ones_like(t))
@@ -129,15 +129,15 @@ def test_score_is_the_gradient_of_the_log_density() -> None:
 
 
 @pytest.mark.parametrize("process", [DiscreteVP(zero_terminal_snr=True), RectifiedFlow()], ids=lambda p: p.kind)
-def test_what_loses_the_picture_is_refused(process: NoiseProcess) -> None:
+def test_a_prediction_that_is_undefined_at_zero_snr_is_refused(process: NoiseProcess) -> None:
     for prediction in (EpsPrediction(), ScorePrediction()):
-        with pytest.raises(UserError, match=f"'{prediction.kind}' says nothing .* 'v' or 'x0'"):
+        with pytest.raises(UserError, match=f"'{prediction.kind}' is undefined at zero SNR.*use 'v', 'x0', 'velocity' or 'edm'"):
             prediction.check(process)
     for fine in (VPrediction(), X0Prediction(), VelocityPrediction(), EDMPrediction()):
         fine.check(process)
 
 
-def test_what_keeps_the_picture_is_not_refused() -> None:
+def test_eps_and_score_are_accepted_above_zero_snr() -> None:
     for prediction in (EpsPrediction(), ScorePrediction()):
         prediction.check(DiscreteVP())
     with pytest.raises(UserError, match="sigma_data > 0"):

@@ -1,4 +1,4 @@
-"""The continuous processes: published values, and that chain, SDE and probability flow are three views of one thing."""
+"""The continuous processes: published values, and the agreement of chain, SDE and probability flow."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ def test_sub_vp_sde_has_its_published_values() -> None:
 
 
 def test_ve_sde_has_its_published_values() -> None:
-    """Song et al. 2021, eq. 30: g = sigma_min r^t sqrt(2 log r), no drift; the noise is sigma_min r^t, less sigma_min in quadrature."""
+    """Song et al. 2021, eq. 30: g = sigma_min r^t sqrt(2 log r), no drift; sigma^2 = (sigma_min r^t)^2 - sigma_min^2."""
     t = at(0.1, 0.5, 1.0)
-    blurred = 0.01 * 5000**t
-    assert blurred[1].item() == pytest.approx(0.7071, rel=1e-4)
-    assert_close(VESDE().sigma(t) ** 2, blurred**2 - 1e-4, rtol=1e-12, atol=0)
-    assert_close(VESDE().diffusion(t).sqrt(), blurred * math.sqrt(2 * math.log(5000)), rtol=1e-12, atol=0)
+    published = 0.01 * 5000**t
+    assert published[1].item() == pytest.approx(0.7071, rel=1e-4)
+    assert_close(VESDE().sigma(t) ** 2, published**2 - 1e-4, rtol=1e-12, atol=0)
+    assert_close(VESDE().diffusion(t).sqrt(), published * math.sqrt(2 * math.log(5000)), rtol=1e-12, atol=0)
     assert VESDE().drift(t).tolist() == [0, 0, 0]
     assert VESDE().prior_std == 50
 
 
-def test_edm_and_flow_are_what_they_are_called() -> None:
+def test_edm_and_rectified_flow_have_their_published_values() -> None:
     t = at(0.002 / 80, 0.25, 1.0)
     assert_close(EDM().sigma(t), at(0.002, 20.0, 80.0))
     assert EDM().alpha(t).tolist() == [1, 1, 1]
@@ -95,7 +95,7 @@ def test_rates_are_the_slopes_of_the_scales(process: NoiseProcess) -> None:
 
 @every_process
 def test_the_sde_keeps_the_marginals(process: NoiseProcess) -> None:
-    """Its moments' equations: d alpha / dt = f alpha, d sigma^2 / dt = 2 f sigma^2 + g^2 (Sarkka & Solin 2019, eq. 5.51)."""
+    """The equations of its moments: d alpha / dt = f alpha, d sigma^2 / dt = 2 f sigma^2 + g^2 (Sarkka & Solin 2019, eq. 5.51)."""
     t = inside(process)
     tiny = 1e-4 * t.clamp(max=1 / process.num_steps)
     f, g2 = process.drift(t), process.diffusion(t)
@@ -133,10 +133,10 @@ def test_sampling_starts_where_the_process_ends(process: NoiseProcess) -> None:
 def test_learned_variance_lies_between_its_ends(process: NoiseProcess) -> None:
     """Nichol & Dhariwal 2021, eq. 15: log-linear from beta tilde to beta, and beyond; each row at its own times."""
     s, t = at(0.2, 0.5), at(0.3, 1.0)
-    spread = torch.tensor([0.0, 1.0, 0.5, -1.0], dtype=F64).expand(2, 4)
+    variance_logits = torch.tensor([0.0, 1.0, 0.5, -1.0], dtype=F64).expand(2, 4)
     low, high = process.posterior_variance(s, t), process.step_variance(s, t)
     expected = torch.stack([low, high, (low * high).sqrt(), low**2 / high], dim=1)
-    assert_close(process.log_variance(spread, s, t), expected.log())
+    assert_close(process.log_variance(variance_logits, s, t), expected.log())
 
 
 def test_first_step_takes_the_second_steps_small_variance() -> None:
@@ -149,7 +149,7 @@ def test_first_step_takes_the_second_steps_small_variance() -> None:
 
 
 @pytest.mark.parametrize(
-    "make, said",
+    "make, message",
     [
         (lambda: VPSDE(beta_min=2.0, beta_max=1.0), "beta_min"),
         (lambda: SubVPSDE(beta_min=0.0), "beta_min"),
@@ -158,6 +158,6 @@ def test_first_step_takes_the_second_steps_small_variance() -> None:
         *((lambda make=make: make(num_steps=1), "num_steps >= 2") for make in (VPSDE, SubVPSDE, VESDE, EDM, RectifiedFlow)),
     ],
 )
-def test_mistakes_are_named(make, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_mistakes_are_named(make, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         make()

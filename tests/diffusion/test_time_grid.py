@@ -1,4 +1,4 @@
-"""Grids: where they stop, against published lists of timesteps; what they refuse."""
+"""Grids: their times, against published lists of timesteps, and what they refuse."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_trailing_rounds_to_the_table() -> None:
 def test_falls_from_the_start_to_0(grid: Grid, steps: int, start: float, process: NoiseProcess) -> None:
     times = grid.times(process, steps, start)
     assert len(times) == steps + 1
-    assert times[-2] >= process.t_first * (1 - 1e-9)  # no network was trained below
+    assert times[-2] >= process.t_first * (1 - 1e-9)  # no network is trained below
     assert (times.diff() < 0).all()
     assert times[-1] == 0 and times[0] <= start
     if grid.kind != "leading":
@@ -56,7 +56,7 @@ def test_falls_from_the_start_to_0(grid: Grid, steps: int, start: float, process
 
 
 @pytest.mark.parametrize("grid", [Trailing(), Leading()])
-def test_a_start_is_the_nearest_step_and_never_none(grid: Grid) -> None:
+def test_a_start_is_the_nearest_step_and_at_least_the_first(grid: Grid) -> None:
     for start, index in {0.6004: 599, 0.5996: 599, 0.0016: 1, 0.0005: 0, 1e-5: 0}.items():
         assert indices(grid.times(PROCESS, 1, start)) == [index if grid.kind == "trailing" else 0]
 
@@ -67,14 +67,14 @@ def test_all_steps_are_the_whole_table() -> None:
 
 
 @every_grid
-@pytest.mark.parametrize("steps, start, said", [(0, 1.0, "at least 1"), (-3, 1.0, "got -3"), (5, 0.0, r"\(0, 1\]"), (5, 1.5, "1.5")])
-def test_mistakes_are_named(grid: Grid, steps: int, start: float, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+@pytest.mark.parametrize("steps, start, message", [(0, 1.0, "at least 1"), (-3, 1.0, "got -3"), (5, 0.0, r"\(0, 1\]"), (5, 1.5, "1.5")])
+def test_mistakes_are_named(grid: Grid, steps: int, start: float, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         grid.times(PROCESS, steps, start)
 
 
 def test_no_more_steps_than_the_table() -> None:
-    with pytest.raises(UserError, match="1001 sampling steps asked, but the process has 1000"):
+    with pytest.raises(UserError, match="1001 sampling steps requested, but the process has 1000"):
         Trailing().times(PROCESS, 1001)
     with pytest.raises(UserError, match="the process has 300 from noise level 0.3"):
         Leading().times(PROCESS, 301, 0.3)
@@ -104,7 +104,7 @@ def test_log_snr_is_even_down_to_the_least_noise(process: NoiseProcess) -> None:
     steps = process.log_snr(times[:-1]).diff()
     assert_close(steps, steps[:1].expand(19), rtol=1e-5, atol=0)
     last = times[-2]
-    if process.log_snr(torch.tensor(process.t_first, dtype=F64)) > 14:  # far below a level of 8 bits, where steps would be wasted
+    if process.log_snr(torch.tensor(process.t_first, dtype=F64)) > 14:  # far below a level of 8 bits, where steps have no visible effect
         assert (process.sigma(last) / process.alpha(last)).item() == pytest.approx(1e-3, rel=1e-6)
     else:
         assert last.item() == pytest.approx(process.t_first, rel=1e-9)
@@ -113,21 +113,21 @@ def test_log_snr_is_even_down_to_the_least_noise(process: NoiseProcess) -> None:
 @pytest.mark.parametrize("process", [RectifiedFlow(), DiscreteVP(zero_terminal_snr=True)], ids=repr)
 @pytest.mark.parametrize("grid", [Karras(), LogSNR()], ids=lambda g: g.kind)
 def test_without_signal_levels_begin_at_the_chains_next_step(process: NoiseProcess, grid: Grid) -> None:
-    """The noisiest time stands, its infinite level is taken for that of step N - 1: so the second time lies below that."""
+    """The first time is the noisiest; its infinite level is replaced by step N - 1's, so the second time lies below step N - 1."""
     times = grid.times(process, 10)
     assert times[0] == 1
     assert 0.3 < times[1] < 0.999
 
 
 def deviation(process: NoiseProcess, grid: Grid | torch.Tensor, steps: int, std: float) -> float:
-    """Of what DDIM makes of data of N(0, std^2), from the right start, without chance: each step is a factor on x."""
+    """Standard deviation of DDIM's samples for data of N(0, std^2), computed exactly: each step is a factor on x."""
     times = grid if isinstance(grid, torch.Tensor) else grid.times(process, steps)
     alpha, sigma = process.alpha(times), process.sigma(times)
-    made = (alpha[0] ** 2 * std**2 + sigma[0] ** 2).sqrt().item()
+    result = (alpha[0] ** 2 * std**2 + sigma[0] ** 2).sqrt().item()
     for i in range(steps):
         variance = alpha[i] ** 2 * std**2 + sigma[i] ** 2
-        made *= ((alpha[i + 1] * alpha[i] * std**2 + sigma[i + 1] * sigma[i]) / variance).item()
-    return made
+        result *= ((alpha[i + 1] * alpha[i] * std**2 + sigma[i + 1] * sigma[i]) / variance).item()
+    return result
 
 
 @every_process
@@ -158,7 +158,7 @@ def test_gaussian_optimal_lies_near_align_your_steps() -> None:
 @pytest.mark.parametrize("grid", [Karras(), LogSNR(), GaussianOptimal()], ids=lambda g: g.kind)
 def test_no_steps_below_the_least_noise(grid: Grid) -> None:
     assert grid.times(PROCESS, 1, PROCESS.t_first).tolist() == [PROCESS.t_first, 0]
-    with pytest.raises(UserError, match="2 sampling steps asked from noise level 0.001, but steps end at 0.001: take 1"):
+    with pytest.raises(UserError, match="2 sampling steps requested from noise level 0.001, but the last step is at 0.001: use 1"):
         grid.times(PROCESS, 2, PROCESS.t_first)
 
 

@@ -1,4 +1,4 @@
-"""What a config says of the mathematics reaches objective, checkpoint and sampling; what makes no sense is refused by name."""
+"""A config's mathematical settings reach objective, checkpoint and sampling; inconsistent ones are refused by name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OPTIONAL = ("density", "network_input", "loss", "learned_variance", "vlb_weight"
 
 
 def config(**changes: object) -> TrainLDM:
-    """The shipped config without what it need not say, changed."""
+    """The shipped config without its optional settings, changed."""
     content = {key: value for key, value in read(CONFIG).items() if key not in OPTIONAL}
     return build(content | changes, TrainLDM)
 
@@ -35,38 +35,38 @@ def test_a_config_names_density_input_loss_and_variance() -> None:
     assert plain.loss == "l2" and plain.levels is None
     assert plain.density == UniformSteps() and plain.network_input == TableIndex()
 
-    said = config(density={"kind": "log_normal", "std": 0.9}, network_input="time", loss="l1").objective()
-    assert said.density == LogNormal(std=0.9)
-    assert said.network_input == Time() and said.loss == "l1"
+    changed = config(density={"kind": "log_normal", "std": 0.9}, network_input="time", loss="l1").objective()
+    assert changed.density == LogNormal(std=0.9)
+    assert changed.network_input == Time() and changed.loss == "l1"
 
     pixels = {"kind": "identity"}
-    said = config(learned_variance=True, vlb_weight=0.001, density="importance", first_stage=pixels).objective()
-    assert isinstance(said.density, LossMemory) and said.density.losses.shape == (1000, 10)
-    assert said.learned_variance and said.vlb_weight == 0.001
-    assert said.levels == 256  # pixels
+    changed = config(learned_variance=True, vlb_weight=0.001, density="importance", first_stage=pixels).objective()
+    assert isinstance(changed.density, LossMemory) and changed.density.losses.shape == (1000, 10)
+    assert changed.learned_variance and changed.vlb_weight == 0.001
+    assert changed.levels == 256  # pixels
 
 
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, message",
     [
-        ({"learned_variance": True}, "never taught"),
+        ({"learned_variance": True}, "no loss term"),
         ({"vlb_weight": 0.001}, "set learned_variance to true"),
         ({"loss": "vlb"}, "weighting to constant"),
         ({"loss": "vlb", "weighting": "constant", "density": "uniform_time"}, "density to uniform or importance"),
-        ({"process": "rectified_flow", "prediction": "eps"}, "'eps' says nothing"),
-        ({"process": "rectified_flow", "network_input": "edm"}, "no network_time"),
-        ({"process": "rectified_flow", "weighting": "snr"}, "weighs nothing"),
+        ({"process": "rectified_flow", "prediction": "eps"}, "'eps' is undefined at zero SNR"),
+        ({"process": "rectified_flow", "network_input": "edm"}, "no finite network_time"),
+        ({"process": "rectified_flow", "weighting": "snr"}, "'snr' is 0 at zero SNR"),
         ({"process": {"kind": "ve_sde", "sigma_min": 60}}, "sigma_min < sigma_max"),
         ({"density": "lognormal"}, "Did you mean 'log_normal'"),
         ({"loss": "l3"}, "allowed: l2, l1, vlb"),
     ],
 )
-def test_what_makes_no_sense_is_refused(changes: dict[str, object], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_inconsistent_settings_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         config(**changes)
 
 
-def test_checkpoints_from_before_read_as_they_were(tiny: Callable[..., Path]) -> None:
+def test_checkpoints_without_the_newer_keys_read_as_before(tiny: Callable[..., Path]) -> None:
     content = dump(LatentDiffusion.from_pretrained(tiny("class"), device="cpu").spec)
     old = {key: value for key, value in content.items() if key not in ("network_input", "learned_variance")}
     assert len(old) == len(content) - 2
@@ -76,7 +76,7 @@ def test_checkpoints_from_before_read_as_they_were(tiny: Callable[..., Path]) ->
 
 
 def test_the_pipelines_denoiser_is_the_checkpoints(tiny: Callable[..., Path]) -> None:
-    """Fed by the spec's network input, read with the spec's variance."""
+    """It uses the spec's network input and the spec's learned variance."""
     model = LatentDiffusion.from_pretrained(tiny("class"), device="cpu")
     spec = dataclasses.replace(model.spec, network_input=Time(), learned_variance=True)
     seen: list[Tensor] = []

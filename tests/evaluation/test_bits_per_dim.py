@@ -244,7 +244,7 @@ def test_the_command_on_latents_tells_what_is_told(home, monkeypatch, capsys):
 MISTAKES = {
     "one picture": ("--bits-per-dim 1", "at least 2 pictures for its standard error"),
     "a chain without bits": ("--bound-steps 10", "--bound-steps goes with --bits-per-dim, which is not given"),
-    "too long a chain": ("--bits-per-dim 2 --bound-steps 101", "take at most 100"),
+    "too long a chain": ("--bits-per-dim 2 --bound-steps 101", "use at most 100"),
     "one step": ("--bits-per-dim 2 --bound-steps 1", "at least 2 steps, got 1"),
     "no noise level": ("--bits-per-dim 2 --first-noise 1", "between 0 and 1, got 1"),
     "no tolerance": ("--bits-per-dim 2 --tolerance 0", "--tolerance must be between 0 and 1, got 0"),

@@ -1,4 +1,4 @@
-"""Classifier-free guidance: its three identities, in one pass; where it acts; the contrast it gives."""
+"""Classifier-free guidance: its identities in one pass, its interval, and the rescaling of its contrast."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ every_prediction = pytest.mark.parametrize("prediction", [kind() for kind in Pre
 every_scale = pytest.mark.parametrize("scale", [0.0, 1.0, 4.0])
 
 
-class Listener:
-    """A network whose every answer depends on the sample, the network_time and all that it is told; remembers how it was asked."""
+class RecordingNetwork:
+    """A network whose output depends on the sample, the network_time and the whole condition; records the conditions of its calls."""
 
     def __init__(self) -> None:
-        self.asked: list[Condition] = []
+        self.conditions: list[Condition] = []
 
     def __call__(self, x: Tensor, network_time: Tensor, condition: Condition) -> Tensor:
-        self.asked.append(condition)
+        self.conditions.append(condition)
         cond = condition.vector.sum(1) + (condition.tokens.mean(2) * condition.token_mask).sum(1)
         return (x + network_time[:, None, None, None] / 500).sin() * cond[:, None, None, None].cos() + condition.concat
 
@@ -48,13 +48,13 @@ T = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
 
 
 def denoiser(prediction: Prediction) -> Denoiser:
-    return Denoiser(network=Listener(), process=DiscreteVP(), prediction=prediction)
+    return Denoiser(network=RecordingNetwork(), process=DiscreteVP(), prediction=prediction)
 
 
 @every_scale
 @every_prediction
-def test_is_the_line_through_untold_and_told(prediction: Prediction, scale: float) -> None:
-    """Ho & Salimans 2022, eq. 6, with scale = 1 + w: 0 is uncond, 1 is told; x0 and eps alike, each row by its own condition."""
+def test_is_the_line_through_uncond_and_cond(prediction: Prediction, scale: float) -> None:
+    """Ho & Salimans 2022, eq. 6, with scale = 1 + w: 0 is uncond, 1 is cond; for x0 and eps, each row with its own condition."""
     model = denoiser(prediction)
     uncond, cond = model.bind(UNCOND)(X_T, T), model.bind(COND)(X_T, T)
     got = classifier_free(model, COND, UNCOND, scale)(X_T, T)
@@ -64,16 +64,16 @@ def test_is_the_line_through_untold_and_told(prediction: Prediction, scale: floa
 
 
 @every_scale
-def test_asks_the_network_once(scale: float) -> None:
+def test_calls_the_network_once(scale: float) -> None:
     model = denoiser(Prediction.of_kind("v")())
     denoise = classifier_free(model, COND, UNCOND, scale)
     denoise(X_T, T)
     denoise(X_T, T)
-    assert [len(asked.vector) for asked in model.network.asked] == [3 if scale == 1 else 6] * 2
+    assert [len(condition.vector) for condition in model.network.conditions] == [3 if scale == 1 else 6] * 2
 
 
 @every_prediction
-def test_guided_ends_still_make_x_t(prediction: Prediction) -> None:
+def test_guided_x0_and_eps_still_give_x_t(prediction: Prediction) -> None:
     got = classifier_free(denoiser(prediction), COND, UNCOND, 7.5)(X_T, T)
     assert_close(DiscreteVP().blend(got, T), X_T, rtol=1e-3, atol=1e-3)
 
@@ -82,17 +82,17 @@ LEVELS = (DiscreteVP().sigma(T) / DiscreteVP().alpha(T)).tolist()
 
 
 @every_prediction
-def test_outside_the_interval_told_speaks_alone(prediction: Prediction) -> None:
-    """Kynkaanniemi et al. 2024, eq. 5, each row by its own noise level; where no row is inside, half the work."""
+def test_outside_the_interval_the_result_is_cond(prediction: Prediction) -> None:
+    """Kynkaanniemi et al. 2024, eq. 5, each row by its own noise level; if no row is inside, uncond is not computed."""
     model = denoiser(prediction)
     cond = model.bind(COND)(X_T, T)
     everywhere = classifier_free(model, COND, UNCOND, 4.0)(X_T, T)
 
     above = classifier_free(model, COND, UNCOND, 4.0, interval=(LEVELS[2] * 1.01, math.inf))
-    model.network.asked.clear()
+    model.network.conditions.clear()
     got = above(X_T, T)
     assert torch.equal(got.x0, cond.x0) and torch.equal(got.eps, cond.eps)
-    assert [len(asked.vector) for asked in model.network.asked] == [3]
+    assert [len(condition.vector) for condition in model.network.conditions] == [3]
 
     got = classifier_free(model, COND, UNCOND, 4.0, interval=(LEVELS[0] * 1.01, LEVELS[1] * 1.01))(X_T, T)
     for row, wanted in enumerate((cond, everywhere, cond)):
@@ -104,8 +104,8 @@ def test_outside_the_interval_told_speaks_alone(prediction: Prediction) -> None:
 
 
 @every_prediction
-def test_rescale_gives_back_the_contrast(prediction: Prediction) -> None:
-    """Lin et al. 2023, eq. 15 and 16: at 1 each sample's x0 has told's standard deviation, between 0 and 1 a share of it; x_t stays."""
+def test_rescale_restores_the_contrast(prediction: Prediction) -> None:
+    """Lin et al. 2023, eq. 15 and 16: at 1 each sample's x0 has cond's standard deviation, below 1 a mix with its own; x_t stays."""
     model = denoiser(prediction)
     cond, plain = model.bind(COND)(X_T, T), classifier_free(model, COND, UNCOND, 7.5)(X_T, T)
 
@@ -120,16 +120,16 @@ def test_rescale_gives_back_the_contrast(prediction: Prediction) -> None:
         assert_close(DiscreteVP().blend(got, T), X_T, rtol=1e-4, atol=1e-4)
 
 
-def test_rescale_of_nothing_is_nothing() -> None:
-    """A network that has learned nothing says 0; its x0 has no contrast at zero SNR."""
+def test_rescale_of_a_constant_x0_is_finite() -> None:
+    """An untrained network outputs 0; its x0 has no contrast at zero SNR."""
     process = DiscreteVP(zero_terminal_snr=True)
     model = Denoiser(network=lambda x, network_time, condition: 0 * x, process=process, prediction=Prediction.of_kind("v")())
     got = classifier_free(model, COND, UNCOND, 3.0, rescale=1.0)(X_T, torch.ones(3, dtype=torch.float64))
     assert torch.equal(got.x0, torch.zeros_like(X_T)) and torch.equal(got.eps, X_T)
 
 
-def test_told_keeps_its_learned_variance() -> None:
-    network = Listener()
+def test_the_learned_variance_is_that_of_cond() -> None:
+    network = RecordingNetwork()
     model = Denoiser(
         network=lambda x, network_time, condition: torch.cat([network(x, network_time, condition)] * 2, dim=1),
         process=DiscreteVP(),
@@ -143,14 +143,14 @@ def test_told_keeps_its_learned_variance() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong, said",
+    "wrong, message",
     [
         ({"interval": (2.0, 1.0)}, "0 <= low <= high, got 2.0 and 1.0"),
         ({"interval": (-1.0, 1.0)}, "got -1.0 and 1.0"),
         ({"rescale": 1.5}, "from 0 (none) to 1 (all), got 1.5"),
     ],
 )
-def test_mistakes_are_named(wrong: dict, said: str) -> None:
+def test_mistakes_are_named(wrong: dict, message: str) -> None:
     with pytest.raises(UserError) as caught:
         classifier_free(denoiser(Prediction.of_kind("v")()), COND, UNCOND, 3.0, **wrong)
-    assert said in str(caught.value)
+    assert message in str(caught.value)

@@ -24,8 +24,8 @@ T = torch.tensor([0.1, 0.4, 0.7, 0.95], dtype=F64)
 MEANS, STD = torch.tensor([-1.0, 0.5, 2.0], dtype=F64), 0.4  # of each class's numbers
 
 
-def says(process: NoiseProcess, x0_of) -> Denoise:
-    """A denoiser by its x0."""
+def denoiser_of(process: NoiseProcess, x0_of) -> Denoise:
+    """A denoiser with this x0."""
 
     def denoise(x_t: Tensor, t: Tensor) -> Estimate:
         alpha, sigma = process.scales(t, x_t)
@@ -36,13 +36,13 @@ def says(process: NoiseProcess, x0_of) -> Denoise:
 
 
 class Classes:
-    """Three classes, as likely; a picture of class y has N(MEANS[y], STD^2) in each number. All three denoisers are exact."""
+    """Three classes of equal probability; each number of an image of class y is N(MEANS[y], STD^2). Its functions are exact."""
 
     def __init__(self, process: NoiseProcess) -> None:
         self.process = process
 
     def of_class(self, x_t: Tensor, t: Tensor, mean: Tensor) -> Tensor:
-        """x0 of pictures whose class has this mean, (B, 1, 1, 1)."""
+        """x0 of images whose class has this mean, (B, 1, 1, 1)."""
         alpha, sigma = self.process.scales(t, x_t)
         return mean + alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (x_t - alpha * mean)
 
@@ -53,15 +53,15 @@ class Classes:
         return -(off / (alpha**2 * STD**2 + sigma**2)[:, None] / 2).flatten(2).sum(2)
 
     def denoise(self, x_t: Tensor, t: Tensor) -> Estimate:
-        """Of a picture of any class."""
-        likely = self.classify(x_t, t).softmax(1)
-        x0 = sum(likely[:, y, None, None, None] * self.of_class(x_t, t, mean) for y, mean in enumerate(MEANS))
-        return says(self.process, lambda _: x0)(x_t, t)
+        """The estimate for an image of unknown class."""
+        p = self.classify(x_t, t).softmax(1)
+        x0 = sum(p[:, y, None, None, None] * self.of_class(x_t, t, mean) for y, mean in enumerate(MEANS))
+        return denoiser_of(self.process, lambda _: x0)(x_t, t)
 
 
 @every_process
 def test_bayes_classifier_at_scale_1_gives_the_class(process: NoiseProcess) -> None:
-    """p(x | y) ~ p(x) p(y | x), exactly, also where gradients are off outside."""
+    """p(x | y) ~ p(x) p(y | x), exactly, also under no_grad."""
     world, labels = Classes(process), torch.tensor([0, 1, 2, 2])
     guided = classifier_guided(world.denoise, world.classify, labels, 1.0, process)
     with torch.no_grad():
@@ -106,18 +106,18 @@ def test_classifier_guidance_is_linear_in_its_scale(process: NoiseProcess) -> No
 
 
 @pytest.mark.parametrize("process", [RectifiedFlow(), DiscreteVP(zero_terminal_snr=True)], ids=repr)
-def test_classifier_says_nothing_of_pure_noise(process: NoiseProcess) -> None:
+def test_classifier_guidance_is_zero_on_pure_noise(process: NoiseProcess) -> None:
     world, end = Classes(process), torch.ones(4, dtype=F64)
-    denoise = says(process, lambda x: x.sin())
+    denoise = denoiser_of(process, lambda x: x.sin())
     got = classifier_guided(denoise, lambda x, t: x.flatten(1)[:, :3], torch.tensor([0, 1, 2, 2]), 2.0, process)(X_T, end)
     assert torch.equal(got.x0, X_T.sin()) and world.denoise(X_T, end).x0.isfinite().all()
 
 
 def test_autoguidance_is_the_line_from_bad_through_good() -> None:
     """Karras et al. 2024, eq. 4."""
-    process, asked = DiscreteVP(), []
-    good, bad = says(process, torch.sin), says(process, lambda x: asked.append(1) or x.cos())
-    assert autoguidance(good, bad, 1.0)(X_T, T).x0.equal(X_T.sin()) and not asked
+    process, calls = DiscreteVP(), []
+    good, bad = denoiser_of(process, torch.sin), denoiser_of(process, lambda x: calls.append(1) or x.cos())
+    assert autoguidance(good, bad, 1.0)(X_T, T).x0.equal(X_T.sin()) and not calls
     assert_close(autoguidance(good, bad, 0.0)(X_T, T).x0, X_T.cos())
     got = autoguidance(good, bad, 2.5)(X_T, T)
     assert_close(got.x0, X_T.cos() + 2.5 * (X_T.sin() - X_T.cos()))
@@ -127,7 +127,7 @@ def test_autoguidance_is_the_line_from_bad_through_good() -> None:
 
 @every_process
 def test_clipping_keeps_x_t(process: NoiseProcess) -> None:
-    got = thresholded(says(process, lambda x: x / 2), process, limit=1.2)(X_T, T)
+    got = thresholded(denoiser_of(process, lambda x: x / 2), process, limit=1.2)(X_T, T)
     assert_close(got.x0, (X_T / 2).clamp(-1.2, 1.2))
     assert ((X_T / 2).abs() > 1.2).any() and ((X_T / 2).abs() < 1.2).any()
     assert_close(process.blend(got, T), X_T)
@@ -139,22 +139,22 @@ def test_dynamic_thresholding_scales_each_sample_by_its_own_quantile() -> None:
     process = DiscreteVP()
     x0 = torch.linspace(-1, 1, 21, dtype=F64).reshape(1, 1, 3, 7) * torch.tensor([0.5, 2.0, 4.0], dtype=F64)[:, None, None, None]
     x_t, t = torch.zeros_like(x0), T[:3]
-    got = thresholded(says(process, lambda _: x0), process, percentile=0.9)(x_t, t)
+    got = thresholded(denoiser_of(process, lambda _: x0), process, percentile=0.9)(x_t, t)
     assert_close(got.x0[0], x0[0])  # within the range already
     for row, scale in ((1, 2.0), (2, 4.0)):
         s = 0.9 * scale  # of 21 values of |x0|, each but 0 twice: the quantile 0.9 is the 19th
         assert_close(got.x0[row], x0[row].clamp(-s, s) / s)
     assert_close(process.blend(got, t), x_t, rtol=0, atol=1e-12)
 
-    all_of_it = thresholded(says(process, lambda _: x0), process, limit=0.8, percentile=1.0)(x_t, t)
-    assert_close(all_of_it.x0, torch.stack([x0[0], 0.8 * x0[1] / 2, 0.8 * x0[2] / 4]))
+    whole_range = thresholded(denoiser_of(process, lambda _: x0), process, limit=0.8, percentile=1.0)(x_t, t)
+    assert_close(whole_range.x0, torch.stack([x0[0], 0.8 * x0[1] / 2, 0.8 * x0[2] / 4]))
 
 
 def test_guidance_composes() -> None:
-    """Thresholding of a classifier-guided autoguidance is each applied in turn."""
+    """Thresholding of classifier guidance of autoguidance applies each in turn."""
     process, labels = DiscreteVP(), torch.tensor([0, 1, 2, 2])
     world = Classes(process)
-    inner = autoguidance(world.denoise, says(process, torch.tanh), 1.5)
+    inner = autoguidance(world.denoise, denoiser_of(process, torch.tanh), 1.5)
     middle = classifier_guided(inner, world.classify, labels, 2.0, process)
     got = thresholded(middle, process)(X_T, T)
     assert_close(got.x0, middle(X_T, T).x0.clamp(-1, 1))
@@ -162,8 +162,10 @@ def test_guidance_composes() -> None:
     assert_close(middle(X_T, T).x0 - inner(X_T, T).x0, 2 * shift)
 
 
-@pytest.mark.parametrize("wrong, said", [({"limit": 0.0}, "limit > 0, got 0.0"), ({"percentile": 99.5}, "percentile in (0, 1], got 99.5")])
-def test_mistakes_are_named(wrong: dict, said: str) -> None:
+@pytest.mark.parametrize(
+    "wrong, message", [({"limit": 0.0}, "limit > 0, got 0.0"), ({"percentile": 99.5}, "percentile in (0, 1], got 99.5")]
+)
+def test_mistakes_are_named(wrong: dict, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        thresholded(says(DiscreteVP(), torch.sin), DiscreteVP(), **wrong)
-    assert said in str(caught.value)
+        thresholded(denoiser_of(DiscreteVP(), torch.sin), DiscreteVP(), **wrong)
+    assert message in str(caught.value)

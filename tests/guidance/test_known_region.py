@@ -1,4 +1,4 @@
-"""The known region: kept to the bit by every sampler, seen at the right noise, and heard by what is painted."""
+"""The known region: kept to the bit by every sampler, given to the denoiser at the right noise, and consistent with the inpainted part."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ldm.guidance.known_region import known_region
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.sampler import Sampler, step_noise
 
-# Samplers are floor 2 as guidance is; a test may join what rooms may not.
+# Samplers and guidance are on one floor and may not import each other; their tests may.
 every_sampler = pytest.mark.parametrize("sampler", [*(kind() for kind in Sampler.kinds().values()), DDIM(eta=1.0)], ids=repr)
 PROCESSES = [*(kind() for kind in NoiseProcess.kinds().values()), DiscreteVP(zero_terminal_snr=True)]
 every_process = pytest.mark.parametrize("process", PROCESSES, ids=repr)
@@ -34,7 +34,7 @@ def noise(key: int) -> Tensor:
 
 
 def pointwise(process: NoiseProcess) -> Denoise:
-    """A denoiser in which no pixel hears another."""
+    """A denoiser in which no pixel depends on another."""
 
     def denoise(x_t: Tensor, t: Tensor) -> Estimate:
         alpha, sigma = process.scales(t, x_t)
@@ -46,36 +46,36 @@ def pointwise(process: NoiseProcess) -> Denoise:
 
 @every_process
 @every_sampler
-def test_known_is_kept_to_the_bit_and_the_rest_is_left_alone(sampler: Sampler, process: NoiseProcess) -> None:
+def test_the_known_part_is_kept_to_the_bit_and_the_rest_is_unchanged(sampler: Sampler, process: NoiseProcess) -> None:
     x, grid = process.prior_std * STREAMS.normal("start", (2, 4, 4)), Uniform().times(process, 9)
     plain = pointwise(process)
     free = sampler.sample(plain, x, grid, process, step_noise(STREAMS, x))
     at_time = (lambda key: noise(0)) if sampler.adaptive else noise
     got = sampler.sample(known_region(plain, KNOWN_X0, MASK, process, at_time), x, grid, process, step_noise(STREAMS, x))
     assert torch.equal(got[KNOWN], KNOWN_X0[KNOWN])
-    if sampler.kind not in ("ode", "pc"):  # their strides are of the whole picture
+    if sampler.kind not in ("ode", "pc"):  # their step sizes depend on the whole image
         assert_close(got[~KNOWN], free[~KNOWN], rtol=0, atol=1e-5)
     assert (free - KNOWN_X0)[KNOWN].abs().mean() > 0.1
 
 
 @every_process
-def test_denoiser_sees_the_known_part_at_the_samples_noise(process: NoiseProcess) -> None:
-    """alpha x0 + sigma noise there, the sampler's own elsewhere; new noise at each time, the same at the same time."""
+def test_denoiser_gets_the_known_part_at_the_samples_noise(process: NoiseProcess) -> None:
+    """alpha x0 + sigma noise in the known part, the sampler's x_t elsewhere; the noise depends on the time only."""
     x_t = STREAMS.normal("x_t", (2, 4, 4))
-    seen: list[Tensor] = []
+    inputs: list[Tensor] = []
 
     def watch(x: Tensor, t: Tensor) -> Estimate:
-        seen.append(x)
+        inputs.append(x)
         return Estimate(torch.zeros_like(x), torch.zeros_like(x))
 
-    knowing = known_region(watch, KNOWN_X0, MASK, process, noise)
+    wrapped = known_region(watch, KNOWN_X0, MASK, process, noise)
     for t in (0.8, 0.5, 0.8):
-        knowing(x_t, torch.tensor([t, t], dtype=torch.float64))
-    assert all(torch.equal(x[~KNOWN], x_t[~KNOWN]) for x in seen)
-    assert torch.equal(seen[0], seen[2])
+        wrapped(x_t, torch.tensor([t, t], dtype=torch.float64))
+    assert all(torch.equal(x[~KNOWN], x_t[~KNOWN]) for x in inputs)
+    assert torch.equal(inputs[0], inputs[2])
 
     drawn = []
-    for x, t in zip(seen, (0.8, 0.5), strict=False):
+    for x, t in zip(inputs, (0.8, 0.5), strict=False):
         alpha, sigma = process.scales(torch.tensor(t, dtype=torch.float64), x)
         drawn.append(((x - alpha * KNOWN_X0) / sigma)[KNOWN])
     assert (drawn[0] - drawn[1]).abs().mean() > 0.3
@@ -84,11 +84,11 @@ def test_denoiser_sees_the_known_part_at_the_samples_noise(process: NoiseProcess
     fixed = noise(7)
     known_region(watch, KNOWN_X0, MASK, process, lambda key: fixed)(x_t, torch.tensor([0.5, 0.5], dtype=torch.float64))
     alpha, sigma = process.scales(torch.tensor(0.5), x_t)
-    assert_close(seen[3][KNOWN], (alpha * KNOWN_X0 + sigma * fixed)[KNOWN])
+    assert_close(inputs[3][KNOWN], (alpha * KNOWN_X0 + sigma * fixed)[KNOWN])
 
 
 @every_process
-def test_estimates_ends_make_the_samplers_x_t(process: NoiseProcess) -> None:
+def test_the_estimate_gives_the_samplers_x_t(process: NoiseProcess) -> None:
     x_t, t = STREAMS.normal("x_t", (2, 4, 4)).double(), torch.tensor([0.4, 0.4], dtype=torch.float64)
     got = known_region(pointwise(process), KNOWN_X0.double(), MASK, process, lambda key: noise(key).double())(x_t, t)
     assert torch.equal(got.x0[KNOWN], KNOWN_X0.double()[KNOWN])
@@ -97,8 +97,8 @@ def test_estimates_ends_make_the_samplers_x_t(process: NoiseProcess) -> None:
 
 @every_process
 @every_sampler
-def test_what_is_painted_agrees_with_what_is_known(sampler: Sampler, process: NoiseProcess) -> None:
-    """Data in which both pixels of a picture are equal, N(0, 1): told the left one, the right one must be painted like it."""
+def test_the_inpainted_part_agrees_with_the_known_part(sampler: Sampler, process: NoiseProcess) -> None:
+    """Images of two equal pixels, N(0, 1): given the left pixel, the right one must be inpainted with nearly its value."""
     count, share = 500, 0.5
     grid = LogSNR() if process.prior_std > 1 else Trailing()
 
@@ -112,9 +112,9 @@ def test_what_is_painted_agrees_with_what_is_known(sampler: Sampler, process: No
     left = torch.tensor([1.0, 0.0]).expand(count, 1, 1, 2)
     fixed = torch.randn(x.shape, generator=draws)
     at_time = (lambda key: fixed) if sampler.adaptive else (lambda key: torch.randn(x.shape, generator=draws))
-    knowing = known_region(equal_pixels, x0, left, process, at_time)
+    wrapped = known_region(equal_pixels, x0, left, process, at_time)
     times = grid.times(process, 60)
-    got = sampler.sample(knowing, process.prior_std * x, times, process, lambda *_: torch.randn(x.shape, generator=draws))
+    got = sampler.sample(wrapped, process.prior_std * x, times, process, lambda *_: torch.randn(x.shape, generator=draws))
     assert torch.equal(got[..., 0], x0[..., 0])
     agreement = torch.corrcoef(got.flatten(1).T)[0, 1]
     assert agreement > 0.85

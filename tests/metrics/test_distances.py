@@ -1,4 +1,4 @@
-"""Distances between sets of features: closed forms, identities, peers, and intervals that cover what they say."""
+"""Distances between sets of features: closed forms, identities, peers, and the coverage of intervals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def with_moments(mean, covariance, count=50, seed=0):
 
 
 def test_frechet_of_two_gaussians_in_closed_form():
-    """Axes scaled: the sum of (s - s')^2 and of (m - m')^2."""
+    """For diagonal covariances: the sum of (s - s')^2 and of (m - m')^2."""
     mean, other = torch.tensor([1.0, 2.0, 3.0]).double(), torch.tensor([1.0, 0.0, 2.0]).double()
     one, two = torch.tensor([1.0, 4.0, 9.0]).double(), torch.tensor([4.0, 1.0, 0.25]).double()
     expected = (mean - other).square().sum() + (one.sqrt() - two.sqrt()).square().sum()
@@ -52,7 +52,7 @@ def test_frechet_of_covariances_that_do_not_commute():
 
 @pytest.mark.parity
 @pytest.mark.parametrize("count, others", [(30, 40), (12, 300), (200, 9), (60, 60)])
-def test_frechet_is_the_peers_for_more_and_for_fewer_pictures_than_features(count, others):
+def test_frechet_is_the_peers_for_more_and_for_fewer_images_than_features(count, others):
     x, y = normal(count, 24), normal(others, 24, seed=1) * 1.3 + 0.1
     statistics = [fid_features_to_statistics(features) for features in (x, y)]
     expected = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
@@ -61,7 +61,7 @@ def test_frechet_is_the_peers_for_more_and_for_fewer_pictures_than_features(coun
 
 
 @pytest.mark.parametrize("count", [5, 100])
-def test_a_set_is_at_no_distance_from_itself(count):
+def test_a_set_has_distance_zero_from_itself(count):
     x = normal(count, 16)
     assert FrechetReference(x).distance(x) < 1e-9
     assert FrechetReference(x).distance(x.flip(0)) < 1e-9
@@ -83,8 +83,8 @@ def test_replicates_are_the_distances_of_the_redrawn_rows(count, others):
     torch.testing.assert_close(kernel.replicates(x, every), torch.tensor([kernel.distance(x)]).double())
 
 
-def test_kernel_replicates_never_compare_a_picture_with_itself():
-    """A set drawn as one picture thrice and another once: only pairs of different pictures count, each as often as it is drawn."""
+def test_kernel_replicates_never_compare_an_image_with_itself():
+    """A draw of one image three times and another once: only pairs of different images count, each as often as it is drawn."""
     x, y = normal(4, 3), normal(6, 3, seed=1)
 
     def k(a, b):
@@ -104,7 +104,7 @@ def test_kernel_distance_is_the_peers_with_one_full_size_subset():
     assert KernelReference(y).distance(x) == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_standard_error_of_a_kernel_distance_is_how_distances_of_other_draws_spread():
+def test_the_standard_error_of_a_kernel_distance_is_the_deviation_over_new_samples():
     reference = KernelReference(normal(400, 4, seed=999) * 1.2)
     found = [(reference.distance(x), reference.standard_error(x)) for x in (normal(300, 4, seed) + 0.3 for seed in range(80))]
     values, errors = torch.tensor(found).T
@@ -112,14 +112,14 @@ def test_the_standard_error_of_a_kernel_distance_is_how_distances_of_other_draws
 
 
 def test_kernel_distance_has_no_bias():
-    """Sets of one distribution are at distance 0 on average, however few."""
+    """Small sets of one distribution are at distance 0 on average."""
     found = torch.tensor([KernelReference(normal(6, 4, seed)).distance(normal(5, 4, 1000 + seed)) for seed in range(400)])
     assert found.mean().abs() < 3 * found.std() / 20
     assert (found < 0).any()
 
 
 def test_precision_is_of_the_generated_and_recall_of_the_real():
-    """Real pictures in two far clusters, generated ones in one of them: all are good, half of what there is is missing."""
+    """Real images in two distant clusters, generated ones in one of them: precision is 1, recall 1/2."""
     cluster = normal(20, 3)
     real = torch.cat([cluster, cluster + 1000])
     assert precision_recall(cluster + 0.001, real) == (1.0, 0.5)
@@ -134,8 +134,8 @@ def test_precision_and_recall_are_the_peers():
     )
 
 
-def test_the_error_of_recall_is_how_recalls_of_other_draws_spread():
-    """The real pictures stay, the generated ones are drawn anew: on the safe side by up to a half. Of two far sets there is no doubt."""
+def test_the_error_of_recall_is_near_the_deviation_over_new_samples():
+    """With fixed real images and newly drawn generated ones, it is at most 1.6 times too large. For two distant sets it is 0."""
     real = normal(400, 8, seed=99)
     sets = [normal(150, 8, seed) * 0.8 for seed in range(40)]
     values = torch.tensor([precision_recall(x, real)[1] for x in sets])
@@ -145,10 +145,10 @@ def test_the_error_of_recall_is_how_recalls_of_other_draws_spread():
 
 
 def test_the_interval_of_a_share_with_an_error():
-    """As wide as the error says, and of all pictures where it says nothing."""
+    """Its width follows from the error, or from the number of images if the error is not usable."""
     low, high = of_share_with_error(0.4, 0.01, 500)
     assert (low, high) == (pytest.approx(0.3806, abs=1e-3), pytest.approx(0.4197, abs=1e-3))
-    low, high = of_share_with_error(0.5, 0.001, 500)  # as little as of 250,000 pictures, and yet they are 500
+    low, high = of_share_with_error(0.5, 0.001, 500)  # the error of 250,000 independent images
     assert (high - low) == pytest.approx(2 * 1.96 * 0.001, rel=1e-3)
     assert of_share_with_error(0.5, 0.001, FEW) is None
     assert of_share_with_error(0.0, 0.0, 12) == of_share(0.0, 12)
@@ -156,14 +156,14 @@ def test_the_interval_of_a_share_with_an_error():
 
 
 def test_chance_is_that_of_a_random_order():
-    """Groups of 3, 1 and 6 pictures: the share of random orders in which one stands first, or among the first 5."""
+    """Groups of 3, 1 and 6 images: the share of random orders with one of the group first, or among the first 5."""
     groups = torch.tensor([0] * 3 + [1] + [2] * 6)
     random = torch.Generator().manual_seed(0)
     orders = torch.rand(20_000, 10, generator=random).argsort(1)
     for top in (1, 5):
         for group in (0, 1, 2):
-            seen = (groups[orders[:, :top]] == group).any(1).double().mean().item()
-            assert chance(torch.tensor([group]), groups, top) == pytest.approx(seen, abs=0.015)
+            share = (groups[orders[:, :top]] == group).any(1).double().mean().item()
+            assert chance(torch.tensor([group]), groups, top) == pytest.approx(share, abs=0.015)
     assert chance(torch.tensor([0, 1]), groups, 1) == pytest.approx(0.2)
     assert chance(torch.tensor([1]), torch.tensor([1, 1]), 5) == 1
 
@@ -179,7 +179,7 @@ def test_nearest_and_ranks():
     features = torch.tensor([[0.0, 0.0], [10.0, 0.0]])
     others = torch.tensor([[3.0, 4.0], [1.0, 0.0], [9.0, 0.0], [20.0, 0.0]])
     assert nearest(features, others).tolist() == [1.0, 1.0]
-    groups = torch.tensor([7, 8, 9, 7])  # two pictures of one caption: the nearer counts
+    groups = torch.tensor([7, 8, 9, 7])  # two images of one caption: the nearer counts
     assert ranks(features, torch.tensor([7, 7]), others, groups).tolist() == [2, 2]
     assert ranks(features, torch.tensor([8, 8]), others, groups).tolist() == [1, 3]
 
@@ -193,7 +193,7 @@ def test_the_interval_of_a_mean_is_the_normal_one():
 
 
 def test_the_interval_of_a_share():
-    """Nothing of 12 leaves up to z^2 / (12 + z^2) open; of many it is the normal one."""
+    """For 0 of 12 the upper end is z^2 / (12 + z^2); for many images it is the normal interval."""
     assert of_share(0.0, 12) == (0.0, pytest.approx(3.8415 / 15.8415, rel=1e-4))
     assert of_share(1.0, 12) == (pytest.approx(12 / 15.8415, rel=1e-4), 1.0)
     low, high = of_share(0.3, 4000)
@@ -201,7 +201,7 @@ def test_the_interval_of_a_share():
 
 
 def test_intervals_of_distances_cover():
-    """Of 60 sets of 60, nearly all intervals hold the mean distance of such sets, and are as wide as the distances really spread."""
+    """For 60 sets of 60 images, at least 85 % of the intervals contain the mean distance, and their width is 2 * 1.96 true deviations."""
     reference = normal(300, 3, seed=99) * 1.2
     drawn = draws(60, 100)
     for side in (FrechetReference(reference), KernelReference(reference)):
@@ -213,8 +213,8 @@ def test_intervals_of_distances_cover():
         assert (high - low).mean().item() == pytest.approx(2 * 1.96 * values.std().item(), rel=0.25)
 
 
-def test_repeated_pictures_do_not_move_the_interval():
-    """With fewer pictures than features every redrawn set is farther away; only the spread of those distances is used."""
+def test_repeated_images_do_not_shift_the_interval():
+    """With fewer images than features every redrawn set is farther away; only the deviations of those distances are used."""
     x, reference = normal(20, 40), FrechetReference(normal(200, 40, seed=1))
     value, replicates = reference.distance(x), reference.replicates(x, draws(20))
     assert replicates.min() > value
@@ -226,10 +226,10 @@ def test_repeated_pictures_do_not_move_the_interval():
 def test_the_same_draws_every_time():
     assert torch.equal(draws(10, 3), draws(10, 3))
     assert draws(50).unique().tolist() == list(range(50))
-    assert (draws(2).sort(1).values == torch.tensor([0, 1])).all()  # never one picture alone
+    assert (draws(2).sort(1).values == torch.tensor([0, 1])).all()  # never one image only
 
 
-def test_attribution_names_the_stage():
+def test_attribution_names_the_limiting_stage():
     training, real = normal(400, 4), normal(100, 4, seed=1)
     near, far = real + 0.02 * normal(100, 4, seed=2), 3 * real + 1
     reference = FrechetReference(training)
@@ -239,7 +239,7 @@ def test_attribution_names_the_stage():
     assert one.line.startswith("stage one is the limit") and one.stage_two.value == 0 and one.stage_two.interval == (0, 0)
     neither = attribute(reference, real, real, real.flip(0))
     assert neither.line.startswith("neither stage is the limit at 100 pictures")
-    assert neither.stage_one.interval == (0, 0)  # the same pictures are drawn for all three sets
+    assert neither.stage_one.interval == (0, 0)  # the same indices are drawn for all three sets
     both = attribute(reference, real, real + 0.7, real + 0.99)
-    assert both.line.startswith("100 pictures do not tell")
+    assert both.line.startswith("100 pictures are too few to decide")
     assert two.real == pytest.approx(reference.distance(real)) and two.generated == pytest.approx(reference.distance(far))

@@ -1,4 +1,4 @@
-"""The Inception is the published one: pinned to published and to peers' numbers."""
+"""The Inception network is the published one: compared with published values and with peers'."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ldm.pretrained.table import TABLE
 
 
 def test_features_are_those_of_an_independent_network():
-    """Pinned to what NVIDIA's TorchScript port of the same network, run by itself, gives for this picture."""
+    """Pinned to the output of NVIDIA's TorchScript port of the same network for this image."""
     y, x, c = torch.meshgrid(torch.arange(299), torch.arange(299), torch.arange(3), indexing="ij")
-    picture = ((x * (c + 1) + y * y // 50) % 256).to(torch.uint8).permute(2, 0, 1)[None]
+    image = ((x * (c + 1) + y * y // 50) % 256).to(torch.uint8).permute(2, 0, 1)[None]
     network = fid_inception()
-    features = network(picture)[0]
+    features = network(image)[0]
     assert features.mean().item() == pytest.approx(0.276574, rel=1e-4)
     assert features.std().item() == pytest.approx(0.313419, rel=1e-4)
     assert features.topk(4).indices.tolist() == [624, 922, 3, 1924]
@@ -28,7 +28,7 @@ def test_features_are_those_of_an_independent_network():
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed, published", [(42, 12.6388), (123, 12.7202)])
 def test_torchmetrics_documented_values(seed, published, tmp_path):
-    """FID of the first pooling's 64 features: the value in the manual of torchmetrics 1.9, and that of versions before 1.0."""
+    """FID of the 64 features of the first pooling: the value in torchmetrics 1.9's documentation, and that of versions before 1.0."""
     weights = write_fidelity_weights(tmp_path / "inception.pth")
     torch.manual_seed(seed)
     metric = FrechetInceptionDistance(feature=64, feature_extractor_weights_path=str(weights))

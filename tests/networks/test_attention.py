@@ -1,4 +1,4 @@
-"""Every attention backend against the reference; and that whatever attends runs fused, in memory that grows as the positions."""
+"""Every attention backend against the reference; every attending block runs fused, with memory linear in the positions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ every_backend = pytest.mark.parametrize("backend", [name for name in BACKENDS if
 
 @pytest.fixture
 def fused_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Forbids what holds scores, torch's unfused fallback and our reference; nothing is known of the kernels yet."""
+    """Forbids torch's unfused fallback and our reference, which store scores; starts with an empty cache of probed kernels."""
 
     def forbidden(*_: object) -> Tensor:
         raise AssertionError("the reference was called")
@@ -67,12 +67,12 @@ def inputs(device: torch.device, dtype: torch.dtype, tokens: int) -> tuple[Tenso
 @pytest.mark.parametrize("is_masked", [False, True])
 def test_backend_agrees_with_the_reference(device: torch.device, dtype: torch.dtype, backend: str, is_masked: bool) -> None:
     q, k, v, mask = inputs(device, dtype, tokens=13)
-    told = mask if is_masked else None
-    if backend != "auto" and backend not in available(q, k, v, told):
+    mask = mask if is_masked else None
+    if backend != "auto" and backend not in available(q, k, v, mask):
         pytest.skip(f"{backend} does not run on {device} with {dtype} (xformers needs a GPU)")
     results = {}
     for name in ("math", backend):
-        out = attend(q, k, v, mask=told, backend=name)
+        out = attend(q, k, v, mask=mask, backend=name)
         results[name] = (out, *torch.autograd.grad(out.square().sum(), (q, k, v)))
 
     for mine, reference in zip(results[backend], results["math"], strict=True):
@@ -112,19 +112,17 @@ def test_backend_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("ldm.networks.attention.attend._found", {})
     q, k, v, _ = inputs(CPU, torch.float32, tokens=4)
     with pytest.raises(
-        UserError, match="'xformers' does not run on cpu with torch.float32 and heads of width 16; this device offers: auto, math, sdpa$"
+        UserError, match="'xformers' does not run on cpu with torch.float32 and heads of width 16; available: auto, math, sdpa$"
     ):
         attend(q, k, v, backend="xformers")
 
 
-def test_a_backend_is_refused_for_heads_that_it_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As xformers' kernels do with widths that are no multiple of 8."""
+def test_a_backend_is_refused_for_head_widths_that_it_does_not_support(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As xformers' kernels do not support widths that are not multiples of 8."""
     monkeypatch.setitem(attending._COMPUTE, "xformers", only_multiples_of_8)
     q, k, v, _ = inputs(CPU, torch.float32, tokens=4)
     attend(q, k, v, backend="xformers")
-    with pytest.raises(
-        UserError, match="'xformers' does not run on cpu with torch.float32 and heads of width 12; this device offers: auto, math"
-    ):
+    with pytest.raises(UserError, match="'xformers' does not run on cpu with torch.float32 and heads of width 12; available: auto, math"):
         attend(q[..., :12], k[..., :12], v[..., :12], backend="xformers")
 
 
@@ -134,8 +132,8 @@ def only_multiples_of_8(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) ->
     return fused.sdpa(q, k, v, mask)
 
 
-def test_auto_asks_of_the_very_tensors_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device whose fused kernels take some head widths, and no mask: where none runs, scores are at least held in parts."""
+def test_auto_probes_the_tensors_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device whose fused kernels support some head widths and no mask, auto chooses math where they do not run."""
     monkeypatch.setattr(fused, "sdpa_without_fallback", only_multiples_of_8)
     q, k, v, mask = inputs(CPU, torch.float32, tokens=4)
     assert choose(q, k, v) == "sdpa"
@@ -143,8 +141,8 @@ def test_auto_asks_of_the_very_tensors_at_hand(monkeypatch: pytest.MonkeyPatch) 
     assert choose(q, k, v) == "sdpa"
 
 
-def test_auto_sees_an_order_of_memory_that_no_kernel_takes(recwarn: pytest.WarningsRecorder) -> None:
-    """`attend` copies such tensors before it chooses. The refusals that torch warns of are no news to a user."""
+def test_auto_respects_strides_that_no_kernel_supports(recwarn: pytest.WarningsRecorder) -> None:
+    """`attend` copies such tensors before it chooses. torch's warnings about rejected kernels are not shown to users."""
     q, k, v, _ = inputs(CPU, torch.float32, tokens=4)
     strided = q.repeat_interleave(4, dim=-1)[..., ::4]
     assert [choose(q, k, v), choose(strided, k, v), choose(q, k, v)] == ["sdpa", "math", "sdpa"]
@@ -154,8 +152,8 @@ def test_auto_sees_an_order_of_memory_that_no_kernel_takes(recwarn: pytest.Warni
 @every_device
 @pytest.mark.parametrize("width", [16, 1])
 @pytest.mark.parametrize("strided", range(3))
-def test_tensors_in_any_order_of_memory_are_fused(device: torch.device, strided: int, width: int, fused_only: None) -> None:
-    """The order in which a contiguous model's convolution gives them: no fused kernel takes it as it is."""
+def test_tensors_of_any_memory_layout_are_fused(device: torch.device, strided: int, width: int, fused_only: None) -> None:
+    """The layout of a contiguous model's convolution outputs: no fused kernel supports it without a copy."""
     q, k, v, mask = inputs(device, torch.float32, tokens=13)
     parts = [part[..., :width] for part in (q, k, v)]
     expected = attend(*parts, mask=mask)
@@ -171,7 +169,7 @@ def test_tensors_in_any_order_of_memory_are_fused(device: torch.device, strided:
 def test_head_widths_of_published_models_are_fused(
     device: torch.device, dtype: torch.dtype, width: int, is_masked: bool, fused_only: None
 ) -> None:
-    """Stable Diffusion's, and the autoencoders' one head, which is wider than CUDA's flash kernel takes."""
+    """Stable Diffusion's, and the autoencoders' single head, which is wider than CUDA's flash kernel supports."""
     rng = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 1, 300, width, generator=rng).to(device, dtype).requires_grad_() for _ in range(3))
     mask = torch.arange(300, device=device) < torch.tensor([[200], [300]], device=device) if is_masked else None
@@ -180,23 +178,23 @@ def test_head_widths_of_published_models_are_fused(
     torch.autograd.grad(mine.sum(), (q, k, v))
 
 
-def test_meta_device_offers_what_it_can_count() -> None:
+def test_backends_on_the_meta_device() -> None:
     assert available(*inputs(torch.device("meta"), torch.bfloat16, tokens=4)) == ("math", "sdpa")
 
 
 def test_auto_on_a_cpu_leaves_sdpa_where_its_backward_is_slow() -> None:
-    """The measurement is told in `choose`. Never with more scores than 256 x 256 a head and picture, and whatever the batch."""
+    """The measurement is cited in `choose`. Never with more than 256 x 256 scores per head and image, and independent of the batch."""
     q, k, v, _ = inputs(CPU, torch.bfloat16, tokens=128)
     assert choose(q, k, v) == choose(q[:1], k[:1], v[:1]) == "math"
     with torch.no_grad():
         assert choose(q, k, v) == "sdpa"  # nothing to differentiate
         assert choose(q, k[:, :, :64], v[:, :, :64]) == "math"
-    assert choose(q, *(part.repeat(1, 1, 3, 1) for part in (k, v))) == "sdpa"  # 384 keys: the scores are not worth holding
+    assert choose(q, *(part.repeat(1, 1, 3, 1) for part in (k, v))) == "sdpa"  # 384 keys: math is not faster
     assert choose(q.repeat(1, 1, 22, 1), k, v) == "sdpa"  # 264 queries
     assert choose(q.float(), k.float(), v.float()) == "sdpa"
 
 
-BLOCKS: dict[str, Callable[[int], nn.Module]] = {  # for maps of so many pixels a side
+BLOCKS: dict[str, Callable[[int], nn.Module]] = {  # the argument is the map's side in pixels
     "one head": lambda side: SpatialSelfAttention(64),
     "heads": lambda side: MultiHeadSpatialAttention(64, 4),
     "transformer": lambda side: SpatialTransformer(64, 4, context_width=24),
@@ -217,7 +215,7 @@ def random_block(name: str, side: int = 17, backend: str = "auto") -> nn.Module:
 
 
 def without_zeros(module: nn.Module) -> nn.Module:
-    """Convolutions that start at zero would hide all that is before them."""
+    """Convolutions that start at zero would hide everything before them."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             part.reset_parameters()
@@ -225,7 +223,7 @@ def without_zeros(module: nn.Module) -> nn.Module:
 
 
 def condition_of(name: str, like: Tensor) -> tuple[Tensor, ...]:
-    """Tokens, and their mask, for the blocks that take some."""
+    """Tokens and their mask, for the blocks that take them."""
     tokens = torch.linspace(-1, 1, len(like) * 9 * 24).sin().reshape(-1, 9, 24).to(like)
     mask = torch.arange(9, device=like.device) < torch.tensor([[5], [9]], device=like.device)
     return {"transformer": (tokens,), "transformer, masked": (tokens, mask[: len(like)])}.get(name, ())
@@ -238,7 +236,7 @@ def condition_of(name: str, like: Tensor) -> tuple[Tensor, ...]:
 def test_every_block_is_fused_and_agrees_with_the_reference(
     device: torch.device, dtype: torch.dtype, order: torch.memory_format, name: str, request: pytest.FixtureRequest
 ) -> None:
-    """Values and all gradients, in both memory formats. 289 positions are beyond what a CPU in bfloat16 leaves to the reference."""
+    """Values and all gradients, in both memory formats. With 289 positions, a CPU in bfloat16 does not choose the reference."""
     results = []
     for backend, of in (("math", torch.contiguous_format), ("auto", order)):
         block = random_block(name, backend=backend).to(device, dtype, memory_format=of)
@@ -249,8 +247,8 @@ def test_every_block_is_fused_and_agrees_with_the_reference(
         out = block(x, *condition_of(name, x))
         results.append((out, *torch.autograd.grad(out.square().sum(), (x, *block.parameters()))))
         if out.ndim == 4:
-            assert out.is_contiguous(memory_format=of)  # the model goes on in the format that it had
-    # A bias of the keys adds the same to all scores of a query, so its gradient is rounding alone.
+            assert out.is_contiguous(memory_format=of)  # the model keeps its memory format
+    # A bias of the keys adds the same to all scores of a query, so its gradient is rounding only.
     names = ["out", "x", *(name for name, _ in block.named_parameters())]
     for part, reference, mine in zip(names, *results, strict=True):
         if part not in ("k.bias", "to_k.bias"):
@@ -262,16 +260,16 @@ def test_every_block_is_fused_and_agrees_with_the_reference(
 @every_order
 @pytest.mark.parametrize("name", ["one head", "heads"])
 def test_queries_keys_and_values_reach_the_kernel_uncopied(order: torch.memory_format, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the convolutions give is in the right order already, so all that was copied for it is their input."""
-    given, made = [], []
-    monkeypatch.setitem(attending._COMPUTE, "sdpa", lambda *parts: given.extend(parts[:3]) or fused.sdpa(*parts))
+    """The convolutions' outputs already have the right layout, so only their input was copied."""
+    received, made = [], []
+    monkeypatch.setitem(attending._COMPUTE, "sdpa", lambda *parts: received.extend(parts[:3]) or fused.sdpa(*parts))
     block = random_block(name).to(memory_format=order)
     for part in block.children():
         if isinstance(part, nn.Conv2d):
             part.register_forward_hook(lambda part, x, out: made.append(out))
     block(torch.randn(2, 64, 4, 4).to(memory_format=order))
-    assert len(given) == 3
-    assert {part.untyped_storage().data_ptr() for part in given} <= {part.untyped_storage().data_ptr() for part in made}
+    assert len(received) == 3
+    assert {part.untyped_storage().data_ptr() for part in received} <= {part.untyped_storage().data_ptr() for part in made}
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -292,9 +290,9 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 def test_whole_models_train_fused(
     device: torch.device, dtype: torch.dtype, order: torch.memory_format, name: str, fused_only: None
 ) -> None:
-    """From 289 positions in the middle on, under autocast as in training; `unconditional` recomputes its activations.
+    """With at least 289 positions, under autocast as in training; `unconditional` recomputes its activations.
 
-    Nothing has been asked of the kernels before, so the asking happens in the first pass.
+    The cache of probed kernels is empty, so the probes run within the first forward pass.
     """
     model = without_zeros(MODELS[name]()).to(device, memory_format=order)
     x = torch.rand(2, 3, 34, 34, device=device).to(memory_format=order).requires_grad_()
@@ -331,37 +329,37 @@ Peaks = dict[tuple[str, str, torch.dtype, int], int]
 
 @pytest.fixture(scope="module")
 def peaks() -> Peaks:
-    """Bytes by (block, backend, dtype, side): the most that forward and backward took of the system."""
+    """Peak memory in bytes of forward and backward, by (block, backend, dtype, side)."""
     if not Path("/proc/self/clear_refs").exists():
-        pytest.skip("the most memory that was taken is asked of Linux")
+        pytest.skip("peak memory is only measured on Linux")
     with pytest.MonkeyPatch.context() as patch, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        patch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # tensors go back to the system as soon as they are freed
+        patch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # returns freed tensors to the system at once
         return pool.submit(measured_peaks).result()
 
 
 def measured_peaks() -> Peaks:
-    """See `peaks`; for a process of its own."""
+    """See `peaks`; runs in its own process."""
     torch.set_num_threads(1)
     found = {}
     for name, backend, dtype in CASES:
-        for side in (SIDES[0], *SIDES):  # the first time, code is loaded too
+        for side in (SIDES[0], *SIDES):  # the first call also loads code
             block = random_block(name, side, backend).to(dtype)
             x = torch.randn(1, 64, side, side, dtype=dtype, requires_grad=True)
             gc.collect()
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-            before = held("VmRSS")
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+            before = memory_bytes("VmRSS")
             block(x, *condition_of(name, x)).square().sum().backward()
-            found[name, backend, dtype, side] = held("VmHWM") - before
+            found[name, backend, dtype, side] = memory_bytes("VmHWM") - before
     return found
 
 
-def held(key: str) -> int:
-    """Bytes of this process now (VmRSS), or at most (VmHWM)."""
+def memory_bytes(key: str) -> int:
+    """This process's memory in bytes: now (VmRSS), or its peak (VmHWM)."""
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)) * 1024
 
 
 @pytest.mark.parametrize(("name", "backend", "dtype"), CASES)
-def test_memory_grows_as_the_positions(name: str, backend: str, dtype: torch.dtype, peaks: Peaks) -> None:
-    """Four times as many pixels take about four times as much; all scores would take sixteen times."""
+def test_memory_is_linear_in_the_positions(name: str, backend: str, dtype: torch.dtype, peaks: Peaks) -> None:
+    """Four times as many pixels take about four times the memory; storing all scores would take sixteen times."""
     few, many = (peaks[name, backend, dtype, side] for side in SIDES)
     assert many < 8 * few

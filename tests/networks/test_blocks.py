@@ -1,4 +1,4 @@
-"""The blocks: what they start as, and pins to independent computations."""
+"""The blocks: their initial function, and comparisons with independent computations."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def test_time_embedding_is_the_published_one() -> None:
     assert not time_embedding(network_time, 9)[:, 8].any()
 
 
-def test_downsample_pads_where_it_says() -> None:
-    """With a kernel that only reads its first tap, the output shows which pixel each window starts on."""
-    picture = torch.arange(1.0, 17).reshape(1, 1, 4, 4)
+def test_downsample_pads_on_the_documented_sides() -> None:
+    """With a kernel that is nonzero only at its first tap, the output shows the first pixel of each window."""
+    x = torch.arange(1.0, 17).reshape(1, 1, 4, 4)
     for asymmetric, corner in ((True, [[1.0, 3], [9, 11]]), (False, [[0.0, 0], [0, 6]])):
         down = Downsample(1, asymmetric_pad=asymmetric)
         torch.nn.init.zeros_(down.conv.weight).data[0, 0, 0, 0] = 1
         torch.nn.init.zeros_(down.conv.bias)
-        assert_close(down(picture)[0, 0], torch.tensor(corner))
+        assert_close(down(x)[0, 0], torch.tensor(corner))
 
 
 def test_upsample_repeats_pixels() -> None:
     up = Upsample(1)
     torch.nn.init.zeros_(up.conv.weight).data[0, 0, 1, 1] = 1
     torch.nn.init.zeros_(up.conv.bias)
-    picture = torch.tensor([[[[1.0, 2], [3, 4]]]])
-    assert_close(up(picture)[0, 0], torch.tensor([[1.0, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]))
+    x = torch.tensor([[[[1.0, 2], [3, 4]]]])
+    assert_close(up(x)[0, 0], torch.tensor([[1.0, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]))
 
 
 @pytest.mark.parametrize("channels", [4, 32, 64])
@@ -61,7 +61,7 @@ def test_an_added_embedding_survives_the_norm(channels: int) -> None:
 
 
 @pytest.mark.parametrize("scale_shift", [False, True])
-def test_zero_init_block_is_its_skip_path(scale_shift: bool) -> None:
+def test_zero_init_block_is_its_skip_connection(scale_shift: bool) -> None:
     x, emb = torch.randn(2, 32, 8, 8), torch.randn(2, 16)
     block = ResidualBlock(32, 32, embed_width=16, scale_shift=scale_shift, zero_init=True)
     assert_close(block(x, emb), x, rtol=0, atol=0)
@@ -76,9 +76,9 @@ def test_scale_shift_follows_the_second_norm() -> None:
     torch.manual_seed(0)
     block = ResidualBlock(8, 8, embed_width=4, scale_shift=True, groups=2)
     x, emb = torch.randn(2, 8, 4, 4), torch.randn(2, 4)
-    told = F.linear(F.silu(emb), block.embed.weight, block.embed.bias)
+    y = F.linear(F.silu(emb), block.embed.weight, block.embed.bias)
     h = F.conv2d(F.silu(F.group_norm(x, 2, eps=1e-6)), block.conv1.weight, block.conv1.bias, padding=1)
-    h = F.group_norm(h, 2, eps=1e-6) * (1 + told[:, :8, None, None]) + told[:, 8:, None, None]
+    h = F.group_norm(h, 2, eps=1e-6) * (1 + y[:, :8, None, None]) + y[:, 8:, None, None]
     assert_close(block(x, emb), x + F.conv2d(F.silu(h), block.conv2.weight, block.conv2.bias, padding=1))
 
 
@@ -125,17 +125,17 @@ def test_feed_forward_gates_its_first_half_by_the_gelu_of_its_second() -> None:
 @pytest.mark.parametrize(
     "block", [SpatialTransformer(8, 2, depth=2, context_width=6), MultiHeadSpatialAttention(8, 2), SpatialSelfAttention(8)]
 )
-def test_pixels_hear_each_other_wherever_they_stand(block: nn.Module) -> None:
-    """Attention has no notion of place: a flipped picture gives the flipped result. And one pixel reaches all the others."""
+def test_every_pixel_attends_to_every_other_without_positions(block: nn.Module) -> None:
+    """Attention does not depend on positions: a flipped input gives the flipped output. And one pixel affects all the others."""
     torch.manual_seed(0)
     nn.init.normal_(block.proj_out.weight)
-    told = (torch.randn(1, 5, 6),) if isinstance(block, SpatialTransformer) else ()
+    tokens = (torch.randn(1, 5, 6),) if isinstance(block, SpatialTransformer) else ()
     x = torch.randn(1, 8, 2, 3, requires_grad=True)
-    out = block(x, *told)
-    assert_close(block(x.flip(3), *told), out.flip(3), rtol=1e-5, atol=1e-5)
-    assert_close(block(x.flip(2), *told), out.flip(2), rtol=1e-5, atol=1e-5)
+    out = block(x, *tokens)
+    assert_close(block(x.flip(3), *tokens), out.flip(3), rtol=1e-5, atol=1e-5)
+    assert_close(block(x.flip(2), *tokens), out.flip(2), rtol=1e-5, atol=1e-5)
 
     y = x.detach().clone()
-    y[..., 0, 0] = y[..., 0, 0].reshape(1, 4, 2).flip(2).flatten(1)  # one pixel changes, the norm's groups keep their mean and variance
-    reached = (block(y, *told) - out).detach().abs().amax(1)[0]
-    assert reached.min() > 1e-4
+    y[..., 0, 0] = y[..., 0, 0].reshape(1, 4, 2).flip(2).flatten(1)  # one pixel changes; the norm's groups keep their mean and variance
+    change = (block(y, *tokens) - out).detach().abs().amax(1)[0]
+    assert change.min() > 1e-4

@@ -1,4 +1,4 @@
-"""Low-rank adapters: what they compute, what of a network they touch, and how many numbers they are."""
+"""Low-rank adapters: what they compute, which layers they adapt, and how they are saved and shared."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ldm.core.errors import UserError
 from ldm.networks.lora import DOWN, TABLES, UP, Adapters, Lora, adapt, base_weights, merged, twin
 from ldm.networks.unet import UNetConfig
 
-TOLD = UNetConfig(channels=32, multipliers=(1, 2), blocks=1, attention=(2,), heads=2, context_width=12)
-PLAIN = UNetConfig(channels=32, multipliers=(1, 2), blocks=1, attention=(2,), heads=2, transformer_depth=0, resample="residual")
+COND = UNetConfig(channels=32, multipliers=(1, 2), blocks=1, attention=(2,), heads=2, context_width=12)
+UNCOND = UNetConfig(channels=32, multipliers=(1, 2), blocks=1, attention=(2,), heads=2, transformer_depth=0, resample="residual")
 every_target = pytest.mark.parametrize("targets", TABLES)
 
 
@@ -39,9 +39,9 @@ def output(network: nn.Module) -> Tensor:
 
 
 @every_target
-@pytest.mark.parametrize("config", [TOLD, PLAIN], ids=["told", "plain"])
+@pytest.mark.parametrize("config", [COND, UNCOND], ids=["cond", "uncond"])
 def test_merged_weights_are_the_adapted_network(config: UNetConfig, targets: str):
-    """At first it is the network itself; then peft's layers beside it give what W + s B A gives, and only those weights differ."""
+    """Fresh adapters change nothing. Others give the same output as the merged weights W + s B A, and leave the base weights unchanged."""
     network = random_unet(config)
     plain, before = copy.deepcopy(network), output(network)
     adapters = adapt(network, Lora(rank=3, alpha=7.0, targets=targets), "base", 0)
@@ -56,29 +56,29 @@ def test_merged_weights_are_the_adapted_network(config: UNetConfig, targets: str
 
 
 @every_target
-def test_gradients_reach_all_of_the_adapters_and_nothing_else(targets: str):
-    network = random_unet(TOLD)
+def test_gradients_reach_all_adapters_and_only_them(targets: str):
+    network = random_unet(COND)
     adapters = adapt(network, Lora(rank=2, targets=targets), "base", 0)
     shake(adapters, 0.1)
     network(torch.randn(2, 3, 8, 8), torch.zeros(2), Condition(tokens=torch.randn(2, 5, 12))).square().sum().backward()
-    taught = {id(p) for p in network.parameters() if p.grad is not None and p.grad.abs().sum() > 0}
-    assert taught == {id(p) for p in adapters.parameters()} and taught
+    trained = {id(p) for p in network.parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert trained == {id(p) for p in adapters.parameters()} and trained
 
 
-def test_a_wider_choice_of_layers_holds_the_narrower_one():
+def test_each_wider_target_includes_the_narrower_ones():
     chosen = {}
     for targets in TABLES:
-        tensors = adapt(random_unet(TOLD), Lora(targets=targets), "base", 0).tensors()
+        tensors = adapt(random_unet(COND), Lora(targets=targets), "base", 0).tensors()
         chosen[targets] = {name.removesuffix(DOWN) for name in tensors if name.endswith(DOWN)}
         assert {f"{name}{end}" for name in chosen[targets] for end in (DOWN, UP)} == tensors.keys()
     assert chosen["attention"] < chosen["transformer"] < chosen["all"]
     assert {name.rsplit(".", 1)[1] for name in chosen["attention"]} == {"to_q", "to_k", "to_v", "to_out"}
-    everything = {name for name, module in random_unet(TOLD).named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+    everything = {name for name, module in random_unet(COND).named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
     assert everything - chosen["all"] == {"time_embed.0", "time_embed.2", "input_blocks.0.0", "out.2"}
 
 
-def test_a_twin_shares_what_is_frozen_and_has_other_adapters():
-    network = random_unet(TOLD)
+def test_a_twin_shares_the_frozen_weights_and_has_other_adapters():
+    network = random_unet(COND)
     adapters = adapt(network, Lora(rank=2), "base", 0)
     shake(adapters, 0.1)
     others = copy.deepcopy(adapters)
@@ -90,8 +90,8 @@ def test_a_twin_shares_what_is_frozen_and_has_other_adapters():
     assert mine & theirs == {value.data_ptr() for value in base_weights(network).values()}
 
 
-def test_what_is_loaded_into_the_adapters_is_loaded_into_the_network_beside_the_same_base_only():
-    network, another = random_unet(TOLD), random_unet(TOLD)
+def test_loading_adapters_changes_the_network_and_needs_the_same_base():
+    network, another = random_unet(COND), random_unet(COND)
     adapters, theirs = adapt(network, Lora(rank=2), "base", 0), adapt(another, Lora(rank=2), "base", 5)
     shake(theirs, 0.1)
     adapters.load_state_dict(theirs.state_dict())
@@ -100,11 +100,11 @@ def test_what_is_loaded_into_the_adapters_is_loaded_into_the_network_beside_the_
         Adapters(network, Lora(rank=2), "another base").load_state_dict(theirs.state_dict())
 
 
-def test_fresh_adapters_depend_on_the_seed_alone():
-    first, again, other = (adapt(random_unet(TOLD), Lora(rank=2), "base", seed).tensors() for seed in (1, 1, 2))
+def test_fresh_adapters_depend_only_on_the_seed():
+    first, again, other = (adapt(random_unet(COND), Lora(rank=2), "base", seed).tensors() for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert all(torch.equal(first[name], other[name]) == name.endswith(UP) for name in first)  # B is 0
 
 
-def test_scale_is_alpha_over_rank_and_1_where_it_is_not_said():
+def test_scale_is_alpha_over_rank_and_1_by_default():
     assert (Lora(rank=16).scale, Lora(rank=8, alpha=4.0).scale) == (1.0, 0.5)

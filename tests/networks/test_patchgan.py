@@ -1,4 +1,4 @@
-"""The discriminator: how much each logit sees, and its published size."""
+"""The discriminator: its receptive field and its published size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ldm.networks.patchgan import PatchGAN
 
 @pytest.mark.parametrize(("layers", "field"), [(1, 16), (2, 34), (3, 70), (4, 142), (5, 286)])
 def test_receptive_field(layers: int, field: int) -> None:
-    """Isola et al. 2017: 70 x 70 for three layers, 16 and 286 for one and five. Without norm, which would see the whole picture."""
+    """Isola et al. 2017: 70 x 70 for three layers, 16 and 286 for one and five. Without norm, which depends on the whole image."""
     net = PatchGAN(1, channels=2, layers=layers, norm="none").double()
     size = 2 * field
     images = torch.randn(1, 1, size, size, dtype=torch.float64, requires_grad=True)
@@ -30,13 +30,13 @@ def test_published_size_and_start() -> None:
 
 
 @pytest.mark.parametrize("norm", ["group", "none"])
-def test_a_picture_is_judged_alone(norm: str) -> None:
+def test_an_images_logits_do_not_depend_on_its_batch(norm: str) -> None:
     net = PatchGAN(3, channels=16, layers=2, norm=norm)
     images = torch.randn(3, 3, 32, 32)
     torch.testing.assert_close(net(images)[1:2], net(images[1:2]), rtol=1e-5, atol=1e-6)
 
 
-def test_mistakes_are_told() -> None:
+def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match="1 to 5 layers, not 6"):
         PatchGAN(3, layers=6)
     with pytest.raises(UserError, match="'instance'; allowed: batch, group, none"):

@@ -1,4 +1,4 @@
-"""The UNet: published sizes, what it starts as, and that pictures do not see each other."""
+"""The UNet: published sizes, its initial function, what its output depends on, and the independence of a batch's rows."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ PLAIN = UNetConfig(
 )
 
 
-def awake(config: UNetConfig, in_channels: int = 4, seed: int = 0) -> UNet:
+def nonzero_unet(config: UNetConfig, in_channels: int = 4, seed: int = 0) -> UNet:
     """A network whose zero-initialised weights are not zero."""
     torch.manual_seed(seed)
     net = config.build(in_channels, 4)
@@ -85,17 +85,17 @@ def awake(config: UNetConfig, in_channels: int = 4, seed: int = 0) -> UNet:
     return net
 
 
-def told(config: UNetConfig, count: int = 3, concat: int = 0) -> tuple[Tensor, Tensor, Condition]:
+def inputs_for(config: UNetConfig, count: int = 3, concat: int = 0) -> tuple[Tensor, Tensor, Condition]:
     rng = torch.Generator().manual_seed(1)
     x, network_time = torch.randn(count, 4 - concat, 8, 8, generator=rng), torch.rand(count, generator=rng) * 999
     vector = None if config.vector_width is None else torch.randn(count, config.vector_width, generator=rng)
     tokens = None if config.context_width is None else torch.randn(count, 7, config.context_width, generator=rng)
     mask = None if tokens is None else torch.arange(7)[None] < torch.tensor([3, 7, 5])[:count, None]
-    beside = torch.randn(count, concat, 8, 8, generator=rng) if concat else None
-    return x, network_time, Condition(vector=vector, tokens=tokens, token_mask=mask, concat=beside)
+    channels = torch.randn(count, concat, 8, 8, generator=rng) if concat else None
+    return x, network_time, Condition(vector=vector, tokens=tokens, token_mask=mask, concat=channels)
 
 
-def one(condition: Condition, row: int) -> Condition:
+def row_of(condition: Condition, row: int) -> Condition:
     return Condition(
         **{f.name: None if (t := getattr(condition, f.name)) is None else t[row : row + 1] for f in dataclasses.fields(condition)}
     )
@@ -120,7 +120,7 @@ def test_published_network_runs_on_meta() -> None:
 @pytest.mark.parametrize("config", [TINY, PLAIN])
 def test_fresh_network_is_zero_and_learns(config: UNetConfig) -> None:
     net = config.build(4, 4)
-    x, network_time, condition = told(config)
+    x, network_time, condition = inputs_for(config)
     out = net(x, network_time, condition)
     assert_close(out, torch.zeros_like(x), rtol=0, atol=0)
     (out - 1).square().sum().backward()
@@ -128,39 +128,39 @@ def test_fresh_network_is_zero_and_learns(config: UNetConfig) -> None:
 
 
 @pytest.mark.parametrize("config", [TINY, PLAIN])
-def test_each_row_is_alone(config: UNetConfig) -> None:
-    net = awake(config)
-    x, network_time, condition = told(config)
+def test_rows_are_independent(config: UNetConfig) -> None:
+    net = nonzero_unet(config)
+    x, network_time, condition = inputs_for(config)
     together = net(x, network_time, condition)
     for row in range(3):
-        alone = net(x[row : row + 1], network_time[row : row + 1], one(condition, row))
+        alone = net(x[row : row + 1], network_time[row : row + 1], row_of(condition, row))
         assert_close(alone, together[row : row + 1], rtol=1e-5, atol=1e-5)
 
 
-def test_everything_told_is_heard() -> None:
+def test_output_depends_on_the_whole_condition() -> None:
     """The output depends on the time, the vector, the tokens that are not masked, and the concatenated channels; not on masked tokens."""
-    net = awake(TINY)
-    x, network_time, condition = told(TINY, concat=2)
+    net = nonzero_unet(TINY)
+    x, network_time, condition = inputs_for(TINY, concat=2)
     out = net(x, network_time, condition)
 
     def change(**parts: Tensor) -> float:
         return float((net(x, parts.pop("network_time", network_time), dataclasses.replace(condition, **parts)) - out).abs().max().detach())
 
     noise = torch.randn(condition.tokens.shape)
-    seen = condition.token_mask[..., None]
+    unmasked = condition.token_mask[..., None]
     assert change(network_time=network_time + 40.5) > 1e-3
     assert change(vector=condition.vector + 1) > 1e-3
     assert change(concat=condition.concat + torch.randn(condition.concat.shape)) > 1e-3
-    assert change(tokens=condition.tokens + noise * seen) > 1e-4
-    assert change(tokens=condition.tokens + noise * ~seen) == 0
+    assert change(tokens=condition.tokens + noise * unmasked) > 1e-4
+    assert change(tokens=condition.tokens + noise * ~unmasked) == 0
 
 
 @pytest.mark.parametrize("config", [TINY, PLAIN])
 def test_checkpointing_changes_memory_only(config: UNetConfig) -> None:
     grads = []
     for checkpointing in (False, True):
-        net = awake(dataclasses.replace(config, checkpointing=checkpointing, dropout=0.3))
-        x, network_time, condition = told(config)
+        net = nonzero_unet(dataclasses.replace(config, checkpointing=checkpointing, dropout=0.3))
+        x, network_time, condition = inputs_for(config)
         saved = 0
 
         def count(tensor: Tensor) -> Tensor:
@@ -179,22 +179,22 @@ def test_checkpointing_changes_memory_only(config: UNetConfig) -> None:
 
 
 def test_memory_format_changes_nothing() -> None:
-    net = awake(TINY)
-    x, network_time, condition = told(TINY)
+    net = nonzero_unet(TINY)
+    x, network_time, condition = inputs_for(TINY)
     out = net(x, network_time, condition)
     last = net.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last), network_time, condition)
     assert_close(last, out, rtol=1e-4, atol=1e-4)
 
 
 def test_bfloat16_weights_take_float32_conditions() -> None:
-    net = awake(TINY).bfloat16()
-    x, network_time, condition = told(TINY)
+    net = nonzero_unet(TINY).bfloat16()
+    x, network_time, condition = inputs_for(TINY)
     out = net(x, network_time, condition)
-    assert_close(out.float(), awake(TINY)(x, network_time, condition), rtol=0.1, atol=0.1)
+    assert_close(out.float(), nonzero_unet(TINY)(x, network_time, condition), rtol=0.1, atol=0.1)
 
 
 def test_the_pair_with_and_without_attention() -> None:
-    """The same but for the attention: what is left has every other weight, by name and shape, and still draws on both levels."""
+    """Removing the attention removes exactly its parameters, and the network still runs."""
     shape = {"channels": 64, "multipliers": (1, 2, 2, 4), "blocks": 1, "transformer_depth": 0}
     with torch.device("meta"):
         attending = UNetConfig(**shape, attention=(2, 4, 8), heads=4).build(3, 3)
@@ -218,8 +218,8 @@ def test_config_is_a_kind_of_its_family() -> None:
         ({"head_width": None}, "exactly one of heads and head_width, got heads=None, head_width=None"),
         ({"head_width": 5}, "head_width 5 does not divide the 16 channels"),
         ({"head_width": None, "heads": 3}, "heads 3 does not divide the 16 channels"),
-        ({"attention": (), "middle_attention": False}, "neither heads nor head_width: nothing here attends, got heads=None, head_width=4"),
-        ({"blocks": (1, 2)}, r"one a level \(3 levels\)"),
+        ({"attention": (), "middle_attention": False}, "neither heads nor head_width: there is no attention, got heads=None, head_width=4"),
+        ({"blocks": (1, 2)}, r"one per level \(3 levels\)"),
         ({"attention": (3,)}, r"1, 2, 4, 8, ...; got \(3,\)"),
         ({"transformer_depth": 0}, "context_width needs transformer_depth"),
         ({"transformer_depth": -1}, "transformer_depth must be at least 0"),
@@ -229,14 +229,14 @@ def test_config_is_a_kind_of_its_family() -> None:
         ({"multipliers": ()}, "at least 1, got 8 and"),
     ],
 )
-def test_mistakes_in_the_config_are_told(change: dict, message: str) -> None:
+def test_mistakes_in_the_config_are_named(change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         dataclasses.replace(TINY, **change)
 
 
-def test_mistakes_in_the_input_are_told() -> None:
+def test_mistakes_in_the_input_are_named() -> None:
     net = TINY.build(4, 4)
-    x, network_time, condition = told(TINY)
+    x, network_time, condition = inputs_for(TINY)
     wide = Condition(vector=condition.vector, tokens=torch.zeros(3, 7, 9))
     for bad_x, bad_condition, message in (
         (torch.zeros(3, 4, 8, 10), condition, r"multiples of 4 \(4, 8, ...\), not 8 x 10"),

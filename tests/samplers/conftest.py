@@ -1,4 +1,4 @@
-"""Denoisers that are exact, for Gaussian data and a mixture, where the flow has a closed form; and what a sampler makes of the first."""
+"""Exact denoisers and flows for Gaussian data and a mixture, and the exact result of a sampler on Gaussian data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ldm.diffusion.process import NoiseProcess
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Each number of a picture is N(mean, std^2), independently."""
+    """Each number of an image is N(mean, std^2), independently."""
 
     process: NoiseProcess
     mean: float
@@ -33,44 +33,44 @@ class Gaussian:
         return Estimate(x0=self.mean + alpha * self.std**2 * off, eps=sigma * off)
 
     def flow(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Where the probability flow takes x_t: it keeps the number of standard deviations."""
+        """x_s on the probability flow through x_t: the number of standard deviations from the mean is constant."""
         (mean_t, std_t), (mean_s, std_s) = self.marginal(t, x_t), self.marginal(s, x_t)
         return mean_s + std_s / std_t * (x_t - mean_t)
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Each number is N(-1, 0.3^2) or N(1.2, 0.3^2), as likely."""
+    """Each number is N(-1, 0.3^2) or N(1.2, 0.3^2), with equal probability."""
 
     process: NoiseProcess
     means = torch.tensor([-1.0, 1.2], dtype=torch.float64)
     std = 0.3
 
-    def parts(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Means (2,) of the parts of x_t's distribution, and their one standard deviation."""
+    def components(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Means (2,) of the components of x_t's distribution, and their common standard deviation."""
         alpha, sigma = self.process.scales(t.flatten()[0], x_t)
         return alpha * self.means, (alpha**2 * self.std**2 + sigma**2).sqrt()
 
     def denoise(self, x_t: Tensor, t: Tensor) -> Estimate:
-        means, std = self.parts(x_t, t)
+        means, std = self.components(x_t, t)
         alpha, sigma = self.process.scales(t.flatten()[0], x_t)
         off = (x_t[..., None] - means) / std
-        likely = (-off.square() / 2).softmax(-1)
-        x0 = (likely * (self.means + alpha * self.std**2 / std * off)).sum(-1)
+        weights = (-off.square() / 2).softmax(-1)
+        x0 = (weights * (self.means + alpha * self.std**2 / std * off)).sum(-1)
         return Estimate(x0, (x_t - alpha * x0) / sigma)
 
-    def below(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """How much of the distribution lies below x_t."""
-        means, std = self.parts(x_t, t)
+    def cdf(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """The distribution function of x_t."""
+        means, std = self.components(x_t, t)
         return torch.special.ndtr((x_t[..., None] - means) / std).mean(-1)
 
     def flow(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """In one dimension the probability flow keeps what lies below; found by halving."""
-        wanted = self.below(x_t, t)
+        """In one dimension the distribution function is constant along the probability flow; solved by bisection."""
+        wanted = self.cdf(x_t, t)
         low, high = torch.full_like(x_t, -1e3), torch.full_like(x_t, 1e3)
         for _ in range(80):
             middle = (low + high) / 2
-            under = self.below(middle, s) < wanted
+            under = self.cdf(middle, s) < wanted
             low, high = torch.where(under, middle, low), torch.where(under, high, middle)
         return low
 
@@ -87,19 +87,19 @@ def mixture() -> Callable[[NoiseProcess], Mixture]:
 
 @pytest.fixture
 def no_noise() -> Callable[[int], Tensor]:
-    """For samplers that must not ask."""
+    """Noise for deterministic samplers, which must not use it."""
 
     def refuse(step: int, further: int = 0) -> Tensor:
-        raise AssertionError("a deterministic sampler asked for noise")
+        raise AssertionError("a deterministic sampler drew noise")
 
     return refuse
 
 
 @pytest.fixture
-def made_of() -> Callable[..., tuple[float, float]]:
-    """Mean and standard deviation of what a sampler makes of Gaussian data, exactly, where each step is x_s = A x_t + B + sum C_k z_k.
+def sampled_moments() -> Callable[..., tuple[float, float]]:
+    """Exact mean and standard deviation of a sampler's results on Gaussian data, where each step is x_s = A x_t + B + sum C_k z_k.
 
-    Row 0 starts at the mean of x_t and draws no noise; row 1 starts one deviation off; each row more draws a 1 in one of the draws.
+    Row 0 starts at the mean of x_t with zero noise; row 1 starts one deviation off; in each further row one of the draws is 1.
     """
 
     def measure(sampler, world: Gaussian, grid: Tensor, draws: int) -> tuple[float, float]:
@@ -121,8 +121,8 @@ def made_of() -> Callable[..., tuple[float, float]]:
 
 
 @pytest.fixture
-def spread_of() -> Callable[..., tuple[float, float]]:
-    """(A, C) of a step x_s = A x_t + B + C z, which every step is on Gaussian data: read off by putting in 0 and 1."""
+def step_coefficients() -> Callable[..., tuple[float, float]]:
+    """(A, C) of a step x_s = A x_t + B + C z, the form of every step on Gaussian data: found by inserting 0 and 1."""
 
     def measure(sampler, denoise, process, t: float, s: float) -> tuple[float, float]:
         def at(x: float, z: float) -> float:

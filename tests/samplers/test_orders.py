@@ -1,4 +1,4 @@
-"""Solvers on data where the answer is known: orders of convergence, on every process, and the distribution that comes out."""
+"""Solvers on data with a known solution: orders of convergence on every process, and the distribution of the results."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_converges_on_the_flow_at_its_order(process, sampler, order, data, gauss
 @every_process
 @pytest.mark.parametrize("data", ["gaussian", "mixture"])
 def test_pndm_is_second_order_on_even_steps_in_t(process, data, gaussian, mixture, no_noise) -> None:
-    """And where sigma / alpha is linear in t, as in EDM, its weights are Adams and Bashforth's own: third order, by its first steps."""
+    """If sigma / alpha is linear in t, as in EDM, its weights are Adams and Bashforth's: third order, limited by its first steps."""
     world = gaussian(process, 1.5, 0.5) if data == "gaussian" else mixture(process)
     first, last = at_ratios(process, 5, 0.2)
     mean, std = gaussian(process, 1.5, 0.5).marginal(first, torch.zeros((), dtype=F64))
@@ -83,8 +83,8 @@ def test_pndm_is_second_order_on_even_steps_in_t(process, data, gaussian, mixtur
 
 
 @pytest.mark.parametrize("process", [DiscreteVP(spacing="cosine"), DiscreteVP(spacing="cosine", zero_terminal_snr=True)], ids=repr)
-def test_pndm_starts_where_hardly_a_signal_is_left(process, gaussian, no_noise) -> None:
-    """From sigma / alpha = 20,291, what two eps differ by would otherwise be magnified as often; then 12 times too wide at 20 steps."""
+def test_pndm_starts_at_nearly_zero_snr(process, gaussian, no_noise) -> None:
+    """From sigma / alpha = 20,291 it would magnify the difference of two eps by that factor; the std was 12 times too large at 20 steps."""
     x = torch.tensor([[0.0], [1.0]], dtype=F64)
     for steps in (10, 20, 50):
         got = PNDM().sample(gaussian(process, 0.3, 0.5).denoise, x, Trailing().times(process, steps), process, no_noise)
@@ -94,7 +94,7 @@ def test_pndm_starts_where_hardly_a_signal_is_left(process, gaussian, no_noise) 
 @every_process
 @pytest.mark.parametrize("tolerance", [1e-4, 1e-8])
 def test_ode_keeps_its_tolerance(process, tolerance, mixture, no_noise) -> None:
-    """However few steps are asked; their number changes nothing."""
+    """The error stays within the tolerance, and the number of steps has no effect."""
     world, grid = mixture(process), at_ratios(process, 8, 1, 0.1)
     x = (process.alpha(grid[0]) ** 2 + process.sigma(grid[0]) ** 2).sqrt() * torch.tensor([[1.0], [-0.5]], dtype=F64)
     counted, sampler = Counted(world.denoise), ODE(rtol=tolerance, atol=tolerance)
@@ -107,14 +107,14 @@ def test_ode_keeps_its_tolerance(process, tolerance, mixture, no_noise) -> None:
 
 @every_process
 def test_ode_solves_down_to_the_data(process, gaussian, no_noise) -> None:
-    """It ends one x0 after the least noise that networks know, whose share of the deviation is its error."""
+    """It ends with x0 at the least noise that networks are trained at; that noise, relative to the data's std, is its error."""
     world, grid = gaussian(process, -0.5, 0.4), torch.cat([at_ratios(process, 8), torch.zeros(1, dtype=F64)])
     mean, std = world.marginal(grid[0], torch.zeros((), dtype=F64))
     x = (mean + torch.tensor([[1.0], [-2.0]], dtype=F64) * std).reshape(2, 1)
     first = torch.tensor(process.t_first, dtype=F64)
-    left = (process.sigma(first) / process.alpha(first) / 0.4).item() ** 2
+    rest = (process.sigma(first) / process.alpha(first) / 0.4).item() ** 2
     got = ODE().sample(world.denoise, x, grid, process, no_noise)
-    assert_close(got, world.flow(x, *grid), rtol=0, atol=left + 1e-4)
+    assert_close(got, world.flow(x, *grid), rtol=0, atol=rest + 1e-4)
 
 
 @every_process
@@ -132,13 +132,13 @@ def test_ode_solves_down_to_the_data(process, gaussian, no_noise) -> None:
     ],
     ids=repr,
 )
-def test_stochastic_samplers_have_the_marginals(process, sampler, order, gaussian, made_of) -> None:
-    """Mean and deviation of what comes out, without chance: they near those of x_s at the sampler's (weak) order."""
+def test_stochastic_samplers_have_the_marginals(process, sampler, order, gaussian, sampled_moments) -> None:
+    """The exact mean and deviation of the results converge to those of x_s at the sampler's (weak) order."""
     world, last = gaussian(process, -0.5, 0.4), at_ratios(process, 0.1)[0]
     mean, std = world.marginal(last, torch.zeros((), dtype=F64))
 
     def error(steps: int) -> float:
-        got_mean, got_std = made_of(sampler, world, even_in_log_snr(process, 8, 0.1, steps), draws=steps)
+        got_mean, got_std = sampled_moments(sampler, world, even_in_log_snr(process, 8, 0.1, steps), draws=steps)
         return (abs(got_mean - mean) + abs(got_std - std)).item()
 
     assert error(80) < (0.04 if order == 1 else 3e-3) * std
@@ -162,9 +162,9 @@ def test_stochastic_samplers_have_the_marginals(process, sampler, order, gaussia
     ids=repr,
 )
 def test_stochastic_samplers_draw_the_mixture(process, sampler, mixture) -> None:
-    """What lies below x is even between 0 and 1 where x has its distribution: mean 1/2, variance 1/12, and half on either side.
+    """If x has its distribution, its distribution function is uniform in [0, 1]: mean 1/2, variance 1/12, and half below 1/2.
 
-    Pictures of many numbers, as the corrector takes their norms.
+    The images have many numbers, as the corrector takes their norms.
     """
     world, grid, shape = mixture(process), even_in_log_snr(process, 8, 0.1, 400), (4, 5000)
     random, count = torch.Generator().manual_seed(2), 20_000
@@ -172,18 +172,18 @@ def test_stochastic_samplers_draw_the_mixture(process, sampler, mixture) -> None
     def noise(*_: int) -> torch.Tensor:
         return torch.randn(shape, dtype=F64, generator=random)
 
-    means, std = world.parts(noise(), grid[0])
+    means, std = world.components(noise(), grid[0])
     x = means[torch.randint(2, shape, generator=random)] + std * noise()
     got = sampler.sample(world.denoise, x, grid, process, noise)
-    below = world.below(got, grid[-1])
-    assert below.mean().item() == pytest.approx(0.5, abs=4 * (1 / 12 / count) ** 0.5 + 0.004)
-    assert below.var().item() == pytest.approx(1 / 12, abs=4 * (1 / 180 / count) ** 0.5 + 0.002)
-    assert (below < 0.5).double().mean().item() == pytest.approx(0.5, abs=4 * 0.5 / count**0.5 + 0.004)
+    quantile = world.cdf(got, grid[-1])
+    assert quantile.mean().item() == pytest.approx(0.5, abs=4 * (1 / 12 / count) ** 0.5 + 0.004)
+    assert quantile.var().item() == pytest.approx(1 / 12, abs=4 * (1 / 180 / count) ** 0.5 + 0.002)
+    assert (quantile < 0.5).double().mean().item() == pytest.approx(0.5, abs=4 * 0.5 / count**0.5 + 0.004)
 
 
 @pytest.mark.parametrize("process", [RectifiedFlow(), DiscreteVP(zero_terminal_snr=True)], ids=repr)
-def test_pc_starts_where_no_signal_is_left(process, gaussian) -> None:
-    """One step from pure noise to a time of little signal has that time's mean and deviation."""
+def test_pc_starts_at_zero_snr(process, gaussian) -> None:
+    """One step from pure noise to a time of low SNR has that time's mean and deviation."""
     world = gaussian(process, -0.5, 0.4)
     grid = torch.tensor([1.0, process.time_at(torch.tensor(-4.0, dtype=F64)).item()], dtype=F64)
     x = torch.randn(4, 5000, dtype=F64, generator=torch.Generator().manual_seed(0))
@@ -194,10 +194,10 @@ def test_pc_starts_where_no_signal_is_left(process, gaussian) -> None:
 
 
 @every_process
-def test_langevin_walks_to_its_levels_distribution(process, gaussian, made_of) -> None:
+def test_langevin_walks_to_its_levels_distribution(process, gaussian, sampled_moments) -> None:
     """The walk at one level is an AR(1) whose variance is v / (1 - delta r^2 / (4 v)), v that of x_t / alpha; then x / alpha is kept."""
     world, grid = gaussian(process, -0.5, 0.4), at_ratios(process, 0.6, 0.5)
-    got_mean, got_std = made_of(AnnealedLangevin(rounds=80, step_size=0.3), world, grid, draws=80)
+    got_mean, got_std = sampled_moments(AnnealedLangevin(rounds=80, step_size=0.3), world, grid, draws=80)
     v = 0.4**2 + 0.6**2
     wanted = math.sqrt(v / (1 - 0.3 * 0.6**2 / (4 * v)))
     assert got_mean / process.alpha(grid[-1]).item() == pytest.approx(-0.5, rel=1e-9)
@@ -205,18 +205,18 @@ def test_langevin_walks_to_its_levels_distribution(process, gaussian, made_of) -
 
 
 @every_process
-def test_annealing_leads_to_the_data(process, gaussian, made_of) -> None:
-    """Short steps, many of them, and levels close to each other: the data's distribution, from a start that is far off."""
+def test_annealing_leads_to_the_data(process, gaussian, sampled_moments) -> None:
+    """Many short steps and close levels: the data's distribution, from a distant start."""
     world = gaussian(process, -0.5, 0.4)
     grid = torch.cat([even_in_log_snr(process, 4, 0.05, 11), torch.zeros(1, dtype=F64)])
-    got_mean, got_std = made_of(AnnealedLangevin(rounds=60, step_size=0.1), world, grid, draws=720)
+    got_mean, got_std = sampled_moments(AnnealedLangevin(rounds=60, step_size=0.1), world, grid, draws=720)
     assert got_mean == pytest.approx(-0.5, rel=1e-6)
     assert got_std == pytest.approx(0.4, rel=0.08)
 
 
 @every_process
 def test_corrector_leads_to_the_distribution(process, gaussian) -> None:
-    """Many Langevin steps at one time forget a start of the wrong deviation; with pictures of many numbers, as norms are taken of them."""
+    """Many Langevin steps at one time remove a wrong initial deviation. The images have many numbers, as norms are taken of them."""
     world, grid = gaussian(process, -0.5, 0.4), at_ratios(process, 0.65, 0.6)
     draws = torch.Generator().manual_seed(0)
     x = torch.zeros(4, 2000, dtype=F64)

@@ -1,4 +1,4 @@
-"""Samplers: identities, the papers' formulas, where they land. Orders and marginals: test_orders.py."""
+"""Samplers: identities, the papers' formulas, the last step. Orders and marginals: test_orders.py."""
 
 from __future__ import annotations
 
@@ -58,31 +58,31 @@ def at_ratios(process: NoiseProcess, *ratios: float) -> Tensor:
 
 @every_process
 def test_churn_goes_up_and_comes_down_again(process, gaussian) -> None:
-    """For data at one point a churned step ends where an unchurned one does in distribution: deviation sigma_s, whatever is fresh."""
+    """For data at one point a step with churn has the same distribution as one without: deviation sigma_s."""
     world, (t, s) = gaussian(process, 2.0, 0.0), at_ratios(process, 2, 1)
-    still, seen = Heun(), []
+    without, times = Heun(), []
 
-    def watching(x: Tensor, at: Tensor) -> Estimate:
-        seen.append(at[0])
-        return world.denoise(x, at)
+    def denoise(x: Tensor, time: Tensor) -> Estimate:
+        times.append(time[0])
+        return world.denoise(x, time)
 
     def at(x: float, z: float, sampler: Heun) -> float:
         state, grid = torch.full((1, 1), x, dtype=F64), torch.stack([t, s])
-        return sampler.sample(watching, state, grid, process, lambda i: torch.full_like(state, z)).item()
+        return sampler.sample(denoise, state, grid, process, lambda i: torch.full_like(state, z)).item()
 
     churned = Heun(s_churn=0.3, s_noise=1.0)
     a, c = at(1, 0, churned) - at(0, 0, churned), at(0, 1, churned) - at(0, 0, churned)
     assert (a * process.sigma(t)).item() ** 2 + c**2 == pytest.approx(process.sigma(s).item() ** 2, rel=1e-9)
-    ratio = process.sigma(seen[0]) / process.alpha(seen[0])
-    assert ratio.item() == pytest.approx(2 * 1.3, rel=1e-9)
+    noise_ratio = process.sigma(times[0]) / process.alpha(times[0])
+    assert noise_ratio.item() == pytest.approx(2 * 1.3, rel=1e-9)
     assert c > 0.1 * process.sigma(s)
     assert at(1, 1, Heun(s_churn=100)) != at(1, 0, Heun(s_churn=100))
-    for off in (still, Heun(s_churn=0.3, s_tmin=2.1), Heun(s_churn=0.3, s_tmax=1.9)):
-        assert at(1, 1, off) == at(1, 0, off) == at(1, 0, still)
+    for off in (without, Heun(s_churn=0.3, s_tmin=2.1), Heun(s_churn=0.3, s_tmax=1.9)):
+        assert at(1, 1, off) == at(1, 0, off) == at(1, 0, without)
 
 
-def test_churn_is_shared_out_over_the_steps_and_bounded() -> None:
-    """Karras et al. 2022, alg. 2: gamma = min(S_churn / N, sqrt(2) - 1); S_noise scales what is added."""
+def test_churn_is_divided_among_the_steps_and_bounded() -> None:
+    """Karras et al. 2022, alg. 2: gamma = min(S_churn / N, sqrt(2) - 1); S_noise scales the added noise."""
     process, t = EDM(), torch.tensor(0.1, dtype=F64)
     x, z = torch.zeros(1, 1, dtype=F64), torch.ones(1, 1, dtype=F64)
     for churn, steps, gamma in ((4.0, 40, 0.1), (4.0, 20, 0.2), (100.0, 20, math.sqrt(2) - 1)):
@@ -95,7 +95,7 @@ def test_churn_is_shared_out_over_the_steps_and_bounded() -> None:
 
 
 def test_corrector_is_the_papers(gaussian) -> None:
-    """Song et al. 2021, alg. 5: x + step g + sqrt(2 step) z with step = 2 (1 - beta_i) (r |z| / |g|)^2, after a predictor of no change."""
+    """Song et al. 2021, alg. 5: x + step g + sqrt(2 step) z with step = 2 (1 - beta_i) (r |z| / |g|)^2, after a predictor without noise."""
     process = DiscreteVP(spacing="linear", beta_first=1e-4, beta_last=0.02)
     world, (x, _) = gaussian(process, 0.5, 0.7), start(0, 1)
     z = torch.randn(2, 2, 3, dtype=F64, generator=torch.Generator().manual_seed(1))
@@ -114,7 +114,7 @@ def test_corrector_is_the_papers(gaussian) -> None:
 
 
 def test_predictors_are_the_papers(gaussian) -> None:
-    """Without corrector, pc is its predictor. Song et al. 2021: eq. 46 for VP with beta_i written out, and for VE; Euler and Maruyama's."""
+    """Without corrector, pc is its predictor. Song et al. 2021: eq. 46 for VP with beta_i written out, and for VE; Euler-Maruyama."""
     process = DiscreteVP(spacing="linear", beta_first=1e-4, beta_last=0.02)
     world, (x, _) = gaussian(process, 0.5, 0.7), start(0, 1)
     z = torch.randn(2, 2, 3, dtype=F64, generator=torch.Generator().manual_seed(1))
@@ -138,7 +138,7 @@ def test_predictors_are_the_papers(gaussian) -> None:
 
 
 @every_process
-def test_names_of_one_sampler(process, gaussian) -> None:
+def test_samplers_that_are_equivalent(process, gaussian) -> None:
     """Euler in either frame is DDIM with eta 0, Euler ancestral is DDIM with its eta, and both at eta 1 are DDPM."""
     world, (x, streams) = gaussian(process, 0.5, 0.7), start(0, 1)
     grid, noise = at_ratios(process, 10, 5, 3, 2, 1, 0.5, 0.3, 0.1, 0.05), step_noise(streams, x)
@@ -160,35 +160,38 @@ def test_names_of_one_sampler(process, gaussian) -> None:
 
 
 @every_vp
-def test_large_variance_is_right_for_standard_normal_data(process, gaussian, spread_of) -> None:
+def test_large_variance_is_exact_for_standard_normal_data(process, gaussian, step_coefficients) -> None:
     """Ho et al. 2020, sec. 3.2: sigma_t^2 = beta_t is optimal for x0 ~ N(0, I). Then x_t is N(0, 1) at every t, for any stride."""
     world = gaussian(process, 0.0, 1.0)
     for t, s in ((0.9, 0.5), (0.5, 0.499), (1.0, 0.05)):
-        a, c = spread_of(DDPM(variance="large"), world.denoise, process, t, s)
+        a, c = step_coefficients(DDPM(variance="large"), world.denoise, process, t, s)
         assert a**2 + c**2 == pytest.approx(1, rel=1e-9)
 
 
 @every_process
 @pytest.mark.parametrize("sampler", [DDPM(), DDIM(), DDIM(eta=0.5), DDIM(eta=1.0)], ids=repr)
-def test_small_variance_is_right_for_one_point(process, sampler, gaussian, spread_of) -> None:
-    """The same, the other end: for data at one point x_s has the deviation sigma_s, whatever share of it is fresh."""
+def test_small_variance_is_exact_for_one_point(process, sampler, gaussian, step_coefficients) -> None:
+    """For data at one point x_s has the deviation sigma_s, for any share of fresh noise."""
     world = gaussian(process, 2.0, 0.0)
     for t, s in ((0.9, 0.5), (0.5, 0.499), (1.0, 0.05)):
-        (a, c), (sigma_t, sigma_s) = spread_of(sampler, world.denoise, process, t, s), process.sigma(torch.tensor([t, s], dtype=F64))
+        (a, c), (sigma_t, sigma_s) = (
+            step_coefficients(sampler, world.denoise, process, t, s),
+            process.sigma(torch.tensor([t, s], dtype=F64)),
+        )
         assert (a * sigma_t).item() ** 2 + c**2 == pytest.approx(sigma_s.item() ** 2, rel=1e-9)
 
 
 @every_vp
-def test_eta_is_the_share_of_fresh_noise(process, gaussian, spread_of) -> None:
+def test_eta_is_the_share_of_fresh_noise(process, gaussian, step_coefficients) -> None:
     """DDIM, eq. 16: c = eta sqrt((1 - bar_s) / (1 - bar_t)) sqrt(1 - bar_t / bar_s)."""
     world = gaussian(process, 0.5, 0.7)
     bar_t, bar_s = process.alpha(torch.tensor([0.8, 0.6], dtype=F64)).square().tolist()
     for eta in (0.0, 0.3, 1.0):
-        _, c = spread_of(DDIM(eta=eta), world.denoise, process, 0.8, 0.6)
+        _, c = step_coefficients(DDIM(eta=eta), world.denoise, process, 0.8, 0.6)
         assert c == pytest.approx(eta * math.sqrt((1 - bar_s) / (1 - bar_t)) * math.sqrt(1 - bar_t / bar_s), rel=1e-9)
 
 
-def test_learned_variance_lies_between(gaussian, spread_of) -> None:
+def test_learned_variance_lies_between(gaussian, step_coefficients) -> None:
     """Nichol & Dhariwal 2021, eq. 15: exp(v log beta + (1 - v) log beta tilde), one v for each number."""
     process = DiscreteVP()
     world, (t, s) = gaussian(process, 0.5, 0.7), (0.6, 0.55)
@@ -198,20 +201,20 @@ def test_learned_variance_lies_between(gaussian, spread_of) -> None:
             estimate = world.denoise(x_t, t)
             return Estimate(estimate.x0, estimate.eps, variance_logits=torch.full_like(x_t, v))
 
-        return spread_of(DDPM(variance=variance), denoise, process, t, s)[1]
+        return step_coefficients(DDPM(variance=variance), denoise, process, t, s)[1]
 
     small, large = fresh(0.3, "small"), fresh(0.3, "large")
     assert small < 0.99 * large
     for v in (0.0, 0.25, 1.0, 1.2):
         assert fresh(v) == pytest.approx(small ** (1 - v) * large**v, rel=1e-9)
-        assert fresh(v, None) == fresh(v)  # not asked: as the network says
-    assert spread_of(DDPM(), world.denoise, process, t, s)[1] == small
+        assert fresh(v, None) == fresh(v)  # by default the learned variance is used
+    assert step_coefficients(DDPM(), world.denoise, process, t, s)[1] == small
     with pytest.raises(UserError, match="no learned variance: use ddpm with variance small or large"):
-        spread_of(DDPM(variance="learned"), world.denoise, process, t, s)
+        step_coefficients(DDPM(variance="learned"), world.denoise, process, t, s)
 
 
 def evaluations_in(sampler: Sampler, steps: int) -> int:
-    """How often a sampler that lands on data asks its denoiser; one step needs one answer."""
+    """Number of denoiser calls of a sampler whose last step goes to data; a single step needs one."""
     match sampler:
         case Heun():
             return 2 * steps - 1
@@ -227,8 +230,8 @@ def evaluations_in(sampler: Sampler, steps: int) -> int:
 
 @every_process
 @every_sampler
-def test_lands_on_the_last_estimate(process, sampler) -> None:
-    """The last step goes to t = 0, where x is the estimated x0, with no noise left; from any grid, at any number of steps."""
+def test_the_result_is_the_last_estimates_x0(process, sampler) -> None:
+    """The last step goes to t = 0, where x is the estimated x0 without noise; for any grid and number of steps."""
     x, streams = start(0, 1)
     x = process.prior_std * x
     for grid, steps in ((Trailing(), 1), (Trailing(), 2), (Uniform(), 5), (GaussianOptimal(), 7)):
@@ -246,8 +249,8 @@ def test_lands_on_the_last_estimate(process, sampler) -> None:
         assert got.isfinite().all()
         times = grid.times(process, steps)
         ratio = process.sigma(times) / process.alpha(times)
-        no_signal = sampler.kind == "langevin" and ratio[0].isinf() or sampler.kind == "pndm" and ratio[0] > 10 * ratio[1].clamp(min=1)
-        if sampler.kind != "ode" and not no_signal:
+        ddim_first = sampler.kind == "langevin" and ratio[0].isinf() or sampler.kind == "pndm" and ratio[0] > 10 * ratio[1].clamp(min=1)
+        if sampler.kind != "ode" and not ddim_first:
             assert len(seen) == evaluations_in(sampler, steps)
 
 
@@ -260,7 +263,7 @@ def test_one_point_is_found(process, sampler, gaussian) -> None:
     assert_close(got, torch.full_like(x, -0.8), rtol=0, atol=1e-12)
 
 
-def test_dpmpp_2m_is_first_order_where_there_is_no_past(gaussian, no_noise) -> None:
+def test_dpmpp_2m_is_first_order_without_past_estimates(gaussian, no_noise) -> None:
     """One step of DPM-Solver++ (Lu et al. 2022, eq. 14 with k = 1): sigma_s / sigma_t x_t - alpha_s (e^-h - 1) x0, which is DDIM's."""
     world, (x, _) = gaussian(DiscreteVP(), 1.5, 0.7), start(0)
     grid = torch.tensor([0.7, 0.5], dtype=F64)
@@ -270,7 +273,7 @@ def test_dpmpp_2m_is_first_order_where_there_is_no_past(gaussian, no_noise) -> N
 
 
 @every_sampler
-def test_picture_is_the_same_alone_and_in_a_batch(sampler, gaussian) -> None:
+def test_an_image_is_the_same_alone_and_in_a_batch(sampler, gaussian) -> None:
     process = DiscreteVP()
     world, grid = gaussian(process, 0.5, 0.7), Trailing().times(process, 12)
 
@@ -295,13 +298,13 @@ def test_each_step_has_its_own_noise() -> None:
     assert abs((noise(0) * x).mean()) < 0.15
 
 
-def test_progress_is_told_after_each_step(gaussian) -> None:
+def test_progress_is_reported_after_each_step(gaussian) -> None:
     process = DiscreteVP()
     x, streams = start(0)
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     grid = Uniform().times(process, 3)
-    DDIM().sample(gaussian(process, 0, 1).denoise, x, grid, process, step_noise(streams, x), lambda *now: told.append(now))
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    DDIM().sample(gaussian(process, 0, 1).denoise, x, grid, process, step_noise(streams, x), lambda *now: reported.append(now))
+    assert reported == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_mistakes_are_named(gaussian) -> None:
@@ -320,14 +323,14 @@ def test_mistakes_are_named(gaussian) -> None:
 
 @pytest.mark.parametrize("process", [RectifiedFlow(), DiscreteVP(zero_terminal_snr=True)], ids=repr)
 @pytest.mark.parametrize("sampler", [Euler(frame="ratio"), Heun(frame="ratio"), EULER_MARUYAMA], ids=repr)
-def test_what_cannot_start_without_signal_says_so(process, sampler, gaussian, no_noise) -> None:
+def test_a_start_at_zero_snr_is_refused_where_it_is_singular(process, sampler, gaussian, no_noise) -> None:
     x, _ = start(0)
-    with pytest.raises(UserError, match="no signal is left.*: use (frame `flow`|reverse_diffusion)"):
+    with pytest.raises(UserError, match="cannot start at zero SNR.*: use (frame `flow`|reverse_diffusion)"):
         sampler.sample(gaussian(process, 0, 1).denoise, x, Trailing().times(process, 5), process, no_noise)
 
 
 @pytest.mark.parametrize(
-    "sampler, wrong, said",
+    "sampler, wrong, message",
     [
         (DDIM, {"eta": 1.5}, "ddim needs 0 <= eta <= 1, got 1.5"),
         (DDPM, {"variance": "huge"}, "unknown ddpm variance 'huge'; allowed: large, learned, small"),
@@ -345,7 +348,7 @@ def test_what_cannot_start_without_signal_says_so(process, sampler, gaussian, no
         (ODE, {"rtol": 0.0}, "rtol > 0 and atol > 0, got 0.0"),
     ],
 )
-def test_wrong_settings_are_named(sampler: type[Sampler], wrong: dict[str, object], said: str) -> None:
+def test_wrong_settings_are_named(sampler: type[Sampler], wrong: dict[str, object], message: str) -> None:
     with pytest.raises(UserError) as caught:
         sampler(**wrong)
-    assert said in str(caught.value)
+    assert message in str(caught.value)

@@ -1,4 +1,4 @@
-"""Whole trajectories beside diffusers', with the same network, table and noise."""
+"""Whole trajectories compared with diffusers', with the same network, table and noise."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ HO = DiscreteVP(spacing="linear", beta_first=1e-4, beta_last=0.02)
 every_table = pytest.mark.parametrize("process", [DiscreteVP(), HO, DiscreteVP(spacing="cosine")], ids=repr)
 
 
-def network(x: Tensor, position: Tensor, condition: Condition) -> Tensor:
-    """Something curved that depends on the position."""
-    return (x * 0.8 + position[:, None, None, None] / 700).sin()
+def network(x: Tensor, network_time: Tensor, condition: Condition) -> Tensor:
+    """A nonlinear function of x and network_time."""
+    return (x * 0.8 + network_time[:, None, None, None] / 700).sin()
 
 
 def noise(step: int) -> Tensor:
@@ -65,11 +65,11 @@ def peer_settings(process: DiscreteVP, prediction: Prediction) -> dict[str, obje
 
 
 def peer(scheduler, x: Tensor, **each) -> Tensor:
-    """The peer's result from x, which is in its own frame; `each` is given to each of its steps, by number."""
+    """The peer's result from x, given in the peer's variables; `each` makes the extra arguments of each step from its number."""
     for i, timestep in enumerate(scheduler.timesteps):
         extra = {name: value(i) for name, value in each.items()}
-        seen = scheduler.scale_model_input(x, timestep) if hasattr(scheduler, "scale_model_input") else x
-        x = scheduler.step(network(seen, timestep.to(x.dtype).expand(len(x)), Condition()), timestep, x, **extra).prev_sample
+        scaled = scheduler.scale_model_input(x, timestep) if hasattr(scheduler, "scale_model_input") else x
+        x = scheduler.step(network(scaled, timestep.to(x.dtype).expand(len(x)), Condition()), timestep, x, **extra).prev_sample
     return x
 
 
@@ -80,14 +80,14 @@ def steps_of(scheduler, **settings):
 
 @pytest.fixture
 def peers_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the peer's samplers draw ours, one a step."""
+    """Makes the peer's samplers use our noise, one draw per step."""
     steps = iter(range(STEPS))
     for room in ("ddpm", "euler_ancestral_discrete", "euler_discrete"):
         monkeypatch.setattr(f"diffusers.schedulers.scheduling_{room}.randn_tensor", lambda *_, **__: noise(next(steps)))
 
 
 class Double:
-    """torch or numpy, for a peer that asks for float32 by name: it gets float64."""
+    """torch or numpy for a peer that uses float32 explicitly: it gets float64."""
 
     def __init__(self, library: ModuleType) -> None:
         self.wrapped, self.float32 = library, library.float64
@@ -97,7 +97,7 @@ class Double:
 
 
 class DoubleIndex(TableIndex):
-    """What a network sees is float64 too."""
+    """Gives the network a float64 input too."""
 
     def __call__(self, x_t: Tensor, t: Tensor, process: NoiseProcess) -> tuple[Tensor, Tensor]:
         return x_t, super().__call__(x_t, t, process)[1].double()
@@ -105,9 +105,9 @@ class DoubleIndex(TableIndex):
 
 @pytest.fixture
 def peers_double(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the peer's samplers in the frame x / alpha compute in float64.
+    """Makes the peer's samplers that work on x / alpha compute in float64.
 
-    The cosine table begins there at sigma / alpha = 20,291, and what float32 rounds away is then more than what is compared.
+    The cosine table starts at sigma / alpha = 20,291, where float32's rounding is larger than the tolerance.
     """
     for room in ("euler_ancestral_discrete", "euler_discrete", "heun_discrete"):
         monkeypatch.setattr(f"diffusers.schedulers.scheduling_{room}.torch", Double(torch))
@@ -193,7 +193,7 @@ IN_RATIO_FRAME: dict[str, tuple[Sampler, str]] = {
 def test_k_diffusions(
     process: DiscreteVP, prediction: Prediction, sampler: Sampler, name: str, peers_noise: None, peers_double: None
 ) -> None:
-    """The peer walks x / alpha, over sigma / alpha; alpha = 1 at the end."""
+    """The peer integrates x / alpha over sigma / alpha; alpha = 1 at the end."""
     scheduler = steps_of(getattr(diffusers, name)(**peer_settings(process, prediction), timestep_spacing="trailing"))
     denoise = Denoiser(network=network, process=process, prediction=prediction, network_input=DoubleIndex()).bind(Condition())
     x, grid = noise(-1).double(), Trailing().times(process, STEPS)
@@ -202,18 +202,18 @@ def test_k_diffusions(
 
 
 def test_churn(peers_noise: None) -> None:
-    """The peer's Euler has Karras et al.'s churn, but asks its network about the sample before; so this one always says the same eps."""
+    """The peer's Euler has Karras et al.'s churn, but evaluates its network before adding the noise; so this network's eps is constant."""
     process, x, eps = DiscreteVP(), noise(-1), noise(-2)
     settings = peer_settings(process, Prediction.of_kind("eps")())
     scheduler = steps_of(diffusers.EulerDiscreteScheduler(**settings, timestep_spacing="trailing"))
     churn = {"s_churn": 3.0, "s_tmin": 0.3, "s_tmax": 9.0, "s_noise": 1.01}
     grid, drawn = Trailing().times(process, STEPS), iter(range(STEPS))
 
-    def stubborn(x: Tensor, t: Tensor) -> Estimate:
+    def constant_eps(x: Tensor, t: Tensor) -> Estimate:
         alpha, sigma = process.scales(t, x)
         return Estimate((x - sigma * eps) / alpha, eps)
 
-    ours = Heun(frame="ratio", **churn).sample(stubborn, x, grid, process, lambda i: noise(next(drawn)))
+    ours = Heun(frame="ratio", **churn).sample(constant_eps, x, grid, process, lambda i: noise(next(drawn)))
     state = x / process.alpha(grid[0]).float()
     for timestep in scheduler.timesteps:
         scheduler.scale_model_input(state, timestep)
@@ -227,7 +227,7 @@ KARRAS_PEERS = [(Euler(frame="ratio"), "EulerDiscreteScheduler"), (Heun(frame="r
 
 @pytest.mark.parametrize("sampler, name", KARRAS_PEERS, ids=lambda part: part if isinstance(part, str) else "")
 def test_karras_grid(sampler: Sampler, name: str, peers_double: None) -> None:
-    """The peer's noise levels, and its position between the table's steps."""
+    """The peer's noise levels, and its fractional timesteps."""
     process, prediction = DiscreteVP(), Prediction.of_kind("eps")()
     scheduler = getattr(diffusers, name)(**peer_settings(process, prediction), timestep_spacing="linspace", use_karras_sigmas=True)
     grid = Karras().times(process, STEPS)
@@ -256,7 +256,7 @@ def test_unipc(process: DiscreteVP, prediction: Prediction) -> None:
 def test_pndm(process: DiscreteVP) -> None:
     """Stable Diffusion's PLMS: no Runge-Kutta steps, offset 1, and its last step ends at the table's first, not at data.
 
-    Of a network that predicts v the peer averages v, not eps as the paper has it; so eps alone is compared.
+    With a v prediction the peer averages v, not eps as in the paper, so only eps is compared.
     """
     prediction = Prediction.of_kind("eps")()
     settings = peer_settings(process, prediction)
@@ -270,7 +270,7 @@ def test_pndm(process: DiscreteVP) -> None:
 
 @pytest.mark.parametrize("frame", ["flow", "ratio"])
 def test_flow_matching_euler(frame: str) -> None:
-    """The network gives the velocity eps - x0; the peer's sigma is t, and its position 1000 t. Frame `ratio` from the second step on."""
+    """The network gives the velocity eps - x0; the peer's sigma is t, and its timestep 1000 t. Frame `ratio` from the second step on."""
     process, x = RectifiedFlow(), noise(-1)
 
     def denoise(x_t: Tensor, t: Tensor) -> Estimate:

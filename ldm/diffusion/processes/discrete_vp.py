@@ -1,8 +1,8 @@
-"""DDPM's chain of N steps, alpha^2 + sigma^2 = 1, seen as a process in continuous time.
+"""DDPM's chain of N steps, alpha^2 + sigma^2 = 1, as a process in continuous time.
 
 Step i of N (from 1) is at t = i / N, so a published table's index k (from 0) is at t = (k + 1) / N. Between steps log-SNR is linear in t.
-Where an end has no finite log-SNR the vanishing scale is linear instead: sigma from step 1 down to t = 0, and alpha in the last interval
-when the terminal SNR is zero.
+In an interval with an infinite log-SNR at one end, the scale that goes to 0 is linear instead: sigma from step 1 down to t = 0, and alpha
+in the last interval if the terminal SNR is zero.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class DiscreteVP(NoiseProcess):
         return place / self.num_steps
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Slopes jump at the table's steps; there, those of the noisier side."""
+        """Slopes jump at the table's steps; at a step they are those of its noisier side."""
         table = self.table(t.device)
         place = (t.double() * self.num_steps).clamp(0, self.num_steps)
         i = place.long().clamp(1, self.num_steps - 1)
@@ -108,7 +108,7 @@ class DiscreteVP(NoiseProcess):
 
 @functools.lru_cache(maxsize=64)
 def _table(process: DiscreteVP, device: torch.device) -> Tensor:
-    # In logarithms: a long chain's alpha_bar is below the smallest float64 that keeps its digits.
+    # In logarithms: a long chain's alpha_bar is below the smallest normal float64.
     log_alpha_bar = torch.log1p(-_betas(process)).cumsum(0)
     if process.zero_terminal_snr:
         root = (log_alpha_bar / 2).exp()

@@ -1,4 +1,4 @@
-"""EDM's process: the noise itself is the clock."""
+"""EDM's process: the noise level is proportional to t."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ldm.diffusion.processes.exploding import Exploding
 @kind("edm")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EDM(Exploding):
-    """alpha = 1, sigma = sigma_max t. Karras et al. 2022, table 1, where the clock is sigma itself.
+    """alpha = 1, sigma = sigma_max t. Karras et al. 2022, table 1, where the time is sigma itself.
 
     Attributes:
-        sigma_min: the least noise that sampling stops at before the data, in the data's unit.
+        sigma_min: the last noise level of sampling before the data, in the data's unit.
     """
 
     sigma_min: float = 0.002

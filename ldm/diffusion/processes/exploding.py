@@ -1,4 +1,4 @@
-"""What processes that only add noise share: alpha = 1, and a last sigma so large that the data does not show beside it."""
+"""Base of the processes that only add noise: alpha = 1, and a last sigma beside which the data is negligible."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ldm.diffusion.process import NoiseProcess, refuse_few_steps
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exploding(NoiseProcess):
-    """Heirs say sigma(t) and its inverse.
+    """Subclasses define sigma(t) and its inverse.
 
     Attributes:
-        num_steps: scale of the clock and of chains.
-        sigma_min: a small noise, in the data's unit; what it is the noise of, heirs say.
-        sigma_max: noise at t = 1.
+        num_steps: see NoiseProcess.
+        sigma_min: a small noise level, in the data's unit; each subclass defines which.
+        sigma_max: noise level at t = 1.
     """
 
     num_steps: int = 1000

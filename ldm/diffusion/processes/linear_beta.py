@@ -1,4 +1,4 @@
-"""What the two variance-bounded SDEs of Song et al. 2021 share: a noise rate that grows linearly, and the signal that it leaves."""
+"""Base of the two variance-bounded SDEs of Song et al. 2021: a noise rate beta(t) that grows linearly, and the alpha that follows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LinearBeta(NoiseProcess, abc.ABC):
     """alpha = exp(-B / 2) with B the integral of beta(t) = beta_min + t (beta_max - beta_min).
 
     Attributes:
-        num_steps: scale of the clock and of chains.
+        num_steps: see NoiseProcess.
         beta_min: noise rate at t = 0, per unit of t.
         beta_max: noise rate at t = 1.
     """
@@ -45,7 +45,7 @@ class LinearBeta(NoiseProcess, abc.ABC):
         return t * (self.beta_min + t * (self.beta_max - self.beta_min) / 2)
 
     def time_of(self, beta_sum: Tensor) -> Tensor:
-        """The t at which B is beta_sum; beyond [0, 1], the nearer end."""
+        """The t at which B is beta_sum; outside [0, 1], the nearer end."""
         total = beta_sum.clamp(0, (self.beta_min + self.beta_max) / 2)
         root = (self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * total).sqrt()
         return (2 * total / (self.beta_min + root)).clamp(max=1)

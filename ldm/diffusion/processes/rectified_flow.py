@@ -14,10 +14,10 @@ from ldm.diffusion.process import NoiseProcess, refuse_few_steps
 @kind("rectified_flow")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RectifiedFlow(NoiseProcess):
-    """alpha = 1 - t, sigma = t. Liu et al. 2023; Lipman et al. 2023 (their sigma_min 0, their clock reversed).
+    """alpha = 1 - t, sigma = t. Liu et al. 2023; Lipman et al. 2023 (with sigma_min = 0, and their time reversed).
 
     Attributes:
-        num_steps: scale of the clock and of chains.
+        num_steps: see NoiseProcess.
     """
 
     num_steps: int = 1000

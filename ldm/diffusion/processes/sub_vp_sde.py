@@ -1,4 +1,4 @@
-"""The sub-VP SDE: the signal of the variance-preserving one with never more noise, made for likelihoods."""
+"""The sub-VP SDE: the signal of the variance-preserving SDE with at most its noise, made for likelihoods."""
 
 from __future__ import annotations
 

@@ -18,12 +18,12 @@ from ldm.diffusion.processes.linear_beta import T_FIRST
 class VESDE(Exploding):
     """dx = sigma_min r^t sqrt(2 log r) dw with r = sigma_max / sigma_min, so alpha = 1 and sigma^2 = sigma_min^2 (r^(2t) - 1).
 
-    That is the SDE's own variance, 0 at t = 0. Song et al. 2021 (eq. 30 and appendix C) leave the 1 out, as if the data had been blurred
-    by sigma_min beforehand; from a few sigma_min on the two agree.
+    That is the SDE's own variance, 0 at t = 0. Song et al. 2021 (eq. 30 and appendix C) omit the -1, as if the data had noise of sigma_min
+    beforehand; for sigma of a few sigma_min and more the two agree.
 
     Attributes:
         sigma_min: scale of the noise's growth at t = 0, in the data's unit.
-        sigma_max: noise at t = 1, but for the 1.
+        sigma_max: noise level at t = 1, but for the -1.
     """
 
     sigma_min: float = 0.01

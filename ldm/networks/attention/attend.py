@@ -1,4 +1,4 @@
-"""Attention under one signature, whatever computes it. B batch, N heads, L queries, S keys, D width of a head."""
+"""Attention with one signature for all backends. B batch, N heads, L queries, S keys, D width of a head."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COMPUTE: dict[str, Compute] = {
     "xformers": fused.xformers,
 }
 BACKENDS = ("auto", *_COMPUTE)
-_found: dict[Hashable, bool] = {}  # whether a kernel runs, by all that it may mind
+_found: dict[Hashable, bool] = {}  # whether a kernel runs, by everything that this may depend on
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, backend: str = "auto") -> Tensor:
@@ -29,9 +29,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, backe
     Args:
         q: (B, N, L, D).
         k: (B, N, S, D).
-        v: (B, N, S, D). Whichever of the three has a last stride other than 1 is copied: no fused kernel takes it as it is.
-        mask: (B, S) bool, True = attend; None = all. At least one True a row.
-        backend: math (the reference), sdpa, xformers, or auto: what suits the device best of what runs on these very tensors.
+        v: (B, N, S, D). If the last stride of q, k or v is not 1, it is copied, because no fused kernel supports that.
+        mask: (B, S) bool, True = attend; None = all. At least one True per row.
+        backend: math (the reference), sdpa, xformers, or auto: the best for the device among those that run on these tensors.
 
     Returns:
         (B, N, L, D).
@@ -48,26 +48,26 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, backe
         raise unknown("attention backend", backend, BACKENDS)
     elif not torch.compiler.is_compiling() and not works(backend, q, k, v, mask):
         offered = ", ".join(available(q, k, v, mask))
-        what = f"{q.device} with {q.dtype} and heads of width {q.shape[-1]}"
-        raise UserError(f"attention backend {backend!r} does not run on {what}; this device offers: auto, {offered}")
+        tensors = f"{q.device} with {q.dtype} and heads of width {q.shape[-1]}"
+        raise UserError(f"attention backend {backend!r} does not run on {tensors}; available: auto, {offered}")
     return _COMPUTE[backend](q, k, v, mask)
 
 
 def available(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[str, ...]:
-    """The backends that really run on such tensors; backward too, where a gradient will be wanted."""
+    """The backends that run on such tensors, including the backward pass if a gradient is needed."""
     return tuple(name for name in _COMPUTE if works(name, q, k, v, mask))
 
 
 def works(backend: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> bool:
-    """Whether the backend runs on such tensors; found by a tiny call, once for each kind of them."""
+    """Whether the backend runs on such tensors; tried with a tiny call, once per kind of tensors."""
     return _succeeds(_COMPUTE[backend], q, k, v, mask)
 
 
 def choose(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> str:
-    """What `auto` means for these tensors; never depends on the batch, so an image is the same alone and in a batch.
+    """The backend that `auto` means for these tensors. It never depends on the batch, so an image is the same alone and in a batch.
 
     A fused kernel of torch if one runs on them, else of xformers, else math. One exception is measured (benchmarks/attention.md): on a CPU
-    in bfloat16, math is faster where there are few keys. There are then at most 256 x 256 scores a head and image.
+    in bfloat16, math is faster for few keys. It then stores at most 256 x 256 scores per head and image.
     """
     if torch.compiler.is_compiling() or q.device.type == "meta":
         return "sdpa"
@@ -81,7 +81,7 @@ def choose(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> str:
 
 
 def _with_unit_stride(part: Tensor) -> Tensor:
-    # On the meta device a convolution forgets channels-last: a copy that no real device makes is not to be counted.
+    # On the meta device a convolution loses channels-last. A copy there would be counted, though no real device makes it.
     return part if part.stride(-1) == 1 or part.is_meta else part.clone(memory_format=torch.contiguous_format)
 
 
@@ -90,27 +90,27 @@ def _wants_gradient(*parts: Tensor) -> bool:
 
 
 def _succeeds(compute: Compute, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
-    if q.is_meta:  # counts operations and bytes, computes nothing
+    if q.is_meta:  # only counts operations and bytes
         return compute is not fused.xformers
     is_training = _wants_gradient(q, k, v)
     key = (compute, q.device, q.dtype, q.shape[-1], mask is None, is_training, *map(_is_aligned, (q, k, v)))
     if key not in _found:
-        few = [part[:1, :1, :8].detach().requires_grad_(is_training) for part in (q, k, v)]
-        _found[key] = _probe(compute, few[0], few[1], few[2], None if mask is None else mask[:1, :8])
+        tiny = [part[:1, :1, :8].detach().requires_grad_(is_training) for part in (q, k, v)]
+        _found[key] = _probe(compute, tiny[0], tiny[1], tiny[2], None if mask is None else mask[:1, :8])
     return _found[key]
 
 
 def _is_aligned(part: Tensor) -> bool:
-    """Whether rows have no gaps and begin at multiples of 16 bytes: kernels mind the first, and some of GPUs the second."""
+    """True if rows have no gaps and begin at multiples of 16 bytes. All fused kernels need the first, and some on GPUs the second."""
     return part.stride(-1) == 1 and all(step * part.element_size() % 16 == 0 for step in (*part.stride()[:-1], part.storage_offset()))
 
 
 def _probe(compute: Compute, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
-    logger = logging.getLogger("xformers")  # tells at length, at its import, what it cannot do here; we ask and find out
+    logger = logging.getLogger("xformers")  # at its import it logs at length what is not supported here, which the probe finds out anyway
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        # Activation checkpointing counts what is saved: hooks of our own keep this call out of its count. And torch warns of each refusal.
+        # Activation checkpointing counts saved tensors; our own hooks hide this call from it. And torch warns of every kernel it rejects.
         with (
             torch.autocast(q.device.type, enabled=False),
             saved_tensors_hooks(lambda saved: saved, lambda saved: saved),

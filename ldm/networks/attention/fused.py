@@ -1,4 +1,4 @@
-"""Attention kernels that never hold all scores. Same arguments as `reference.math`."""
+"""Attention kernels that never store all scores. Same arguments as `reference.math`."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """torch's own: flash, cuDNN or memory-efficient as the device, dtype and shapes allow, else its unfused fallback."""
+    """torch's own: flash, cuDNN or memory-efficient, depending on device, dtype and shapes, else its unfused fallback."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None, :])
 
 
 def sdpa_without_fallback(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """`sdpa`, but a RuntimeError where no fused kernel runs. Meanwhile the fallback is forbidden to other threads too."""
+    """`sdpa`, but raises RuntimeError if no fused kernel runs. During the call the fallback is disabled for other threads too."""
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
         return sdpa(q, k, v, mask)
 
 
 def xformers(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """xformers' memory-efficient attention, where its kernels fit the installed torch and the GPU.
+    """xformers' memory-efficient attention, if its kernels support the installed torch and the GPU.
 
-    Its own layout is (B, L, N, D); a bias must be given in full and lie in memory in rows of a multiple of 8.
+    Its own layout is (B, L, N, D); a bias must have its full shape, with rows that lie in memory at multiples of 8 numbers.
     """
     from xformers.ops import memory_efficient_attention
 

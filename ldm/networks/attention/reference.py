@@ -1,4 +1,4 @@
-"""The attention that the others are tested against."""
+"""The attention that the other backends are tested against."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ QUERIES_AT_ONCE = 256
 
 
 def math(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Two matrix products in the inputs' dtype with a softmax in float32 (or better) between.
+    """Two matrix products in the inputs' dtype, with a softmax in float32 or better between them.
 
-    Holds the scores of 256 queries at a time, so its memory grows as L + S, not as L S: with more queries the backward pass computes each
-    part's scores again.
+    It stores the scores of 256 queries at a time, so its memory grows as L + S, not as L S. With more queries the backward pass recomputes
+    each part's scores.
     """
     parts = q.split(QUERIES_AT_ONCE, dim=-2)
     if len(parts) == 1:

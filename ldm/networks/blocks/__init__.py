@@ -1,1 +1,1 @@
-"""What networks are built of."""
+"""The blocks that networks are built of."""

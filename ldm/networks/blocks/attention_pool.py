@@ -10,11 +10,11 @@ from ldm.networks.attention.attend import attend
 
 
 class AttentionPool(nn.Module):
-    """The map's mean attends to itself and to all pixels, each at a learned place: (B, C, H, W) -> (B, out).
+    """The map's mean attends to itself and to all pixels, with a learned embedding per position: (B, C, H, W) -> (B, out).
 
     Args:
         channels: of the map.
-        places: H W, which is fixed.
+        positions: H W, which is fixed.
         heads: must divide the channels.
         out: width of the vector.
         backend: see `attend`.
@@ -22,11 +22,11 @@ class AttentionPool(nn.Module):
     Source: Radford et al. 2021 (CLIP), sec. 2.4.
     """
 
-    def __init__(self, channels: int, places: int, heads: int, out: int, *, backend: str = "auto") -> None:
+    def __init__(self, channels: int, positions: int, heads: int, out: int, *, backend: str = "auto") -> None:
         super().__init__()
         assert channels % heads == 0, f"{heads} heads do not divide {channels} channels"
         self.heads, self.backend = heads, backend
-        self.place = nn.Parameter(torch.randn(1 + places, channels) / channels**0.5)
+        self.place = nn.Parameter(torch.randn(1 + positions, channels) / channels**0.5)
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)
         self.to_v = nn.Linear(channels, channels)

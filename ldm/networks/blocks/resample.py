@@ -1,4 +1,4 @@
-"""Halving and doubling the picture."""
+"""Halving and doubling the size of a feature map."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Downsample(nn.Module):
     Args:
         channels: of the input.
         out: of the output; None = as many.
-        asymmetric_pad: True = one row and column of zeros at the bottom and right only, as in the published autoencoders;
-            False = one on every side, as in the published UNets. Both halve even sizes, but weights of one do not fit the other.
+        asymmetric_pad: True = pads one row and column of zeros at the bottom and right only, as in the published autoencoders;
+            False = pads every side, as in the published UNets. Both halve even sizes, but weights of one do not suit the other.
     """
 
     def __init__(self, channels: int, out: int | None = None, *, asymmetric_pad: bool) -> None:
@@ -37,7 +37,7 @@ class Upsample(nn.Module):
 
 
 def double(x: Tensor) -> Tensor:
-    """Each pixel four times: (B, C, H, W) -> (B, C, 2H, 2W)."""
+    """Repeats each pixel four times: (B, C, H, W) -> (B, C, 2H, 2W)."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 

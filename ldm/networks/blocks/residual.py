@@ -11,19 +11,19 @@ from ldm.networks.blocks.zero import zeroed
 
 
 class ResidualBlock(nn.Module):
-    """norm, SiLU, conv 3x3, embedding, norm, SiLU, dropout, conv 3x3; beside it the input, by a 1x1 conv where channels change.
+    """norm, SiLU, conv 3x3, embedding, norm, SiLU, dropout, conv 3x3; plus the input, through a 1x1 conv if the channels change.
 
     Args:
         in_channels: of the input.
         out_channels: of the output.
         embed_width: width of the embedding that `forward` takes; None = takes none (autoencoders).
         scale_shift: the embedding scales and shifts the second norm (ADM) instead of being added before it.
-        dropout: share of values dropped before the last convolution.
-        up: doubles the picture (nearest) in both branches.
-        down: halves the picture (2x2 means) in both branches.
+        dropout: probability of dropping a value before the last convolution.
+        up: doubles the size (nearest neighbour) in both branches.
+        down: halves the size (2x2 means) in both branches.
         groups: largest number of groups of the norms.
         eps: of the norms.
-        zero_init: the last convolution starts at zero, so the block starts as its skip path.
+        zero_init: the last convolution starts at zero, so the block starts as its skip connection.
 
     Source: Ho et al. 2020; scale-shift and residual resampling: Dhariwal & Nichol 2021.
     """
@@ -67,10 +67,10 @@ class ResidualBlock(nn.Module):
             h = self.norm2(h)
         else:
             assert emb is not None, "this block was built with an embedding"
-            told = self.embed(F.silu(emb)).to(h.dtype)[:, :, None, None]
+            projected = self.embed(F.silu(emb)).to(h.dtype)[:, :, None, None]
             if self.scale_shift:
-                scale, shift = told.chunk(2, dim=1)
+                scale, shift = projected.chunk(2, dim=1)
                 h = self.norm2(h) * (1 + scale) + shift
             else:
-                h = self.norm2(h + told)
+                h = self.norm2(h + projected)
         return self.skip(x) + self.conv2(self.dropout(F.silu(h)))

@@ -1,7 +1,7 @@
 """Self-attention among the pixels of a feature map. B batch, C channels, H W size, N heads, D width of a head.
 
-What comes out of the norm is brought into channels-last, whatever the model's memory format: then a pixel's queries, keys and values lie
-side by side in memory, as every fused kernel wants them. It costs one copy, and none where the model is channels-last already.
+The norm's output is converted to channels-last, whatever the model's memory format. Then the queries, keys and values of a pixel are
+contiguous in memory, as every fused kernel requires. This costs one copy, or none if the model is channels-last already.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SpatialSelfAttention(nn.Module):
 
 
 class MultiHeadSpatialAttention(nn.Module):
-    """Several heads, added to the input: (B, C, H, W) -> same. The published UNets' block where there are no tokens to attend to.
+    """Several heads, added to the input: (B, C, H, W) -> same. The block of published UNets without cross-attention.
 
     Args:
         channels: of input and output.

@@ -37,7 +37,7 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor | None = None, token_mask: Tensor | None = None) -> Tensor:
         """(B, C, H, W), tokens (B, S, context_width), token_mask (B, S) bool with True = attend -> (B, C, H, W)."""
-        h = self.norm(x).contiguous(memory_format=torch.channels_last)  # else each layer norm below would bring it into this order
+        h = self.norm(x).contiguous(memory_format=torch.channels_last)  # otherwise each layer norm below would make this copy
         h = rearrange(self.proj_in(h), "b c h w -> b (h w) c")
         for block in self.transformer_blocks:
             h = block(h, tokens, token_mask)
@@ -45,7 +45,7 @@ class SpatialTransformer(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention if there is a context, gated feed-forward; each after a layer norm and added: (B, L, C) -> same."""
+    """Self-attention, cross-attention if there is a context, gated feed-forward; each after a layer norm, and added: (B, L, C) -> same."""
 
     def __init__(self, width: int, heads: int, context_width: int | None, backend: str) -> None:
         super().__init__()
@@ -57,8 +57,8 @@ class TransformerBlock(nn.Module):
         self.ff = GatedFeedForward(width)
 
     def forward(self, x: Tensor, tokens: Tensor | None, token_mask: Tensor | None) -> Tensor:
-        near = self.norm1(x)
-        x = x + self.attn1(near, near)
+        h = self.norm1(x)
+        x = x + self.attn1(h, h)
         if self.norm2 is not None and self.attn2 is not None:
             assert tokens is not None, "this block was built with a context"
             x = x + self.attn2(self.norm2(x), tokens, token_mask)
@@ -85,7 +85,7 @@ class TokenAttention(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
-    """out(a * gelu(b)) with (a, b) = proj(x), 4 times as wide inside: (B, L, width) -> same. Source: Shazeer 2020 (GEGLU)."""
+    """out(a * gelu(b)) with (a, b) = proj(x), each 4 times as wide as x: (B, L, width) -> same. Source: Shazeer 2020 (GEGLU)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
