@@ -1,1 +1,1 @@
-"""Models on disk: a folder that rebuilds them, verified on the way in."""
+"""Models on disk: folders that hold all that rebuilds a model, verified when they are read."""

@@ -1,4 +1,4 @@
-"""A classifier on disk: it leads a diffusion model to a class, or judges what one has drawn."""
+"""A classifier on disk: it guides a diffusion model to a class, or judges the model's samples."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from ldm.networks.classifier import ClassifierConfig, ClassifierNetwork
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierSpec:
-    """What rebuilds a classifier.
+    """All that rebuilds a classifier.
 
     Attributes:
         name: of the run.
-        size: pictures' side in training, in pixels.
-        normalization: what it sees: the latent contract of a first stage, or that of pixels, whose ratio is 1 and whose digest is empty.
-        process: that noises what it sees, so it is told the time; None = a judge, which has seen clean samples only.
-        network_input: what the network is fed at a time; a judge's sees the sample as it is, at network_time 0.
-        label_names: of the classes, in the order of their indices.
-        accuracy: top-1, of held-out samples, at times drawn as in training; None = not measured.
+        size: side of the training images, in pixels.
+        normalization: of its input: that of a first stage's latents, or of pixels (downsampling factor 1, empty digest).
+        process: noise process of its input, for a noise-aware classifier; None = a judge, which was trained on clean samples only.
+        network_input: scaling and network_time of the network's input at a time t; a judge gets the clean sample and network_time 0.
+        label_names: names of the classes, in the order of their indices.
+        accuracy: top-1 on held-out samples, at times drawn as in training; None = not measured.
     """
 
     name: str
@@ -56,21 +56,21 @@ class ClassifierSpec:
         """The network with fresh weights.
 
         Raises:
-            UserError: samples that it cannot halve down to its last level.
+            UserError: samples whose side cannot be halved down to the last level.
         """
         return self.network.build(self.normalization.channels, self.size // self.normalization.downsampling_factor, len(self.label_names))
 
-    def ask(self, network: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor | None) -> Tensor:
-        """Logits (B, classes) by a network of `build_network`, float32.
+    def logits(self, network: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor | None) -> Tensor:
+        """Logits (B, classes), float32, of a network made by `build_network`.
 
         Args:
             x: (B, channels, H, W); noised to time t, or clean if this is a judge.
             t: (B,) times on any device; None for a judge.
         """
         if self.process is None:
-            assert t is None, "a judge is told no time"
+            assert t is None, "a judge takes no time"
             return network(x.float(), torch.zeros(len(x), device=x.device)).float()
-        assert t is not None, "a noise-aware classifier must be told the time"
+        assert t is not None, "a noise-aware classifier needs the time"
         return network(*self.network_input(x, t, self.process)).float()
 
 
@@ -87,15 +87,15 @@ class LoadedClassifier:
     digest: str
 
     def logits(self, x: Tensor, t: Tensor | None = None) -> Tensor:
-        """(B, classes), differentiable in x; see `ClassifierSpec.ask`.
+        """(B, classes), differentiable in x; see `ClassifierSpec.logits`.
 
         Raises:
             UserError: samples of another size or number of channels.
         """
-        return self.spec.ask(self.network, x, t)
+        return self.spec.logits(self.network, x, t)
 
     def index_of(self, label: str | int) -> int:
-        """The index of a class that the user names; see `label_index`."""
+        """The index of a class given by name or number; see `label_index`."""
         return label_index(label, self.spec.label_names, len(self.spec.label_names))
 
 
@@ -108,7 +108,7 @@ def load_classifier(folder: Path | str, device: torch.device) -> LoadedClassifie
     """A classifier from a checkpoint folder.
 
     Raises:
-        UserError: not a checkpoint; altered; of something else; weights and config that do not belong together.
+        UserError: not a checkpoint; altered; not of a classifier; weights and config that do not belong together.
     """
     opened = Checkpoint.open(folder)
     if not opened.has("classifier"):

@@ -28,15 +28,15 @@ from ldm.core.version import __version__
 T = TypeVar("T")
 
 MANIFEST = "manifest.json"
-HEADER_BYTES = 160  # at most so many name a tensor in a file's header, its name aside; and as many stand around them
+HEADER_BYTES = 160  # upper bound for a tensor's entry in a file's header, without its name; and for the rest of the header
 
 _PART = re.compile(r"(.+?)(?:-\d{5}-of-\d{5})?\.safetensors")
 
 
 def write_checkpoint(folder: Path, config_yaml: str, parts: dict[str, dict[str, Tensor]], card: str, max_file_bytes: int = 4 << 30) -> None:
-    """Writes or replaces a checkpoint; on an error the one that was there stays.
+    """Writes or replaces a checkpoint. On an error the previous one stays.
 
-    A part larger than max_file_bytes is split between tensors; a single tensor larger than that still is one file.
+    A part larger than max_file_bytes is split between tensors; a single larger tensor gets a file of its own.
 
     Raises:
         OSError: the disk is full, or the folder may not be written.
@@ -51,21 +51,21 @@ def write_checkpoint(folder: Path, config_yaml: str, parts: dict[str, dict[str, 
                 save_tensors(new / name, {key: tensor.detach().cpu().contiguous() for key, tensor in piece.items()})
         files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in sorted(new.iterdir())}
         write_file(new / MANIFEST, json.dumps({"format": FORMAT, "tool": f"ldm {__version__}", "files": files}, indent=1) + "\n")
-        write_file(new / "README.md", card)  # not in the manifest: a card is for its owner to go on writing
+        write_file(new / "README.md", card)  # not in the manifest, so that its owner may edit it
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """One file of contiguous tensors, with metadata for those who read it.
+    """Writes contiguous tensors to one file, with metadata for its readers.
 
     Raises:
         OSError: the disk is full, or the file may not be written.
     """
     try:
-        path.touch()  # first, so that it may be read by whom new files may: the library leaves its own to the owner alone
+        path.touch()  # gives it the permissions of any new file; the library's own is readable by its owner only
         mode = path.stat().st_mode
         save_file(tensors, path, metadata)
         path.chmod(mode)
-    except SafetensorError as error:  # how safetensors reports what the disk said
+    except SafetensorError as error:  # safetensors reports errors of the disk so
         code = re.search(r"os error (\d+)", str(error))
         if code is None:
             raise
@@ -95,7 +95,7 @@ class Checkpoint:
 
     @staticmethod
     def open(folder: Path | str, *, verified: bool = True) -> Checkpoint:
-        """A folder's; the size and sha256 of every file are verified unless only its config is wanted.
+        """Opens a folder and verifies the size and sha256 of every file, unless `verified` is False because only the config is read.
 
         Raises:
             UserError: no such folder, not a checkpoint, a file missing, truncated or altered.
@@ -139,11 +139,11 @@ class Checkpoint:
         return bool(self._files_of(part))
 
     def tensors(self, part: str, dtypes: Mapping[str, torch.dtype] | None = None) -> dict[str, Tensor]:
-        """All tensors of a part, mapped from its files, on the CPU.
+        """All tensors of a part, memory-mapped from its files, on the CPU.
 
         Args:
             part: its name.
-            dtypes: what tensors are to be turned into, by name; others, and all by default, stay in the precision they were saved in.
+            dtypes: dtype to convert to, by tensor name; the other tensors keep the dtype in which they were saved.
 
         Raises:
             UserError: the checkpoint has no such part.
@@ -179,8 +179,8 @@ def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def _read(file: Path, dtypes: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
-    """A file's tensors, mapped. Those that change precision are read one by one, each through a mapping that ends with it: so the memory
-    taken is never much more than that of the result."""
+    """A file's tensors, memory-mapped. Those to be converted are read one by one, each through a mapping of its own that is closed again:
+    so the memory in use never exceeds that of the result by much."""
     tensors = load_file(file)
     for name in [name for name, tensor in tensors.items() if dtypes.get(name, tensor.dtype) != tensor.dtype]:
         with safe_open(file, framework="pt") as opened:
@@ -189,18 +189,18 @@ def _read(file: Path, dtypes: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
 
 
 def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], what: str, dtypes: Mapping[str, torch.dtype] | None = None) -> None:
-    """Gives a module its weights, with no missing, unexpected or misshapen tensor.
+    """Loads a module's weights and refuses missing, unexpected and misshapen tensors.
 
-    They are not copied unless their precision changes: those of a file stay mapped from it, and the module may stand on the meta device.
+    Tensors are copied only where their dtype changes: those of a file stay mapped from it, and the module may be on the meta device.
 
     Args:
-        module: what gets them.
+        module: gets the weights.
         tensors: by name.
-        what: they are, for messages.
-        dtypes: by name, what they are held in; None = as the module holds them now.
+        what: the weights' name in messages.
+        dtypes: dtype of each tensor in the module, by name; None = the module's current ones.
 
     Raises:
-        UserError: names the first tensor that differs.
+        UserError: names the first tensor that does not fit.
     """
     wanted = module.state_dict()
     for name in sorted(wanted.keys() ^ tensors.keys()):
@@ -208,6 +208,6 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], what: str
         raise UserError(f"{what}: tensor {name!r} is {fault}; weights and config do not belong together")
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
-            raise UserError(f"{what}: tensor {name!r} has shape {tuple(tensor.shape)}, the config wants {tuple(wanted[name].shape)}")
-    held = dtypes or {name: tensor.dtype for name, tensor in wanted.items()}
-    module.load_state_dict({name: tensor.to(held[name]) for name, tensor in tensors.items()}, assign=True)
+            raise UserError(f"{what}: tensor {name!r} has shape {tuple(tensor.shape)}, the config requires {tuple(wanted[name].shape)}")
+    dtypes = dtypes or {name: tensor.dtype for name, tensor in wanted.items()}
+    module.load_state_dict({name: tensor.to(dtypes[name]) for name, tensor in tensors.items()}, assign=True)

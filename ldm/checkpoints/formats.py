@@ -1,4 +1,4 @@
-"""What lies on users' disks under names of an earlier format, read as today's."""
+"""Checkpoint formats: configs that an earlier version wrote are read with today's keys."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Any
 
 from ldm.core.errors import UserError
 
-FORMAT = 2  # of a checkpoint's config; its manifest says it, and those of the first format say none
+FORMAT = 2  # of a checkpoint's config, recorded in its manifest; a manifest without it is of format 1
 
 
 def check_format(found: object, where: str) -> None:
     """
     Raises:
-        UserError: a format that only a later version of this tool knows.
+        UserError: the format of a later version.
     """
     if not isinstance(found, int) or not 1 <= found <= FORMAT:
         raise UserError(f"{where} is of format {found}; this version reads formats 1 to {FORMAT}: update it")
 
 
 def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a checkpoint of any format, with today's keys; one of today's is as it was.
+    """The config of a checkpoint of any format, with today's keys; a config of today's format is returned unchanged.
 
-    Format 1 called a first stage's latent normalization `space`, and its downsampling factor `ratio`. A LoRA's config holds its base's.
+    Format 1 called a first stage's latent normalization `space`, and its downsampling factor `ratio`. A LoRA's config has its base's in it.
     """
     found = {"normalization" if key == "space" else key: value for key, value in config.items()}
     normalization, base = found.get("normalization"), found.get("base")

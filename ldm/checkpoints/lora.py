@@ -1,4 +1,4 @@
-"""A LoRA by itself: the folder of a few megabytes that a fine-tuned model is shared as, and a model with it."""
+"""A LoRA on disk: a folder of a few megabytes that holds what fine-tuning changed, and loading a model with it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ldm.core.errors import UserError
 from ldm.core.settings import Precision
 from ldm.networks.lora import Lora, merged
 
-PART = "lora"  # its file, and the name of the folder that a run writes it to
-NEWEST = "checkpoint"  # that of a run's newest model
+PART = "lora"  # name of its file, and of the folder that a run writes it to
+NEWEST = "checkpoint"  # name of the folder of a run's newest model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,8 @@ class LoraSpec:
     """
     Attributes:
         name: of the run.
-        base: the model that it changes, as that model's own checkpoint describes it.
-        base_digest: `denoiser_digest` of that checkpoint: it changes no other.
+        base: the spec of the model that it changes, as in that model's own checkpoint.
+        base_digest: `denoiser_digest` of that checkpoint; the LoRA fits no other.
         lora: rank, scale and layers.
     """
 
@@ -38,7 +38,7 @@ class LoraSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedLora:
-    """Its tensors as stored; see `Adapters.tensors`."""
+    """A LoRA from a folder; for its tensors see `Adapters.tensors`."""
 
     spec: LoraSpec
     tensors: dict[str, Tensor]
@@ -50,12 +50,12 @@ def write_lora(folder: Path, spec: LoraSpec, tensors: dict[str, Tensor], card: s
 
 
 def beside(checkpoint: Path) -> Path:
-    """Where a run leaves the LoRA by itself: `lora` beside its newest checkpoint, `step-000500-lora` beside one that it keeps."""
+    """The folder of a run's LoRA for one of its checkpoints: `lora` beside the newest, `step-000500-lora` beside one that is kept."""
     return checkpoint.with_name(PART if checkpoint.name == NEWEST else f"{checkpoint.name}-{PART}")
 
 
 def is_lora(folder: Path | str) -> bool:
-    """Whether a folder holds one.
+    """Whether a checkpoint folder holds a LoRA.
 
     Raises:
         UserError: not a checkpoint.
@@ -64,10 +64,10 @@ def is_lora(folder: Path | str) -> bool:
 
 
 def load_lora(folder: Path | str) -> LoadedLora:
-    """From its folder.
+    """A LoRA from its folder.
 
     Raises:
-        UserError: not a checkpoint; altered; of something else.
+        UserError: not a checkpoint; altered; not of a LoRA.
     """
     opened = Checkpoint.open(folder)
     if not opened.has(PART):
@@ -81,9 +81,9 @@ def load_with_lora(folder: Path | str, lora: Path | str, scale: float, device: t
     Args:
         folder: of the base.
         lora: folder of the LoRA.
-        scale: how strongly it acts: 0 = not at all, 1 = as it was trained; finite.
-        device: where the model comes to lie.
-        precision: see `load_latent_diffusion`; the weights are added up before they are turned into it.
+        scale: its strength: 0 = no effect, 1 = as trained; finite.
+        device: for the model.
+        precision: see `load_latent_diffusion`; the weights are added before they are converted to it.
 
     Raises:
         UserError: a LoRA of another base; see `load_latent_diffusion` and `load_lora`.

@@ -1,4 +1,4 @@
-"""What rebuilds a model: the `config.yaml` of a checkpoint, typed, and the parts made from it."""
+"""A checkpoint's `config.yaml` as typed specs, and the models that are built from it."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class AutoencoderSpec:
 
     Attributes:
         name: of the run.
-        size: pictures' side in training, in pixels.
-        normalization: the latent contract; its digest is of the stored weights.
-        background: RGB, 0 to 255, that transparent pictures were laid on in training.
+        size: side of the training images, in pixels.
+        normalization: the latent normalization; its digest is that of the stored weights.
+        background: RGB, 0 to 255, behind transparent images in training.
     """
 
     name: str
@@ -52,7 +52,7 @@ class AutoencoderSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingDefaults:
-    """How the model is sampled when the caller does not say; see `ldm.guidance.classifier_free` and `thresholded`."""
+    """Sampling settings where the caller gives none; see `ldm.guidance.classifier_free` and `thresholded`."""
 
     sampler: Sampler
     steps: int = 20
@@ -71,7 +71,7 @@ class SamplingDefaults:
     def check(self, process: NoiseProcess) -> None:
         """
         Raises:
-            UserError: steps that the process does not have, or a sampler that is not defined for it.
+            UserError: steps that the process does not have; a sampler that is not defined for it.
         """
         self.sampler.check(process, self.grid.times(process, self.steps))
 
@@ -81,11 +81,11 @@ class LatentDiffusionSpec:
     """Both stages.
 
     Attributes:
-        normalization: its digest is of the first stage's weights, the only ones that stage two can be used with.
-        network_input: what the denoiser is fed; checkpoints from before it could be chosen do not name it.
-        learned_variance: the denoiser has twice the channels, see `ldm.diffusion.denoiser`.
+        normalization: its digest is that of the first stage's weights; stage two works with no others.
+        network_input: scaling and network_time of the denoiser's input; older checkpoints lack the key and mean the default.
+        learned_variance: the denoiser has twice the output channels, see `ldm.diffusion.denoiser`.
         frozen: sha256 of each frozen pretrained encoder that is used but not stored.
-        background: RGB, 0 to 255, that transparent pictures were laid on in training.
+        background: RGB, 0 to 255, behind transparent images in training.
     """
 
     name: str
@@ -114,11 +114,11 @@ class LatentDiffusionSpec:
         """The denoiser with fresh weights.
 
         Raises:
-            UserError: the conditioners give what the network does not take, or the other way round; latents that it cannot halve.
+            UserError: conditions that do not fit the network's inputs; latents whose side cannot be halved down to its last level.
         """
         if conditioners.uses_tokens != (self.denoiser.context_width is not None):
-            said = "set it to null: no conditioner gives tokens" if self.denoiser.context_width else "set it: a conditioner gives tokens"
-            raise UserError(f"denoiser.context_width is {self.denoiser.context_width or 'null'}; {said}")
+            advice = "set it to null: no conditioner gives tokens" if self.denoiser.context_width else "set it: a conditioner gives tokens"
+            raise UserError(f"denoiser.context_width is {self.denoiser.context_width or 'null'}; {advice}")
         latent_size = self.size // self.first_stage.downsampling_factor
         if latent_size % self.denoiser.size_multiple:
             raise UserError(
@@ -126,13 +126,13 @@ class LatentDiffusionSpec:
                 f"{self.first_stage.downsampling_factor * self.denoiser.size_multiple}, or give denoiser.multipliers fewer levels"
             )
         if conditioners.vector_width != self.denoiser.vector_width:
-            raise UserError(f"denoiser.vector_width must be {conditioners.vector_width or 'null'}, the width of what the conditioners give")
+            raise UserError(f"denoiser.vector_width must be {conditioners.vector_width or 'null'}, the width of the conditioners' vectors")
         channels = self.first_stage.latent_channels
         return self.denoiser.build(channels + conditioners.concat_channels, 2 * channels if self.learned_variance else channels)
 
 
 def write_autoencoder(folder: Path, spec: AutoencoderSpec, weights: dict[str, Tensor], card: str, max_file_bytes: int) -> None:
-    """Writes a first stage's checkpoint folder. `spec.normalization.digest` must be of `weights`."""
+    """Writes a first stage's checkpoint folder. `spec.normalization.digest` must be that of `weights`."""
     assert spec.normalization.digest == weights_digest(weights)
     write_checkpoint(folder, to_yaml(spec), {"first_stage": weights}, card, max_file_bytes)
 
@@ -146,9 +146,9 @@ def write_latent_diffusion(
     card: str,
     max_file_bytes: int,
 ) -> None:
-    """Writes both stages' checkpoint folder; parts without a tensor (identity first stage, no conditioner) have no file.
+    """Writes both stages' checkpoint folder. Parts without tensors (identity first stage, no conditioner) have no file.
 
-    `spec.normalization.digest` must be of `first_stage`.
+    `spec.normalization.digest` must be that of `first_stage`.
     """
     assert not first_stage or spec.normalization.digest == weights_digest(first_stage)
     parts = {"first_stage": first_stage, "denoiser": denoiser, "conditioner": conditioner}
@@ -159,11 +159,11 @@ def load_first_stage(folder: Path | str, device: torch.device) -> tuple[FirstSta
     """The frozen first stage of a stage-one or stage-two checkpoint, its spec, and its weights as stored.
 
     Raises:
-        UserError: not a checkpoint; altered; weights that are not those the latent contract was measured with.
+        UserError: not a checkpoint; altered; weights other than those for which the latent normalization was measured.
     """
     opened = Checkpoint.open(folder)
     _refuse_others(opened)
-    if "denoiser" in opened.config:  # stage two's: it has all of stage one's keys
+    if "denoiser" in opened.config:  # stage two's config has all keys of stage one's
         whole = opened.spec(LatentDiffusionSpec)
         spec = AutoencoderSpec(
             name=whole.name, size=whole.size, first_stage=whole.first_stage, normalization=whole.normalization, background=whole.background
@@ -176,15 +176,13 @@ def load_first_stage(folder: Path | str, device: torch.device) -> tuple[FirstSta
 
 def _refuse_others(opened: Checkpoint) -> None:
     if opened.has("classifier"):
-        raise UserError(
-            f"checkpoint {opened.folder} holds a classifier, neither first stage nor diffusion model; it goes with --classifier"
-        )
+        raise UserError(f"checkpoint {opened.folder} holds a classifier, neither first stage nor diffusion model; pass it as --classifier")
     if opened.has("lora"):
-        raise UserError(f"checkpoint {opened.folder} holds a LoRA, which changes a model and is none by itself; it goes with --lora")
+        raise UserError(f"checkpoint {opened.folder} holds a LoRA, which is not a model by itself; pass it as --lora beside its base")
 
 
 def _weights(opened: Checkpoint, part: str, dtypes: Mapping[str, torch.dtype] | None = None) -> dict[str, Tensor]:
-    """A part's tensors; none if it has no file, as where there is nothing to store."""
+    """A part's tensors; none if the part has no file."""
     return opened.tensors(part, dtypes) if opened.has(part) else {}
 
 
@@ -193,16 +191,15 @@ def _first_stage(
 ) -> FirstStage:
     if weights and weights_digest(weights) != normalization.digest:
         raise UserError(
-            f"checkpoint {where}: the first stage's weights are not those that its latent normalization was measured with "
+            f"checkpoint {where}: the first stage's weights are not those for which its latent normalization was measured "
             f"(digest {weights_digest(weights)[:12]}, not {normalization.digest[:12] or 'none'}); use the first stage it was trained with"
         )
     if (normalization.channels, normalization.downsampling_factor) != (config.latent_channels, config.downsampling_factor):
         raise UserError(
-            f"checkpoint {where}: its latent normalization is of {normalization.channels} channels at factor "
-            f"{normalization.downsampling_factor}, "
-            f"its first stage has {config.latent_channels} at factor {config.downsampling_factor}"
+            f"checkpoint {where}: its latent normalization has {normalization.channels} channels at downsampling factor "
+            f"{normalization.downsampling_factor}, its first stage {config.latent_channels} at {config.downsampling_factor}"
         )
-    with torch.device("meta"):  # its weights come from the file: none need be drawn first
+    with torch.device("meta"):  # the weights come from the file, so no random ones are drawn
         first_stage = config.build()
     load_strictly(first_stage, weights, f"checkpoint {where}: first stage")
     first_stage.normalization = normalization
@@ -210,7 +207,7 @@ def _first_stage(
 
 
 def read_spec(folder: Path | str) -> LatentDiffusionSpec:
-    """What a checkpoint of both stages is, without its weights, whose files are not verified.
+    """The spec of a checkpoint of both stages. Its weights are neither read nor verified.
 
     Raises:
         UserError: not a checkpoint; of a first stage only.
@@ -229,10 +226,10 @@ def _spec_of_both(opened: Checkpoint) -> LatentDiffusionSpec:
 
 
 def located(spec: LatentDiffusionSpec, folder: Path) -> LatentDiffusionSpec:
-    """The same, where a text encoder's folder was moved along with the checkpoint.
+    """The spec with the present paths of text encoders whose folders were moved together with the checkpoint.
 
-    One that is named by a folder which is not there is looked for beside the checkpoint, by that folder's last name. Its digest is
-    recorded, so that another one would be refused.
+    If an encoder's folder does not exist, a folder of the same name beside the checkpoint takes its place. The recorded digest stays, so
+    that a different encoder is refused.
     """
     conditioning, frozen = dict(spec.conditioning), dict(spec.frozen)
     for name, config in spec.conditioning.items():
@@ -243,10 +240,10 @@ def located(spec: LatentDiffusionSpec, folder: Path) -> LatentDiffusionSpec:
 
 
 def denoiser_digest(folder: Path | str) -> str:
-    """Hex sha256 of a checkpoint's denoiser as it is stored; see `weights_digest`. A LoRA names its base by it.
+    """Hex sha256 of a checkpoint's denoiser as it is stored, see `weights_digest`. A LoRA identifies its base by it.
 
     Raises:
-        UserError: it has none.
+        UserError: the checkpoint has no denoiser.
     """
     return weights_digest(Checkpoint.open(folder, verified=False).tensors("denoiser"))
 
@@ -266,9 +263,9 @@ def load_latent_diffusion(folder: Path | str, device: torch.device, precision: P
 
     Args:
         folder: the checkpoint.
-        device: where the model comes to lie.
-        precision: that the network and its conditioners will compute in, and so are held in, see `dtypes_to_hold`; the first stage, which
-            encodes in fp32, is held in that.
+        device: for the model.
+        precision: of the computation of network and conditioners, and hence of their weights, see `dtypes_to_hold`; the first stage
+            encodes in fp32 and keeps its weights in fp32.
 
     Raises:
         UserError: not a checkpoint; altered; of a first stage only; weights and config that do not belong together.

@@ -1,1 +1,1 @@
-"""First stages: pictures to latents and back, and the contract between them and stage two."""
+"""First stages: images to latents and back, and the normalization of the latents that stage two sees."""

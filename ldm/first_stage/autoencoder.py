@@ -37,7 +37,7 @@ class KLAutoencoder(ConvolutionalAutoencoder):
         """The distribution of raw latents (B, Z, H / f, W / f), float32.
 
         Raises:
-            UserError: wrong number of channels; a side that the ratio does not divide.
+            UserError: wrong number of channels; a side that the downsampling factor does not divide.
         """
         self.check_images(images)
         return DiagonalGaussian.of(self._encoded(images))

@@ -1,4 +1,4 @@
-"""The two halves of the convolutional autoencoders. Names of the parts are the published ones, so that published weights map one to one."""
+"""Encoder and decoder of the convolutional autoencoders. Modules have their published names, so that published weights map one to one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ldm.networks.blocks.spatial_attention import SpatialSelfAttention
 
 
 class Level(nn.Module):
-    """Blocks of one resolution, each with its own attention or none; the resampling at its end is named by the level's owner."""
+    """Residual blocks of one resolution, each with its own attention or none; the level's owner sets the resampling at its end."""
 
     def __init__(self, in_channels: int, channels: int, blocks: int, *, attends: bool, dropout: float) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Encoder(nn.Module):
     """(B, in_channels, H, W) to (B, out_channels, H / f, W / f), f = 2^(levels - 1).
 
     Args:
-        in_channels: of the picture.
+        in_channels: of the images.
         out_channels: of the result.
         widths: channels of each level, from the full resolution down.
         attends: whether each level's blocks are followed by attention.
@@ -93,7 +93,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(B, in_channels, h, w) to (B, out_channels, f h, f w). Arguments as Encoder's; levels too start at the full resolution."""
+    """(B, in_channels, h, w) to (B, out_channels, f h, f w). Arguments as Encoder's; its levels too are listed from the full resolution."""
 
     def __init__(
         self,

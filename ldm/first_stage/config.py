@@ -9,24 +9,24 @@ from ldm.first_stage.stage import FirstStage
 
 
 class FirstStageConfig(Family, abc.ABC):
-    """What rebuilds a first stage. What is a property here is a field of the kinds that let the user choose it."""
+    """All that is needed to rebuild a first stage. Its properties are fields in the kinds that let the user choose them."""
 
     __slots__ = ()
 
     @property
     @abc.abstractmethod
     def image_channels(self) -> int:
-        """Of the pictures."""
+        """Channels of the images."""
 
     @property
     @abc.abstractmethod
     def latent_channels(self) -> int:
-        """Of the latents."""
+        """Channels of the latents."""
 
     @property
     @abc.abstractmethod
     def scale_per_channel(self) -> bool:
-        """Whether the latent contract measures one shift and scale a channel, or one for all."""
+        """Whether the latent normalization has one shift and scale per channel, or one for all channels."""
 
     @property
     @abc.abstractmethod
@@ -35,4 +35,4 @@ class FirstStageConfig(Family, abc.ABC):
 
     @abc.abstractmethod
     def build(self) -> FirstStage:
-        """The module, freshly initialised, with the default latent contract."""
+        """The module with fresh weights and the default latent normalization (shift 0, scale 1)."""

@@ -1,4 +1,4 @@
-"""What the KL and the VQ autoencoder share: their shape, and the two convolutional halves."""
+"""What the KL and the VQ autoencoder share: their shape, encoder and decoder."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ldm.first_stage.stage import FirstStage
 class ConvolutionalConfig(FirstStageConfig, abc.ABC):
     """
     Attributes:
-        image_channels: of the pictures.
+        image_channels: of the images.
         channels: of the first level.
-        multipliers: of `channels`, one a level; each level but the last halves the picture, so the ratio is 2^(levels - 1).
+        multipliers: of `channels`, one a level; each level but the last halves the sides, so the downsampling factor is 2^(levels - 1).
         blocks: residual blocks a level of the encoder; the decoder has one more.
-        attention: ratios of the levels whose blocks attend, e.g. (16, 32) at a sixteenth and a thirty-second of the picture's side.
+        attention: downsampling factors of the levels whose blocks attend, e.g. (16, 32): at 1/16 and 1/32 of the image's side.
         middle_attention: whether the middle, at the lowest resolution, attends.
         dropout: in the residual blocks.
-        decoder_channels: of the decoder's first level; None = channels. A wider decoder costs nothing in stage two's training.
-        scale_per_channel: whether the latent contract measures one shift and scale a channel, or one for all.
+        decoder_channels: of the decoder's first level; None = channels. A wider decoder does not slow stage two's training.
+        scale_per_channel: whether the latent normalization has one shift and scale per channel, or one for all channels.
 
     Source: Rombach et al. 2022, appendix, after Esser et al. 2021.
     """
@@ -50,10 +50,10 @@ class ConvolutionalConfig(FirstStageConfig, abc.ABC):
             raise UserError(f"first_stage.multipliers needs one positive number a level, got {self.multipliers}")
         if not 0 <= self.dropout < 1:
             raise UserError(f"first_stage.dropout must be in [0, 1), got {self.dropout}")
-        ratios = [2**level for level in range(len(self.multipliers))]
-        for ratio in self.attention:
-            if ratio not in ratios:
-                raise UserError(f"first_stage.attention names ratio {ratio}; the levels are at {', '.join(map(str, ratios))}")
+        factors = [2**level for level in range(len(self.multipliers))]
+        for factor in self.attention:
+            if factor not in factors:
+                raise UserError(f"first_stage.attention has {factor}; the levels' downsampling factors are {', '.join(map(str, factors))}")
 
     @property
     def downsampling_factor(self) -> int:
@@ -65,7 +65,7 @@ class ConvolutionalAutoencoder(FirstStage):
 
     Args:
         config: the shape.
-        encoded: channels of what the encoder gives, which heirs make the latent of.
+        encoded: channels of the encoder's output, from which subclasses make the latent.
     """
 
     def __init__(self, config: ConvolutionalConfig, encoded: int) -> None:

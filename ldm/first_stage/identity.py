@@ -1,4 +1,4 @@
-"""Diffusion in pixel space: the first stage that does nothing."""
+"""Diffusion in pixel space: the first stage whose latent is the image itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ldm.first_stage.stage import FirstStage
 @kind("identity")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IdentityConfig(FirstStageConfig):
-    """The latent is the picture: ratio 1, no parameters, no noise."""
+    """The latent is the image: downsampling factor 1, no parameters, no noise."""
 
     image_channels: int = 3
     scale_per_channel: bool = False

@@ -1,9 +1,9 @@
-"""The latent contract: how an encoder's raw latents become the numbers of about mean 0 and std 1 that stage two sees.
+"""Latent normalization: the shift and scale that bring an encoder's raw latents to about mean 0 and std 1 for stage two.
 
     latent = (raw - shift) * scale
 
-Shift and scale are measured over the training set, for the distribution that is really drawn from: posterior samples, whose variance is
-Var(mean) + E[std^2]. The contract carries the digest of the weights it was measured with; with others it means nothing.
+Shift and scale are measured over the training set for posterior samples, because stage two trains on them; their variance is
+Var(mean) + E[std^2]. The record carries the digest of the encoder's weights: for other weights its numbers are wrong.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ldm.core.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class LatentNormalization:
-    """A frozen record; can be read and written as a config.
+    """Shift and scale of the latents of one first stage; can be read and written as a config.
 
     Attributes:
         channels: of the latent.
         downsampling_factor: pixels per latent position, along one side.
-        shift: raw mean; one number for all channels, or one a channel.
-        scale: 1 / raw std; as many numbers as shift. (Stable Diffusion's 0.18215 is such a scale, with shift 0.)
-        digest: `weights_digest` of the first stage that it was measured with; "" = not measured.
+        shift: mean of the raw latents; one number for all channels, or one per channel.
+        scale: 1 / std of the raw latents; as many numbers as shift. (Stable Diffusion's 0.18215 is such a scale, with shift 0.)
+        digest: `weights_digest` of the first stage for which shift and scale were measured; "" = not measured.
     """
 
     channels: int
@@ -48,12 +48,12 @@ class LatentNormalization:
 
     @property
     def identity(self) -> str:
-        """All of it as a text, spelled as runs of the first format recorded it: a run goes on only with the same."""
+        """All fields as text, spelled as run folders of format 1 recorded them: a run resumes only with the same text."""
         numbers = f"channels={self.channels}, ratio={self.downsampling_factor}, shift={self.shift}, scale={self.scale}"
         return f"LatentSpace({numbers}, digest={self.digest!r})"
 
     def stated(self, scale: float) -> LatentNormalization:
-        """The same first stage's latents by a scale that is given, not measured: shift 0, and one scale for all channels."""
+        """The same first stage with a scale that is given, not measured: shift 0 and one scale for all channels."""
         return replace(self, shift=(0.0,), scale=(scale,))
 
     def normalise(self, raw_latent: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class LatentNormalization:
         return (raw_latent - shift) * scale
 
     def denormalise(self, latent: Tensor) -> Tensor:
-        """The way back: (B, C, h, w) as stage two sees it to what the decoder reads."""
+        """Inverse of `normalise`: latents (B, C, h, w) as stage two sees them to raw ones, as the decoder reads them."""
         shift, scale = self._over(latent)
         return latent / scale + shift
 
@@ -74,35 +74,36 @@ class LatentNormalization:
 
 
 def measure(moments: Iterable[tuple[Tensor, Tensor]], *, per_channel: bool, downsampling_factor: int, digest: str) -> LatentNormalization:
-    """The contract of raw moments over a training set, in one pass and float64.
+    """The normalization from raw moments over a training set, in one pass and float64.
 
     Args:
-        moments: pairs of mean and std, each (B, C, h, w); B and, for pictures of several sizes, h and w may change between pairs.
-        per_channel: one shift and scale a channel, or one for all.
-        ratio: pixels per latent position.
-        digest: of the weights that made the moments.
+        moments: pairs of mean and std, each (B, C, h, w); B and, for images of several sizes, h and w may change between pairs.
+        per_channel: one shift and scale per channel, or one for all channels.
+        downsampling_factor: pixels per latent position, along one side.
+        digest: `weights_digest` of the encoder that gave the moments.
 
     Raises:
         UserError: no moments; a number that is not finite; a channel that never changes.
     """
-    count, centre, spread, noise = 0, torch.zeros(0), torch.zeros(0), torch.zeros(0)  # positions; (C,) mean, sum of squares, sum of std^2
+    # Number of positions; (C,) each: mean, sum of squares about it, sum of std^2.
+    count, centre, squares, noise = 0, torch.zeros(0), torch.zeros(0), torch.zeros(0)
     for mean, std in moments:
         values = mean.detach().double().transpose(0, 1).flatten(1)  # (C, B h w)
         new_count, new_centre = values.shape[1], values.mean(1)
-        new_spread = (values - new_centre[:, None]).square().sum(1)
+        new_squares = (values - new_centre[:, None]).square().sum(1)
         new_noise = std.detach().double().square().transpose(0, 1).flatten(1).sum(1)
         if count == 0:
-            count, centre, spread, noise = new_count, new_centre, new_spread, new_noise
+            count, centre, squares, noise = new_count, new_centre, new_squares, new_noise
             continue
-        # Chan et al. 1979: two parts' means and centred sums of squares joined without cancellation.
+        # Chan et al. 1979: joins the means and centred sums of squares of two parts without cancellation.
         step = new_centre - centre
-        spread = spread + new_spread + step.square() * (count * new_count / (count + new_count))
+        squares = squares + new_squares + step.square() * (count * new_count / (count + new_count))
         centre = centre + step * (new_count / (count + new_count))
         noise, count = noise + new_noise, count + new_count
     if count == 0:
         raise UserError("cannot measure the latent scale: no pictures")
 
-    variance = (spread + noise) / count
+    variance = (squares + noise) / count
     channels = len(centre)
     if not per_channel:
         whole = centre.mean()
@@ -117,7 +118,7 @@ def measure(moments: Iterable[tuple[Tensor, Tensor]], *, per_channel: bool, down
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """Hex sha256 of a state dict: names in order, dtype, shape and every byte. One bit changed gives another digest."""
+    """Hex sha256 of a state dict: its names in sorted order, dtypes, shapes and every byte."""
     total = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()

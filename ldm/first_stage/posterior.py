@@ -1,4 +1,4 @@
-"""What an encoder says of a latent; here, a Gaussian with its own mean and standard deviation in every dimension."""
+"""An encoder's distribution over latents: its interface, and the diagonal Gaussian of KL autoencoders."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LOG_VARIANCE_RANGE = (-30.0, 20.0)  # as published: a std between 3e-7 and 2.2e4
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """In float32, or wider if it is wider already: what autocast made leaves the networks by this door."""
+    """In float32, or wider if it is wider already. Networks return their outputs through it, so none is in autocast's half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Encoded(Protocol):
-    """What training asks of an encoder's word on raw latents (B, C, h, w)."""
+    """An encoder's output as training needs it: the distribution of raw latents (B, C, h, w)."""
 
     @property
     def mean(self) -> Tensor: ...
@@ -27,21 +27,21 @@ class Encoded(Protocol):
     def std(self) -> Tensor: ...
 
     def penalties(self, values: int) -> dict[str, Tensor]:
-        """(B,) each, by name: what is lowered beside a negative log-likelihood that is a sum over a picture's `values` numbers."""
+        """(B,) each, by name: terms of the loss beside a negative log-likelihood that is a sum over an image's `values` numbers."""
         ...
 
     def kl_per_dimension(self) -> Tensor | None:
-        """(B, C, h, w) nats against N(0, 1); None = this is no density."""
+        """(B, C, h, w) nats: KL against N(0, 1); None = the encoder gives no density."""
         ...
 
     def code_counts(self) -> Tensor | None:
-        """(K,) how often each code was chosen; None = there is no codebook."""
+        """(K,): how often each code was chosen; None = there is no codebook."""
         ...
 
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    """N(mean, diag(exp(log_variance))) over raw latents; see `of` for the published way to make it.
+    """N(mean, diag(exp(log_variance))) over raw latents. `of` makes it as published.
 
     Attributes:
         mean: (B, C, h, w) float32.
@@ -53,7 +53,7 @@ class DiagonalGaussian:
 
     @staticmethod
     def of(parameters: Tensor) -> DiagonalGaussian:
-        """From a network's output (B, 2C, h, w): means first, then log-variances, which are clamped. In float32 at least."""
+        """From a network's output (B, 2C, h, w): means first, then log-variances, which are clamped. Float32 or wider."""
         mean, log_variance = full_precision(parameters).chunk(2, dim=1)
         return DiagonalGaussian(mean, log_variance.clamp(*LOG_VARIANCE_RANGE))
 
@@ -75,11 +75,11 @@ class DiagonalGaussian:
         return self.kl_per_dimension().flatten(1).sum(1)
 
     def penalties(self, values: int) -> dict[str, Tensor]:
-        """The KL, itself a sum."""
+        """The KL; it is a sum already, so `values` is unused."""
         return {"kl": self.kl()}
 
     def code_counts(self) -> None:
-        """There is no codebook."""
+        """None: there is no codebook."""
 
     def nll(self, raw_latent: Tensor) -> Tensor:
         """(B,) nats: negative log-density of (B, C, h, w), summed over a sample's dimensions."""

@@ -1,4 +1,4 @@
-"""What every first stage can do: pictures to normalised latents and back."""
+"""The base of all first stages: images to normalised latents and back."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ldm.first_stage.tiling import in_tiles
 
 
 class FirstStage(nn.Module, abc.ABC):
-    """Pictures (B, C, H, W) in [-1, 1], H and W multiples of ratio, to latents (B, Z, H / f, W / f).
+    """Images (B, C, H, W) in [-1, 1] to latents (B, Z, H / f, W / f); H and W are multiples of f, the downsampling factor.
 
-    `space` is the latent contract, set after training (`LatentNormalization`, frozen; its default neither shifts nor scales).
+    `normalization` is set after training; its default neither shifts nor scales.
     """
 
     def __init__(self, *, image_channels: int, latent_channels: int, downsampling_factor: int) -> None:
@@ -35,22 +35,22 @@ class FirstStage(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def reconstruct(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Encoded]:
-        """Training's pass: the images again, by a latent drawn with noise (B, Z, h, w), and what it was drawn from."""
+        """The forward pass of training: the images reconstructed from a latent drawn with noise (B, Z, h, w), and its distribution."""
 
     @property
     @abc.abstractmethod
     def last_layer(self) -> nn.Conv2d:
-        """What makes the images; the adaptive adversarial weight compares gradients at its weight."""
+        """The decoder's last layer: the adaptive adversarial weight compares gradients with respect to its weight."""
 
     def normalise(self, raw_latent: Tensor) -> Tensor:
-        """Raw latent (B, Z, h, w) to about mean 0 and std 1, by the latent contract."""
+        """Raw latent (B, Z, h, w) to about mean 0 and std 1, by the latent normalization."""
         return self.normalization.normalise(raw_latent)
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and std of the raw latents, each (B, Z, H / f, W / f) float32.
 
         Raises:
-            UserError: wrong number of channels; a side that the ratio does not divide.
+            UserError: wrong number of channels; a side that the downsampling factor does not divide.
         """
         self.check_images(images)
         return self._encode(images)
@@ -60,7 +60,7 @@ class FirstStage(nn.Module, abc.ABC):
 
         Args:
             images: (B, C, H, W) in [-1, 1].
-            noise: (B, Z, H / f, W / f) of N(0, 1) to draw from the posterior with; None = its mean.
+            noise: (B, Z, H / f, W / f) of N(0, 1), to sample the posterior; None = the posterior's mean.
 
         Returns:
             (B, Z, H / f, W / f), about mean 0 and std 1.
@@ -76,8 +76,8 @@ class FirstStage(nn.Module, abc.ABC):
 
         Args:
             latent: (B, Z, h, w), about mean 0 and std 1, as the second stage sees it.
-            tile: side of the tiles, in pixels, in which pictures larger than memory are decoded; None = whole.
-            overlap: share of a tile that neighbours have in common, where they are blended.
+            tile: side of the tiles, in pixels, in which images too large for memory are decoded; None = all at once.
+            overlap: share of a tile's side that it has in common with its neighbour; there the two are blended.
 
         Returns:
             (B, C, f h, f w), in [-1, 1], not clipped.
@@ -85,7 +85,7 @@ class FirstStage(nn.Module, abc.ABC):
         Raises:
             UserError: wrong number of channels; a bad tile.
 
-        Source: Rombach et al. 2022, sec. 3.1; the shift and scale are ours (see latent_space.py).
+        Source: Rombach et al. 2022, sec. 3.1; the shift and scale are ours (see latent_normalization.py).
         """
         raw = self.normalization.denormalise(latent)
         if tile is None or self.downsampling_factor * max(latent.shape[2:]) <= tile:
@@ -94,28 +94,31 @@ class FirstStage(nn.Module, abc.ABC):
         return in_tiles(raw, self._decode, tile=size, overlap=shared, before=1, after=self.downsampling_factor)
 
     def latent_shape(self, images: Tensor) -> tuple[int, int, int]:
-        """(Z, h, w): one picture's latent, for images (B, C, H, W)."""
+        """(Z, h, w): shape of one image's latent, for images (B, C, H, W)."""
         return self.latent_channels, images.shape[2] // self.downsampling_factor, images.shape[3] // self.downsampling_factor
 
     def check_images(self, images: Tensor) -> None:
         """Refuses what this first stage cannot encode.
 
         Raises:
-            UserError: wrong number of channels; a side that the ratio does not divide.
+            UserError: wrong number of channels; a side that the downsampling factor does not divide.
         """
         channels, height, width = images.shape[1:]
         if channels != self.image_channels:
             raise UserError(f"this first stage expects pictures of {self.image_channels} channels, got {channels}")
         if height % self.downsampling_factor or width % self.downsampling_factor or not height * width:
             raise UserError(
-                f"picture sides must be multiples of {self.downsampling_factor} (the first stage's ratio), got {height} x {width}"
+                f"picture sides must be multiples of {self.downsampling_factor} (the first stage's downsampling factor), "
+                f"got {height} x {width}"
             )
 
     def _tile(self, tile: int, overlap: float) -> tuple[int, int]:
         """Side and overlap of a tile in latent positions."""
         if tile < self.downsampling_factor or tile % self.downsampling_factor:
-            raise UserError(f"tile must be a positive multiple of {self.downsampling_factor} pixels (the first stage's ratio), got {tile}")
+            raise UserError(
+                f"tile must be a positive multiple of {self.downsampling_factor} pixels (the first stage's downsampling factor), got {tile}"
+            )
         if not 0 <= overlap < 1:
-            raise UserError(f"tile overlap must be a share in [0, 1), got {overlap}")
+            raise UserError(f"tile overlap must be in [0, 1), got {overlap}")
         size = tile // self.downsampling_factor
         return size, min(size - 1, round(overlap * size))

@@ -1,4 +1,4 @@
-"""Pictures larger than memory: overlapping tiles, blended linearly."""
+"""Images too large for memory: a network runs on overlapping tiles, which are blended linearly."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from ldm.first_stage.posterior import full_precision
 
 
 def in_tiles(x: Tensor, run: Callable[[Tensor], Tensor], *, tile: int, overlap: int, before: int, after: int) -> Tensor:
-    """What `run` makes of x, tile by tile.
+    """`run` applied to x tile by tile.
 
-    A network that looks at its surroundings or averages over the picture (attention, GroupNorm) gives nearly, not exactly, what it gives
-    for the whole.
+    The result is only near that for the whole image where a network's output depends on far pixels (attention, GroupNorm).
 
     Args:
         x: (B, C, before H, before W).
@@ -53,7 +52,7 @@ def _spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
 
 
 def _ramp(start: int, end: int, length: int, overlap: int, device: torch.device) -> Tensor:
-    """(end - start,) weights: 1 inside and at the picture's border, falling linearly over the overlap towards a neighbour; never 0."""
+    """(end - start,) weights: 1 inside and at the image's border, falling linearly over the overlap towards a neighbour; never 0."""
     at = torch.arange(start, end, device=device) + 0.5
     rising = (at - start) / overlap if start > 0 and overlap else torch.ones_like(at)
     falling = (end - at) / overlap if end < length and overlap else torch.ones_like(at)

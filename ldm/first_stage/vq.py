@@ -1,4 +1,4 @@
-"""The VQ autoencoder: every position of the latent is replaced by the nearest of a learned list of codes."""
+"""The VQ autoencoder: each position of the latent is replaced by the nearest code of a learned codebook."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ DISTANCES_AT_ONCE = 2**25  # numbers: 128 MiB
 @kind("vq")
 @dataclass(frozen=True, kw_only=True)
 class VQAutoencoderConfig(ConvolutionalConfig):
-    """Defaults are the published VQ-f4; it, VQ-f8 and VQ-f4 without attention are configs/published/vq-f*.yaml.
+    """Defaults are the published VQ-f4. VQ-f4, VQ-f8 and VQ-f4 without attention are configs/published/vq-f*.yaml.
 
-    The latent that stage two sees is what comes before quantisation; decoding quantises.
+    Stage two sees the latent before quantisation; decoding quantises.
 
     Attributes:
-        num_codes: in the codebook.
-        code_channels: of a code, hence of the latents.
+        num_codes: codes in the codebook.
+        code_channels: channels of a code, hence of the latents.
 
     Source: van den Oord et al. 2017; Esser et al. 2021; Rombach et al. 2022, sec. 3.1.
     """
@@ -54,9 +54,9 @@ class QuantisedLatent:
     """A latent before and after quantisation.
 
     Attributes:
-        raw: (B, C, h, w) float32, as the encoder gave it.
-        code: (B, C, h, w) float32, the code nearest to each position of it.
-        indices: (B, h, w) int64, that code's row in the codebook.
+        raw: (B, C, h, w) float32, the encoder's output.
+        code: (B, C, h, w) float32, the code nearest to each position of `raw`.
+        indices: (B, h, w) int64, the row of each code in the codebook.
         num_codes: rows of the codebook.
     """
 
@@ -67,34 +67,34 @@ class QuantisedLatent:
 
     @property
     def mean(self) -> Tensor:
-        """The latent itself: nothing is drawn."""
+        """The latent itself: the encoder is deterministic."""
         return self.raw
 
     @property
     def std(self) -> Tensor:
-        """Zero."""
+        """Zeros."""
         return torch.zeros_like(self.raw)
 
     @property
     def straight_through(self) -> Tensor:
-        """The code's values, with the gradient going to `raw` as if it had not been replaced: van den Oord et al. 2017, sec. 3.2."""
+        """The code's values; the gradient goes to `raw` as if it had not been replaced (van den Oord et al. 2017, sec. 3.2)."""
         return self.raw + (self.code - self.raw).detach()
 
     def penalties(self, values: int) -> dict[str, Tensor]:
-        """(B,) each: the squared distance of latent and code, a mean per number of the latent, times the numbers in a picture.
+        """(B,) each: the mean squared distance of latent and code, times `values`, the numbers of an image.
 
-        "codebook" pulls the codes to the latents, "commitment" the latents to the codes: eq. 3 of van den Oord et al. 2017, whose other
-        term, the negative log-likelihood, is a sum over the picture here.
+        "codebook" pulls the codes to the latents, "commitment" the latents to the codes: eq. 3 of van den Oord et al. 2017. Its other
+        term, the negative log-likelihood, is a sum over the image here, hence the factor.
         """
         codebook = (self.code - self.raw.detach()).square()
         commitment = (self.raw - self.code.detach()).square()
         return {name: values * term.flatten(1).mean(1) for name, term in (("codebook", codebook), ("commitment", commitment))}
 
     def kl_per_dimension(self) -> None:
-        """A code is chosen, not drawn: there is no density to compare."""
+        """None: a code is chosen, not drawn from a density."""
 
     def code_counts(self) -> Tensor:
-        """(num_codes,) int64: how often each was chosen."""
+        """(num_codes,) int64: how often each code was chosen."""
         return torch.bincount(self.indices.flatten(), minlength=self.num_codes)
 
 
@@ -108,7 +108,7 @@ class VQAutoencoder(ConvolutionalAutoencoder):
         nn.init.uniform_(self.codebook.weight, -1 / config.num_codes, 1 / config.num_codes)
 
     def quantise(self, raw_latent: Tensor) -> QuantisedLatent:
-        """(B, C, h, w) with its nearest codes, in float32 whatever autocast says: at half precision neighbouring codes are one."""
+        """(B, C, h, w) and its nearest codes. In float32 even under autocast: in half precision neighbouring codes coincide."""
         with without_autocast(raw_latent.device):
             raw = full_precision(raw_latent)
             table = self.codebook.weight.to(raw.dtype)
@@ -132,9 +132,9 @@ class VQAutoencoder(ConvolutionalAutoencoder):
 
 
 def nearest(points: Tensor, codes: Tensor) -> Tensor:
-    """(P,) int64: for each of the points (P, C) the row of codes (K, C) at the least distance, the first of several.
+    """(P,) int64: for each of the points (P, C) the row of codes (K, C) at the least distance; of equal ones the first.
 
-    |p - e|^2 = |p|^2 - 2 p e + |e|^2, whose first part is the same for all codes and is left out, as it would only round the others away.
+    |p - e|^2 = |p|^2 - 2 p e + |e|^2. The first term is the same for all codes and is left out: adding it would only cost precision.
     """
     squares = codes.square().sum(1)
     parts = points.split(max(1, DISTANCES_AT_ONCE // len(codes)))

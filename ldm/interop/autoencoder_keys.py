@@ -1,4 +1,7 @@
-"""The autoencoders' key table. Blocks have CompVis's names here too; diffusers counts the decoder's levels from the other end."""
+"""Tensor names of KL and VQ autoencoders here, in CompVis's code and in diffusers: without them no first stage could be exchanged.
+
+Blocks have CompVis's names here too; diffusers counts the decoder's levels from the other end.
+"""
 
 from __future__ import annotations
 
@@ -48,13 +51,13 @@ UNUSED = (
 
 
 def autoencoder_keys(config: ConvolutionalConfig, dialect: Dialect) -> KeyMap:
-    """The map of a KL or VQ autoencoder."""
+    """The key map of a KL or VQ autoencoder."""
     shapes = shapes_of(config.build)
     return key_map(shapes, places(config), dialect, HINTS[dialect], UNUSED if dialect == "compvis" else ())
 
 
 def places(config: ConvolutionalConfig) -> Iterator[Place]:
-    """Where each block stands."""
+    """The names of each block."""
     last = len(config.multipliers) - 1
     for half, levels in (("encoder", "down"), ("decoder", "up")):
         yield _place(ONE, f"{half}.conv_in", f"{half}.conv_in")

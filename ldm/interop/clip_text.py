@@ -1,7 +1,7 @@
-"""CLIP's text tower in Stable Diffusion's single files.
+"""CLIP's text tower in other tools' files: without it a fine-tuned Stable Diffusion would lose its own text encoder on the way.
 
-Our names are transformers', without `text_model.`. Version 1 files have transformers' own names; version 2 files have open_clip's, where
-queries, keys and values are one matrix, in this order.
+Our tensor names are transformers', without `text_model.`. Version 1 files have transformers' names; version 2 files have open_clip's, in
+which queries, keys and values are one matrix, in this order.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ OPEN_CLIP_LAYER = {
     "attn.out_proj": "self_attn.out_proj",
 }
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-PT = {"format": "pt"}  # which transformers and diffusers look for
+PT = {"format": "pt"}  # metadata that transformers and diffusers require
 TOWER_FILE = "model.safetensors"
-HEAD_WIDTH = 64  # of every CLIP text tower that was published
+HEAD_WIDTH = 64  # of every published CLIP text tower
 HINTS = (Hint("", "cond_stage_config"),)
-OWN = ""  # instead of a model's name: none but the file's own is known
+OWN = ""  # in place of a model's name: only the file's own encoder is known
 KNOWN = "positions are counted 0, 1, 2, ..., and attention is causal"
-COMPARED = "by which CLIP compares texts with pictures, which diffusion is not told"
+COMPARED = "for comparing texts with images, which diffusion does not use"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextShape:
-    """What of a tower's config is read. Names and defaults are CLIPTextConfig's."""
+    """The fields that are read of a tower's config. Names and defaults are CLIPTextConfig's."""
 
     vocab_size: int = 49408
     hidden_size: int = 512
@@ -66,12 +66,12 @@ SHAPE = tuple(field.name for field in fields(TextShape))
 
 @dataclass(frozen=True)
 class TextTower:
-    """A tower out of a file.
+    """A text tower from a file.
 
     Attributes:
-        shape: as CLIPTextConfig takes it.
+        shape: arguments of CLIPTextConfig.
         tensors: by our names.
-        tokenizer: its folder; None = the file has none.
+        tokenizer: folder of its tokenizer; None = the file has none.
     """
 
     shape: dict[str, Any]
@@ -79,13 +79,13 @@ class TextTower:
     tokenizer: Path | None = None
 
     def write(self, folder: Path, tokenizer: Any) -> None:
-        """A folder of transformers' that holds tower and tokenizer."""
+        """Writes a folder with tower and tokenizer that transformers opens."""
         with new_folder(folder) as new:
             tokenizer.save_pretrained(new)
             self.write_into(new, {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id})
 
     def write_into(self, folder: Path, more: Mapping[str, Any]) -> None:
-        """Weights and config, to which `more` is added."""
+        """Writes weights and config; `more` are further config fields."""
         from transformers import CLIPTextConfig
 
         tensors = {f"text_model.{name}": tensor.contiguous() for name, tensor in self.tensors.items()}
@@ -95,17 +95,17 @@ class TextTower:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is open_clip's, as in version 2; CLIP's own was trained with another activation."""
+        """Whether it is open_clip's, as in version 2; OpenAI's CLIP has another activation."""
         return bool(self.shape["hidden_act"] == "gelu")
 
     def cut(self) -> TextTower:
-        """Without the last layer: its output is what was that of the layer before."""
+        """The tower without its last layer: its output is that of the layer before."""
         layers = self.shape["num_hidden_layers"] - 1
         kept = {name: tensor for name, tensor in self.tensors.items() if not name.startswith(f"encoder.layers.{layers}.")}
         return TextTower({**self.shape, "num_hidden_layers": layers}, kept)
 
     def with_idle_layer(self) -> TextTower:
-        """With a last layer of zeros, for readers that take what comes before the last."""
+        """The tower with one more layer, of zeros, for readers that use the output before the last layer."""
         layers = self.shape["num_hidden_layers"]
         start, end = "encoder.layers.0.", f"encoder.layers.{layers}."
         idle = {name.replace(start, end): torch.zeros_like(tensor) for name, tensor in self.tensors.items() if name.startswith(start)}
@@ -113,22 +113,22 @@ class TextTower:
 
     @staticmethod
     def of(encoder: PreTrainedModel) -> TextTower:
-        """That of a CLIPTextModel."""
+        """The tower of a CLIPTextModel."""
         tensors = {name.removeprefix("text_model."): tensor for name, tensor in encoder.state_dict().items()}
         shape = {key: getattr(encoder.config, key) for key in SHAPE}
         return TextTower(shape, {name: tensor for name, tensor in tensors.items() if "position_ids" not in name})
 
 
 def read_tower(theirs: Mapping[str, Tensor], where: str, named: str) -> tuple[TextTower, list[str]]:
-    """The tower of a file's `cond_stage_model.`, of either version.
+    """The tower under `cond_stage_model.` in a single file, of either version.
 
     Args:
-        theirs: all that is there.
-        where: the file, and what the names start with in it: for errors.
-        named: the latter alone.
+        theirs: all tensors there.
+        where: the file and the prefix of the names in it, for errors.
+        named: the prefix alone.
 
     Returns:
-        The tower, and what is passed over.
+        The tower, and notes on tensors that are passed over.
 
     Raises:
         UserError: a tensor missing, left over or broken.
@@ -142,7 +142,7 @@ def read_tower(theirs: Mapping[str, Tensor], where: str, named: str) -> tuple[Te
     layers = {int(match[1]) for name in inside if (match := re.match(r"encoder\.layers\.(\d+)\.", name))}
     inner = inside.get("encoder.layers.0.mlp.fc1.weight")
     if token is None or position is None or inner is None or token.ndim != 2 or token.shape[1] < HEAD_WIDTH:
-        raise UserError(f"{where}: holds no text tower of CLIP's")
+        raise UserError(f"{where}: holds no CLIP text tower")
     shape = {
         "vocab_size": token.shape[0],
         "hidden_size": token.shape[1],
@@ -157,8 +157,8 @@ def read_tower(theirs: Mapping[str, Tensor], where: str, named: str) -> tuple[Te
 
 
 def tower_keys(shape: Mapping[str, Any]) -> KeyMap:
-    """The map of a tower by transformers' names."""
-    shapes = {name.removeprefix("text_model."): size for name, size in _counted(shape).items()}
+    """The key map of a tower by transformers' names."""
+    shapes = {name.removeprefix("text_model."): size for name, size in _shapes(shape).items()}
     width, length = shape["hidden_size"], shape["max_position_embeddings"]
     unused = (
         Unused("embeddings.position_ids", KNOWN, {"": (1, length)}),
@@ -170,7 +170,7 @@ def tower_keys(shape: Mapping[str, Any]) -> KeyMap:
 
 
 def give_tower(tower: TextTower) -> dict[str, Tensor]:
-    """A tower as a single file's `cond_stage_model.` has it."""
+    """A tower's tensors as they are under `cond_stage_model.` in a single file."""
     mine = dict(tower.tensors)
     if not tower.is_open:
         return {f"transformer.text_model.{name}": tensor for name, tensor in mine.items()}
@@ -183,20 +183,20 @@ def give_tower(tower: TextTower) -> dict[str, Tensor]:
     return theirs
 
 
-def settled(config: ClipPretrainedConfig, tower: TextTower, source: str | None, out: Path) -> tuple[ClipPretrainedConfig, str]:
-    """The conditioner whose encoder is that of a file: one that is at hand where it is the same, else one written beside the checkpoint.
+def with_encoder(config: ClipPretrainedConfig, tower: TextTower, source: str | None, out: Path) -> tuple[ClipPretrainedConfig, str]:
+    """The conditioner with the file's encoder: a local or hub encoder if its weights are the same, otherwise one written to `out`.
 
     Args:
-        config: as the file's config says; its model may be OWN.
+        config: from the file's config; its model may be OWN.
         tower: the file's.
-        source: folder or hub name with the tokenizer, and perhaps the same weights; None = what config names.
-        out: where it is written if it must be.
+        source: folder or hub name with the tokenizer, and perhaps the same weights; None = config.model.
+        out: folder for the encoder, if it must be written.
 
     Returns:
-        The config, and what was done.
+        The config, and a note for the user.
 
     Raises:
-        UserError: there is no tokenizer to be had.
+        UserError: no tokenizer is available.
     """
     from transformers import AutoTokenizer, CLIPTextModel
 
@@ -218,29 +218,29 @@ def settled(config: ClipPretrainedConfig, tower: TextTower, source: str | None, 
     except (OSError, ValueError) as error:
         raise UserError(
             f"the file has CLIP's weights but not its tokenizer, and {name!r} cannot be loaded ({str(error).splitlines()[0]}): name a "
-            f"folder that has it with --text-encoder"
+            f"folder with the tokenizer by --text-encoder"
         ) from error
     if out.exists() and not (out / TOWER_FILE).is_file():
-        raise UserError(f"{out}: is something else than a text encoder, which must be written there; name another --out")
+        raise UserError(f"{out}: exists and is not a text encoder; the imported one must be written there, so name another --out")
     tower.write(out, tokenizer)
     return replace(config, model=str(out.absolute())), f"the text encoder's own weights, with the tokenizer, are in {out}"
 
 
 def _layer(config: ClipPretrainedConfig, tower: TextTower, at_hand: TextTower) -> Literal["last", "penultimate"] | None:
-    """Which layer of the encoder at hand is what config reads of the file's; None = it is another encoder."""
+    """The layer of the encoder at hand that equals the layer of the file's that config reads; None = the encoders differ."""
     if _same(tower, at_hand):
         return config.layer
     return "penultimate" if config.layer == "last" and _same(tower, at_hand.cut()) else None
 
 
 def _same(tower: TextTower, at_hand: TextTower) -> bool:
-    """Whether the weights at hand are the file's, in the file's precision."""
+    """Whether the weights at hand equal the file's, in the file's precision."""
     if at_hand.tensors.keys() != tower.tensors.keys():
         return False
     return all(torch.equal(at_hand.tensors[name].to(tensor.dtype), tensor) for name, tensor in tower.tensors.items())
 
 
-def _counted(shape: Mapping[str, Any]) -> dict[str, torch.Size]:
+def _shapes(shape: Mapping[str, Any]) -> dict[str, torch.Size]:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     must_be_few("text encoder", "num_hidden_layers", shape["num_hidden_layers"])
@@ -249,7 +249,7 @@ def _counted(shape: Mapping[str, Any]) -> dict[str, torch.Size]:
 
 
 def _of_open_clip(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """By transformers' names; what has none keeps its own."""
+    """open_clip's tensors by transformers' names; tensors without a counterpart keep their names."""
     mine: dict[str, Tensor] = {}
     for name, tensor in theirs.items():
         match = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+?)[._](weight|bias)", name)

@@ -1,4 +1,7 @@
-"""A peer's config file as one of our dataclasses: only what is listed there can be asked for, and no more than a machine can hold."""
+"""A peer's config file as one of our dataclasses: without it a downloaded config could select any code, or a network of any size.
+
+Only the dataclass's fields are read, and numbers are limited, so that no config can exhaust a machine's memory.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +16,23 @@ import yaml
 
 from ldm.config.loader import build, read
 from ldm.core.errors import UserError
-from ldm.interop.foreign_file import said, shortened
+from ldm.interop.foreign_file import error_text, shortened
 
 T = TypeVar("T")
 
 MAX_BYTES = 16 << 20
 MAX_SCALAR = 1000  # characters
 MAX_DEPTH = 50  # of mappings and lists within each other
-LARGEST = 1 << 20  # of all numbers that size something
-MOST = 128  # layers of one kind in a row, or levels
-RESOLVED = re.compile(r"\$\{[^}]*:")  # OmegaConf's way to ask for more than another key's value, e.g. an environment variable's
+LARGEST = 1 << 20  # limit for every number in a config
+MOST = 128  # limit for layers in a row, and for levels
+RESOLVED = re.compile(r"\$\{[^}]*:")  # OmegaConf's resolvers, which read more than other keys, e.g. environment variables
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A peer's YAML file, plain values only.
 
     Raises:
-        UserError: it cannot be read; it is larger than what it says, or asks for what is outside of it.
+        UserError: it cannot be read; it has aliases, tags, resolvers, or too long or too deep values.
     """
     depth = 0
     try:
@@ -42,22 +45,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
             tag = event.tag if isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)) else None
             value = event.value if isinstance(event, yaml.ScalarEvent) else ""
             if tag or len(value) > MAX_SCALAR or RESOLVED.search(value):
-                raise UserError(f"{path}: says {shown(tag or value)}; only plain values are read")
+                raise UserError(f"{path}: contains {shown(tag or value)}; only plain values are read")
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: {said(error)}") from error
+        raise UserError(f"{path}: {error_text(error)}") from error
     return read(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a folder of diffusers'.
+    """A JSON file of a diffusers folder.
 
     Raises:
-        UserError: it is missing, too large, no JSON, or no mapping.
+        UserError: it is missing, too large, not JSON, or not a mapping.
     """
     try:
         content = json.loads(_text(path, "a whole folder of diffusers' is needed"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is no JSON ({said(error)})") from error
+        raise UserError(f"{path}: is not JSON ({error_text(error)})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: must be a mapping of keys, found {type(content).__name__}")
     return content
@@ -71,27 +74,27 @@ def _text(path: Path, missing: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is no text ({error.reason} at byte {error.start})") from error
+        raise UserError(f"{path}: is not text ({error.reason} at byte {error.start})") from error
 
 
 def read_foreign(content: Any, schema: type[T], where: str, ignored: tuple[str, ...] = ()) -> T:
-    """A config, typed. A key that the schema has not is passed over where it asks for nothing: where it is null or false.
+    """A config, typed. A key that the schema lacks is passed over if its value is null or false, and refused otherwise.
 
     Args:
-        content: what the file says.
-        schema: a dataclass with the peer's names and defaults; a `Literal` is all that we can represent.
-        where: the file and the place in it: for errors.
-        ignored: further keys that no picture depends on, or that the caller has read.
+        content: of the file.
+        schema: a dataclass with the peer's names and defaults; a `Literal` lists the values that can be represented here.
+        where: the file and the place in it, for errors.
+        ignored: further keys that no image depends on, or that the caller has read.
 
     Raises:
-        UserError: no mapping; a key or value that has no counterpart here; a missing or mistyped one.
+        UserError: not a mapping; a key or value without counterpart here; a missing key; a value of a wrong type.
     """
     if not isinstance(content, Mapping):
         raise UserError(f"{where}: must be a mapping of keys, found {type(content).__name__}")
     known = {field.name for field in fields(schema)}  # type: ignore[arg-type]
     for key, value in content.items():
-        asks = value is not None and value is not False
-        if key not in known and key not in ignored and not str(key).startswith("_") and asks:
+        is_set = value is not None and value is not False
+        if key not in known and key not in ignored and not str(key).startswith("_") and is_set:
             raise UserError(f"{where}: sets {key} to {shown(value)}, which has no counterpart here")
     wanted = {key: value for key, value in content.items() if key in known}
     _check_numbers(wanted, where)
@@ -102,7 +105,7 @@ def read_foreign(content: Any, schema: type[T], where: str, ignored: tuple[str, 
 
 
 def _check_numbers(content: Any, where: str) -> None:
-    """Refuses numbers that would size a network as none is."""
+    """Refuses numbers beyond those of any real network."""
     if isinstance(content, (int, float)) and not abs(content) <= LARGEST:  # nor is NaN
         raise UserError(f"{where} is {shown(content)}; numbers up to {LARGEST} can be imported")
     parts = content.items() if isinstance(content, Mapping) else enumerate(content) if isinstance(content, (list, tuple)) else ()
@@ -111,14 +114,14 @@ def _check_numbers(content: Any, where: str) -> None:
 
 
 def must_be_few(where: str, key: str, counts: int | Sequence[int]) -> None:
-    """Refuses more layers or levels than any network has, before one is built to compare a file with.
+    """Refuses more layers or levels than any real network has, before a network is built to compare a file with.
 
     Args:
         where, key: of the config.
-        counts: one number, or one a level.
+        counts: one number, or one per level.
 
     Raises:
-        UserError: there are more.
+        UserError: more than MOST.
     """
     each = (counts,) if isinstance(counts, int) else counts
     if len(each) > MOST or max(each, default=0) > MOST:
@@ -126,15 +129,15 @@ def must_be_few(where: str, key: str, counts: int | Sequence[int]) -> None:
 
 
 def shown(value: object) -> str:
-    """A value as text that fits into a line."""
+    """A value as text, shortened to fit in a line."""
     return shortened(repr(value), 60)
 
 
 def must_be(where: str, key: str, value: object, wanted: float) -> None:
-    """Refuses a number that our networks fix.
+    """Refuses a value that our networks do not have.
 
     Raises:
-        UserError: it is another.
+        UserError: it is not the wanted one.
     """
     if value != wanted:
         raise UserError(f"{where}: {key} is {shown(value)}; only {wanted:g} can be imported")

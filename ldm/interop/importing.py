@@ -1,4 +1,4 @@
-"""A foreign checkpoint, whatever it is, to one of our folders."""
+"""Imports any peer's checkpoint into one of our folders: without it, users would have to know the format of each file they downloaded."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from ldm.checkpoints.model import LatentDiffusionSpec
 from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
 from ldm.conditioning.conditioner import build_conditioners
 from ldm.core.errors import UserError
-from ldm.interop.clip_text import TextTower, settled
+from ldm.interop.clip_text import TextTower, with_encoder
 from ldm.interop.compvis.checkpoint import import_compvis
 from ldm.interop.compvis.config import read_compvis
 from ldm.interop.compvis.stable_diffusion import recipe_of
+from ldm.interop.conditioner_keys import of_kind
 from ldm.interop.diffusers.importing import import_diffusers
 from ldm.interop.foreign_file import read_tensors
 from ldm.interop.recipe import Imported
@@ -30,18 +31,18 @@ def import_checkpoint(
     size: int | None = None,
     text_encoder: str | None = None,
 ) -> tuple[str, ...]:
-    """Writes our checkpoint folder, and where need be a folder with its text encoder beside it; all is checked first.
+    """Writes our checkpoint folder and, if needed, a folder with its text encoder beside it. Everything is checked first.
 
     Args:
-        source: a single file, or a folder of diffusers'.
-        out: the checkpoint folder; one that is there is replaced.
-        config: the YAML that belongs to a single file; None = a Stable Diffusion file, which is known by its tensors.
+        source: a single file, or a diffusers folder.
+        out: the checkpoint folder; an existing one is replaced.
+        config: the YAML of a single file; None = a Stable Diffusion file, which is recognised by its tensors.
         prediction: see `recipe_of`.
-        size: of the pictures; None = as config says, or as `recipe_of` has it.
+        size: side of the images, in pixels; None = the config's, or that of `recipe_of`.
         text_encoder: folder or hub name of the text encoder, or at least of its tokenizer; None = the published one.
 
     Returns:
-        What the user should know.
+        Notes for the user.
 
     Raises:
         UserError: a file that cannot be read or trusted, or that has no counterpart here.
@@ -49,11 +50,11 @@ def import_checkpoint(
     if source.is_dir():
         for name, given in (("--config", config), ("--prediction", prediction), ("--size", size)):
             if given is not None:
-                raise UserError(f"{name} is of single files; {source} is a folder, which says it itself")
+                raise UserError(f"{name} is for single files; {source} is a folder, whose config files set it")
         imported, tower = import_diffusers(source)
     else:
         if config is not None and prediction is not None:
-            raise UserError("--prediction is of files without a config; the config says it")
+            raise UserError("--prediction is for files without a config; the config sets it")
         tensors = read_tensors(source)
         recipe = recipe_of(tensors, source, prediction) if config is None else read_compvis(config)
         if size is not None:
@@ -67,31 +68,32 @@ def import_checkpoint(
 
 
 def _check_parts(imported: Imported) -> None:
-    """Refuses parts that do not go together, before anything is written."""
+    """Refuses parts that do not fit together, before anything is written."""
     if isinstance(imported.spec, LatentDiffusionSpec):
         spec = imported.spec
         with torch.device("meta"):
-            others = {name: config for name, config in spec.conditioning.items() if not isinstance(config, ClipPretrainedConfig)}
+            encoders = of_kind(spec.conditioning, ClipPretrainedConfig)  # not needed: they add no channels
+            others = {name: config for name, config in spec.conditioning.items() if name not in encoders}
             latents = spec.first_stage.latent_channels
             concat = build_conditioners(others, context_width=spec.denoiser.context_width, latent_channels=latents).concat_channels
         taken = imported.denoiser["input_blocks.0.0.weight"].shape[1]
         if taken != latents + concat:
-            raise UserError(f"the denoiser takes {taken} channels, but the latents have {latents} and its conditioners give {concat}")
+            raise UserError(f"the denoiser takes {taken} channels, but the latents have {latents} and its conditioners add {concat}")
         latent_size = spec.size // spec.first_stage.downsampling_factor
         if spec.size % spec.first_stage.downsampling_factor or latent_size % spec.denoiser.size_multiple:
             raise UserError(f"pictures of {spec.size} pixels cannot be halved down to the denoiser's last level")
 
 
 def _with_encoder(imported: Imported, tower: TextTower, source: str | None, out: Path) -> Imported:
-    """With the text encoder's place in the spec, and its digest."""
+    """The checkpoint with the text encoder's folder or name, and its digest, in the spec."""
     spec = imported.spec
     assert isinstance(spec, LatentDiffusionSpec)
-    ((name, config),) = ((name, config) for name, config in spec.conditioning.items() if isinstance(config, ClipPretrainedConfig))
-    gives = tower.shape.get("hidden_size")
-    if spec.denoiser.context_width != gives:
-        raise UserError(f"the denoiser attends to tokens of width {spec.denoiser.context_width}; the text encoder gives {gives}")
+    ((name, config),) = of_kind(spec.conditioning, ClipPretrainedConfig).items()
+    width = tower.shape.get("hidden_size")
+    if spec.denoiser.context_width != width:
+        raise UserError(f"the denoiser attends to tokens of width {spec.denoiser.context_width}; the text encoder gives {width}")
     others = {encoder: digest for encoder, digest in spec.frozen.items() if encoder != config.model}
-    config, note = settled(config, tower, source, out)
+    config, note = with_encoder(config, tower, source, out)
     spec = replace(spec, conditioning={**spec.conditioning, name: config})
-    parts = build_conditioners({name: config}, context_width=gives, latent_channels=spec.first_stage.latent_channels)
+    parts = build_conditioners({name: config}, context_width=width, latent_channels=spec.first_stage.latent_channels)
     return replace(imported, spec=spec.with_frozen(others | parts.frozen_digests()), notes=(*imported.notes, note))

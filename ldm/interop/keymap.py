@@ -1,7 +1,7 @@
-"""One network's tensors under a peer's names and in its shapes. O outputs, I inputs, C channels.
+"""One network's tensors under a peer's names and in its shapes: without it each format would repeat the renaming and its checks.
 
-A peer is a dialect: `compvis` (CompVis's and Stability's code, and whoever reads its files) or `diffusers`. A network's tables say what
-each of its modules is called there; a place says which module stands where. All else is here.
+A dialect is a peer's naming: `compvis` (CompVis's and Stability's code, and tools that read its files) or `diffusers`. A network's tables
+have the names of the modules within each block; a `Place` has the names of one block. O outputs, I inputs, C channels.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import torch
 from torch import Tensor
 
 from ldm.core.errors import UserError
-from ldm.interop.foreign_file import said
+from ldm.interop.foreign_file import error_text
 
-CHECKED_AT_ONCE = 1 << 20  # numbers: a check needs as much memory again
-DIVERGED = "the file is of a run that diverged"
+CHECKED_AT_ONCE = 1 << 20  # numbers: a check needs a copy of them
+DIVERGED = "the file comes from a run that diverged"
 REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Dialect = Literal["compvis", "diffusers"]
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a tensor of ours lies in the peer's file.
+    """How a tensor of ours is stored in the peer's file.
 
     Attributes:
-        give: our tensor as the peer's, one or several; of a tensor on the meta device, the peer's shapes.
-        take: the way back; of our shape.
+        give: our tensor to the peer's one or several; from a tensor on the meta device, the peer's shapes.
+        take: the inverse: the peer's tensors and our shape to our tensor.
     """
 
     give: Callable[[Tensor], tuple[Tensor, ...]]
@@ -44,7 +44,7 @@ CONV_1D = Form(lambda mine: (mine.flatten(2) if mine.ndim == 4 else mine,), lamb
 
 @dataclass(frozen=True)
 class Row:
-    """A module's name within its block: ours, and in each dialect; where one of ours is several of theirs, all of them."""
+    """A module's name within its block, ours and in each dialect; a tuple where one module of ours is several of theirs."""
 
     ours: str
     compvis: str | tuple[str, ...]
@@ -59,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Place:
-    """A block: where it stands here and in each dialect, and the table of what is in it."""
+    """A block: the table of its modules, and its name here and in each dialect."""
 
     table: tuple[Row, ...]
     ours: str
@@ -69,7 +69,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of ours, and the peer's that hold it."""
+    """One tensor of ours, and the peer's tensors with the same numbers."""
 
     ours: str
     shape: torch.Size
@@ -82,9 +82,9 @@ class Unused:
     """Tensors of a peer's file that are passed over.
 
     Attributes:
-        starts: how their names start.
-        reason: why.
-        shapes: of each, by the rest of its name; None = any rest and shape, of networks that no config describes.
+        starts: prefix of their names.
+        reason: why they are not needed.
+        shapes: of each, by the rest of its name; None = any name and shape after the prefix, for networks that no config describes.
     """
 
     starts: str
@@ -95,7 +95,7 @@ class Unused:
         return name.startswith(self.starts) and (self.shapes is None or name.removeprefix(self.starts) in self.shapes)
 
     def check(self, name: str, tensor: Tensor, where: str) -> None:
-        """Refuses, by UserError, one of another shape, or with NaN."""
+        """Raises UserError for another shape, or NaN."""
         if self.shapes is not None:
             check_shape(tensor, self.shapes[name.removeprefix(self.starts)], f"{where}{name}")
         check_unread(tensor, f"{where}{name}")
@@ -103,7 +103,7 @@ class Unused:
 
 @dataclass(frozen=True)
 class Hint:
-    """Which config key sizes the tensors whose peer's name has a part: for the error that says so."""
+    """The config key that sets the shape of tensors whose peer's name contains `part`; for error messages."""
 
     part: str
     key: str
@@ -114,9 +114,9 @@ class KeyMap:
     """All tensors of one network.
 
     Attributes:
-        entries: one a tensor of ours.
+        entries: one per tensor of ours.
         hints: in the order in which they are tried.
-        unused: what of the peer's has no place here.
+        unused: tensors of the peer's that are passed over.
     """
 
     entries: tuple[Entry, ...]
@@ -124,18 +124,18 @@ class KeyMap:
     unused: tuple[Unused, ...] = ()
 
     def give(self, mine: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Our tensors as the peer has them."""
+        """Our tensors by the peer's names and in its shapes."""
         theirs: dict[str, Tensor] = {}
         for entry in self.entries:
             theirs |= dict(zip(entry.theirs, entry.form.give(mine[entry.ours]), strict=True))
         return theirs
 
     def take(self, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-        """The peer's tensors as ours: views of them where possible.
+        """The peer's tensors by our names and in our shapes: views where possible.
 
         Args:
-            theirs: all that the peer's file holds of this network.
-            where: the file, and what its names start with: for errors.
+            theirs: all of the network's tensors in the peer's file.
+            where: the file and the prefix of the names in it, for errors.
 
         Raises:
             UserError: a tensor missing, left over, of another shape, not of real numbers, or not finite.
@@ -152,16 +152,16 @@ class KeyMap:
         return {entry.ours: self._taken(entry, theirs, where) for entry in self.entries}
 
     def passed_over(self, theirs: Iterable[str]) -> dict[str, str]:
-        """The reasons why tensors of the peer's are not used, by how their names start; only of those that are there."""
+        """The reasons why tensors of the peer's are passed over, by prefix; only of tensors that exist."""
         names = tuple(theirs)
         return {passed.starts: passed.reason for passed in self.unused if any(passed.covers(name) for name in names)}
 
     def unused_for(self, name: str) -> Unused | None:
-        """By what a peer's tensor is passed over."""
+        """The rule by which a peer's tensor is passed over; None = there is none."""
         return next((passed for passed in self.unused if passed.covers(name)), None)
 
     def notes(self, theirs: Iterable[str], where: str) -> list[str]:
-        """What is passed over, for the user: a line for each reason; `where` is what the names start with in the file."""
+        """Notes for the user on tensors that are passed over, one line per reason; `where` is the prefix of the names in the file."""
         by_reason: dict[str, list[str]] = {}
         for starts, reason in self.passed_over(theirs).items():
             by_reason.setdefault(reason, []).append(f"{where}{starts}{'*' if starts.endswith('.') else ''}")
@@ -186,10 +186,10 @@ def key_map(
     hints: tuple[Hint, ...] = (),
     unused: tuple[Unused, ...] = (),
 ) -> KeyMap:
-    """The map of a network.
+    """The key map of a network.
 
     Args:
-        shapes: of all its tensors, by our names, as its state dict has them.
+        shapes: of all its tensors, by the names in its state dict.
         places: all its blocks.
         dialect: the peer's.
         hints, unused: see KeyMap.
@@ -207,47 +207,49 @@ def key_map(
 
 
 def shapes_of(build: Callable[[], torch.nn.Module]) -> dict[str, torch.Size]:
-    """What `key_map` wants of a network, which is built on the meta device.
+    """The shapes of a network's tensors, for `key_map`; the network is built on the meta device.
 
     Raises:
-        UserError: no network can be built of such numbers, which are a foreign config's.
+        UserError: the numbers, which come from a foreign config, do not make a network.
     """
     try:
         with torch.device("meta"):
             return {name: tensor.shape for name, tensor in build().state_dict().items()}
     except (RuntimeError, TypeError, ValueError, ArithmeticError, MemoryError) as error:
-        raise UserError(f"no network can be built as the config says ({said(error)})") from error
+        raise UserError(f"no network can be built from the config ({error_text(error)})") from error
 
 
 def check_shape(tensor: Tensor, shape: Sequence[int], what: str, key: str = "") -> None:
-    """Refuses a tensor of another shape than wanted.
+    """Refuses a tensor of another shape.
 
     Args:
-        tensor, shape: that it has, and should have.
-        what: it is, and `key` the config key that sizes it, in brackets: for the error.
+        tensor: to be checked.
+        shape: it must have.
+        what: the tensor's name, for the error.
+        key: the config key that sets the shape, in brackets, for the error.
 
     Raises:
-        UserError: so it is.
+        UserError: the shape is another.
     """
     if tensor.shape != tuple(shape):
-        raise UserError(f"{what} has shape {tuple(tensor.shape)}, the config wants {tuple(shape)}{key}")
+        raise UserError(f"{what} has shape {tuple(tensor.shape)}, the config requires {tuple(shape)}{key}")
 
 
 def check_unread(tensor: Tensor, what: str) -> None:
-    """Refuses NaN in what is passed over: so the file is broken, whatever is read of it. Other numbers may be of any kind.
+    """Refuses NaN in a tensor that is passed over, because the file is then broken. Any dtype and infinite numbers are accepted.
 
     Raises:
-        UserError: there is some.
+        UserError: it holds NaN.
     """
     if any(piece.isnan().any() for piece in tensor.flatten().split(CHECKED_AT_ONCE)):
         raise UserError(f"{what} holds NaN: {DIVERGED}")
 
 
 def check_numbers(tensor: Tensor, what: str) -> None:
-    """Refuses weights that are no ordinary real numbers, or not all finite.
+    """Refuses weights that are not real floating-point numbers, or not all finite.
 
     Raises:
-        UserError: so they are.
+        UserError: another dtype; NaN; infinite numbers.
     """
     if tensor.dtype not in REAL:
         known = ", ".join(str(dtype).removeprefix("torch.") for dtype in REAL)

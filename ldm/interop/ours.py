@@ -1,24 +1,25 @@
-"""A checkpoint of ours as it goes to a peer: spec and tensors, mapped from its files, in the precision they were saved in."""
+"""A checkpoint of ours to be exported: without it each exporter would repeat the checks for models that no peer can represent.
+
+It has the spec and the tensors, memory-mapped from the files, in the precision in which they were saved.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from torch import Tensor
 
 from ldm.checkpoints.folder import Checkpoint
 from ldm.checkpoints.model import LatentDiffusionSpec, located
-from ldm.conditioning.clip_pretrained import ClipPretrained, ClipPretrainedConfig
-from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, build_conditioners
+from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
+from ldm.conditioning.conditioner import Conditioner
 from ldm.core.errors import UserError
 from ldm.first_stage.convolutional import ConvolutionalConfig
 from ldm.interop.clip_text import TextTower
+from ldm.interop.conditioner_keys import Kind, of_kind
 from ldm.interop.diffusers.unet import SizedUNet
 from ldm.networks.unet import UNetConfig
-
-Kind = TypeVar("Kind", bound=ConditionerConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +33,10 @@ class Ours:
 
     @staticmethod
     def open(folder: Path) -> Ours:
-        """A folder's, of a kind that peers may have.
+        """The checkpoint in a folder.
 
         Raises:
-            UserError: not a checkpoint of both stages; of parts that no peer has.
+            UserError: not a checkpoint of both stages; a part that no peer has.
         """
         opened = Checkpoint.open(folder)
         if "denoiser" not in opened.config:
@@ -51,7 +52,7 @@ class Ours:
         return self.spec.first_stage
 
     def unet(self, *, is_linear: bool = False) -> SizedUNet:
-        """The denoiser with its ends."""
+        """The denoiser's config with its input and output channels."""
         config = self.spec.denoiser
         assert isinstance(config, UNetConfig)
         return SizedUNet(
@@ -63,37 +64,36 @@ class Ours:
         )
 
     def text_tower(self, config: ClipPretrainedConfig) -> TextTower:
-        """A frozen CLIP's, which is not stored in the checkpoint.
+        """The text tower of a frozen CLIP, which is not stored in the checkpoint.
 
         Raises:
-            UserError: it is not at hand, or another one.
+            UserError: it cannot be loaded, or is not the one that the model was trained with.
         """
-        part = next(iter(build_conditioners({"text": config}, context_width=self.unet().config.context_width, latent_channels=1)))
-        assert isinstance(part, ClipPretrained)
+        part = config.build(context_width=self.unet().config.context_width, latent_channels=1)
         self.check_frozen(part)
         return TextTower.of(part.frozen.encoder)
 
     def check_frozen(self, part: Conditioner) -> None:
-        """Refuses, by UserError, another pretrained encoder than the model was trained with."""
+        """Raises UserError for another pretrained encoder than the model was trained with."""
         for name, digest in part.frozen_digests().items():
             if self.spec.frozen.get(name) != digest:
-                raise UserError(f"the text encoder {name} at hand is another one than the model was trained with")
+                raise UserError(f"the text encoder {name} at hand is not the one that the model was trained with")
 
-    def told_by(self, kind: type[Kind]) -> dict[str, Kind]:
-        """Its conditioners of a kind."""
-        return {name: config for name, config in self.spec.conditioning.items() if isinstance(config, kind)}
+    def conditioners_of(self, kind: type[Kind]) -> dict[str, Kind]:
+        """The configs of its conditioners of one kind, by name."""
+        return of_kind(self.spec.conditioning, kind)
 
 
 def is_second(spec: LatentDiffusionSpec) -> bool:
     """Whether it reads text as Stable Diffusion 2 does, whose UNet has linear projections in diffusers instead of 1x1 convolutions."""
-    return any(isinstance(part, ClipPretrainedConfig) and part.layer == "penultimate" for part in spec.conditioning.values())
+    return any(config.layer == "penultimate" for config in of_kind(spec.conditioning, ClipPretrainedConfig).values())
 
 
 def check_kinds(spec: LatentDiffusionSpec, where: str) -> None:
     """Refuses parts that no peer has.
 
     Raises:
-        UserError: so they are.
+        UserError: names the first.
     """
     for kind, wanted, what in (
         (type(spec.denoiser), UNetConfig, f"denoiser {spec.denoiser.kind!r}"),
@@ -102,6 +102,6 @@ def check_kinds(spec: LatentDiffusionSpec, where: str) -> None:
         if not issubclass(kind, wanted):
             raise UserError(f"{where}: {what} has no counterpart in other tools")
     if spec.learned_variance:
-        raise UserError(f"{where}: learned_variance has no counterpart: other tools' samplers take the mean only")
+        raise UserError(f"{where}: learned_variance has no counterpart: other tools' samplers use the mean only")
     if spec.network_input.kind != "table_index":
-        raise UserError(f"{where}: network_input {spec.network_input.kind!r} has no counterpart: theirs is table_index")
+        raise UserError(f"{where}: network_input {spec.network_input.kind!r} has no counterpart: other tools have table_index only")

@@ -1,4 +1,7 @@
-"""What a foreign checkpoint is a checkpoint of, in our words, before any weight is read; and what comes of it: one of our folders."""
+"""A foreign model described by our configs, and our checkpoint made of it: without it each format would assemble checkpoints by itself.
+
+The recipe is known before any weight is read, so that weights can be checked against it.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,6 @@ from pathlib import Path
 from torch import Tensor
 
 from ldm.checkpoints.model import AutoencoderSpec, LatentDiffusionSpec, SamplingDefaults, write_autoencoder, write_latent_diffusion
-from ldm.conditioning.bert_scratch import BertScratchConfig
-from ldm.conditioning.class_label import ClassLabelConfig
-from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
 from ldm.conditioning.conditioner import ConditionerConfig
 from ldm.diffusion.grid import Leading
 from ldm.diffusion.prediction import Prediction
@@ -22,6 +22,7 @@ from ldm.interop.diffusers.unet import SizedUNet
 from ldm.samplers.ddim import DDIM
 
 MAX_FILE_BYTES = 4 << 30
+GUIDANCE = {"clip_pretrained": 7.5, "bert_scratch": 5.0, "class_label": 3.0}  # of the published scripts, by kind of conditioner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,8 @@ class AutoencoderRecipe:
     """A first stage by itself.
 
     Attributes:
-        size: pictures' side, in pixels.
-        scale, shift: of its latents, see LatentNormalization.
+        size: side of the images, in pixels.
+        scale, shift: of its latents, see `LatentNormalization`.
     """
 
     size: int
@@ -47,9 +48,9 @@ class Recipe:
     """Both stages.
 
     Attributes:
-        scale_is_stored: whether the latents' scale stands in the weights file only.
-        conditioning: as in LatentDiffusionSpec, by the names that imported models get: text, class, map, mask, boxes, small.
-        sampling: where the source says how it is sampled; None = as published, see `usual_sampling`.
+        scale_is_stored: whether the latents' scale is in the weights file only.
+        conditioning: as in `LatentDiffusionSpec`; imported models have the names text, class, map, mask, boxes, small.
+        sampling: sampling settings in the source; None = it has none, see `published_sampling`.
     """
 
     autoencoder: AutoencoderRecipe
@@ -73,8 +74,8 @@ class Imported:
 
     Attributes:
         spec: of both stages, or of the first.
-        notes: what the user should know: which weights were taken, what was passed over.
-        parts: the tensors of each, by our names.
+        first_stage, denoiser, conditioner: the tensors of each part, by our names.
+        notes: for the user: which weights were chosen, which were passed over.
     """
 
     spec: LatentDiffusionSpec | AutoencoderSpec
@@ -84,7 +85,7 @@ class Imported:
     notes: tuple[str, ...]
 
     def write(self, folder: Path, source: str) -> None:
-        """The folder, whole or not at all; `source` is what it was made of, for its card."""
+        """Writes the folder, whole or not at all; `source` is the name of the imported file, for the card."""
         card = "\n".join([f"# {self.spec.name}", "", f"Imported from `{source}`. Its licence is that of the source.", ""])
         card += "".join(f"- {note}\n" for note in self.notes)
         if isinstance(self.spec, AutoencoderSpec):
@@ -102,7 +103,7 @@ def assembled(
     frozen: Mapping[str, str],
     notes: tuple[str, ...],
 ) -> Imported:
-    """Our checkpoint of a recipe and its weights, by our names."""
+    """Our checkpoint of both stages, from a recipe and weights by our names."""
     spec = LatentDiffusionSpec(
         name=name,
         size=recipe.autoencoder.size,
@@ -112,14 +113,14 @@ def assembled(
         process=recipe.process,
         prediction=recipe.prediction,
         conditioning=recipe.conditioning,
-        sampling=recipe.sampling or usual_sampling(recipe.conditioning),
+        sampling=recipe.sampling or published_sampling(recipe.conditioning),
         frozen=dict(frozen),
     )
     return Imported(spec=spec, first_stage=first_stage, denoiser=denoiser, conditioner=conditioner, notes=notes)
 
 
 def assembled_autoencoder(recipe: AutoencoderRecipe, name: str, first_stage: dict[str, Tensor], notes: tuple[str, ...]) -> Imported:
-    """The same of a first stage."""
+    """Our checkpoint of a first stage, from a recipe and weights by our names."""
     spec = AutoencoderSpec(name=name, size=recipe.size, first_stage=recipe.first_stage, normalization=_normalization(recipe, first_stage))
     return Imported(spec=spec, first_stage=first_stage, denoiser={}, conditioner={}, notes=notes)
 
@@ -136,8 +137,7 @@ def _normalization(recipe: AutoencoderRecipe, weights: dict[str, Tensor]) -> Lat
     )
 
 
-def usual_sampling(conditioning: Mapping[str, ConditionerConfig]) -> SamplingDefaults:
-    """As the published scripts sample: 50 steps of DDIM, with their guidance."""
-    scales = {ClipPretrainedConfig: 7.5, BertScratchConfig: 5.0, ClassLabelConfig: 3.0}
-    guidance = next((scales[type(config)] for config in conditioning.values() if type(config) in scales), 1.0)
+def published_sampling(conditioning: Mapping[str, ConditionerConfig]) -> SamplingDefaults:
+    """The settings of the published scripts: 50 steps of DDIM, with their guidance."""
+    guidance = next((GUIDANCE[config.kind] for config in conditioning.values() if config.kind in GUIDANCE), 1.0)
     return SamplingDefaults(sampler=DDIM(), steps=50, guidance=guidance, grid=Leading(offset=1))

@@ -1,6 +1,6 @@
-"""The transformer that reads tokens, LDM's BERT: its key table.
+"""Tensor names of the token transformer (LDM's BERT): without them LDM's text and layout models would lose their trained encoders.
 
-CompVis counts attention and feed-forward as layers of their own; diffusers calls it LDMBertModel.
+CompVis counts attention and feed-forward as separate layers; diffusers calls the network LDMBertModel.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ WORD_OUTPUT = "to_logits."
 
 
 def transformer_keys(config: TransformerConfig, vocabulary: int, length: int, dialect: Dialect) -> KeyMap:
-    """The map of a conditioner's transformer, without the projection after it, which peers have not; arguments as TokenTransformer's."""
+    """The key map of a conditioner's transformer, without the projection after it, which peers lack; arguments as TokenTransformer's."""
     shapes = shapes_of(lambda: TokenTransformer(config, vocabulary, length))
     words = {"weight": (vocabulary, config.width), "bias": (vocabulary,)}
     unused = Unused(WORD_OUTPUT, "the layer that would predict words, which no picture depends on", words)
@@ -52,7 +52,7 @@ def transformer_keys(config: TransformerConfig, vocabulary: int, length: int, di
 
 
 def places(config: TransformerConfig) -> Iterator[Place]:
-    """Where each block stands."""
+    """The names of each block."""
     yield Place(ENDS, "", "", "")
     for index in range(config.depth):
         ours, theirs = f"layers.{index}", f"model.layers.{index}"

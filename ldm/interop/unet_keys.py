@@ -1,4 +1,7 @@
-"""The UNet's key table. Blocks have CompVis's places here too, so only their insides are renamed; diffusers counts blocks by level."""
+"""Tensor names of the UNet here, in CompVis's code and in diffusers: without them no denoiser or LoRA could be exchanged.
+
+Blocks have CompVis's names here too, so only the modules within them are renamed; diffusers counts blocks by level.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,7 @@ HINTS: dict[Dialect, tuple[Hint, ...]] = {
 
 @dataclass(frozen=True)
 class _Split:
-    """Queries, keys and values in one tensor here and in CompVis's files, rows ordered (head, q k v, width); in diffusers' three."""
+    """Queries, keys and values are one tensor here and in CompVis's files, rows ordered (head, q k v, width), and three in diffusers."""
 
     config: UNetConfig
 
@@ -86,12 +89,12 @@ class _Split:
 
 
 def unet_keys(config: UNetConfig, in_channels: int, out_channels: int, dialect: Dialect, *, is_linear: bool = False) -> KeyMap:
-    """The map of a UNet.
+    """The key map of a UNet.
 
     Args:
-        config, in_channels, out_channels: as `UNetConfig.build` takes them.
+        config, in_channels, out_channels: see `UNetConfig.build`.
         dialect: the peer's.
-        is_linear: whether the peer's transformers enter and leave by linear layers (Stable Diffusion 2) instead of 1x1 convolutions.
+        is_linear: whether the transformers' projections are linear layers in the peer (Stable Diffusion 2) instead of 1x1 convolutions.
 
     Raises:
         UserError: no attention in the middle.
@@ -103,7 +106,7 @@ def unet_keys(config: UNetConfig, in_channels: int, out_channels: int, dialect: 
 
 
 def places(config: UNetConfig, projections: Form = SAME) -> Iterator[Place]:
-    """Where each block stands, in the order of the forward pass."""
+    """The names of each block, in the order of the forward pass."""
     attention = _attention(config, projections)
     is_residual = config.resample == "residual"
     last = len(config.multipliers) - 1

@@ -1,1 +1,1 @@
-"""What an autoencoder is trained by, measured by, and told about itself."""
+"""The loss of an autoencoder, its statistics over held-out data, and diagnostics of its training."""

@@ -24,7 +24,7 @@ ADAPTIVE_CLAMP = 1e4  # as published
 
 
 def discriminator_error(real: Tensor, fake: Tensor, how: AdversarialKind) -> Tensor:
-    """What the discriminator lowers, of every logit; float32, the logits' shape.
+    """The discriminator's loss of each logit; float32, in the shape of the logits.
 
     Raises:
         UserError: unknown `how`.
@@ -39,7 +39,7 @@ def discriminator_error(real: Tensor, fake: Tensor, how: AdversarialKind) -> Ten
 
 
 def generator_error(fake: Tensor, how: AdversarialKind) -> Tensor:
-    """What the generator lowers, of every logit; float32, the logits' shape.
+    """The generator's loss of each logit; float32, in the shape of the logits.
 
     Raises:
         UserError: unknown `how`.
@@ -55,9 +55,9 @@ def generator_error(fake: Tensor, how: AdversarialKind) -> Tensor:
 def adaptive_weight(grad_nll: Tensor, grad_adversarial: Tensor, *, clamp: float = ADAPTIVE_CLAMP) -> Tensor:
     """|grad_nll| / (|grad_adversarial| + 1e-4), at most `clamp`: (), no gradient.
 
-    Both are gradients at the decoder's last layer, of the whole step: summed over micro-batches and processes first.
+    Both are gradients at the decoder's last layer for the whole step: already summed over micro-batches and processes.
 
     Source: Esser et al. 2021, eq. 7.
     """
-    ratio = torch.linalg.vector_norm(grad_nll.detach().float()) / (torch.linalg.vector_norm(grad_adversarial.detach().float()) + 1e-4)
-    return ratio.clamp(0, clamp)
+    weight = torch.linalg.vector_norm(grad_nll.detach().float()) / (torch.linalg.vector_norm(grad_adversarial.detach().float()) + 1e-4)
+    return weight.clamp(0, clamp)

@@ -1,13 +1,13 @@
-"""Stage one's loss, term by term; the engine averages, takes gradients and steps.
+"""The loss of stage one, term by term. The engine averages it, takes gradients and steps.
 
     total = nll + penalties + weight * adversarial
     nll = sum of (pixel error + perceptual_weight * LPIPS) / exp(log_variance) + log_variance
     penalties = kl_weight * KL, or, for a VQ first stage, codebook_weight * (codebook + commitment * commitment error)
     weight = disc_factor * disc_weight * [step >= disc_start] * |d nll / d last layer| / |d adversarial / d last layer|
 
-NLL and KL are sums over a sample, and LPIPS, one number a picture, is added to every pixel's error before the sum: the scale at which
-published values such as kl_weight = 1e-6 mean what they say. VQ models were published with an nll that is a mean; so the two errors of
-the codebook, means themselves, are counted once for every number of the picture. Everything is returned per sample, in float32.
+NLL and KL are sums over a sample. LPIPS, one number per image, is added to every pixel's error before the sum. At this scale published
+values such as kl_weight = 1e-6 hold. VQ models were published with a mean nll; so the two errors of the codebook, which are means, are
+multiplied by the number of values in an image. Everything is returned per sample, in float32.
 
 Source: Rombach et al. 2022, appendix G; Esser et al. 2021, sec. 3.1; van den Oord et al. 2017, eq. 3.
 """
@@ -36,10 +36,10 @@ class AutoencoderTerms:
     """Per sample, all (B,).
 
     Attributes:
-        nll: negative log-likelihood, a sum over the sample; what is lowered.
-        penalties: by name, see `AutoencoderLoss.weights`; what is lowered, each by its weight.
-        pixel: mean pixel error, for the log.
-        perceptual: LPIPS, for the log; 0 without it.
+        nll: negative log-likelihood, a sum over the sample; part of the loss.
+        penalties: by name; part of the loss, each with its weight, see `AutoencoderLoss.weights`.
+        pixel: mean pixel error, for the log only.
+        perceptual: LPIPS, for the log only; 0 where LPIPS is off.
     """
 
     nll: Tensor
@@ -53,8 +53,8 @@ class DiscriminatorTerms:
     """Per sample, all (B,).
 
     Attributes:
-        loss: mean over the patches; what the discriminator lowers.
-        real_logit: mean logit of the picture.
+        loss: the discriminator's loss, a mean over the patches.
+        real_logit: mean logit of the image.
         fake_logit: mean logit of its reconstruction.
         accuracy: share of patches, real and fake, whose logit has the right sign.
     """
@@ -67,25 +67,25 @@ class DiscriminatorTerms:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AutoencoderLossConfig:
-    """Defaults are the published ones (CompVis kl-f4 ... f32), but for the discriminator's norm, which was batch.
+    """Defaults are the published ones (CompVis kl-f4 ... f32), except the discriminator's norm, which was batch.
 
     Attributes:
         pixel: l1 or l2.
-        kl_weight: of the KL, a sum over the latent; first_stage.kind kl.
-        codebook_weight: of the codebook's two errors together; first_stage.kind vq.
-        commitment: of the latents' error beside the codes' own, beta of van den Oord et al. The code by which the published VQ models were
-            trained had it on the other one: codebook_weight 0.25 and commitment 4 are the same.
-        perceptual_weight: of LPIPS; 0 = LPIPS is not loaded.
-        disc_weight: of the adversarial term, times the adaptive weight; 0 = no discriminator.
-        disc_start: optimizer step from which the discriminator trains and its term counts for the autoencoder.
-        disc_factor: switch and overall factor of the adversarial term; 0 = no discriminator.
+        kl_weight: weight of the KL, a sum over the latent; for first_stage.kind kl.
+        codebook_weight: weight of the codebook's two errors together; for first_stage.kind vq.
+        commitment: weight of the commitment error relative to the codebook error, beta of van den Oord et al. The code of the published
+            VQ models had beta on the codebook error instead: codebook_weight 0.25 and commitment 4 give the same loss.
+        perceptual_weight: weight of LPIPS; 0 = LPIPS is not loaded.
+        disc_weight: weight of the adversarial term, times the adaptive weight; 0 = no discriminator.
+        disc_start: optimizer step from which the discriminator trains and the autoencoder's loss has the adversarial term.
+        disc_factor: further factor of the adversarial term; 0 = no discriminator.
         disc_loss: hinge, vanilla or non_saturating (see adversarial.py).
-        disc_layers: of the PatchGAN, 1 to 5.
-        disc_channels: of the PatchGAN's first layer.
-        disc_norm: group, none or batch; with batch the result depends on how a batch is spread over processes.
+        disc_layers: layers of the PatchGAN, 1 to 5.
+        disc_channels: channels of the PatchGAN's first layer.
+        disc_norm: group, none or batch; with batch the result depends on how a batch is split over processes.
         learn_logvar: whether log_variance is trained (with the autoencoder's optimizer).
         logvar_init: log_variance at the start.
-        adaptive: whether the last layer's gradients set the adversarial weight; else it is disc_weight.
+        adaptive: whether the gradients at the last layer set the adversarial weight; otherwise it is disc_weight.
     """
 
     pixel: PixelError = "l1"
@@ -121,21 +121,21 @@ class AutoencoderLossConfig:
         return self.disc_weight > 0 and self.disc_factor > 0
 
     def build(self, image_channels: int, lpips: nn.Module | None = None) -> AutoencoderLoss:
-        """The loss for pictures of so many channels.
+        """The loss with a new discriminator.
 
         Args:
-            image_channels: of the pictures.
-            lpips: an `lpips.LPIPS` to use; None = the pretrained VGG16 one, if perceptual_weight asks for any.
+            image_channels: channels of the images.
+            lpips: an `lpips.LPIPS` to use; None = the pretrained VGG16 one if perceptual_weight is above 0.
         """
         if self.perceptual_weight > 0 and lpips is None:
-            from ldm.pretrained import vgg_lpips  # 60 MB of weights: only where they are wanted
+            from ldm.pretrained import vgg_lpips  # 60 MB of weights: only where they are needed
 
             lpips = vgg_lpips()
         return AutoencoderLoss(self, image_channels, lpips if self.perceptual_weight > 0 else None)
 
 
 class AutoencoderLoss(nn.Module):
-    """See the module's text. Parameters: `log_variance` (), and the discriminator's; LPIPS is frozen and none of them."""
+    """See the module's text. Parameters: `log_variance` () and the discriminator's. LPIPS is frozen and not among them."""
 
     def __init__(self, config: AutoencoderLossConfig, image_channels: int, lpips: nn.Module | None) -> None:
         super().__init__()
@@ -147,21 +147,21 @@ class AutoencoderLoss(nn.Module):
             self.discriminator = PatchGAN(image_channels, config.disc_channels, config.disc_layers, config.disc_norm)
 
     def autoencoder_parameters(self) -> list[nn.Parameter]:
-        """What the autoencoder's optimizer trains besides the autoencoder: log_variance, if it is learned."""
+        """Parameters of the loss that the autoencoder's optimizer trains: log_variance, if it is learned."""
         return [self.log_variance] if self.config.learn_logvar else []
 
     def discriminator_parameters(self) -> list[nn.Parameter]:
-        """What the discriminator's optimizer trains; empty without one."""
+        """Parameters that the discriminator's optimizer trains; empty without a discriminator."""
         return [] if self.discriminator is None else list(self.discriminator.parameters())
 
     @property
     def weights(self) -> dict[str, float]:
-        """Of the penalties that an encoder may name."""
+        """Weight of each penalty, by the names in `AutoencoderTerms.penalties`."""
         codebook = self.config.codebook_weight
         return {"kl": self.config.kl_weight, "codebook": codebook, "commitment": codebook * self.config.commitment}
 
     def terms(self, images: Tensor, reconstruction: Tensor, encoded: Encoded) -> AutoencoderTerms:
-        """Everything but the adversarial term; images and reconstruction (B, C, H, W) in [-1, 1]."""
+        """All terms except the adversarial one; images and reconstruction (B, C, H, W) in [-1, 1]."""
         error = pixel_error(images, reconstruction, self.config.pixel)
         pixel = error.flatten(1).mean(1)
         if self.perceptual is None:
@@ -179,12 +179,12 @@ class AutoencoderLoss(nn.Module):
     def generator_loss(self, reconstruction: Tensor) -> Tensor:
         """(B,): the adversarial term, mean over the patches. Gradient goes to the reconstruction, not to the discriminator's weights."""
         discriminator = self._discriminator()
-        held = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
-        fake = functional_call(discriminator, held, (reconstruction,))
+        frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
+        fake = functional_call(discriminator, frozen, (reconstruction,))
         return generator_error(fake, self.config.disc_loss).flatten(1).mean(1)
 
     def discriminator_loss(self, images: Tensor, reconstruction: Tensor) -> DiscriminatorTerms:
-        """The discriminator's own loss. No gradient leaves the discriminator."""
+        """The discriminator's own loss. Gradient goes to the discriminator only."""
         discriminator = self._discriminator()
         real, fake = (discriminator(x.detach()).float().flatten(1) for x in (images, reconstruction))
         accuracy = 0.5 * ((real > 0).float().mean(1) + (fake < 0).float().mean(1))
@@ -196,16 +196,16 @@ class AutoencoderLoss(nn.Module):
         )
 
     def is_adversarial(self, step: int) -> bool:
-        """Whether the adversarial term counts at this optimizer step."""
+        """Whether the loss has the adversarial term at this optimizer step."""
         return self.discriminator is not None and step >= self.config.disc_start
 
     def adversarial_weight(self, step: int, grad_nll: Tensor, grad_adversarial: Tensor) -> Tensor:
-        """(): what multiplies the adversarial term; 0 before disc_start.
+        """(): the weight of the adversarial term; 0 before disc_start.
 
         Args:
             step: optimizer step.
-            grad_nll: of the batch's mean nll at the last layer, summed over micro-batches and processes. Unused unless adaptive.
-            grad_adversarial: likewise of the mean generator_loss.
+            grad_nll: gradient of the batch's mean nll at the last layer, summed over micro-batches and processes. Unused unless adaptive.
+            grad_adversarial: the same of the mean generator_loss.
         """
         if not self.is_adversarial(step):
             return torch.zeros((), device=self.log_variance.device)
@@ -216,11 +216,11 @@ class AutoencoderLoss(nn.Module):
 
     @property
     def largest_weight(self) -> float:
-        """What `adversarial_weight` is at its clamp; infinite unless adaptive (the doctor compares with it)."""
+        """`adversarial_weight` at its clamp; infinite unless adaptive. The diagnostics compare the weight with it."""
         return self.config.disc_factor * self.config.disc_weight * ADAPTIVE_CLAMP if self.config.adaptive else math.inf
 
     def plain(self, terms: AutoencoderTerms) -> Tensor:
-        """(B,): what the autoencoder lowers, but for the adversary: `adversarial_weight` times `generator_loss` comes on top."""
+        """(B,): the autoencoder's loss without the adversarial term, which is `adversarial_weight` times `generator_loss`."""
         return terms.nll + sum(self.weights[name] * penalty for name, penalty in terms.penalties.items())
 
     def _discriminator(self) -> nn.Module:

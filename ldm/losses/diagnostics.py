@@ -1,4 +1,4 @@
-"""What looks wrong in an autoencoder's training, one plain line each, with the config key to turn. Pure functions of measured numbers."""
+"""Diagnostics of an autoencoder's training: one line per problem, with the config key to change. Pure functions of measured numbers."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from ldm.losses.statistics import AutoencoderStatistics, CodeUsage
 
 # Thresholds, each with its reason.
 COLLAPSED_KL = 0.05  # nats a dimension: less than a tenth of a bit
-LARGEST_NOISE_SHARE = 0.5  # of a latent's variance: beyond it the decoder reads more noise than picture
-LARGEST_KL = 40.0  # nats a dimension: e.g. a latent of std 8 told to 3e-4, a hundred times finer than an 8-bit picture
+LARGEST_NOISE_SHARE = 0.5  # of a latent's variance: beyond it the decoder gets more noise than signal
+LARGEST_KL = 40.0  # nats a dimension: e.g. a latent of std 8 known to within 3e-4, a hundred times finer than an 8-bit image
 LARGEST_KURTOSIS = 10.0  # in excess of a Gaussian (Laplace: 3): beyond it a few outliers set the scale
-RAW_STD_RANGE = (0.1, 20.0)  # before shift and scale: what strays further loses digits in half precision
+RAW_STD_RANGE = (0.1, 20.0)  # before shift and scale: values outside lose digits in half precision
 CHANNEL_SPREAD = 3.0  # largest over smallest channel std: with one scale for all, the small ones drown in noise first
-POOR_PSNR = 22.0  # dB: visibly blurred, and a bound on whatever stage two makes
-STRONG_ACCURACY = 0.95  # the discriminator is hardly ever wrong, so its gradient says little ...
-STRONG_GAP = 4.0  # ... if its logits are also twice as far apart as the hinge asks (from -1 to 1)
-WEAK_ACCURACY = 0.55  # nearly coin tosses
-PINNED = 0.99  # of the adaptive weight's clamp
-TINY_WEIGHT = 1e-4  # the adversarial term then moves nothing
-LEAST_CODES = 0.1  # share of the codebook in use, of as many codes as the held-out positions could reach
-LEAST_PERPLEXITY = 0.05  # likewise, of the perplexity: a few codes then serve nearly all positions
-SHOWN_CHANNELS = 16  # beyond it, KL by channel is more than a reader or a log wants
+POOR_PSNR = 22.0  # dB: visibly blurred, and an upper bound for stage two's images
+STRONG_ACCURACY = 0.95  # the discriminator is hardly ever wrong, so its gradient carries little information ...
+STRONG_GAP = 4.0  # ... if its logits are also twice as far apart as the hinge loss requires (from -1 to 1)
+WEAK_ACCURACY = 0.55  # little better than chance
+PINNED = 0.99  # share of the adaptive weight's clamp
+TINY_WEIGHT = 1e-4  # the adversarial term then has no visible effect
+LEAST_CODES = 0.1  # share of the codebook in use, relative to the number of codes that the held-out positions could reach
+LEAST_PERPLEXITY = 0.05  # the same for the perplexity: below it a few codes serve nearly all positions
+SHOWN_CHANNELS = 16  # with more channels, the KL of each would flood screen and log
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdversaryState:
-    """Of the adversarial game, latest or averaged over the last steps.
+    """State of the adversarial training, of the latest step or averaged over the last steps.
 
     Attributes:
-        weight: what multiplied the adversarial term; None = it does not count yet (before disc_start).
-        largest_weight: what `weight` is at the adaptive clamp.
-        real_logit: mean.
-        fake_logit: mean.
-        accuracy: share of patches, real and fake, told right.
+        weight: the weight of the adversarial term; None = the loss does not have it yet (before disc_start).
+        largest_weight: `weight` at the adaptive clamp.
+        real_logit: mean logit of real patches.
+        fake_logit: mean logit of reconstructed patches.
+        accuracy: share of patches, real and fake, that are classified correctly.
     """
 
     weight: float | None
@@ -46,12 +46,12 @@ class AdversaryState:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """One evaluation.
+    """Result of one evaluation.
 
     Attributes:
         numbers: for the log, by name.
-        summary: the same for the screen: one line each for pictures, latents, and the discriminator if there is one.
-        findings: what looks wrong and which key to turn, one line each, worst first; empty = nothing.
+        summary: the same for the screen: one line each for reconstructions, latents, and the discriminator if there is one.
+        findings: problems and the config key to change, one line each, worst first; empty = no problem.
     """
 
     numbers: dict[str, float]
@@ -62,12 +62,12 @@ class Diagnosis:
 def diagnose(
     statistics: AutoencoderStatistics, adversary: AdversaryState | None = None, *, is_scaled_per_channel: bool = False
 ) -> Diagnosis:
-    """All that is to be said of an evaluation.
+    """Numbers, summary and findings of an evaluation.
 
     Args:
-        statistics: over the held-out pictures.
-        adversary: None = there is no discriminator, or it has not begun.
-        is_scaled_per_channel: whether the latent contract will have one scale a channel, so that they may differ.
+        statistics: over the held-out images.
+        adversary: None = there is no discriminator, or it does not train yet.
+        is_scaled_per_channel: whether the latent normalization will have one scale per channel, so that their stds may differ.
     """
     return Diagnosis(
         numbers=_numbers(statistics, adversary),
@@ -100,20 +100,20 @@ def _numbers(s: AutoencoderStatistics, a: AdversaryState | None) -> dict[str, fl
 
 def _summary(s: AutoencoderStatistics, a: AdversaryState | None) -> tuple[str, ...]:
     lpips = "" if s.perceptual is None else f", LPIPS {s.perceptual:.4f}"
-    told = ""
+    details = ""
     if s.kl is not None:
         shown = " ".join(f"{kl:.2f}" for kl in s.kl_per_channel[:SHOWN_CHANNELS])
         shown += " ..." * (len(s.kl_per_channel) > SHOWN_CHANNELS)
-        told += f"; KL {s.kl:.2f} nats a dimension (by channel: {shown})"
+        details += f"; KL {s.kl:.2f} nats a dimension (by channel: {shown})"
     if s.codes is not None:
-        told += f"; {s.codes.used} of {s.codes.codes} codes used, perplexity {s.codes.perplexity:.0f}"
+        details += f"; {s.codes.used} of {s.codes.codes} codes used, perplexity {s.codes.perplexity:.0f}"
     lines = [
         f"reconstruction ({s.count} pictures): L1 {s.l1:.4f}, PSNR {s.psnr:.2f} dB{lpips}",
         f"raw latent: mean {s.latent_mean:.3f}, std {s.latent_std:.3f}, excess kurtosis "
-        f"{s.latent_kurtosis:.2f}{told}; {s.active_channels} of {len(s.std_per_channel)} channels active",
+        f"{s.latent_kurtosis:.2f}{details}; {s.active_channels} of {len(s.std_per_channel)} channels active",
     ]
     if a is not None:
-        weight = "not counted yet" if a.weight is None else f"weight {a.weight:.3g}"
+        weight = "not in the loss yet" if a.weight is None else f"weight {a.weight:.3g}"
         accuracy = f"accuracy {100 * a.accuracy:.0f}%"
         lines.append(f"discriminator: {weight}, real logit {a.real_logit:.2f}, fake logit {a.fake_logit:.2f}, {accuracy}")
     return tuple(lines)
@@ -121,10 +121,10 @@ def _summary(s: AutoencoderStatistics, a: AdversaryState | None) -> tuple[str, .
 
 def _findings(s: AutoencoderStatistics, a: AdversaryState | None, is_scaled_per_channel: bool) -> tuple[str, ...]:
     if not all(map(math.isfinite, (s.l1, s.psnr, s.kl or 0.0, s.latent_mean, s.latent_std))):
-        return ("the autoencoder gives numbers that are not finite: go back to an earlier state and lower train.optimizer.learning_rate",)
+        return ("the autoencoder's statistics are not finite: go back to an earlier state and lower train.optimizer.learning_rate",)
     latent = [] if s.kl is None else _posterior(s, s.kl)
     codebook = [] if s.codes is None else _codebook(s.codes)
-    return (*latent, *codebook, *_scale(s, is_scaled_per_channel), *_pictures(s), *(() if a is None else _adversary(a)))
+    return (*latent, *codebook, *_scale(s, is_scaled_per_channel), *_reconstruction(s), *(() if a is None else _adversary(a)))
 
 
 def _codebook(c: CodeUsage) -> list[str]:
@@ -140,11 +140,11 @@ def _codebook(c: CodeUsage) -> list[str]:
 def _posterior(s: AutoencoderStatistics, kl: float) -> list[str]:
     channels = len(s.kl_per_channel)
     if s.active_channels == 0 or kl < COLLAPSED_KL:
-        return [f"posterior collapse: the latent carries nothing (KL {kl:.3g} nats a dimension): lower loss.kl_weight by 10 or more"]
+        return [f"posterior collapse: the latent carries no information (KL {kl:.3g} nats a dimension): lower loss.kl_weight by 10 or more"]
     lines = []
     if s.active_channels < channels:
         idle = channels - s.active_channels
-        lines.append(f"{idle} of {channels} latent channels carry nothing: lower loss.kl_weight or first_stage.latent_channels")
+        lines.append(f"{idle} of {channels} latent channels carry no information: lower loss.kl_weight or first_stage.latent_channels")
     if s.noise_share > LARGEST_NOISE_SHARE:
         lines.append(f"KL weight too high: {100 * s.noise_share:.0f}% of the latent's variance is noise: lower loss.kl_weight")
     if kl > LARGEST_KL:
@@ -158,9 +158,9 @@ def _scale(s: AutoencoderStatistics, is_scaled_per_channel: bool) -> list[str]:
     lines = []
     low, high = RAW_STD_RANGE
     if s.active_channels and not low <= s.latent_std <= high:
-        turn = "raise" if s.latent_std > high else "lower"
+        change = "raise" if s.latent_std > high else "lower"
         key = "loss.kl_weight" if s.codes is None else "loss.commitment"
-        lines.append(f"scale far from 1: the raw latent has std {s.latent_std:.3g}: {turn} {key}")
+        lines.append(f"scale far from 1: the raw latent has std {s.latent_std:.3g}: {change} {key}")
     if not is_scaled_per_channel and min(s.std_per_channel) * CHANNEL_SPREAD < max(s.std_per_channel):
         lines.append(
             f"latent channels differ in scale (std {min(s.std_per_channel):.2g} to {max(s.std_per_channel):.2g}): "
@@ -169,7 +169,7 @@ def _scale(s: AutoencoderStatistics, is_scaled_per_channel: bool) -> list[str]:
     return lines
 
 
-def _pictures(s: AutoencoderStatistics) -> list[str]:
+def _reconstruction(s: AutoencoderStatistics) -> list[str]:
     if s.psnr >= POOR_PSNR:
         return []
     width = "first_stage.latent_channels" if s.codes is None else "first_stage.num_codes"
@@ -191,5 +191,5 @@ def _adversary(a: AdversaryState) -> list[str]:
     if a.weight is not None and a.weight >= PINNED * a.largest_weight:
         lines.append(f"adaptive weight at its clamp ({a.weight:.3g}): the adversarial gradient has vanished; raise loss.disc_start")
     if a.weight is not None and a.weight < TINY_WEIGHT:
-        lines.append(f"the adversarial term counts for nothing (weight {a.weight:.2g}): raise loss.disc_weight, or set it to 0")
+        lines.append(f"the adversarial term has no effect (weight {a.weight:.2g}): raise loss.disc_weight, or set it to 0")
     return lines

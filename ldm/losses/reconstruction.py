@@ -12,7 +12,7 @@ PixelError = Literal["l1", "l2"]
 
 
 def pixel_error(images: Tensor, reconstruction: Tensor, how: PixelError) -> Tensor:
-    """|x - y| or (x - y)^2 of every value, (B, C, H, W) float32.
+    """|x - y| or (x - y)^2 of each value, (B, C, H, W) float32.
 
     Raises:
         UserError: unknown `how`.
@@ -27,10 +27,10 @@ def pixel_error(images: Tensor, reconstruction: Tensor, how: PixelError) -> Tens
 
 
 def negative_log_likelihood(error: Tensor, log_variance: Tensor) -> Tensor:
-    """(B,): the sum over a sample of error / exp(log_variance) + log_variance, up to a constant that no parameter moves.
+    """(B,): the sum over a sample of error / exp(log_variance) + log_variance, up to a constant that depends on no parameter.
 
-    For l1 this is a Laplace density, for l2 a Gaussian one with exp(log_variance) = 2 sigma^2 and the published double weight of the
-    logarithm. Least at exp(log_variance) = mean error.
+    For l1 this is a Laplace density. For l2 it is a Gaussian one with exp(log_variance) = 2 sigma^2 and, as published, twice the weight on
+    the logarithm. It is least at exp(log_variance) = mean error.
 
     Args:
         error: (B, C, H, W).

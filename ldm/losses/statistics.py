@@ -1,4 +1,4 @@
-"""An autoencoder over a held-out set, in numbers: streamed, in float64."""
+"""Statistics of an autoencoder over a held-out set, collected batch by batch in float64."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor
 from ldm.core.errors import UserError
 from ldm.first_stage.posterior import Encoded
 
-# Burda et al. 2016, sec. 5.2: a latent whose posterior mean varies less than this over the data carries nothing.
+# Burda et al. 2016, sec. 5.2: a latent whose posterior mean varies less than this over the data carries no information.
 ACTIVE_VARIANCE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodeUsage:
-    """Of a codebook over a held-out set.
+    """Use of a codebook over a held-out set.
 
     Attributes:
-        codes: in the codebook.
-        positions: of latents that were quantised.
-        used: codes that were chosen at all.
-        perplexity: exp of the entropy, in nats, of how often each was: as many codes chosen equally often would have it.
+        codes: number of codes in the codebook.
+        positions: number of latent positions that were quantised.
+        used: number of codes that were chosen at least once.
+        perplexity: exp of the entropy, in nats, of the codes' frequencies: that many codes, if all were equally frequent.
     """
 
     codes: int
@@ -32,7 +32,7 @@ class CodeUsage:
 
     @staticmethod
     def of(counts: Tensor) -> CodeUsage:
-        """From how often each code was chosen, (K,), at least one once."""
+        """From the count of each code, (K,), not all 0."""
         shares = counts.double() / counts.sum()
         entropy = -torch.special.xlogy(shares, shares).sum()
         return CodeUsage(codes=len(counts), positions=int(counts.sum()), used=int((counts > 0).sum()), perplexity=float(entropy.exp()))
@@ -40,21 +40,21 @@ class CodeUsage:
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderStatistics:
-    """Of a first stage over a held-out set. A latent's distribution is that of posterior draws, unless "of the means" is said.
+    """Statistics of a first stage over a held-out set. Latents are raw posterior samples, before shift and scale.
 
     Attributes:
-        count: pictures.
-        l1: mean absolute error, of values in [-1, 1].
-        psnr: dB for the range 2, of reconstructions clipped to [-1, 1]; mean over pictures.
+        count: number of images.
+        l1: mean absolute error of values in [-1, 1].
+        psnr: dB for a range of 2, of reconstructions clipped to [-1, 1]; mean over images.
         perceptual: mean LPIPS; None = not measured.
-        kl: nats per latent dimension, of raw latents; None = nothing is drawn (VQ).
-        kl_per_channel: the same, of each channel; none without.
-        codes: of a VQ first stage's codebook.
-        active_channels: how many channels' raw means vary over the data (variance above ACTIVE_VARIANCE).
-        latent_mean: over all channels; before shift and scale.
-        latent_std: likewise.
-        latent_kurtosis: of the means, in excess of a Gaussian's, averaged over channels that vary at all.
-        std_per_channel: likewise.
+        kl: nats per latent dimension; None = the encoder is deterministic (VQ).
+        kl_per_channel: the same for each channel; empty where kl is None.
+        codes: use of a VQ first stage's codebook; None = it has none.
+        active_channels: number of channels whose posterior mean varies over the data (variance above ACTIVE_VARIANCE).
+        latent_mean: mean over all channels.
+        latent_std: standard deviation over all channels.
+        latent_kurtosis: of the posterior means, in excess of a Gaussian's, averaged over the channels that vary.
+        std_per_channel: standard deviation of each channel.
         noise_share: share of the variance that is the posterior's own noise.
     """
 
@@ -74,23 +74,23 @@ class AutoencoderStatistics:
 
 
 class StatisticsCollector:
-    """`add` batches, then `result`."""
+    """Call `add` for each batch, then `result`."""
 
     def __init__(self) -> None:
-        self._pictures = self._positions = 0
+        self._num_images = self._positions = 0
         self._origin: Tensor | None = None  # (C, 1): powers are summed around the first batch's mean, where they do not cancel
         self._powers = self._noise = torch.zeros(0, dtype=torch.float64)
         self._kl: Tensor | None = None
         self._codes: Tensor | None = None
-        self._sums = torch.zeros(3, dtype=torch.float64)  # over pictures: L1, PSNR, LPIPS
+        self._sums = torch.zeros(3, dtype=torch.float64)  # over images: L1, PSNR, LPIPS
         self._has_perceptual = True
 
     def add(self, images: Tensor, reconstruction: Tensor, encoded: Encoded, perceptual: Tensor | None = None) -> None:
-        """A batch: pictures (B, C, H, W) in [-1, 1], what the encoder says of their raw latents, LPIPS (B,) if measured."""
+        """Adds a batch: images (B, C, H, W) in [-1, 1], the encoder's output for them, LPIPS (B,) if measured."""
         images, reconstruction = images.detach().double().cpu(), reconstruction.detach().double().cpu()
         l1 = (images - reconstruction).abs().flatten(1).mean(1)
         square = (images - reconstruction.clamp(-1, 1)).square().flatten(1).mean(1)
-        psnr = 10 * torch.log10(4 / square.clamp_min(1e-12))  # identical pictures count as 126 dB
+        psnr = 10 * torch.log10(4 / square.clamp_min(1e-12))  # identical images count as 126 dB
         self._has_perceptual &= perceptual is not None
         lpips = torch.zeros_like(l1) if perceptual is None else perceptual.detach().double().cpu()
         self._sums = self._sums + torch.stack([l1, psnr, lpips]).sum(1)
@@ -105,17 +105,17 @@ class StatisticsCollector:
         self._noise = self._noise + std.square().sum(1)
         self._kl = _added(self._kl, None if (kl := encoded.kl_per_dimension()) is None else _by_channel(kl).sum(1))
         self._codes = _added(self._codes, None if (counts := encoded.code_counts()) is None else counts.detach().cpu())
-        self._pictures, self._positions = self._pictures + len(images), self._positions + mean.shape[1]
+        self._num_images, self._positions = self._num_images + len(images), self._positions + mean.shape[1]
 
     def result(self) -> AutoencoderStatistics:
-        """The numbers of all that was added.
+        """Statistics over all batches.
 
         Raises:
             UserError: nothing was added.
         """
         if self._origin is None:
             raise UserError("the held-out set is empty: nothing to evaluate the autoencoder on (see data.val)")
-        l1, psnr, lpips = (self._sums / self._pictures).tolist()
+        l1, psnr, lpips = (self._sums / self._num_images).tolist()
         first, second, third, fourth = self._powers / self._positions
         variance = (second - first**2).clamp_min(0)  # (C,) of the means
         about_mean = fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4
@@ -124,10 +124,10 @@ class StatisticsCollector:
 
         noise = self._noise / self._positions
         centre = self._origin[:, 0] + first
-        spread = variance + noise
+        total = variance + noise
         kl = None if self._kl is None else self._kl / self._positions
         return AutoencoderStatistics(
-            count=self._pictures,
+            count=self._num_images,
             l1=l1,
             psnr=psnr,
             perceptual=lpips if self._has_perceptual else None,
@@ -135,9 +135,9 @@ class StatisticsCollector:
             kl_per_channel=() if kl is None else tuple(kl.tolist()),
             active_channels=int((variance > ACTIVE_VARIANCE).sum()),
             latent_mean=centre.mean().item(),
-            latent_std=(spread + (centre - centre.mean()).square()).mean().sqrt().item(),
+            latent_std=(total + (centre - centre.mean()).square()).mean().sqrt().item(),
             latent_kurtosis=kurtosis,
-            std_per_channel=tuple(spread.sqrt().tolist()),
+            std_per_channel=tuple(total.sqrt().tolist()),
             noise_share=(noise.sum() / (variance + noise).sum().clamp_min(1e-300)).item(),
             codes=None if self._codes is None else CodeUsage.of(self._codes),
         )

@@ -1,4 +1,4 @@
-"""Pretrained networks, with or without a hub: one table (`table.py`), one verified cache (`cache.py`), the modules made of them."""
+"""Pretrained networks, with or without a hub: one table (`table.py`), one verified cache (`cache.py`), and the modules built from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m ldm.pretrained [NAME ...]`: fetches the pretrained files into the cache and says where they are."""
+"""`python -m ldm.pretrained [NAME ...]`: fetches the pretrained files into the cache and prints where they are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ldm.pretrained.table import TABLE
 
 
 def main() -> int:
-    """Exit 0 when all are there, 2 with one line if one cannot be had."""
+    """Exit code 0 if all files are in the cache, 2 with one line if one is not available."""
     parser = argparse.ArgumentParser(
         prog="python -m ldm.pretrained", description=__doc__, epilog="example: python -m ldm.pretrained lpips-vgg16"
     )

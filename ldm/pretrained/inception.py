@@ -1,4 +1,4 @@
-"""The Inception v3 of 2015-12-05 whose features FID, KID and their kin are defined by (Heusel et al. 2017)."""
+"""The Inception v3 of 2015-12-05, on whose features FID, KID and related metrics are defined (Heusel et al. 2017)."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ CLASSES = 1008
 def fid_inception(progress: bool = True) -> nn.Module:
     """torch-fidelity's network on the CPU, frozen, with its batch norms folded into its convolutions: the same in train and eval mode.
 
-    Its call takes pictures (B, 3, H, W) uint8 of any size, which it scales to 299 x 299 as TensorFlow 1 did (no antialiasing), and gives
-    (B, 2048). The global random state is left as it was.
+    It takes images (B, 3, H, W) uint8 of any size, resizes them to 299 x 299 as TensorFlow 1 did (no antialiasing), and returns
+    (B, 2048). The global random state is restored.
 
     Raises:
-        UserError: the weights cannot be had.
+        UserError: the weights are not available.
     """
     from torch_fidelity import FeatureExtractorInceptionV3
 
     with tempfile.TemporaryDirectory(prefix="ldm-inception-") as folder:
         path = write_fidelity_weights(Path(folder) / "inception.pth", progress)
-        with torch.random.fork_rng(devices=[]):  # the random weights it is born with are all replaced
+        with torch.random.fork_rng(devices=[]):  # its random initial weights are all replaced
             network = FeatureExtractorInceptionV3("inception-v3-compat", [str(FEATURES)], str(path))
     for block in network.modules():
         if isinstance(getattr(block, "bn", None), nn.BatchNorm2d):
@@ -53,7 +53,7 @@ class _OnlyFeatures(nn.Module):
 
 
 def write_fidelity_weights(path: Path, progress: bool = True) -> Path:
-    """The weights as torch-fidelity and torchmetrics take them (`feature_extractor_weights_path`). Their class layer is zero."""
+    """Writes the weights as torch-fidelity and torchmetrics read them (`feature_extractor_weights_path`), with a class layer of zeros."""
     state = safetensors.torch.load_file(fetch("fid-inception", progress))
     for layer in TABLE["fid-inception"].architecture["layers"]:  # type: ignore[attr-defined]
         state[f"{layer}.bn.weight"] = torch.ones_like(state[f"{layer}.bn.bias"])
@@ -63,12 +63,12 @@ def write_fidelity_weights(path: Path, progress: bool = True) -> Path:
 
 
 def class_layer(progress: bool = True) -> Tensor:
-    """(1008, 2048): the weights from features to logits without bias, as the Inception Score takes them.
+    """(1008, 2048): the weights from features to logits, without bias, for the Inception Score.
 
     Raises:
-        UserError: torch-fidelity's own file, the only one that has them, is neither in torch's cache nor can be downloaded.
+        UserError: torch-fidelity's own file, the only one with these weights, is not in torch's cache and cannot be downloaded.
     """
     try:
         return sources.from_torch_hub(TORCH_FIDELITY_INCEPTION, progress)["fc.weight"].float()
     except sources.Unavailable as error:
-        raise UserError(f"Inception's class layer cannot be had: only torch-fidelity's own download has it ({error})") from error
+        raise UserError(f"Inception's class layer is not available: only torch-fidelity's own download has it ({error})") from error

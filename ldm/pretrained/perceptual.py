@@ -22,11 +22,11 @@ _NETS = {"vgg": "lpips-vgg16", "alex": "lpips-alexnet"}
 def vgg_lpips(net: Literal["vgg", "alex"] = "vgg", progress: bool = True) -> lpips.LPIPS:
     """LPIPS v0.1 on the CPU: frozen, without dropout, the same in train and eval mode.
 
-    Its call takes two (B, 3, H, W) in [-1, 1] and gives (B, 1, 1, 1); gradients reach both pictures. The trunk is the fetched
-    one, the linear layers are those in lpips' own wheel. The global random state is left as it was.
+    It takes two batches of images (B, 3, H, W) in [-1, 1] and returns (B, 1, 1, 1); gradients reach both. The trunk is fetched, the
+    linear layers are those in lpips' own wheel. The global random state is not touched.
 
     Raises:
-        UserError: unknown net, or the trunk cannot be had.
+        UserError: unknown net; the trunk is not available.
     """
     if net not in _NETS:
         raise unknown("LPIPS net", net, _NETS)
@@ -47,12 +47,12 @@ def vgg_lpips(net: Literal["vgg", "alex"] = "vgg", progress: bool = True) -> lpi
 
 
 def lpips_to_count() -> lpips.LPIPS:
-    """LPIPS of VGG16 on the meta device: nothing is fetched, and it can only be counted."""
+    """LPIPS of VGG16 on the meta device, for counting parameters and FLOPs: no weights are fetched."""
     return _empty("vgg")[1].to("meta").requires_grad_(False).eval()
 
 
 def _empty(net: str):  # noqa: ANN202
-    """lpips and its module without storage: no random weights are ever drawn."""
+    """lpips and its module on the meta device: no random weights are drawn."""
     with warnings.catch_warnings():
         # lpips 0.1.4 still passes torchvision's old `pretrained=`.
         warnings.filterwarnings("ignore", message="The parameter 'pretrained' is deprecated")

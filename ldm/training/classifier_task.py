@@ -79,7 +79,7 @@ class ClassifierTask:
             t = self._times(piece_streams)
             x = self._seen(batch.part(start, stop), piece_streams, t)
             with now.autocast():
-                logits = self.spec.ask(self._call, x, t)
+                logits = self.spec.logits(self._call, x, t)
             each, is_right = _judged(logits, labels[start:stop])
             loss = each.sum() / labelled.clamp(min=1)
             now.backward(loss)
@@ -123,7 +123,7 @@ class ClassifierTask:
             labels, t = self._labels(batch), self._times(streams, log_snr)
             x = self._seen(batch, streams, t)
             with autocast:
-                logits = self.spec.ask(network, x, t)
+                logits = self.spec.logits(network, x, t)
             each, is_right = _judged(logits, labels)
             losses.append(each[labels >= 0])
             verdicts.append(is_right[labels >= 0])
@@ -166,7 +166,7 @@ class ClassifierTask:
             t = self._times(streams, level)
             x = self._seen(batch, streams, t)
             with autocast:
-                _, is_right = _judged(self.spec.ask(self.average.module, x, t), labels)
+                _, is_right = _judged(self.spec.logits(self.average.module, x, t), labels)
             rows.append(framed(self.latents.first_stage.decode(self._scaled(x, t)), is_right))
         return grid_of(torch.cat(rows), columns=len(labels))
 

@@ -255,7 +255,7 @@ def test_a_lora_run_resumes_to_the_bit(adapted: Path, home: Path):
         ("--model run/checkpoint --lora run/lora", "give the checkpoint that it was trained on"),
         ("--model base --lora base", "holds no LoRA"),
         ("--model base --lora run", "did you mean run/checkpoint or run/lora?"),
-        ("--model run/lora", "holds a LoRA, which changes a model and is none by itself; it goes with --lora"),
+        ("--model run/lora", "holds a LoRA, which is not a model by itself; pass it as --lora beside its base"),
         ("--model base --lora-scale 2", "--lora-scale goes with --lora"),
         ("--model base --lora run/lora --lora-scale nan", "must be a finite number"),
         ("again", "the model of init_from changed since this run was started"),

@@ -66,9 +66,9 @@ def test_cached_latents_teach_what_pictures_teach(trained: Path, squares: Path, 
 PIXELS = "first_stage.kind=identity"
 MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "no such checkpoint": ("vae", ["init_from=nowhere"], "checkpoint nowhere: no such folder"),
-    "first stage of another shape": ("vae", ["init_from=VAE", "first_stage.channels=8"], "the config wants ("),
+    "first stage of another shape": ("vae", ["init_from=VAE", "first_stage.channels=8"], "the config requires ("),
     "first stage with other blocks": ("vae", ["init_from=VAE", "first_stage.blocks=2"], "weights and config do not belong together"),
-    "denoiser of another shape": ("ldm", ["init_from=LDM", "first_stage.checkpoint=VAE", "denoiser.channels=64"], "the config wants ("),
+    "denoiser of another shape": ("ldm", ["init_from=LDM", "first_stage.checkpoint=VAE", "denoiser.channels=64"], "the config requires ("),
     "no denoiser": ("ldm", ["init_from=VAE", "first_stage.checkpoint=VAE"], "holds a first stage only"),
     "another first stage": ("ldm", ["init_from=LDM", "first_stage.checkpoint=OTHER"], "was trained on another first stage"),
     "no first stage": ("ldm", [], "first_stage.checkpoint is null: name a checkpoint folder, or set first_stage.kind=identity"),

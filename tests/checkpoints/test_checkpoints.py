@@ -1,4 +1,4 @@
-"""A checkpoint comes back to the bit, or is refused in one line that says what is wrong; a failed write leaves the old one."""
+"""A checkpoint is read back bit for bit, or refused with one line that states the fault; a failed write keeps the old one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def weights_of(parts: LoadedParts) -> dict[str, torch.Tensor]:
 
 
 def sealed(folder: Path) -> Path:
-    """The folder with a manifest that agrees with its files: as somebody would make it who changes them on purpose."""
+    """The folder with a manifest that matches its changed files, as after a deliberate edit."""
     files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in folder.iterdir() if f.name != "manifest.json"}
     (folder / "manifest.json").write_text(json.dumps({"tool": "ldm", "files": files}))
     return folder
@@ -52,7 +52,7 @@ def edit_config(folder: Path, change: Callable[[dict], None]) -> Path:
 
 
 def refusal(folder: Path) -> str:
-    """The one line by which loading is refused."""
+    """The one-line error of loading."""
     with pytest.raises(UserError) as caught:
         load_latent_diffusion(folder, CPU)
     text = str(caught.value)
@@ -60,17 +60,17 @@ def refusal(folder: Path) -> str:
     return text
 
 
-def test_a_card_may_be_written_on(model: Path):
+def test_a_card_may_be_edited(model: Path):
     card = model / "README.md"
-    card.write_text(card.read_text() + "\nWhat we found later.\n")
+    card.write_text(card.read_text() + "\nNotes added later.\n")
     load_latent_diffusion(model, CPU)
 
 
-@pytest.mark.parametrize("told, first_stage", [(ALL, "kl"), ((), "kl"), (("mask",), "identity")])
-def test_a_checkpoint_comes_back_to_the_bit(tmp_path, write_model, told, first_stage):
-    loaded = load_latent_diffusion(write_model(tmp_path / "a", told, first_stage=first_stage), CPU)
-    again = load_latent_diffusion(write_model(tmp_path / "b", told, first_stage=first_stage), CPU)
-    assert set(loaded.spec.conditioning) == set(told)
+@pytest.mark.parametrize("conditions, first_stage", [(ALL, "kl"), ((), "kl"), (("mask",), "identity")])
+def test_a_checkpoint_comes_back_to_the_bit(tmp_path, write_model, conditions, first_stage):
+    loaded = load_latent_diffusion(write_model(tmp_path / "a", conditions, first_stage=first_stage), CPU)
+    again = load_latent_diffusion(write_model(tmp_path / "b", conditions, first_stage=first_stage), CPU)
+    assert set(loaded.spec.conditioning) == set(conditions)
     assert_close(weights_of(again), weights_of(loaded), rtol=0, atol=0)
 
     stored = load_file(tmp_path / "a" / "denoiser.safetensors")
@@ -83,7 +83,7 @@ def test_large_parts_are_split_and_come_back_to_the_bit(tmp_path, write_model):
     limit = 150_000
     whole, split = write_model(tmp_path / "whole", ALL), write_model(tmp_path / "split", ALL, max_file_bytes=limit)
     pieces = sorted(f.name for f in split.glob("denoiser-*"))
-    assert len({file.stat().st_mode for file in split.iterdir()}) == 1  # weights may be read by whom the config may
+    assert len({file.stat().st_mode for file in split.iterdir()}) == 1  # weights are as readable as the config
     assert len(pieces) > 3 and pieces[0] == f"denoiser-00001-of-{len(pieces):05d}.safetensors"
     for file in split.glob("*.safetensors"):
         assert file.stat().st_size <= limit or len(load_file(file)) == 1, f"{file.name} has {file.stat().st_size} bytes"
@@ -93,7 +93,7 @@ def test_large_parts_are_split_and_come_back_to_the_bit(tmp_path, write_model):
     assert f"{pieces[1]} is missing" in refusal(split)
 
 
-def test_names_count_towards_the_size_of_a_file(tmp_path):
+def test_tensor_names_count_towards_the_size_of_a_file(tmp_path):
     tensors = {f"{'layer.' * 30}{i}": torch.zeros(1) for i in range(400)}  # more names than numbers
     write_checkpoint(tmp_path / "m", "{}", {"denoiser": tensors}, "", 20_000)
     sizes = [f.stat().st_size for f in (tmp_path / "m").glob("*.safetensors")]
@@ -109,7 +109,7 @@ def test_half_precision(tmp_path, write_model):
     assert_close(half, {name: value.half().float() for name, value in whole.items()}, rtol=0, atol=0)
 
 
-def test_stage_two_hands_on_the_first_stage_as_stored(tmp_path, write_model):
+def test_the_first_stage_of_a_stage_two_checkpoint_is_as_stored(tmp_path, write_model):
     folder = write_model(tmp_path / "half", ("class",), dtype=torch.float16)
     first_stage, spec, weights = load_first_stage(folder, CPU)
     assert {value.dtype for value in weights.values()} == {torch.float16}
@@ -137,17 +137,17 @@ DAMAGES = {
     "manifest without sizes": (lambda m: (m / "manifest.json").write_text('{"files": {"config.yaml": {}}}'), "manifest.json is damaged"),
     "manifest not of files": (lambda m: (m / "manifest.json").write_text('{"files": [1]}'), "manifest.json is damaged"),
     "manifest not text": (lambda m: (m / "manifest.json").write_bytes(b"\xff\xfe\x00"), "manifest.json is damaged"),
-    "manifest leads elsewhere": (
+    "manifest names a file elsewhere": (
         lambda m: (m / "manifest.json").write_text('{"files": {"../x": {"bytes": 1, "sha256": ""}}}'),
         "not a file of this folder",
     ),
 }
 
 
-@pytest.mark.parametrize("damage, said", DAMAGES.values(), ids=DAMAGES)
-def test_damage_is_refused(model, damage, said):
+@pytest.mark.parametrize("damage, message", DAMAGES.values(), ids=DAMAGES)
+def test_damage_is_refused(model, damage, message):
     damage(model)
-    assert said in refusal(model)
+    assert message in refusal(model)
 
 
 CONFIGS = {
@@ -157,10 +157,10 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("content, said", CONFIGS.values(), ids=CONFIGS)
-def test_a_damaged_config_is_refused_even_with_a_fitting_manifest(model, content, said):
+@pytest.mark.parametrize("content, message", CONFIGS.values(), ids=CONFIGS)
+def test_a_damaged_config_is_refused_even_with_a_matching_manifest(model, content, message):
     (model / "config.yaml").write_text(content)
-    assert said in refusal(sealed(model))
+    assert message in refusal(sealed(model))
 
 
 def test_a_config_of_other_kinds_is_refused(model):
@@ -188,14 +188,14 @@ def test_another_first_stage_is_refused(model):
     stored = load_file(model / "first_stage.safetensors")
     name = next(iter(stored))
     save_file(stored | {name: stored[name] * 1.001}, model / "first_stage.safetensors")
-    assert "not those that its latent normalization was measured with" in refusal(sealed(model))
+    assert "not those for which its latent normalization was measured" in refusal(sealed(model))
     with pytest.raises(UserError, match="latent normalization"):
         load_first_stage(model, CPU)
 
 
 def test_a_latent_normalization_of_another_shape_is_refused(model):
     edit_config(model, lambda c: c["normalization"].update(downsampling_factor=4))
-    assert "latent normalization is of 2 channels at factor 4, its first stage has 2 at" in refusal(model)
+    assert "latent normalization has 2 channels at downsampling factor 4, its first stage 2 at 2" in refusal(model)
 
 
 @pytest.mark.parametrize("known, hint", [({}, "none"), ({"minilm-l6": "aaaa"}, "aaaa")])
@@ -232,7 +232,7 @@ def test_a_full_disk_leaves_the_checkpoint_that_was_there(model, monkeypatch, wr
     assert_close(weights_of(load_latent_diffusion(model, CPU)), before, rtol=0, atol=0)
 
 
-def test_a_kill_between_the_renames_is_mended_by_the_next_write(model, write_model):
+def test_a_kill_between_the_renames_is_repaired_by_the_next_write(model, write_model):
     model.rename(model.parent / ".model.old-1")
     (model.parent / ".model.tmp-1").mkdir()
     write_model(model, ("class", "mask"))
@@ -241,7 +241,7 @@ def test_a_kill_between_the_renames_is_mended_by_the_next_write(model, write_mod
 
 
 def test_checkpoints_from_before_a_key_open_with_its_default(model):
-    """As those that were written when guidance had no limits and the network's input no choice."""
+    """Checkpoints written before guidance had limits and before network_input existed."""
 
     def older(config: dict) -> None:
         del config["sampling"]["guidance_interval"], config["sampling"]["guidance_rescale"], config["network_input"]

@@ -1,4 +1,4 @@
-"""A classifier's folder comes back to the bit, or is refused in one line; and is not taken for a model, nor a model for it."""
+"""A classifier's folder is read back bit for bit, or refused with one line; classifiers and diffusion models are not confused."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_a_classifier_comes_back_to_the_bit(tiny_classifier: Callable[..., Path]
     assert not loaded.network.training and not any(p.requires_grad for p in loaded.network.parameters())
 
 
-def test_what_it_sees_is_scaled_and_told_the_time_as_a_denoisers_is(tiny_classifier: Callable[..., Path]) -> None:
-    """In the frame of EDM's input x_t at one time is another sample at another; a judge sees clean samples, and no time."""
+def test_its_input_is_scaled_and_its_network_time_set_as_a_denoisers(tiny_classifier: Callable[..., Path]) -> None:
+    """EDM's input scales x_t by its noise level; a judge takes clean samples and no time."""
     loaded = load_classifier(tiny_classifier(process=EDM(), network_input=EDMInput()), CPU)
     scale = (EDM().sigma(T) ** 2 + 0.25).rsqrt()
     network_time = EDM().sigma(T).log() / 4
@@ -54,7 +54,7 @@ def test_what_it_sees_is_scaled_and_told_the_time_as_a_denoisers_is(tiny_classif
 
 def test_a_label_by_name_or_number(tiny_classifier: Callable[..., Path]) -> None:
     loaded: LoadedClassifier = load_classifier(tiny_classifier(label_names=("2", "0", "1")), CPU)
-    assert [loaded.index_of(label) for label in ("2", 2, "0", "1")] == [0, 0, 1, 2]  # names come first
+    assert [loaded.index_of(label) for label in ("2", 2, "0", "1")] == [0, 0, 1, 2]  # a name takes precedence over an index
     assert "label 3 is outside 0 to 2" in refusal(lambda: loaded.index_of("3"))
     assert "unknown label 'cat'; allowed: 0, 1, 2" in refusal(lambda: loaded.index_of("cat"))
 
@@ -79,6 +79,8 @@ def test_a_classifier_is_no_model_and_a_model_no_classifier(
     assert "holds a first stage, not a classifier" in refusal(lambda: load_classifier(tmp_path / "first", CPU))
 
 
-@pytest.mark.parametrize("names, said", [(("cat",), "at least 2 classes"), (("cat", "dog", "cat"), "different names, got cat, dog, cat")])
-def test_classes_that_are_none_are_refused(tiny_classifier: Callable[..., Path], names: tuple[str, ...], said: str) -> None:
-    assert said in refusal(lambda: tiny_classifier(label_names=names))
+@pytest.mark.parametrize(
+    "names, message", [(("cat",), "at least 2 classes"), (("cat", "dog", "cat"), "different names, got cat, dog, cat")]
+)
+def test_too_few_and_repeated_classes_are_refused(tiny_classifier: Callable[..., Path], names: tuple[str, ...], message: str) -> None:
+    assert message in refusal(lambda: tiny_classifier(label_names=names))

@@ -1,4 +1,4 @@
-"""What ships in checkpoints/emoji."""
+"""The checkpoint that ships with the repository, checkpoints/emoji."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_held_out_pictures_are_reconstructed_to_33_db(model: LatentDiffusion) ->
 
 
 def test_a_red_heart_is_red(model: LatentDiffusion) -> None:
-    for picture in model.text_to_image("a red heart", num_images=4, seed=0):
-        pixels = np.asarray(picture).reshape(-1, 3).astype(float)
-        drawn = pixels[pixels.min(1) < 200]
-        assert 0.15 < len(drawn) / len(pixels) < 0.9
-        assert drawn[:, 0].mean() > 1.8 * max(drawn[:, 1].mean(), drawn[:, 2].mean())
+    for image in model.text_to_image("a red heart", num_images=4, seed=0):
+        pixels = np.asarray(image).reshape(-1, 3).astype(float)
+        coloured = pixels[pixels.min(1) < 200]
+        assert 0.15 < len(coloured) / len(pixels) < 0.9
+        assert coloured[:, 0].mean() > 1.8 * max(coloured[:, 1].mean(), coloured[:, 2].mean())

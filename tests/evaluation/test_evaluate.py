@@ -81,7 +81,7 @@ def test_a_model_in_numbers(home, monkeypatch, capsys):
     found = json.loads(Path("made/evaluation.json").read_text())
     assert shown[-1] == "evaluation.json and evaluation.txt in made"
     assert shown[-2] == found["attribution"]["line"] and "the limit" in shown[-2]
-    assert any(line.startswith("Inception Score: not measured: Inception's class layer cannot be had") for line in shown)
+    assert any(line.startswith("Inception Score: not measured: Inception's class layer is not available") for line in shown)
     assert Path("made/evaluation.txt").read_text().splitlines() == shown[:-1]
 
     metrics = found["metrics"]

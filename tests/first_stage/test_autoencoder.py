@@ -1,4 +1,4 @@
-"""The first stages: published sizes, what is refused, tiles and slices, gradient."""
+"""First stages: published sizes, refused inputs, tiles, gradients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def small(config: KLAutoencoderConfig = SMALL) -> KLAutoencoder:
     return config.build().eval()
 
 
-def pictures(count: int, height: int, width: int, channels: int = 3) -> torch.Tensor:
+def smooth_images(count: int, height: int, width: int, channels: int = 3) -> torch.Tensor:
     """Smooth, in [-1, 1]."""
     coarse = torch.randn(count, channels, 4, 4, generator=torch.Generator().manual_seed(5))
     return torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").tanh()
@@ -46,19 +46,19 @@ def test_published_sizes(multipliers, latent_channels, attention, parameters):
 
 
 @pytest.mark.parametrize("multipliers", [(1, 1, 1), (1, 1, 1, 1), (1,) * 5, (1,) * 6])
-def test_every_ratio_halves_and_doubles_to_the_same_size(multipliers):
+def test_every_downsampling_factor_restores_the_size(multipliers):
     stage = small(KLAutoencoderConfig(channels=4, multipliers=multipliers, blocks=1, latent_channels=5, image_channels=2))
     side = 2 * stage.downsampling_factor
-    images = pictures(1, side, 2 * side, channels=2)
+    images = smooth_images(1, side, 2 * side, channels=2)
     mean, std = stage.moments(images)
     assert mean.shape == std.shape == (1, *stage.latent_shape(images)) == (1, 5, 2, 4)
     assert (std > 0).all()
     assert stage.decode(stage.encode(images)).shape == images.shape
 
 
-def test_encode_and_decode_go_through_the_latent_contract():
+def test_encode_and_decode_apply_the_latent_normalization():
     stage = small()
-    images, noise = pictures(2, 16, 16), torch.ones(2, 3, 4, 4)
+    images, noise = smooth_images(2, 16, 16), torch.ones(2, 3, 4, 4)
     mean, std = stage.moments(images)
     plain = stage.decode(mean)
     stage.normalization = LatentNormalization(channels=3, downsampling_factor=4, shift=(0.1, 0.2, 0.3), scale=(2.0, 3.0, 4.0))
@@ -71,13 +71,13 @@ def test_encode_and_decode_go_through_the_latent_contract():
 @pytest.mark.parametrize("attends", [{"middle_attention": False}, {"attention": (2, 4)}])
 def test_training_passes_are_encode_and_decode_with_the_same_noise(attends):
     stage = small(KLAutoencoderConfig(channels=8, multipliers=(1, 2, 2), blocks=1, latent_channels=3, **attends))
-    images, noise = pictures(2, 16, 16), torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    images, noise = smooth_images(2, 16, 16), torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     reconstruction, posterior = stage.reconstruct(images, noise)
     assert_close(reconstruction, stage.decode(stage.encode(images, noise)))
     assert_close(posterior.std, stage.moments(images)[1])
     reconstruction.square().sum().backward()
     assert stage.last_layer is stage.decoder.conv_out
-    # A key's bias moves all of a query's scores alike, which softmax does not see.
+    # A key's bias adds the same number to all scores of a query; softmax does not depend on it.
     idle = [name for name, p in stage.named_parameters() if p.grad is None or not p.grad.any()]
     assert [name for name in idle if not name.endswith(".k.bias")] == []
 
@@ -92,7 +92,7 @@ def test_a_wider_decoder_leaves_the_encoder_alone():
 
 
 class Local(KLAutoencoder):
-    """No norm, so that nothing looks further than its convolutions: tiles with enough overlap must agree with the whole."""
+    """Without norms the receptive field is that of the convolutions: tiles with enough overlap must agree with the whole."""
 
     def __init__(self, config: KLAutoencoderConfig) -> None:
         super().__init__(config)
@@ -106,24 +106,24 @@ class Local(KLAutoencoder):
 def test_tiles_agree_with_the_whole_where_they_overlap_enough():
     torch.manual_seed(0)
     stage = Local(KLAutoencoderConfig(channels=4, multipliers=(1, 1), blocks=1, latent_channels=2, middle_attention=False)).eval()
-    images = pictures(1, 192, 136)
+    images = smooth_images(1, 192, 136)
     mean, _ = stage.moments(images)
     whole = stage.decode(mean)
     assert (stage.decode(mean, tile=96, overlap=0.6) - whole).abs().max() < 0.05 * whole.std()
-    assert (stage.decode(mean, tile=96, overlap=0.0) - whole).abs().max() > 0.5 * whole.std()  # what the overlap is for
+    assert (stage.decode(mean, tile=96, overlap=0.0) - whole).abs().max() > 0.5 * whole.std()  # without overlap seams appear
 
 
 @torch.no_grad()
-def test_a_picture_of_one_tile_is_exact():
+def test_an_image_of_one_tile_is_exact():
     stage = small()
-    images = pictures(1, 64, 96)
+    images = smooth_images(1, 64, 96)
     assert torch.equal(stage.decode(stage.encode(images), tile=96), stage.decode(stage.encode(images)))
 
 
 @pytest.mark.parametrize("height, width, tile, overlap", [(40, 24, 8, 0.25), (41, 23, 7, 0.9), (40, 24, 16, 0.0), (5, 60, 9, 0.5)])
 def test_blending_adds_up_to_one(height, width, tile, overlap):
     stage = IdentityConfig().build()
-    images = pictures(2, height, width)
+    images = smooth_images(2, height, width)
     assert_close(stage.decode(images, tile=tile, overlap=overlap), images)
 
 
@@ -139,7 +139,7 @@ def test_the_blend_is_linear_between_two_tiles():
 def test_identity_is_pixel_space():
     config = IdentityConfig(image_channels=4)
     stage = config.build()
-    images = pictures(2, 5, 7, channels=4)
+    images = smooth_images(2, 5, 7, channels=4)
     mean, std = stage.moments(images)
     assert torch.equal(mean, images) and not std.any()
     assert torch.equal(stage.decode(stage.encode(images, torch.ones_like(images))), images)
@@ -176,7 +176,7 @@ def test_both_kinds_are_found_by_name():
 
 def test_bf16_autocast_ends_in_float32():
     stage = small()
-    images, noise = pictures(1, 16, 16), torch.zeros(1, 3, 4, 4)
+    images, noise = smooth_images(1, 16, 16), torch.zeros(1, 3, 4, 4)
     with torch.autocast("cpu", torch.bfloat16):
         reconstruction, posterior = stage.reconstruct(images, noise)
     assert reconstruction.dtype == posterior.kl().dtype == torch.float32

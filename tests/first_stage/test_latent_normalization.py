@@ -1,4 +1,4 @@
-"""The latent contract: measured numbers, round trip, digest."""
+"""Latent normalization: measured numbers, round trip, digest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ldm.first_stage.latent_normalization import LatentNormalization, measure, w
 
 
 def moments(offset: float = 0.0) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Three batches of unequal size; channels of different mean and spread."""
+    """Three batches of unequal size; channels of different mean and std."""
     generator = torch.Generator().manual_seed(0)
     parts = []
     for count in (5, 1, 3):
@@ -71,7 +71,7 @@ def test_what_cannot_be_measured_is_refused():
 
 
 @pytest.mark.parametrize("wrong", [{"shift": (0.0, 0.0, 0.0)}, {"scale": (0.0,)}, {"scale": (float("inf"),)}])
-def test_an_impossible_contract_is_refused(wrong):
+def test_an_impossible_normalization_is_refused(wrong):
     with pytest.raises(UserError, match="latent"):
         LatentNormalization(channels=2, downsampling_factor=8, **wrong)
 

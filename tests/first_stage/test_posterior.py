@@ -40,7 +40,7 @@ def test_draws_have_the_posteriors_moments_and_carry_gradient_to_both():
     assert_close(log_variance.grad, torch.tensor(-1.0).exp(), atol=0.02, rtol=0)
 
 
-def test_means_come_first_and_wild_log_variances_are_held():
+def test_means_come_first_and_extreme_log_variances_are_clamped():
     parameters = torch.tensor([5.0, 7.0, -1e4, 1e4]).reshape(1, 4, 1, 1).bfloat16()
     posterior = DiagonalGaussian.of(parameters)
     assert posterior.mean.flatten().tolist() == [5, 7]

@@ -15,14 +15,14 @@ SMALL = VQAutoencoderConfig(channels=8, multipliers=(1, 2, 2), blocks=1, num_cod
 
 
 def small(config: VQAutoencoderConfig = SMALL) -> VQAutoencoder:
-    """With codes spread as far as its latents are."""
+    """With codes of about the same std as the latents."""
     torch.manual_seed(0)
     stage = config.build().eval()
     torch.nn.init.normal_(stage.codebook.weight)
     return stage
 
 
-def pictures(count: int, side: int) -> torch.Tensor:
+def random_images(count: int, side: int) -> torch.Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(3)).tanh()
 
 
@@ -59,7 +59,7 @@ def test_of_equal_codes_the_first_is_taken():
 
 
 def test_the_gradient_goes_straight_through():
-    """The decoder sees codes; the encoder gets the gradient that the codes would have had."""
+    """The decoder gets codes; the encoder gets the gradient with respect to the codes."""
     stage = small()
     raw = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(1), requires_grad=True)
     latent = stage.quantise(raw)
@@ -73,7 +73,7 @@ def test_the_gradient_goes_straight_through():
 
 
 def test_the_two_errors_pull_at_one_end_each():
-    """Both are the mean squared distance, here by hand; codebook moves only codes, commitment only latents."""
+    """Both are the mean squared distance, here by hand. The gradient of codebook goes to the codes only, of commitment to the latents."""
     stage = small(VQAutoencoderConfig(channels=8, multipliers=(1, 2), blocks=1, num_codes=2, code_channels=1))
     with torch.no_grad():
         stage.codebook.weight.copy_(torch.tensor([[0.0], [1.0]]))
@@ -96,7 +96,7 @@ def test_the_two_errors_pull_at_one_end_each():
 @torch.no_grad()
 def test_the_latent_is_what_comes_before_quantisation_and_decoding_quantises():
     stage = small()
-    images = pictures(2, 16)
+    images = random_images(2, 16)
     mean, std = stage.moments(images)
     assert_close(mean, stage.quant_conv(stage.encoder(images)))
     assert not std.any()
@@ -104,7 +104,7 @@ def test_the_latent_is_what_comes_before_quantisation_and_decoding_quantises():
     reconstruction, latent = stage.reconstruct(images, torch.zeros_like(mean))
     assert_close(reconstruction, stage.decode(stage.encode(images)))
     assert torch.equal(latent.mean, mean) and not latent.std.any()
-    # Less than half of the way to any other code moves nothing.
+    # A step of less than half of the way to any other code does not change the image.
     distances = torch.cdist(mean.movedim(1, -1).reshape(-1, 3), stage.codebook.weight).sort().values
     room = ((distances[:, 1] - distances[:, 0]) / 2).min()
     step = torch.full_like(mean, room.item() * 0.9 / 3**0.5)
@@ -113,8 +113,8 @@ def test_the_latent_is_what_comes_before_quantisation_and_decoding_quantises():
 
 
 @torch.no_grad()
-def test_quantisation_does_not_mind_tiles():
-    """Positions are quantised one by one; with a decoder that looks at one position only, tiles are exact."""
+def test_quantisation_does_not_depend_on_tiles():
+    """Positions are quantised one by one; with a decoder whose receptive field is one position, tiles are exact."""
     stage = small()
     stage._decoded = lambda code: code.repeat_interleave(4, 2).repeat_interleave(4, 3)
     latent = torch.randn(2, 3, 12, 9, generator=torch.Generator().manual_seed(2))
@@ -123,7 +123,7 @@ def test_quantisation_does_not_mind_tiles():
 
 def test_everything_trains_and_half_precision_chooses_the_same_codes():
     stage = small()
-    images, noise = pictures(2, 16), torch.zeros(2, 3, 4, 4)
+    images, noise = random_images(2, 16), torch.zeros(2, 3, 4, 4)
     reconstruction, latent = stage.reconstruct(images, noise)
     (reconstruction.square().sum() + sum(penalty.sum() for penalty in latent.penalties(1).values())).backward()
     idle = [name for name, p in stage.named_parameters() if p.grad is None or not p.grad.any()]
@@ -137,7 +137,7 @@ def test_everything_trains_and_half_precision_chooses_the_same_codes():
         assert stage.reconstruct(images, noise)[0].dtype == torch.float32
 
 
-def test_the_config_says_its_latents_and_refuses_what_cannot_be():
+def test_the_config_gives_the_latents_shape_and_refuses_impossible_values():
     assert (SMALL.latent_channels, SMALL.downsampling_factor) == (3, 4)
     assert FirstStageConfig.kinds()["vq"] is VQAutoencoderConfig
     for wrong in ({"num_codes": 0}, {"code_channels": 0}, {"attention": (16,)}):
@@ -145,7 +145,7 @@ def test_the_config_says_its_latents_and_refuses_what_cannot_be():
             VQAutoencoderConfig(**wrong)
 
 
-def test_a_code_is_no_density():
+def test_codes_have_no_density():
     raw = torch.zeros(1, 2, 3, 3)
     latent = QuantisedLatent(raw, raw, torch.zeros(1, 3, 3, dtype=torch.long), num_codes=4)
     assert latent.kl_per_dimension() is None

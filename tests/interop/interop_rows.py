@@ -1,4 +1,4 @@
-"""A tiny model of each published kind, with random weights, as checkpoints of ours."""
+"""A tiny model of each published kind, with random weights, as our checkpoints."""
 
 from __future__ import annotations
 
@@ -35,50 +35,50 @@ KL = KLAutoencoderConfig(channels=64, multipliers=(1, 1), blocks=1, latent_chann
 KL_4 = replace(KL, latent_channels=4)
 VQ = VQAutoencoderConfig(channels=64, multipliers=(1, 1), blocks=1, num_codes=12, code_channels=3)
 PLAIN = UNetConfig(channels=64, multipliers=(1, 2), blocks=1, attention=(2,), head_width=32, transformer_depth=0)
-TOLD = UNetConfig(channels=64, multipliers=(1, 2), blocks=1, attention=(2,), heads=2, context_width=16)
+CROSS = UNetConfig(channels=64, multipliers=(1, 2), blocks=1, attention=(2,), heads=2, context_width=16)
 TRANSFORMER = {"width": 16, "depth": 1, "heads": 8, "head_width": 64}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What of a model differs from row to row."""
+    """A model; the defaults are what most rows have in common."""
 
     unet: UNetConfig
-    told: dict[str, ConditionerConfig]
+    conditioning: dict[str, ConditionerConfig]
     first_stage: ConvolutionalConfig = KL
     process: DiscreteVP = DiscreteVP(beta_first=0.0015, beta_last=0.0195)
     prediction: Prediction = EpsPrediction()
     scale: float = 1.0
-    normalization: dict[str, tuple[float, ...]] = field(default_factory=dict)  # shift and scale, where they are more than one scale
+    normalization: dict[str, tuple[float, ...]] = field(default_factory=dict)  # shift and scale, where they are not a single scale
 
 
 ROWS = {
-    "faces": Row(unet=PLAIN, told={}, first_stage=VQ),
+    "faces": Row(unet=PLAIN, conditioning={}, first_stage=VQ),
     "churches": Row(
-        unet=replace(PLAIN, heads=2, head_width=None, attention=(1, 2), resample="residual", scale_shift=True), told={}, scale=1.7
+        unet=replace(PLAIN, heads=2, head_width=None, attention=(1, 2), resample="residual", scale_shift=True), conditioning={}, scale=1.7
     ),
-    "class": Row(unet=replace(TOLD, heads=1), told={"class": ClassLabelConfig(num_classes=3, how="attend")}, first_stage=VQ),
-    "text": Row(unet=TOLD, told={"text": BertScratchConfig(**TRANSFORMER, max_tokens=9, is_masked=False)}, scale=0.18215),
+    "class": Row(unet=replace(CROSS, heads=1), conditioning={"class": ClassLabelConfig(num_classes=3, how="attend")}, first_stage=VQ),
+    "text": Row(unet=CROSS, conditioning={"text": BertScratchConfig(**TRANSFORMER, max_tokens=9, is_masked=False)}, scale=0.18215),
     "map": Row(
         unet=PLAIN,
-        told={"map": SemanticMapConfig(num_classes=5, channels=3, shares=True)},
+        conditioning={"map": SemanticMapConfig(num_classes=5, channels=3, shares=True)},
         first_stage=replace(VQ, middle_attention=False),
     ),
     "boxes": Row(
-        unet=replace(TOLD, transformer_depth=2),
-        told={"boxes": BoxesConfig(**TRANSFORMER, num_classes=19, max_boxes=2, vocabulary=20)},
+        unet=replace(CROSS, transformer_depth=2),
+        conditioning={"boxes": BoxesConfig(**TRANSFORMER, num_classes=19, max_boxes=2, vocabulary=20)},
     ),
     "inpainting": Row(
         unet=replace(PLAIN, heads=2, head_width=None, attention=(1, 2), resample="residual"),
-        told={"mask": InpaintMaskConfig(convention="inpainting_big")},
+        conditioning={"mask": InpaintMaskConfig(convention="inpainting_big")},
         first_stage=replace(VQ, middle_attention=False),
     ),
-    "small": Row(unet=PLAIN, told={"small": LowResolutionConfig()}, first_stage=VQ),
+    "small": Row(unet=PLAIN, conditioning={"small": LowResolutionConfig()}, first_stage=VQ),
 }
 
-MANY = Row(  # told everything at once
-    unet=replace(TOLD, vector_width=6),
-    told={
+MANY = Row(  # conditioned on everything at once
+    unet=replace(CROSS, vector_width=6),
+    conditioning={
         "text": BertPretrainedConfig(max_tokens=7, vector_width=6),
         "class": ClassLabelConfig(num_classes=3, width=6),
         "mask": InpaintMaskConfig(),
@@ -89,16 +89,16 @@ MANY = Row(  # told everything at once
 
 def stable(text_encoder: Path, *, version: int, has_mask: bool = False) -> Row:
     """A Stable Diffusion of version 1 or 2."""
-    told: dict[str, ConditionerConfig] = {
+    conditioning: dict[str, ConditionerConfig] = {
         "text": ClipPretrainedConfig(model=str(text_encoder), max_tokens=9, layer="last" if version == 1 else "penultimate")
     }
     heads = {"heads": 8} if version == 1 else {"heads": None, "head_width": 64}
-    unet = replace(TOLD, **heads, attention=(1, 2), context_width=64)
+    unet = replace(CROSS, **heads, attention=(1, 2), context_width=64)
     if has_mask:
-        told["mask"] = InpaintMaskConfig()
+        conditioning["mask"] = InpaintMaskConfig()
     return Row(
         unet=unet,
-        told=told,
+        conditioning=conditioning,
         first_stage=KL_4,
         process=DiscreteVP(),
         prediction=EpsPrediction() if version == 1 else VPrediction(),
@@ -129,7 +129,7 @@ def write_row(folder: Path, row: Row, size: int = SIZE, dtype: torch.dtype = tor
         normalization = LatentNormalization(
             channels=config.latent_channels, downsampling_factor=config.downsampling_factor, digest=weights_digest(first_stage), **measured
         )
-        sampling = SamplingDefaults(sampler=DDIM(), steps=10, guidance=3.0 if row.told else 1.0, grid=Leading(offset=1))
+        sampling = SamplingDefaults(sampler=DDIM(), steps=10, guidance=3.0 if row.conditioning else 1.0, grid=Leading(offset=1))
         spec = LatentDiffusionSpec(
             name=folder.name,
             size=size,
@@ -138,7 +138,7 @@ def write_row(folder: Path, row: Row, size: int = SIZE, dtype: torch.dtype = tor
             denoiser=row.unet,
             process=row.process,
             prediction=row.prediction,
-            conditioning=row.told,
+            conditioning=row.conditioning,
             sampling=sampling,
         )
         conditioners = spec.build_conditioners()
@@ -149,7 +149,7 @@ def write_row(folder: Path, row: Row, size: int = SIZE, dtype: torch.dtype = tor
 
 
 def write_clip(folder: Path, *, is_open: bool) -> Path:
-    """A tiny CLIP text tower of transformers', with a tokenizer that knows letters."""
+    """A tiny CLIP text tower for transformers, with a tokenizer of letters."""
     folder.mkdir(parents=True)
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]

@@ -1,4 +1,4 @@
-"""Files of CompVis's code and of Stable Diffusion: to theirs and back to the bit, their ways of writing read, and what they must not do."""
+"""Files of CompVis's code and of Stable Diffusion: export and import bit for bit, variants that are read, and files that are refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 @pytest.fixture(scope="module")
 def rows(module_folder: Path) -> Callable[[str], Path]:
-    """By name, the folder of a tiny model of ours, and of what was made of it; for reading only."""
+    """By name, the folder of a tiny model of ours and its exports; read-only."""
 
     def row(name: str) -> Path:
         folder = module_folder / name.replace(" ", "-")
@@ -57,7 +57,7 @@ def everything(folder: Path) -> dict[str, Tensor]:
 
 
 def same_model(ours: Path, again: Path) -> None:
-    """All weights to the bit, and all that they mean."""
+    """All weights bit for bit, and the same spec."""
     assert_close(everything(again), everything(ours), rtol=0, atol=0)
     one, other = (Checkpoint.open(folder).spec(LatentDiffusionSpec) for folder in (ours, again))
     for name in ("size", "first_stage", "normalization", "process", "prediction", "network_input", "frozen"):
@@ -67,8 +67,8 @@ def same_model(ours: Path, again: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_to_compvis_and_back_to_the_bit(name: str, rows: Callable[[str], Path], tmp_path: Path):
-    """Every published kind, nothing left over."""
+def test_export_and_import_are_exact(name: str, rows: Callable[[str], Path], tmp_path: Path):
+    """Every published kind, with no tensor left over."""
     file = tmp_path / ("model.ckpt" if name in ("class", "text") else "model.safetensors")
     export_compvis(Ours.open(rows(name)), file)
     notes = import_checkpoint(file, tmp_path / "again", config=tmp_path / "model.yaml")
@@ -78,15 +78,15 @@ def test_to_compvis_and_back_to_the_bit(name: str, rows: Callable[[str], Path], 
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sd1 mask"])
-@pytest.mark.parametrize("knows_config", [False, True], ids=["by its tensors", "by its config"])
-def test_stable_diffusion_and_back_to_the_bit(name: str, knows_config: bool, rows: Callable[[str], Path], tmp_path: Path):
+@pytest.mark.parametrize("has_config", [False, True], ids=["by its tensors", "by its config"])
+def test_stable_diffusions_export_and_import_are_exact(name: str, has_config: bool, rows: Callable[[str], Path], tmp_path: Path):
     ours, file, encoder = rows(name), tmp_path / "model.safetensors", str(rows(name).parent / f"clip-{name[2]}")
     export_compvis(Ours.open(ours), file)
-    told = {"config": file.with_suffix(".yaml")} if knows_config else {"prediction": "eps" if name[2] == "1" else "v", "size": 16}
-    if name[2] == "2" and not knows_config:
+    options = {"config": file.with_suffix(".yaml")} if has_config else {"prediction": "eps" if name[2] == "1" else "v", "size": 16}
+    if name[2] == "2" and not has_config:
         with pytest.raises(UserError, match="--prediction v .* or eps"):
             import_checkpoint(file, tmp_path / "again", text_encoder=encoder)
-    notes = import_checkpoint(file, tmp_path / "again", text_encoder=encoder, **told)
+    notes = import_checkpoint(file, tmp_path / "again", text_encoder=encoder, **options)
     again = Checkpoint.open(tmp_path / "again").spec(LatentDiffusionSpec)
     assert again.conditioning["text"].model == encoder and any("not copied" in note for note in notes)
     expected = Checkpoint.open(ours).spec(LatentDiffusionSpec)
@@ -95,12 +95,12 @@ def test_stable_diffusion_and_back_to_the_bit(name: str, knows_config: bool, row
     assert again.denoiser == expected.denoiser and again.prediction == expected.prediction and again.size == 16
 
 
-def test_stable_diffusions_scale_is_taken_for_granted(rows: Callable[[str], Path], tmp_path: Path):
-    """Tools that know the file by its tensors decode latents by 0.18215, whatever was measured here: the rest is the autoencoder's."""
+def test_stable_diffusions_scale_is_fixed(rows: Callable[[str], Path], tmp_path: Path):
+    """Tools that recognise the file by its tensors scale latents by 0.18215; the difference to our scale goes into the autoencoder."""
     encoder = rows("sd1").parent / "clip-1"
     ours = write_row(tmp_path / "model", replace(stable(encoder, version=1), normalization={"shift": (0.4,), "scale": (0.9,)}))
     notes = export_compvis(Ours.open(ours), tmp_path / "model.safetensors")
-    assert "no Stable Diffusion 1 or 2 by its sizes" in notes[-1]
+    assert "by its sizes it is not Stable Diffusion 1 or 2" in notes[-1]
     import_checkpoint(tmp_path / "model.safetensors", tmp_path / "again", text_encoder=str(encoder), size=16)
     one, other = (load_first_stage(folder, CPU)[0] for folder in (ours, tmp_path / "again"))
     assert other.normalization.scale == (0.18215,) and other.normalization.shift == (0.0,)
@@ -109,7 +109,7 @@ def test_stable_diffusions_scale_is_taken_for_granted(rows: Callable[[str], Path
 
 
 def test_a_text_encoder_of_its_own_is_written_beside(rows: Callable[[str], Path], tmp_path: Path):
-    """A fine-tuned one: the file's is used, not that which has its name."""
+    """A fine-tuned encoder: the file's is used, not the published one of that name."""
     export_compvis(Ours.open(rows("sd1")), tmp_path / "model.safetensors")
     tensors = load_file(tmp_path / "model.safetensors")
     name = "cond_stage_model.transformer.text_model.final_layer_norm.bias"
@@ -117,19 +117,19 @@ def test_a_text_encoder_of_its_own_is_written_beside(rows: Callable[[str], Path]
     mine = tmp_path / "again-text-encoder" / "notes.txt"
     mine.parent.mkdir()
     mine.write_text("keep")
-    with pytest.raises(UserError, match="something else than a text encoder"):
+    with pytest.raises(UserError, match="exists and is not a text encoder"):
         import_checkpoint(tmp_path / "tuned.safetensors", tmp_path / "again", text_encoder=str(rows("sd1").parent / "clip-1"), size=16)
     assert mine.read_text() == "keep" and not (tmp_path / "again").exists()
     shutil.rmtree(mine.parent)
     import_checkpoint(tmp_path / "tuned.safetensors", tmp_path / "again", text_encoder=str(rows("sd1").parent / "clip-1"), size=16)
     one, other = (load_latent_diffusion(folder, CPU) for folder in (rows("sd1"), tmp_path / "again"))
-    (told,), (tuned,) = (next(iter(parts.conditioners)).frozen.features(("a cat",)) for parts in (one, other))
-    assert_close(tuned, told + 1, rtol=0, atol=1e-5)
+    (original,), (tuned,) = (next(iter(parts.conditioners)).frozen.features(("a cat",)) for parts in (one, other))
+    assert_close(tuned, original + 1, rtol=0, atol=1e-5)
 
 
 @pytest.fixture
 def text_file(rows: Callable[[str], Path], tmp_path: Path) -> Path:
-    """The text model as CompVis writes its own, with a YAML beside it; the test may change both."""
+    """The text model as CompVis's code writes it, with its YAML; the test may change both."""
     export_compvis(Ours.open(rows("text")), tmp_path / "model.ckpt")
     return tmp_path / "model.ckpt"
 
@@ -139,7 +139,7 @@ def state_of(file: Path) -> dict[str, Tensor]:
 
 
 def refusal(file: Path) -> str:
-    """The one line by which a file is refused, and nothing is left behind."""
+    """The one-line error of an import, which must write nothing."""
     before = set(file.parent.iterdir())
     with pytest.raises(UserError) as caught:
         import_checkpoint(file, file.parent / "again", config=file.with_suffix(".yaml"))
@@ -165,8 +165,8 @@ def test_ema_weights_are_chosen(text_file: Path, tmp_path: Path):
     assert "model_ema.other" in refusal(text_file)
 
 
-def test_what_lightning_and_numpy_leave_in_a_file_is_admitted_and_does_nothing(text_file: Path, tmp_path: Path, monkeypatch):
-    """As in files of 2022: a callback's class and a numpy number beside the weights."""
+def test_objects_of_lightning_and_numpy_are_admitted_without_effect(text_file: Path, tmp_path: Path, monkeypatch):
+    """As in files of 2022: a callback class and a numpy number beside the weights."""
     made = type("ModelCheckpoint", (), {"__module__": "pytorch_lightning.callbacks.model_checkpoint"})
     module = type(pickle)("pytorch_lightning.callbacks.model_checkpoint")
     module.ModelCheckpoint = made
@@ -221,7 +221,7 @@ def test_hostile_archives(text_file: Path, monkeypatch):
     text_file.write_bytes(whole[: len(whole) // 2])
     assert "truncated" in refusal(text_file)
     text_file.write_bytes(b"PK" + bytes(1000))
-    assert "no archive of torch" in refusal(text_file)
+    assert "not an archive of torch" in refusal(text_file)
 
     text_file.write_bytes(whole)
     rewritten(text_file, "data.pkl", b"\x80\x02}q\x00.", compression=zipfile.ZIP_DEFLATED)
@@ -251,11 +251,11 @@ def test_truncated_safetensors(rows: Callable[[str], Path], tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, message",
     [
         (
             {"model.diffusion_model.out.2.bias": torch.zeros(5)},
-            "out.2.bias has shape (5,), the config wants (3,) (config key out_channels)",
+            "out.2.bias has shape (5,), the config requires (3,) (config key out_channels)",
         ),
         ({"model.diffusion_model.giant": torch.zeros(1 << 20)}, "giant, of shape (1048576,), has no place"),
         ({"giant": torch.zeros(1 << 20)}, "giant, of shape (1048576,), has no place"),
@@ -265,19 +265,19 @@ def test_truncated_safetensors(rows: Callable[[str], Path], tmp_path: Path):
         ({"model.diffusion_model.out.2.bias": None}, "out.2.bias is missing"),
         (
             {"cond_stage_model.transformer.pos_emb.emb.weight": torch.zeros(8, 16)},
-            "the config wants (9, 16) (config key max_seq_len or n_embed)",
+            "the config requires (9, 16) (config key max_seq_len or n_embed)",
         ),
     ],
     ids=["shape", "giant in the network", "giant", "conditioner", "nan", "schedule", "missing", "text"],
 )
-def test_a_wrong_tensor_is_one_line(change: dict[str, Tensor | None], said: str, text_file: Path):
+def test_a_wrong_tensor_is_one_line(change: dict[str, Tensor | None], message: str, text_file: Path):
     state = state_of(text_file) | change
     torch.save({"state_dict": {name: tensor for name, tensor in state.items() if tensor is not None}}, text_file)
-    assert said in refusal(text_file)
+    assert message in refusal(text_file)
 
 
 @pytest.mark.parametrize(
-    "path, value, said",
+    "path, value, message",
     [
         ("target", "os.system", "unknown target of .*: model 'os.system'"),
         ("params.unet_config.target", "ldm.modules.diffusionmodules.openaimodel.UnetModel", "Did you mean .*UNetModel"),
@@ -286,11 +286,11 @@ def test_a_wrong_tensor_is_one_line(change: dict[str, Tensor | None], said: str,
         ("params.first_stage_config.params.ddconfig.z_channels", 8, "z_channels is 8; only 3 can be imported"),
         ("params.cond_stage_config.target", "ldm.modules.encoders.modules.SpatialRescaler", "has no counterpart|missing"),
         ("params.conditioning_key", "concat", "only be imported where it is crossattn"),
-        ("params.cond_stage_config", "__is_first_stage__", "only be imported where it is told masked_image, concatenated"),
+        ("params.cond_stage_config", "__is_first_stage__", "only models conditioned on masked_image by concatenation can be imported"),
         ("params.beta_schedule", "sqrt", "'sqrt' is not allowed"),
     ],
 )
-def test_a_config_that_asks_for_more_is_refused(path: str, value: object, said: str, text_file: Path):
+def test_a_config_without_counterpart_is_refused(path: str, value: object, message: str, text_file: Path):
     config = yaml.safe_load(text_file.with_suffix(".yaml").read_text())
     *way, leaf = path.split(".")
     place = config["model"]
@@ -298,7 +298,7 @@ def test_a_config_that_asks_for_more_is_refused(path: str, value: object, said: 
         place = place[step]
     place[leaf] = value
     text_file.with_suffix(".yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         import_checkpoint(text_file, text_file.parent / "again", config=text_file.with_suffix(".yaml"))
     assert not (text_file.parent / "again").exists()
 
@@ -316,7 +316,7 @@ def test_scale_by_std_is_read_from_the_file(rows: Callable[[str], Path], tmp_pat
 
 
 def test_a_first_stage_by_itself(rows: Callable[[str], Path], tmp_path: Path):
-    """With the loss's weights beside it, as autoencoders are saved."""
+    """With the loss's weights beside it, as CompVis's code saves autoencoders."""
     export_compvis(Ours.open(rows("faces")), tmp_path / "model.safetensors")
     start = "first_stage_model."
     state = {name.removeprefix(start): t for name, t in load_file(tmp_path / "model.safetensors").items() if name.startswith(start)}
@@ -330,8 +330,8 @@ def test_a_first_stage_by_itself(rows: Callable[[str], Path], tmp_path: Path):
     assert spec.size == 16 and spec.normalization.scale == (1.0,)
 
 
-def test_classes_without_a_row_for_nothing(rows: Callable[[str], Path], tmp_path: Path):
-    """As cin256's: 1000 rows and none for nothing; but 1001 rows are 1000 classes and nothing, as cin256-v2's."""
+def test_classes_without_a_null_class(rows: Callable[[str], Path], tmp_path: Path):
+    """1000 rows, as in cin256, have no null class; 1001 rows, as in cin256-v2, are 1000 classes and the null class."""
     export_compvis(Ours.open(rows("class")), tmp_path / "model.safetensors")
     config = yaml.safe_load((tmp_path / "model.yaml").read_text())
     del config["last_class_is_nothing"]
@@ -341,7 +341,7 @@ def test_classes_without_a_row_for_nothing(rows: Callable[[str], Path], tmp_path
     assert_close(table[:-1], everything(rows("class"))["conditioner.parts.class.table.weight"], rtol=0, atol=0)
     spec = Checkpoint.open(tmp_path / "again").spec(LatentDiffusionSpec)
     assert not table[-1].any() and spec.conditioning["class"].num_classes == 4 and spec.sampling.guidance == 1
-    assert any("no class for 'nothing'" in note for note in notes)
+    assert any("no null class" in note for note in notes)
 
     state = load_file(tmp_path / "model.safetensors") | {"cond_stage_model.embedding.weight": torch.ones(1001, 16)}
     save_file(state, tmp_path / "model.safetensors")

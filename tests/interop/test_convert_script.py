@@ -1,4 +1,4 @@
-"""scripts/convert.py: there and back by its command line, what it says, and how much memory loading takes."""
+"""scripts/convert.py: export and import by its command line, its messages, and the memory that loading takes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from ldm.interop.ours import Ours
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """The exit code of a script's main behind its door."""
+    """The exit code of a script's main, run by `cli.run`."""
 
     def run(main: Callable, arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["script.py", *arguments.split()])
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as exit_:
             cli.run(main)
-        return int(left.value.code)
+        return int(exit_.value.code)
 
     return run
 
@@ -44,19 +44,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_there_and_back_by_the_command_line_and_pictures_are_the_same(home: Path, call, capsys):
+def test_samples_are_the_same_after_export_and_import_by_the_command_line(home: Path, call, capsys):
     assert call(convert.main, "export text --to compvis --out out/text.ckpt") == 0
     assert "compvis in out/text.ckpt" in capsys.readouterr().out
     assert call(convert.main, "import out/text.ckpt --config out/text.yaml --out again") == 0
     assert "no EMA weights" in capsys.readouterr().out
     assert call(convert.main, "export again --to diffusers --out folder") == 0
-    assert "no pipeline of diffusers' runs it" in capsys.readouterr().out
-    assert call(convert.main, "export faces --to diffusers --out folder") == 0  # in its place
+    assert "no pipeline of diffusers runs it" in capsys.readouterr().out
+    assert call(convert.main, "export faces --to diffusers --out folder") == 0  # replaces it
     assert call(convert.main, "import folder --out again-faces") == 0
 
     for model in ("text", "again"):
-        drawn = f"--model {model} --prompt cat --steps 2 --num-images 1 --guidance 2 --grid trailing --out pictures-{model}"
-        assert call(txt2img.main, drawn) == 0
+        arguments = f"--model {model} --prompt cat --steps 2 --num-images 1 --guidance 2 --grid trailing --out pictures-{model}"
+        assert call(txt2img.main, arguments) == 0
     for model in ("faces", "again-faces"):
         assert call(sample.main, f"--model {model} --steps 2 --num-images 1 --grid trailing --out pictures-{model}") == 0
     for model in ("text", "faces"):
@@ -65,15 +65,15 @@ def test_there_and_back_by_the_command_line_and_pictures_are_the_same(home: Path
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, message",
     [
         ("import nothing.ckpt --out out", "nothing.ckpt: no such file"),
         ("import text --out out", "neither model_index.json nor config.json"),
         ("import note.txt --out out", "unknown kind of file"),
-        ("import bare.safetensors --out out", "no Stable Diffusion 1 or 2"),
+        ("import bare.safetensors --out out", "not Stable Diffusion 1 or 2"),
         ("import bare.safetensors --config nothing.yaml --out out", "nothing.yaml: no such file"),
         ("import bare.safetensors --config note.txt --out out", "has no mapping `model:`"),
-        ("import text --config a.yaml --out out", "--config is of single files"),
+        ("import text --config a.yaml --out out", "--config is for single files"),
         ("import text --to diffusers --out out", "--to is for export only"),
         ("export text --out out", "export needs --to"),
         ("export text --to diffusers --size 3 --out out", "--size is for import only"),
@@ -84,7 +84,7 @@ def test_there_and_back_by_the_command_line_and_pictures_are_the_same(home: Path
         ("export pixels --to diffusers --out out", "has no counterpart"),
     ],
 )
-def test_mistakes_are_one_line_with_exit_code_2_and_leave_nothing(arguments: str, said: str, home: Path, call, capsys, write_model):
+def test_mistakes_are_one_line_with_exit_code_2_and_leave_nothing(arguments: str, message: str, home: Path, call, capsys, write_model):
     from safetensors.torch import save_file
 
     save_file({"a": torch.zeros(1)}, home / "bare.safetensors")
@@ -95,7 +95,7 @@ def test_mistakes_are_one_line_with_exit_code_2_and_leave_nothing(arguments: str
     before = sorted(home.rglob("*"))
     assert call(convert.main, arguments) == 2
     text = capsys.readouterr().err
-    assert text.startswith("error: ") and text.count("\n") == 1 and said in text
+    assert text.startswith("error: ") and text.count("\n") == 1 and message in text
     assert sorted(home.rglob("*")) == before
 
 
@@ -125,7 +125,7 @@ FILES = {"fp32": "*.safetensors", "ckpt": "model.ckpt", "safetensors": "model.sa
 
 @pytest.fixture(scope="module")
 def small_and_large(module_folder: Path) -> tuple[Path, Path]:
-    """Two models, the second with 80 million parameters, and what is made of them."""
+    """Two models, the second with 80 million parameters, and their exports."""
     row = replace(ROWS["faces"], first_stage=KL)
     wide = replace(PLAIN, channels=192, multipliers=(1, 4), head_width=64)
     folders = write_row(module_folder / "small", row), write_row(module_folder / "large", replace(row, unet=wide))
@@ -139,7 +139,7 @@ def small_and_large(module_folder: Path) -> tuple[Path, Path]:
 
 
 def taken(small: Path, large: Path, way: str) -> int:
-    """Bytes that loading the large one takes at most, in a process that has loaded the small one before."""
+    """Peak memory, in bytes, of loading the large model in a process that has loaded the small one."""
     done = subprocess.run([sys.executable, "-c", LOAD, str(small), str(large), way], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
@@ -147,7 +147,7 @@ def taken(small: Path, large: Path, way: str) -> int:
 
 @pytest.mark.parametrize("way", FILES)
 def test_loading_takes_no_more_memory_than_the_file(way: str, small_and_large: tuple[Path, Path]):
-    """Weights are mapped: neither a second copy of them, nor random ones that they replace. Measured in a process of its own."""
+    """Weights are memory-mapped: there is neither a second copy nor random initial weights. Measured in a process of its own."""
     small, large = (folder if way in ("fp32", "diffusers") else folder / way for folder in small_and_large)
     size = sum(file.stat().st_size for file in large.glob(FILES[way]))
     assert size > 300e6
@@ -159,11 +159,11 @@ def test_loading_takes_no_more_memory_than_the_file(way: str, small_and_large: t
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16])
 def test_a_text_model_in_half_precision_takes_half_the_memory(stored: torch.dtype, tmp_path: Path):
-    """Whatever its file holds: neither the weights that are turned nor those first drawn for the text's transformer stay beside it."""
+    """For any dtype of the file: neither the weights before conversion nor the text transformer's random initial weights stay in memory."""
     row = ROWS["text"]
     wide, long = replace(row.unet, channels=192, multipliers=(1, 4)), BertScratchConfig(width=640, depth=12, is_masked=False)
     small = write_row(tmp_path / "small", row, dtype=stored)
-    large = write_row(tmp_path / "large", replace(row, unet=wide, told={"text": long}), dtype=stored)
+    large = write_row(tmp_path / "large", replace(row, unet=wide, conditioning={"text": long}), dtype=stored)
     weights = sum(t.numel() for part in ("conditioner", "denoiser") for t in Checkpoint.open(large).tensors(part).values())
     assert weights > 150e6
     for precision in ("fp16", "bf16"):

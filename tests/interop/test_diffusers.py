@@ -1,4 +1,4 @@
-"""Folders of diffusers': its pipelines draw what we draw, from the same noise; what they cannot run is sampled by the program written."""
+"""diffusers' folders: from the same noise its pipelines give our images, and so does the exported program for models without pipeline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
-from interop_rows import KL, KL_4, MANY, ROWS, SIZE, TOLD, Row, stable, write_clip, write_row
+from interop_rows import CROSS, KL, KL_4, MANY, ROWS, SIZE, Row, stable, write_clip, write_row
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
@@ -31,7 +31,7 @@ from ldm.first_stage.vq import VQAutoencoderConfig
 from ldm.guidance.classifier_free import classifier_free
 from ldm.interop.compvis.export import export_compvis
 from ldm.interop.diffusers.export import export_diffusers
-from ldm.interop.diffusers.scheduler import noising_of, scheduler_json
+from ldm.interop.diffusers.scheduler import read_scheduler, scheduler_json
 from ldm.interop.importing import import_checkpoint
 from ldm.interop.ours import Ours
 from ldm.samplers.ddim import DDIM
@@ -45,17 +45,17 @@ CPU = torch.device("cpu")
 STEPS, GUIDANCE, TOLERANCE = 10, 3.0, 1e-3
 PROMPT = "a cat"
 LDM_TEXT = Row(
-    unet=TOLD,
-    told={"text": BertScratchConfig(width=24, depth=1, heads=2, head_width=8, max_tokens=77, is_masked=False)},
+    unet=CROSS,
+    conditioning={"text": BertScratchConfig(width=24, depth=1, heads=2, head_width=8, max_tokens=77, is_masked=False)},
     first_stage=replace(KL_4, multipliers=(1, 1, 1, 1)),
 )
-MASKED_TEXT = replace(ROWS["text"], told={"text": BertScratchConfig(width=24, depth=1, heads=2, head_width=8, max_tokens=9)})
+MASKED_TEXT = replace(ROWS["text"], conditioning={"text": BertScratchConfig(width=24, depth=1, heads=2, head_width=8, max_tokens=9)})
 NOT_MEASURED = {"shift": (0.3, -0.2, 0.1), "scale": (1.2, 0.7, 1.0)}
 
 
 @pytest.fixture(scope="module")
 def exported(module_folder: Path) -> Callable[..., tuple[Path, Path, tuple[str, ...]]]:
-    """By name: a tiny model of ours, its export, and what was said; for reading only."""
+    """By name: a tiny model of ours, its export, and the export's notes; read-only."""
     made: dict[str, tuple[Path, Path, tuple[str, ...]]] = {}
 
     def make(name: str) -> tuple[Path, Path, tuple[str, ...]]:
@@ -67,7 +67,9 @@ def exported(module_folder: Path) -> Callable[..., tuple[Path, Path, tuple[str, 
                 row = stable(encoder, version=int(name[2]), has_mask="mask" in name)
             else:
                 row = {**ROWS, "ldm text": LDM_TEXT, "many": MANY, "masked text": MASKED_TEXT}[name]
-                if row.told and isinstance(row.first_stage, VQAutoencoderConfig):  # few codes would hide what the denoiser does
+                if row.conditioning and isinstance(
+                    row.first_stage, VQAutoencoderConfig
+                ):  # with few codes decoding would hide differences of the denoiser
                     row = replace(row, first_stage=KL)
             size = 64 if name == "ldm text" else SIZE
             ours = write_row(module_folder / name.replace(" ", "-"), row, size)
@@ -85,7 +87,7 @@ def noise(ours: Path) -> Tensor:
 
 
 @torch.no_grad()
-def our_picture(ours: Path, cond: ConditionInputs, uncond: ConditionInputs | None = None, guidance: float = GUIDANCE) -> Tensor:
+def our_image(ours: Path, cond: ConditionInputs, uncond: ConditionInputs | None = None, guidance: float = GUIDANCE) -> Tensor:
     """(1, C, size, size) in [-1, 1]."""
     parts = load_latent_diffusion(ours, CPU)
     spec, x = parts.spec, noise(ours)
@@ -97,8 +99,8 @@ def our_picture(ours: Path, cond: ConditionInputs, uncond: ConditionInputs | Non
 
 
 def near(ours: Tensor, theirs: Tensor) -> None:
-    """Both in [0, 1], as pipelines give them."""
-    assert theirs.std() > 0.02, "the picture is flat"
+    """Compares images: ours in [-1, 1], theirs in [0, 1], as pipelines return them."""
+    assert theirs.std() > 0.02, "the image is flat"
     assert_close((ours / 2 + 0.5).clamp(0, 1), theirs, rtol=0, atol=TOLERANCE)
 
 
@@ -114,7 +116,7 @@ def test_unconditional(exported):
     assert type(pipeline).__name__ == "LDMPipeline" and "opens as diffusers' LDMPipeline" in notes[0]
     draw = torch.Generator().manual_seed(3)
     theirs = pipeline(generator=draw, num_inference_steps=STEPS, output_type="np").images
-    near(our_picture(ours, ConditionInputs(count=1), guidance=1.0), torch.from_numpy(theirs).permute(0, 3, 1, 2))
+    near(our_image(ours, ConditionInputs(count=1), guidance=1.0), torch.from_numpy(theirs).permute(0, 3, 1, 2))
 
 
 def test_super_resolution(exported):
@@ -123,7 +125,7 @@ def test_super_resolution(exported):
     pipeline = opened(folder)
     assert type(pipeline).__name__ == "LDMSuperResolutionPipeline"
     theirs = pipeline(small, num_inference_steps=STEPS, generator=torch.Generator().manual_seed(3), output_type="pt").images
-    near(our_picture(ours, ConditionInputs(count=1, values={"small": small}), guidance=1.0), theirs)
+    near(our_image(ours, ConditionInputs(count=1, values={"small": small}), guidance=1.0), theirs)
 
 
 def test_text_by_ldms_bert(exported):
@@ -132,7 +134,7 @@ def test_text_by_ldms_bert(exported):
     pipeline = opened(folder)
     assert type(pipeline).__name__ == "LDMTextToImagePipeline"
     theirs = pipeline(PROMPT, num_inference_steps=STEPS, guidance_scale=GUIDANCE, latents=noise(ours), output_type="pt").images
-    near(our_picture(ours, ConditionInputs(count=1, values={"text": (PROMPT,)})), theirs)
+    near(our_image(ours, ConditionInputs(count=1, values={"text": (PROMPT,)})), theirs)
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2"])
@@ -141,12 +143,12 @@ def test_stable_diffusion(name: str, exported):
     pipeline = opened(folder)
     assert type(pipeline).__name__ == "StableDiffusionPipeline"
     assert pipeline.unet.config.use_linear_projection == (name == "sd2")  # as the published ones
-    asked = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "latents": noise(ours), "output_type": "pt"}
-    theirs = pipeline(PROMPT, **asked, height=SIZE, width=SIZE).images
-    near(our_picture(ours, ConditionInputs(count=1, values={"text": (PROMPT,)})), theirs)
+    options = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "latents": noise(ours), "output_type": "pt"}
+    theirs = pipeline(PROMPT, **options, height=SIZE, width=SIZE).images
+    near(our_image(ours, ConditionInputs(count=1, values={"text": (PROMPT,)})), theirs)
 
 
-def hole_in_a_picture() -> tuple[Tensor, Tensor]:
+def image_with_a_hole() -> tuple[Tensor, Tensor]:
     hole = torch.zeros(1, 1, SIZE, SIZE)
     hole[:, :, 4:10, 6:12] = 1
     return torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(4)) * 2 - 1, hole
@@ -154,25 +156,25 @@ def hole_in_a_picture() -> tuple[Tensor, Tensor]:
 
 def test_stable_diffusion_inpainting(exported):
     ours, folder, _ = exported("sd1 mask")
-    picture, hole = hole_in_a_picture()
-    masked = load_latent_diffusion(ours, CPU).first_stage.encode(picture * (1 - hole)).detach()
+    image, hole = image_with_a_hole()
+    masked = load_latent_diffusion(ours, CPU).first_stage.encode(image * (1 - hole)).detach()
     pipeline = opened(folder)
     assert type(pipeline).__name__ == "StableDiffusionInpaintPipeline"
     theirs = pipeline(
-        PROMPT, image=picture, mask_image=hole, masked_image_latents=masked, num_inference_steps=STEPS, guidance_scale=GUIDANCE,
+        PROMPT, image=image, mask_image=hole, masked_image_latents=masked, num_inference_steps=STEPS, guidance_scale=GUIDANCE,
         latents=noise(ours), output_type="pt", height=SIZE, width=SIZE,
     ).images  # fmt: skip
     uncond = ConditionInputs(count=1, values={"mask": MaskedImages(hole, masked)})
-    near(our_picture(ours, uncond.beside({"text": (PROMPT,)}), uncond), theirs)
+    near(our_image(ours, uncond.beside({"text": (PROMPT,)}), uncond), theirs)
 
 
 def test_four_channels_inpaint_in_diffusers_too(exported):
-    """A text model without a mask opens in the inpainting pipeline, which then puts the known pixels back itself."""
+    """A text model without a mask opens in the inpainting pipeline, which then restores the known pixels itself."""
     pipeline = diffusers.StableDiffusionInpaintPipeline.from_pretrained(exported("sd1")[1])
     pipeline.set_progress_bar_config(disable=True)
-    picture, hole = hole_in_a_picture()
-    asked = {"num_inference_steps": 2, "output_type": "pt", "generator": torch.Generator().manual_seed(3)}
-    theirs = pipeline(PROMPT, image=picture, mask_image=hole, height=SIZE, width=SIZE, **asked).images
+    image, hole = image_with_a_hole()
+    options = {"num_inference_steps": 2, "output_type": "pt", "generator": torch.Generator().manual_seed(3)}
+    theirs = pipeline(PROMPT, image=image, mask_image=hole, height=SIZE, width=SIZE, **options).images
     assert theirs.shape == (1, 3, SIZE, SIZE) and theirs.std() > 0.02
 
 
@@ -196,42 +198,42 @@ PARTS: dict[str, tuple[dict, dict]] = {
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_parts_are_sampled_by_the_program_written(name: str, exported):
+def test_parts_are_sampled_by_the_exported_program(name: str, exported):
     ours, folder, notes = exported(name)
-    assert "no pipeline of diffusers' runs it" in notes[0] and not (folder / "model_index.json").exists()
+    assert "no pipeline of diffusers runs it" in notes[0] and not (folder / "model_index.json").exists()
     theirs, mine = PARTS[name]
     loaded = program(folder)
-    picture = loaded.sample(loaded.condition(**theirs), noise(ours), steps=STEPS, guidance=GUIDANCE)
-    near(our_picture(ours, ConditionInputs(count=1, values=mine)), (picture / 2 + 0.5).clamp(0, 1))
+    image = loaded.sample(loaded.condition(**theirs), noise(ours), steps=STEPS, guidance=GUIDANCE)
+    near(our_image(ours, ConditionInputs(count=1, values=mine)), (image / 2 + 0.5).clamp(0, 1))
 
 
-def test_a_model_told_everything_is_sampled_by_the_program_written(exported):
+def test_a_model_conditioned_on_everything_is_sampled_by_the_exported_program(exported):
     ours, folder, _ = exported("many")
-    picture, hole = hole_in_a_picture()
+    image, hole = image_with_a_hole()
     classes = torch.arange(256).reshape(16, 16) % 6 - 1
     first_stage = load_latent_diffusion(ours, CPU).first_stage
-    uncond = ConditionInputs(count=1, values={"mask": MaskedImages(hole, first_stage.encode(picture * (1 - hole)).detach())})
+    uncond = ConditionInputs(count=1, values={"mask": MaskedImages(hole, first_stage.encode(image * (1 - hole)).detach())})
     cond = uncond.beside({"text": (PROMPT,), "class": torch.tensor([1]), "map": classes[None]})
     loaded = program(folder)
-    condition = loaded.condition(prompt=PROMPT, label=1, picture=picture, hole=hole, classes=classes)
+    condition = loaded.condition(prompt=PROMPT, label=1, image=image, hole=hole, classes=classes)
     theirs = loaded.sample(condition, noise(ours), steps=STEPS, guidance=GUIDANCE)
-    near(our_picture(ours, cond, uncond), (theirs / 2 + 0.5).clamp(0, 1))
+    near(our_image(ours, cond, uncond), (theirs / 2 + 0.5).clamp(0, 1))
 
 
-def test_a_model_told_black_holes_is_sampled_by_the_program_written(exported):
+def test_a_model_conditioned_on_black_holes_is_sampled_by_the_exported_program(exported):
     """As inpainting-big: a mask of -1 and 1 after the latent, heads of two widths."""
     ours, folder, notes = exported("inpainting")
     assert "heads are of several widths" in notes[0]
-    picture, hole = hole_in_a_picture()
-    masked = load_latent_diffusion(ours, CPU).first_stage.encode(picture.masked_fill(hole > 0, -1)).detach()
+    image, hole = image_with_a_hole()
+    masked = load_latent_diffusion(ours, CPU).first_stage.encode(image.masked_fill(hole > 0, -1)).detach()
     loaded = program(folder)
-    theirs = loaded.sample(loaded.condition(picture=picture, hole=hole), noise(ours), steps=STEPS, guidance=1.0)
+    theirs = loaded.sample(loaded.condition(image=image, hole=hole), noise(ours), steps=STEPS, guidance=1.0)
     cond = ConditionInputs(count=1, values={"mask": MaskedImages(hole, masked)})
-    near(our_picture(ours, cond, cond, guidance=1.0), (theirs / 2 + 0.5).clamp(0, 1))
+    near(our_image(ours, cond, cond, guidance=1.0), (theirs / 2 + 0.5).clamp(0, 1))
 
 
 @pytest.mark.parametrize("name", ["faces", "small", "ldm text", "sd1", "sd1 mask"])
-def test_to_diffusers_and_back_to_the_bit(name: str, exported, tmp_path: Path):
+def test_export_and_import_are_exact(name: str, exported, tmp_path: Path):
     ours, folder, _ = exported(name)
     encoder = str(ours.parent / "clip-1") if name.startswith("sd") else None
     import_checkpoint(folder, tmp_path / "again", text_encoder=encoder)
@@ -247,7 +249,7 @@ def test_to_diffusers_and_back_to_the_bit(name: str, exported, tmp_path: Path):
 
 
 def test_a_text_encoder_of_diffusers_is_written_beside(exported, tmp_path: Path):
-    """With its own tokenizer. Version 2's has lost its last layer on the way, and gets an idle one in a single file: it reads the same."""
+    """With its own tokenizer. Version 2's is exported without its last layer, and gets a layer of zeros in a single file; features stay."""
     ours, folder, _ = exported("sd2")
     notes = import_checkpoint(folder, tmp_path / "again")
     assert any("again-text-encoder" in note for note in notes)
@@ -264,35 +266,35 @@ def test_a_text_encoder_of_diffusers_is_written_beside(exported, tmp_path: Path)
 
 
 def test_a_measured_shift_and_scale_become_the_autoencoders(tmp_path: Path):
-    """Peers know one scale: what is more goes into the convolutions beside the latent, and the pictures stay."""
+    """Peers have one scale: the rest goes into the convolutions beside the latent, and the images stay the same."""
     rows = (
         replace(ROWS["small"], first_stage=KL, normalization=NOT_MEASURED),
         replace(ROWS["faces"], normalization={"shift": (0.3,), "scale": (0.7,)}),
     )
     for number, row in enumerate(rows):
-        ours = write_row(tmp_path / f"model-{number}", replace(row, told={}))
+        ours = write_row(tmp_path / f"model-{number}", replace(row, conditioning={}))
         notes = export_diffusers(Ours.open(ours), tmp_path / f"diffusers-{number}")
         assert any("one scale only" in note for note in notes)
         draw = torch.Generator().manual_seed(3)
         theirs = opened(tmp_path / f"diffusers-{number}")(generator=draw, num_inference_steps=STEPS, output_type="np").images
-        near(our_picture(ours, ConditionInputs(count=1), guidance=1.0), torch.from_numpy(theirs).permute(0, 3, 1, 2))
+        near(our_image(ours, ConditionInputs(count=1), guidance=1.0), torch.from_numpy(theirs).permute(0, 3, 1, 2))
 
         import_checkpoint(tmp_path / f"diffusers-{number}", tmp_path / "again")
-        picture = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(4))
+        image = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(4))
         one, other = (load_first_stage(path, CPU)[0] for path in (ours, tmp_path / "again"))
-        assert_close(other.encode(picture), one.encode(picture), rtol=1e-4, atol=1e-4)
-        drawn = [first_stage.encode(picture, noise(ours)) for first_stage in (one, other)]
+        assert_close(other.encode(image), one.encode(image), rtol=1e-4, atol=1e-4)
+        drawn = [first_stage.encode(image, noise(ours)) for first_stage in (one, other)]
         assert_close(drawn[1], drawn[0], rtol=1e-4, atol=1e-4)
 
 
-def test_one_scale_a_channel_of_a_codebook_is_refused(tmp_path: Path):
+def test_a_scale_per_channel_of_a_codebook_is_refused(tmp_path: Path):
     ours = write_row(tmp_path / "model", replace(ROWS["faces"], normalization=NOT_MEASURED))
     with pytest.raises(UserError, match="other codes would be nearest"):
         export_diffusers(Ours.open(ours), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_an_autoencoder_by_itself_with_the_names_of_old(exported, tmp_path: Path):
+def test_an_autoencoder_by_itself_with_its_old_names(exported, tmp_path: Path):
     ours, folder, _ = exported("sd1")
     shutil.copytree(folder / "vae", tmp_path / "vae")
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -328,67 +330,67 @@ def test_pieces_of_one_part(exported, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "part, change, said",
+    "part, change, message",
     [
         ("model_index.json", {"_class_name": "StableDiffusionXLPipeline"}, "unknown pipeline of .* Did you mean 'StableDiffusion"),
         ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "unknown scheduler"),
         ("scheduler/scheduler_config.json", {"trained_betas": [0.1]}, "sets trained_betas"),
         ("scheduler/scheduler_config.json", {"variance_type": "learned_range"}, "'learned_range' is not allowed"),
-        ("unet/config.json", {"in_channels": 7}, "has shape .* the config wants"),
+        ("unet/config.json", {"in_channels": 7}, "has shape .* the config requires"),
         ("vqvae/config.json", {"norm_type": "spatial"}, "'spatial' is not allowed"),
     ],
 )
-def test_a_folder_that_asks_for_more_is_refused(part: str, change: dict, said: str, exported, tmp_path: Path):
+def test_a_folder_without_counterpart_is_refused(part: str, change: dict, message: str, exported, tmp_path: Path):
     shutil.copytree(exported("faces")[1], tmp_path / "folder")
     config = tmp_path / "folder" / part
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         import_checkpoint(tmp_path / "folder", tmp_path / "again")
     assert "\n" not in str(caught.value) and not (tmp_path / "again").exists()
 
 
-def test_schedulers_there_and_back(exported):
+def test_schedulers_are_exported_and_imported(exported):
     spec = Checkpoint.open(exported("sd2")[0]).spec(LatentDiffusionSpec)
     for name in ("ddim", "ddpm", "pndm", "euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc"):
         sampling = replace(spec.sampling, sampler=type(spec.sampling.sampler).of_kind(name)())
         written, left_out = scheduler_json(spec.process, spec.prediction, sampling)
         assert not left_out and hasattr(diffusers, written["_class_name"])
         getattr(diffusers, written["_class_name"]).from_config(written).set_timesteps(5)
-        read = noising_of(written, "scheduler")
+        read = read_scheduler(written, "scheduler")
         assert (read.process, read.prediction, read.sampler.kind, read.grid) == (spec.process, spec.prediction, name, Leading(offset=1))
         assert not read.notes
     written, left_out = scheduler_json(replace(spec.process, zero_terminal_snr=True), spec.prediction, sampling)
     assert written["rescale_betas_zero_snr"] is True and "unipc is left out" in left_out[0]
-    assert noising_of(written, "scheduler").process.zero_terminal_snr
+    assert read_scheduler(written, "scheduler").process.zero_terminal_snr
 
 
 @pytest.mark.parametrize(
-    "theirs, kind, said",
+    "theirs, kind, message",
     [
         ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}, "dpmpp_2m_sde", None),
         ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver"}, "dpmpp_2m", "takes the place of dpmsolver:"),
         ({"_class_name": "LMSDiscreteScheduler"}, "pndm", "takes the place of LMSDiscreteScheduler:"),
     ],
 )
-def test_a_scheduler_that_is_replaced_is_named(theirs: dict, kind: str, said: str | None, exported, tmp_path: Path):
-    """Of one solver under several settings each has its own sampler; where ours is another, a note says so."""
-    read = noising_of(theirs, "scheduler")
-    assert read.sampler.kind == kind and len(read.notes) == (said is not None)
+def test_a_scheduler_that_is_replaced_is_named(theirs: dict, kind: str, message: str | None, exported, tmp_path: Path):
+    """Each setting of a solver has its own sampler; where ours is a different one, a note says so."""
+    read = read_scheduler(theirs, "scheduler")
+    assert read.sampler.kind == kind and len(read.notes) == (message is not None)
     shutil.copytree(exported("faces")[1], tmp_path / "folder")
     (tmp_path / "folder" / "scheduler" / "scheduler_config.json").write_text(json.dumps(theirs))
     notes = import_checkpoint(tmp_path / "folder", tmp_path / "again")
     assert Checkpoint.open(tmp_path / "again").spec(LatentDiffusionSpec).sampling.sampler.kind == kind
-    assert said is None or [said in note for note in notes].count(True) == 1
+    assert message is None or [message in note for note in notes].count(True) == 1
     with pytest.raises(UserError, match="unknown algorithm_type of scheduler"):
-        noising_of({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "other"}, "scheduler")
+        read_scheduler({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "other"}, "scheduler")
 
 
 def test_a_scheduler_of_2022():
-    """Its number of steps had a shorter name, and the kind of arrays was said."""
+    """Its number of steps had a shorter name, and it named the kind of arrays."""
     old = {"_class_name": "DDIMScheduler", "_diffusers_version": "0.1.3", "beta_end": 0.0195, "beta_schedule": "scaled_linear"}
     old |= {"beta_start": 0.0015, "clip_sample": False, "timesteps": 500, "tensor_format": "pt", "timestep_values": None}
-    read = noising_of(old | {"trained_betas": None}, "scheduler")
+    read = read_scheduler(old | {"trained_betas": None}, "scheduler")
     assert read.process == DiscreteVP(num_steps=500, beta_first=0.0015, beta_last=0.0195) and not read.notes
     for more in ({"num_train_timesteps": 1000}, {"timestep_values": [1, 2]}):
         with pytest.raises(UserError, match="which has no counterpart here"):
-            noising_of(old | more, "scheduler")
+            read_scheduler(old | more, "scheduler")

@@ -1,4 +1,4 @@
-"""An imported Stable Diffusion, trained on whole or by adapters: both open in diffusers, and predict there what they do here."""
+"""An imported Stable Diffusion, fine-tuned as a whole or by a LoRA: both open in diffusers and predict the same there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = [
 ]
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
-TOLERANCE = 1e-4  # of the spread of what is predicted
+TOLERANCE = 1e-4  # relative to the std of the prediction
 PROMPT = "red"
 COLOURS = ("red", "green", "blue", "gold")
 SHORT = (
@@ -43,7 +43,7 @@ SHORT = (
 
 @pytest.fixture(scope="module")
 def home(module_folder: Path) -> Path:
-    """`base`, imported from a single file and exported to `base-diffusers`; `full` and `adapted`, two runs that went on with it."""
+    """`base`, imported from a single file and exported to `base-diffusers`; `full` and `adapted`, two runs that fine-tune it."""
     (module_folder / "configs").symlink_to(ROOT / "configs")
     (module_folder / "my").mkdir()
     rows = [("file", "caption")]
@@ -53,10 +53,10 @@ def home(module_folder: Path) -> Path:
     with open(module_folder / "my" / "captions.csv", "w", newline="") as file:
         csv.writer(file).writerows(rows)
 
-    write_row(module_folder / "born", stable(write_clip(module_folder / "clip", is_open=False), version=1))
+    write_row(module_folder / "source", stable(write_clip(module_folder / "clip", is_open=False), version=1))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(module_folder)
-        convert.main("export born --to compvis --out sd1.safetensors".split())
+        convert.main("export source --to compvis --out sd1.safetensors".split())
         convert.main(f"import sd1.safetensors --text-encoder clip --size {SIZE} --out base".split())
         convert.main("export base --to diffusers --out base-diffusers".split())
         train_ldm.main(["init_from=base", "data.train=my", "--run-dir", "full", *SHORT, "train.optimizer.learning_rate=1e-4"])
@@ -81,15 +81,15 @@ TIMES = torch.tensor([3.0, 871.0])
 
 @torch.no_grad()
 def ours(folder: Path, network: nn.Module | None = None) -> Tensor:
-    """What a checkpoint of ours predicts of the prompt, (2, 4, 8, 8); by another network where one is given."""
+    """The prediction of our checkpoint for the prompt, (2, 4, 8, 8); by another network if one is given."""
     parts = load_latent_diffusion(folder, CPU)
-    told: Condition = parts.conditioners(ConditionInputs(count=2, values={"text": (PROMPT, PROMPT)}), (8, 8))
-    return (network or parts.network)(X, TIMES, told)
+    condition: Condition = parts.conditioners(ConditionInputs(count=2, values={"text": (PROMPT, PROMPT)}), (8, 8))
+    return (network or parts.network)(X, TIMES, condition)
 
 
 @torch.no_grad()
 def theirs(pipeline: diffusers.StableDiffusionPipeline) -> Tensor:
-    """What a pipeline predicts of it, by its own text encoder."""
+    """The prediction of a pipeline for the prompt, with its own text encoder."""
     tokens, _ = pipeline.encode_prompt(PROMPT, CPU, 2, do_classifier_free_guidance=False)
     return pipeline.unet(X, TIMES, tokens).sample
 
@@ -99,11 +99,11 @@ def near(one: Tensor, other: Tensor) -> None:
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """As a share of the spread: what was trained is neither what it was nor something new."""
+    """Relative to the std: fine-tuning changed the prediction, but not beyond recognition."""
     return ((one - other).std() / other.std()).item()
 
 
-def test_all_of_it_is_trained_and_opens_in_diffusers(home: Path, opened, monkeypatch: pytest.MonkeyPatch):
+def test_the_fully_fine_tuned_model_opens_in_diffusers(home: Path, opened, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(home)
     before, after = (Checkpoint.open(folder) for folder in ("base", "full/checkpoint"))
     old, new = before.tensors("denoiser"), after.tensors("denoiser")
@@ -117,23 +117,23 @@ def test_all_of_it_is_trained_and_opens_in_diffusers(home: Path, opened, monkeyp
     near(theirs(pipeline), mine)
     assert 0.01 < distance(mine, ours(home / "base")) < 0.8
     draw = torch.Generator().manual_seed(3)
-    picture = pipeline(PROMPT, height=SIZE, width=SIZE, num_inference_steps=2, generator=draw, output_type="pt").images
-    assert picture.shape == (1, 3, SIZE, SIZE) and picture.std() > 0.02
+    image = pipeline(PROMPT, height=SIZE, width=SIZE, num_inference_steps=2, generator=draw, output_type="pt").images
+    assert image.shape == (1, 3, SIZE, SIZE) and image.std() > 0.02
 
 
-def test_its_adapters_are_trained_and_load_in_diffusers(home: Path, opened, monkeypatch: pytest.MonkeyPatch):
-    """On the base that is exported, and merged into it."""
+def test_the_lora_loads_in_diffusers(home: Path, opened, monkeypatch: pytest.MonkeyPatch):
+    """Beside the exported base, and merged into it."""
     monkeypatch.chdir(home)
     lora = load_lora("adapted/lora").tensors
     ups = {name: tensor for name, tensor in lora.items() if name.endswith(".lora_B.weight")}
-    assert len(ups) > 10 and all(tensor.abs().max() > 1e-3 for tensor in ups.values())  # they are born zero
+    assert len(ups) > 10 and all(tensor.abs().max() > 1e-3 for tensor in ups.values())  # they are initialised with zeros
 
     convert.main("export adapted/lora --to diffusers --out lora-diffusers".split())
     pipeline = opened(home / "base-diffusers")
     plain = ours(home / "base")
     near(theirs(pipeline), plain)
     pipeline.load_lora_weights("lora-diffusers")
-    told = theirs(pipeline)
-    near(told, ours(home / "base", load_with_lora("base", "adapted/lora", 1.0, CPU).network))
-    near(told, ours(home / "adapted" / "checkpoint"))
-    assert 0.01 < distance(told, plain) < 0.8
+    adapted = theirs(pipeline)
+    near(adapted, ours(home / "base", load_with_lora("base", "adapted/lora", 1.0, CPU).network))
+    near(adapted, ours(home / "adapted" / "checkpoint"))
+    assert 0.01 < distance(adapted, plain) < 0.8

@@ -1,4 +1,4 @@
-"""A LoRA in diffusers, on the exported base: the same predictions and pictures as ours, and as the merged export's."""
+"""A LoRA in diffusers, on the exported base: the same predictions and images as ours, and as those of the merged export."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
-from interop_rows import KL_4, ROWS, SIZE, TOLD, Row, random_weights, stable, write_clip, write_row
+from interop_rows import CROSS, KL_4, ROWS, SIZE, Row, random_weights, stable, write_clip, write_row
 from peft import LoraConfig
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -34,8 +34,8 @@ pytestmark = [
 ]
 CPU = torch.device("cpu")
 LDM_TEXT = Row(
-    unet=TOLD,
-    told={"text": BertScratchConfig(width=24, depth=1, heads=2, head_width=8, max_tokens=77, is_masked=False)},
+    unet=CROSS,
+    conditioning={"text": BertScratchConfig(width=24, depth=1, heads=2, head_width=8, max_tokens=77, is_masked=False)},
     first_stage=replace(KL_4, multipliers=(1, 1, 1, 1)),
 )
 PUBLISHED = UNetConfig(channels=320, multipliers=(1, 2, 4, 4), heads=8, context_width=768)  # Stable Diffusion 1
@@ -43,7 +43,7 @@ PUBLISHED = UNetConfig(channels=320, multipliers=(1, 2, 4, 4), heads=8, context_
 
 @pytest.fixture(scope="module")
 def base(module_folder: Path) -> Callable[[str], Path]:
-    """By name: a tiny model of ours, in `ours`, and its export, in `diffusers`; for reading only."""
+    """By name: a tiny model of ours, in `ours`, and its export, in `diffusers`; read-only."""
 
     def make(name: str) -> Path:
         home = module_folder / name
@@ -60,7 +60,7 @@ def base(module_folder: Path) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="module")
 def pipelines(base: Callable[[str], Path]) -> Callable[[str], diffusers.StableDiffusionPipeline]:
-    """By name: the export as a pipeline; who loads a LoRA into it unloads it."""
+    """By name: the export as a pipeline; a test that loads a LoRA into it must unload it."""
     opened: dict[str, diffusers.StableDiffusionPipeline] = {}
 
     def open_one(name: str) -> diffusers.StableDiffusionPipeline:
@@ -87,14 +87,14 @@ def ours_and_theirs(network: nn.Module, unet: diffusers.UNet2DConditionModel) ->
     x = torch.randn(2, unet.config.in_channels, 8, 8, generator=draw)
     tokens = torch.randn(2, 7, unet.config.cross_attention_dim, generator=draw)
     t = torch.tensor([3.0, 871.0])
-    projection = unet.encoder_hid_proj  # of LDMTextToImagePipeline: its tokens come wider, ours projected
+    projection = unet.encoder_hid_proj  # of LDMTextToImagePipeline, which projects tokens in the UNet; ours are projected before
     unet.encoder_hid_proj = unet.config.encoder_hid_dim_type = None
     theirs = unet(x, t, tokens).sample
     unet.encoder_hid_proj = projection
     return network(x, t, Condition(tokens=tokens)), theirs
 
 
-def picture(pipeline: diffusers.StableDiffusionPipeline) -> Tensor:
+def image_of(pipeline: diffusers.StableDiffusionPipeline) -> Tensor:
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
     side = 16 * pipeline.vae_scale_factor
     return pipeline("a cat", latents=noise, height=side, width=side, num_inference_steps=5, output_type="pt").images
@@ -113,18 +113,18 @@ def test_a_pipeline_with_the_lora_predicts_what_we_predict(name: str, rank: int,
     export_lora_file(load_lora(folder), tmp_path / "single.safetensors")
     assert "goes with ours" in notes[0]
     changed, plain = load_with_lora(home / "ours", folder, 1.0, CPU), load_latent_diffusion(home / "ours", CPU)
-    told, theirs = ours_and_theirs(plain.network, pipeline.unet)
-    near(told, theirs)
+    unchanged, theirs = ours_and_theirs(plain.network, pipeline.unet)
+    near(unchanged, theirs)
     for place in (tmp_path / "out", tmp_path / "single.safetensors"):
         pipeline.load_lora_weights(place)
         ours, theirs = ours_and_theirs(changed.network, pipeline.unet)
         near(ours, theirs)
-        assert (ours - told).abs().max() > 0.1 * told.std()
+        assert (ours - unchanged).abs().max() > 0.1 * unchanged.std()
         pipeline.unload_lora_weights()
 
 
-def test_the_merged_export_draws_what_the_base_with_the_lora_draws(base, pipelines, tmp_path: Path):
-    """Whole sampling runs in diffusers; and the merged one predicts what we predict."""
+def test_the_merged_export_and_the_base_with_the_lora_give_the_same_images(base, pipelines, tmp_path: Path):
+    """Sampled in diffusers; the merged model's prediction is also ours."""
     home = base("sd1")
     folder = write_random(home, tmp_path / "lora", Lora(rank=4, targets="transformer"))
     parts = load_with_lora(home / "ours", folder, 1.0, CPU)
@@ -136,16 +136,16 @@ def test_the_merged_export_draws_what_the_base_with_the_lora_draws(base, pipelin
 
     pipeline, whole = pipelines("sd1"), diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "merged-diffusers")
     whole.set_progress_bar_config(disable=True)
-    base_picture = picture(pipeline)
+    base_image = image_of(pipeline)
     pipeline.load_lora_weights(tmp_path / "out")
-    assert_close(picture(whole), picture(pipeline), rtol=0, atol=1e-4)
-    assert (picture(whole) - base_picture).abs().max() > 0.02
+    assert_close(image_of(whole), image_of(pipeline), rtol=0, atol=1e-4)
+    assert (image_of(whole) - base_image).abs().max() > 0.02
     pipeline.unload_lora_weights()
     near(*ours_and_theirs(load_latent_diffusion(tmp_path / "merged", CPU).network, whole.unet))
 
 
 @pytest.mark.parametrize("name", ["ldm-text", "class"])
-def test_a_unet_of_another_pipeline_takes_it_by_its_own_loader(name: str, base, tmp_path: Path):
+def test_a_unet_of_another_pipeline_loads_it_by_its_own_loader(name: str, base, tmp_path: Path):
     home = base(name)
     folder = write_random(home, tmp_path / "lora", Lora(rank=2, alpha=1.0, targets="all"))
     export_lora_diffusers(load_lora(folder), tmp_path / "out")
@@ -155,8 +155,8 @@ def test_a_unet_of_another_pipeline_takes_it_by_its_own_loader(name: str, base, 
     near(*ours_and_theirs(load_with_lora(home / "ours", folder, 1.0, CPU).network, unet))
 
 
-def test_what_is_written_is_not_rounded_where_alpha_is_the_rank(base, tmp_path: Path):
-    """A and B to the bit, under diffusers' names, and no more than them."""
+def test_the_file_is_exact_where_alpha_is_the_rank(base, tmp_path: Path):
+    """A and B bit for bit, under diffusers' names, and nothing else."""
     folder = write_random(base("sd1"), tmp_path / "lora", Lora(rank=4))
     export_lora_diffusers(load_lora(folder), tmp_path / "out")
     ours, theirs = load_lora(folder).tensors, load_file(tmp_path / "out" / FILE)
@@ -165,7 +165,7 @@ def test_what_is_written_is_not_rounded_where_alpha_is_the_rank(base, tmp_path: 
 
 
 def diffusers_name(ours: str) -> str:
-    """Of the layers of the tiny Stable Diffusion's attention, written down by hand."""
+    """The names of the attention layers in the tiny Stable Diffusion, written by hand."""
     places = {
         "input_blocks.1.1": "down_blocks.0.attentions.0",
         "input_blocks.3.1": "down_blocks.1.attentions.0",
@@ -190,14 +190,14 @@ def test_attention_is_what_diffusers_own_training_adapts():
     assert sum(p.numel() for p in adapters.parameters()) == theirs == 797_184
 
 
-def test_what_no_peer_opens_is_refused_and_nothing_written(base, tmp_path: Path):
+def test_a_lora_that_no_peer_opens_is_refused_and_nothing_written(base, tmp_path: Path):
     plain = load_lora(write_random(base("faces"), tmp_path / "plain", Lora(rank=2)))
-    told = load_lora(write_random(base("sd1"), tmp_path / "told", Lora(rank=2)))
+    stable_lora = load_lora(write_random(base("sd1"), tmp_path / "stable", Lora(rank=2)))
     with pytest.raises(UserError, match="only UNets with transformers take a LoRA in other tools"):
         export_lora_diffusers(plain, tmp_path / "out")
     with pytest.raises(UserError, match="only UNets with transformers take a LoRA in other tools"):
         export_lora_file(plain, tmp_path / "out.safetensors")
     with pytest.raises(UserError, match="a LoRA's file ends in .safetensors"):
-        export_lora_file(told, tmp_path / "out.ckpt")
-    assert {path.name for path in tmp_path.iterdir()} == {"plain", "told"}
-    assert "is no Stable Diffusion 1 or 2 by its sizes" in export_lora_file(told, tmp_path / "out.safetensors")[0]
+        export_lora_file(stable_lora, tmp_path / "out.ckpt")
+    assert {path.name for path in tmp_path.iterdir()} == {"plain", "stable"}
+    assert "is not Stable Diffusion 1 or 2" in export_lora_file(stable_lora, tmp_path / "out.safetensors")[0]

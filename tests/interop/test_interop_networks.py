@@ -1,4 +1,4 @@
-"""Every network computes what its peer computes, with the same weights, whichever of the two the weights were born in."""
+"""With the same weights, ours or the peer's, every network computes what its peer computes."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ pytestmark = [
 
 TOLERANCE = 1e-4  # of the largest number
 UNETS = {
-    "told": (UNetConfig(channels=32, multipliers=(1, 2), blocks=1, attention=(2,), heads=2, context_width=12), False),
-    "told, linear": (
+    "cross-attention": (UNetConfig(channels=32, multipliers=(1, 2), blocks=1, attention=(2,), heads=2, context_width=12), False),
+    "cross-attention, linear": (
         UNetConfig(
             channels=32, multipliers=(1, 2), blocks=(1, 2), attention=(1, 2), head_width=8, transformer_depth=2, context_width=12,
             vector_width=6, scale_shift=True,
@@ -63,8 +63,8 @@ every_unet = pytest.mark.parametrize("config, is_linear", UNETS.values(), ids=UN
 every_autoencoder = pytest.mark.parametrize("config", AUTOENCODERS.values(), ids=AUTOENCODERS)
 
 
-def stirred(module: nn.Module) -> nn.Module:
-    """The module in eval mode, with no weight left at what it is born with."""
+def perturbed(module: nn.Module) -> nn.Module:
+    """The module in eval mode, with noise added to all weights, so that none is at its initial value."""
     draw = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for p in module.parameters():
@@ -73,23 +73,23 @@ def stirred(module: nn.Module) -> nn.Module:
 
 
 def near(ours: Tensor, theirs: Tensor) -> None:
-    assert theirs.std() > 1e-2, "the networks answer nothing"
+    assert theirs.std() > 1e-2, "the networks' output is constant"
     assert_close(ours, theirs, rtol=0, atol=TOLERANCE * theirs.abs().max().item())
 
 
-def compare_both_ways(ours: nn.Module, peer: nn.Module, keys: KeyMap, answer: Callable, peer_answer: Callable) -> None:
-    """Our weights in the peer's network, and its own in ours, each there and back to the bit."""
-    mine = dict(stirred(ours).state_dict())
+def compare_both_ways(ours: nn.Module, peer: nn.Module, keys: KeyMap, output: Callable, peer_output: Callable) -> None:
+    """Our weights in the peer's network, and its own in ours, each converted there and back bit for bit."""
+    mine = dict(perturbed(ours).state_dict())
     theirs = keys.give(mine)
     peer.load_state_dict({**{name: value for name, value in peer.state_dict().items() if keys.passed_over([name])}, **theirs})
     assert_close(keys.take(theirs, "peer: "), mine, rtol=0, atol=0)
     with torch.no_grad():
-        near(answer(ours), peer_answer(peer.eval()))
-        born_there = {name: value.clone() for name, value in stirred(peer).state_dict().items()}
-        ours.load_state_dict(keys.take(born_there, "peer: "))
-        near(answer(ours), peer_answer(peer))
+        near(output(ours), peer_output(peer.eval()))
+        peer_weights = {name: value.clone() for name, value in perturbed(peer).state_dict().items()}
+        ours.load_state_dict(keys.take(peer_weights, "peer: "))
+        near(output(ours), peer_output(peer))
     again = keys.give(dict(ours.state_dict()))
-    assert_close(again, {name: born_there[name] for name in again}, rtol=0, atol=0)
+    assert_close(again, {name: peer_weights[name] for name in again}, rtol=0, atol=0)
 
 
 @every_unet
@@ -103,7 +103,7 @@ def test_the_unet_is_diffusers(config: UNetConfig, is_linear: bool):
     tokens = torch.randn(2, 5, 12, generator=draw) if config.context_width else None
     vector = torch.randn(2, 6, generator=draw) if config.vector_width else None
 
-    def peer_answer(peer: nn.Module) -> Tensor:
+    def peer_output(peer: nn.Module) -> Tensor:
         if config.context_width is None:
             return peer(x, network_time).sample
         return peer(x, network_time, encoder_hidden_states=tokens, class_labels=vector).sample
@@ -111,7 +111,7 @@ def test_the_unet_is_diffusers(config: UNetConfig, is_linear: bool):
     peer = getattr(diffusers, written["_class_name"]).from_config(written)
     keys = unet_keys(config, 4, 3, "diffusers", is_linear=is_linear)
     condition = Condition(tokens=tokens, vector=vector)
-    compare_both_ways(config.build(4, 3), peer, keys, lambda network: network(x, network_time, condition), peer_answer)
+    compare_both_ways(config.build(4, 3), peer, keys, lambda network: network(x, network_time, condition), peer_output)
 
 
 @every_autoencoder
@@ -123,21 +123,21 @@ def test_the_autoencoder_is_diffusers(config: ConvolutionalConfig):
     draw = torch.Generator().manual_seed(1)
     images, latent = torch.randn(1, 3, 16, 16, generator=draw), torch.randn(1, config.latent_channels, 4, 4, generator=draw)
 
-    def answer(network: nn.Module) -> Tensor:
+    def output(network: nn.Module) -> Tensor:
         mean, std = network.moments(images)
         return torch.cat([mean.flatten(), std.flatten(), network.decode(latent).flatten()])
 
-    def peer_answer(peer: nn.Module) -> Tensor:
+    def peer_output(peer: nn.Module) -> Tensor:
         if isinstance(config, VQAutoencoderConfig):
             mean = peer.encode(images).latents
             std = torch.zeros_like(mean)
         else:
-            told = peer.encode(images).latent_dist
-            mean, std = told.mean, told.std
+            posterior = peer.encode(images).latent_dist
+            mean, std = posterior.mean, posterior.std
         return torch.cat([mean.flatten(), std.flatten(), peer.decode(latent).sample.flatten()])
 
     peer = getattr(diffusers, written["_class_name"]).from_config(written)
-    compare_both_ways(config.build(), peer, autoencoder_keys(config, "diffusers"), answer, peer_answer)
+    compare_both_ways(config.build(), peer, autoencoder_keys(config, "diffusers"), output, peer_output)
 
 
 def test_the_text_encoder_is_diffusers():
@@ -157,15 +157,15 @@ def every_map() -> dict[str, tuple[nn.Module, KeyMap]]:
 
 
 @pytest.mark.parametrize("name", every_map())
-def test_to_compvis_and_back_to_the_bit(name: str):
+def test_conversion_to_compvis_and_back_is_exact(name: str):
     network, keys = every_map()[name]
-    mine = dict(stirred(network).state_dict())
+    mine = dict(perturbed(network).state_dict())
     theirs = keys.give(mine)
     assert_close(keys.take(theirs, ""), mine, rtol=0, atol=0)
 
 
 def test_compvis_names():
-    """A pin: names and shapes that stand in published files."""
+    """Names and shapes in published files."""
     config = UNetConfig(channels=32, multipliers=(1, 2), blocks=1, attention=(2,), heads=2, context_width=12)
     unet = {name: tuple(value.shape) for name, value in unet_keys(config, 4, 4, "compvis").give(config.build(4, 4).state_dict()).items()}
     assert unet["time_embed.2.weight"] == (128, 128) and unet["input_blocks.1.0.in_layers.2.weight"] == (32, 32, 3, 3)
@@ -200,7 +200,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("settings, reason", REFUSED, ids=[reason for _, reason in REFUSED])
-def test_what_diffusers_has_not_is_refused_with_the_reason(settings: dict, reason: str):
+def test_unets_without_counterpart_in_diffusers_are_refused_with_the_reason(settings: dict, reason: str):
     with pytest.raises(UserError, match=reason):
         unet_json(SizedUNet(config=UNetConfig(**settings), in_channels=4, out_channels=4))
 
@@ -212,8 +212,8 @@ def test_an_autoencoder_with_several_numbers_of_groups_is_refused():
 
 
 def damaged(change: Callable[[dict[str, Tensor]], object]) -> str:
-    """The one line by which a changed file is refused."""
-    config = UNETS["told"][0]
+    """The one-line error for a changed file."""
+    config = UNETS["cross-attention"][0]
     keys = unet_keys(config, 4, 3, "compvis")
     theirs = {name: value.clone() for name, value in keys.give(dict(config.build(4, 3).state_dict())).items()}
     change(theirs)
@@ -226,7 +226,7 @@ def damaged(change: Callable[[dict[str, Tensor]], object]) -> str:
 def test_a_wrong_tensor_is_named_with_both_shapes_and_the_likely_key():
     name = "input_blocks.3.1.transformer_blocks.0.attn2.to_k.weight"
     text = damaged(lambda theirs: theirs.update({name: torch.zeros(64, 768)}))
-    assert text == f"sd.ckpt: model.{name} has shape (64, 768), the config wants (64, 12) (config key context_dim)"
+    assert text == f"sd.ckpt: model.{name} has shape (64, 768), the config requires (64, 12) (config key context_dim)"
     text = damaged(lambda theirs: theirs.update({"input_blocks.0.0.weight": torch.zeros(32, 9, 3, 3)}))
     assert "(32, 9, 3, 3)" in text and "(32, 4, 3, 3)" in text and "in_channels" in text
 
@@ -240,7 +240,7 @@ def test_missing_left_over_and_broken_tensors_are_named():
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, message",
     [
         ({"act_fn": "gelu"}, "act_fn.*'gelu' is not allowed; allowed: silu"),
         ({"addition_embed_type": "text"}, "sets addition_embed_type to 'text'"),
@@ -252,7 +252,10 @@ def test_missing_left_over_and_broken_tensors_are_named():
         ({"up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]}, "not down_block_types from the other end"),
     ],
 )
-def test_a_foreign_config_that_asks_for_more_is_refused(change: dict, said: str):
-    written = unet_json(SizedUNet(config=UNETS["told"][0], in_channels=4, out_channels=3)) | {"time_embedding_dim": None, **change}
-    with pytest.raises(UserError, match=said):
+def test_a_foreign_config_without_counterpart_is_refused(change: dict, message: str):
+    written = unet_json(SizedUNet(config=UNETS["cross-attention"][0], in_channels=4, out_channels=3)) | {
+        "time_embedding_dim": None,
+        **change,
+    }
+    with pytest.raises(UserError, match=message):
         sized_unet(written, "unet/config.json")

@@ -1,4 +1,4 @@
-"""Every published model at full size, on the meta device: what we write of it in CompVis's words is read back as it, nothing left over."""
+"""Every published model at full size, on the meta device: export to CompVis's format and import give the same model, nothing left over."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ ROWS = (
 
 
 READ = {"drop": 0.0, "dropout": 0.0, "names": (), "num_classes": 1}
-"""Of a conditioner's config what a file does not say or means otherwise; `num_classes` is seen in its tensors, or any number for boxes."""
+"""Fields of a conditioner's config that the file lacks; `num_classes` follows from its tensors, or is not known for boxes."""
 
 
-def as_read(told: dict[str, ConditionerConfig]) -> list[ConditionerConfig]:
-    return [replace(one, **{field.name: READ[field.name] for field in fields(one) if field.name in READ}) for one in told.values()]
+def as_read(conditioning: dict[str, ConditionerConfig]) -> list[ConditionerConfig]:
+    return [replace(one, **{field.name: READ[field.name] for field in fields(one) if field.name in READ}) for one in conditioning.values()]
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_published_model_there_and_back(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_published_model_is_the_same_after_export_and_import(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
     for check in ("check_numbers", "check_unread"):
         monkeypatch.setattr(keymap, check, lambda *_: None)  # there are no numbers

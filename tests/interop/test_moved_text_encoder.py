@@ -15,7 +15,7 @@ from ldm.core.errors import UserError
 from ldm.interop.ours import Ours
 
 
-def drawn(folder: Path) -> torch.Tensor:
+def sampled(folder: Path) -> torch.Tensor:
     model = LatentDiffusion.from_pretrained(folder, device="cpu")
     return model.generate(model.text_inputs("cat"), model.sampling(steps=2))
 
@@ -27,20 +27,20 @@ def old(tmp_path: Path) -> Path:
     return tmp_path / "old"
 
 
-def test_moved_together_they_draw_the_same(old: Path) -> None:
-    before, new = drawn(old / "sd1"), old.with_name("new")
+def test_moved_together_they_give_the_same_samples(old: Path) -> None:
+    before, new = sampled(old / "sd1"), old.with_name("new")
     old.rename(new)
-    assert_close(drawn(new / "sd1"), before, rtol=0, atol=0)
+    assert_close(sampled(new / "sd1"), before, rtol=0, atol=0)
     for spec in (read_spec(new / "sd1"), Ours.open(new / "sd1").spec):  # for fine-tuning, and for export
         assert spec.conditioning["text"].model == str(new / "sd1-text-encoder")
         assert spec.frozen.keys() == {str(new / "sd1-text-encoder")}
 
 
-def test_the_one_that_is_named_comes_first(old: Path, tmp_path: Path) -> None:
-    """A folder of that name beside a copy is not looked at while the named one is there."""
+def test_the_recorded_folder_comes_first(old: Path, tmp_path: Path) -> None:
+    """A folder of the same name beside the checkpoint is ignored while the recorded one exists."""
     (old / "sd1").rename(tmp_path / "sd1")
     (tmp_path / "sd1-text-encoder").mkdir()
-    assert drawn(tmp_path / "sd1").isfinite().all()
+    assert sampled(tmp_path / "sd1").isfinite().all()
 
 
 def test_another_encoder_of_that_name_is_refused(old: Path) -> None:
@@ -54,7 +54,7 @@ def test_another_encoder_of_that_name_is_refused(old: Path) -> None:
         LatentDiffusion.from_pretrained(new / "sd1", device="cpu")
 
 
-def test_left_behind_it_is_said(old: Path) -> None:
+def test_an_encoder_left_behind_is_reported(old: Path) -> None:
     (old / "sd1").rename(old.with_name("sd1"))
     (old / "sd1-text-encoder").rename(old / "elsewhere")
     with pytest.raises(UserError, match="cannot load the text encoder .*sd1-text-encoder"):

@@ -1,6 +1,6 @@
-"""Diffusers' own readers of CompVis's files read what we write as such: every tensor finds the place that our export to diffusers gives it.
+"""Diffusers' own readers of CompVis's files open our exports: they give every tensor the name that it has in our export to diffusers.
 
-So the names, and the YAML, are checked by code that knows nothing of ours.
+So names and YAML are checked by code that is independent of ours.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ pytestmark = [
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4  # of the largest number
 STABLE = ("sd1", "sd1 mask", "sd2")
-TOLD = (*STABLE, "class", "text", "boxes")  # the UNets that diffusers reads out of such files
+CONDITIONAL = (*STABLE, "class", "text", "boxes")  # the models whose UNets diffusers reads from such files
 WITH_KL = (*STABLE, "text", "boxes")
 CODEBOOK = "quantize.embedding.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """One model, three times; and the folder of its text encoder, where that is CLIP's."""
+    """One model in three formats; and the folder of its CLIP text encoder, if it has one."""
 
     ours: Path
     file: Path
@@ -65,7 +65,7 @@ class Exported:
 
 @pytest.fixture(scope="module")
 def exported(module_folder: Path) -> Callable[[str], Exported]:
-    """By name; for reading only."""
+    """By name; read-only."""
 
     def make(name: str) -> Exported:
         home, clip = module_folder / name.replace(" ", "-"), module_folder / f"clip-{name[2]}"
@@ -85,13 +85,13 @@ def exported(module_folder: Path) -> Callable[[str], Exported]:
 
 
 def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    """The same names, and under each the same numbers."""
+    """Asserts the same names, and under each name the same numbers."""
     assert (sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())) == ([], []), "missing, and left over"
     assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
 
 
 def shaped_as(found: dict[str, Tensor], wanted: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Version 2's own transformers enter and leave by linear layers, which are 1x1 convolutions of the same numbers."""
+    """Version 2's transformers have linear projections, which are 1x1 convolutions with the same numbers."""
     ends = (".proj_in.weight", ".proj_out.weight") if name == "sd2" else ()
     return {key: tensor.reshape(found[key].shape) if key.endswith(ends) else tensor for key, tensor in wanted.items()}
 
@@ -100,17 +100,17 @@ def config_of(folder: Path) -> dict:
     return json.loads((folder / "config.json").read_text())
 
 
-@pytest.mark.parametrize("name", TOLD)
-def test_every_tensor_of_the_unet_has_its_place(name: str, exported):
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_every_tensor_of_the_unet_is_found(name: str, exported):
     made = exported(name)
     folder = made.diffusers / "unet"
     found = convert_ldm_unet_checkpoint(made.single(), config_of(folder))
     same(found, shaped_as(found, diffusers.UNet2DConditionModel.from_pretrained(folder).state_dict(), name))
 
 
-@pytest.mark.parametrize("name", TOLD)
-def test_every_tensor_of_the_first_stage_has_its_place(name: str, exported):
-    """The reader knows KL autoencoders only, so a codebook, which has one name everywhere, is put beside what it finds."""
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_every_tensor_of_the_first_stage_is_found(name: str, exported):
+    """The reader supports KL autoencoders only, so a codebook, which has the same name everywhere, is added to its result."""
     made = exported(name)
     folder = made.diffusers / "vae"
     file = made.single()
@@ -121,7 +121,7 @@ def test_every_tensor_of_the_first_stage_has_its_place(name: str, exported):
 
 
 @pytest.mark.parametrize("name", STABLE)
-def test_every_tensor_of_the_text_encoder_has_its_place(name: str, exported):
+def test_every_tensor_of_the_text_encoder_is_found(name: str, exported):
     made = exported(name)
     tower = CLIPTextModel.from_pretrained(made.clip)
     found = convert_open_clip_checkpoint(tower, made.single()) if name == "sd2" else convert_ldm_clip_checkpoint(made.single())
@@ -129,18 +129,18 @@ def test_every_tensor_of_the_text_encoder_has_its_place(name: str, exported):
     same(one, other)
 
 
-@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("name", CONDITIONAL)
 def test_the_unet_that_the_yaml_describes_predicts_what_ours_does(name: str, exported):
-    """Made by diffusers of the single file and its YAML alone: so levels, heads, depth and projections are said as they are."""
+    """Built by diffusers from the single file and its YAML alone, so levels, heads, depth and projections must be right in the YAML."""
     made = exported(name)
     unet = diffusers.UNet2DConditionModel.from_single_file(str(made.file), original_config=str(made.file.with_suffix(".yaml")))
     draw = torch.Generator().manual_seed(1)
     x, t = torch.randn(2, unet.config.in_channels, 8, 8, generator=draw), torch.tensor([3.0, 871.0])
     tokens = torch.randn(2, 7, unet.config.cross_attention_dim, generator=draw)
     latents = unet.config.out_channels
-    told = Condition(tokens=tokens, concat=x[:, latents:]) if unet.config.in_channels > latents else Condition(tokens=tokens)
+    condition = Condition(tokens=tokens, concat=x[:, latents:]) if unet.config.in_channels > latents else Condition(tokens=tokens)
     with torch.no_grad():
-        near(made.parts().network(x[:, :latents], t, told), unet(x, t, tokens).sample)
+        near(made.parts().network(x[:, :latents], t, condition), unet(x, t, tokens).sample)
 
 
 @pytest.mark.parametrize("name", WITH_KL)
@@ -148,22 +148,22 @@ def test_the_first_stage_that_the_yaml_describes_is_ours(name: str, exported):
     made = exported(name)
     vae = diffusers.AutoencoderKL.from_single_file(str(made.file), original_config=str(made.file.with_suffix(".yaml")))
     first_stage = made.parts().first_stage
-    picture = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(4)) * 2 - 1
+    image = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(4)) * 2 - 1
     with torch.no_grad():
-        latent = first_stage.encode(picture)
-        near(latent, vae.encode(picture).latent_dist.mode() * vae.config.scaling_factor)
+        latent = first_stage.encode(image)
+        near(latent, vae.encode(image).latent_dist.mode() * vae.config.scaling_factor)
         near(first_stage.decode(latent), vae.decode(latent / vae.config.scaling_factor).sample)
 
 
 def near(ours: Tensor, theirs: Tensor) -> None:
-    assert theirs.std() > 1e-2, "the network answers nothing"
+    assert theirs.std() > 1e-2, "the network's output is constant"
     assert_close(ours, theirs, rtol=0, atol=TOLERANCE * theirs.abs().max().item())
 
 
 @pytest.mark.parametrize("name", STABLE)
 def test_the_single_file_opens_as_a_pipeline(name: str, exported, tmp_path: Path):
-    """By `from_single_file`, which takes sizes from a folder of diffusers', here without weights, and as the published ones have them:
-    with linear layers in version 2. Of its text encoder the reader knows the idle last layer by its number, 23, so the tiny one is given.
+    """By `from_single_file`, which takes sizes from a diffusers folder, here without weights and, as published, with linear layers in
+    version 2. The reader finds the unused last layer of version 2's text encoder by its number, 23, so the tiny encoder is passed in.
     """
     made = exported(name)
     kind = diffusers.StableDiffusionInpaintPipeline if "mask" in name else diffusers.StableDiffusionPipeline

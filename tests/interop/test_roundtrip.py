@@ -1,4 +1,4 @@
-"""Ours to diffusers and back to the bit, whatever opens it there; and what its older versions wrote, as it opens it itself."""
+"""Export to diffusers and import are exact, with a pipeline or without; folders of older diffusers versions open as they do there."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Made = Callable[[str], tuple[Path, Path]]
 
 @pytest.fixture(scope="module")
 def exported(module_folder: Path) -> Made:
-    """By name: a tiny model of ours, and its export; for reading only. With a codebook no pipeline runs what CLIP tells."""
+    """By name: a tiny model of ours, and its export; read-only. No pipeline runs CLIP with a codebook ("of codes")."""
 
     def make(name: str) -> tuple[Path, Path]:
         ours = module_folder / name.replace(" ", "-")
@@ -65,12 +65,12 @@ def spec_of(folder: Path) -> LatentDiffusionSpec:
 
 
 @pytest.mark.parametrize("name", [*ROWS, "many", *STABLE])
-def test_to_diffusers_and_back_to_the_bit(name: str, exported: Made, tmp_path: Path):
-    """All weights and all that they mean, the text encoder by its digest: by a pipeline or by parts, which alone keep a model's name."""
+def test_export_and_import_are_exact(name: str, exported: Made, tmp_path: Path):
+    """All weights and the spec, with the text encoder's digest, by a pipeline or by parts; only parts keep the model's name."""
     ours, folder = exported(name)
     is_of_parts = (folder / "load.py").exists()
     assert is_of_parts != (folder / "model_index.json").exists() and is_of_parts == (folder / "config.yaml").exists()
-    is_named = name in STABLE and not is_of_parts  # a pipeline does not know where its text encoder came from
+    is_named = name in STABLE and not is_of_parts  # a pipeline does not record the origin of its text encoder
     notes = import_checkpoint(folder, tmp_path / "again", text_encoder=str(ours.parent / f"clip-{name[2]}") if is_named else None)
     assert_close(weights(tmp_path / "again"), weights(ours), rtol=0, atol=0)
     again, expected = spec_of(tmp_path / "again"), spec_of(ours)
@@ -81,8 +81,8 @@ def test_to_diffusers_and_back_to_the_bit(name: str, exported: Made, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sd2 of codes"])
-def test_the_text_encoder_comes_back_to_the_bit(name: str, exported: Made, tmp_path: Path):
-    """Where the one it was exported from is not at hand. Of version 2 the last layer is not read, and not there."""
+def test_the_text_encoders_export_and_import_are_exact(name: str, exported: Made, tmp_path: Path):
+    """Where the encoder that was exported is not available. Version 2's last layer is not read, and not exported."""
     ours, folder = exported(name)
     original = {key.removeprefix("text_model."): t for key, t in load_file(ours.parent / f"clip-{name[2]}" / "model.safetensors").items()}
     if "codes" in name:  # its config names the original
@@ -95,13 +95,13 @@ def test_the_text_encoder_comes_back_to_the_bit(name: str, exported: Made, tmp_p
     read = {key: tensor for key, tensor in original.items() if name == "sd1" or ".layers.1." not in key}
     again = load_file(tmp_path / "again-text-encoder" / "model.safetensors")
     assert_close({key.removeprefix("text_model."): tensor for key, tensor in again.items()}, read, rtol=0, atol=0)
-    told = spec_of(tmp_path / "again").conditioning["text"]
-    assert told == ClipPretrainedConfig(model=str((tmp_path / "again-text-encoder").absolute()), max_tokens=9)
-    assert list(spec_of(tmp_path / "again").frozen) == [told.model]
+    text = spec_of(tmp_path / "again").conditioning["text"]
+    assert text == ClipPretrainedConfig(model=str((tmp_path / "again-text-encoder").absolute()), max_tokens=9)
+    assert list(spec_of(tmp_path / "again").frozen) == [text.model]
 
 
 def test_parts_with_a_measured_shift_and_scale(tmp_path: Path):
-    """Which went into the autoencoder: what comes back is that one, and its contract is of it; and how it is sampled is kept."""
+    """They went into the autoencoder, which is imported with its own normalization. Sampling settings are kept."""
     row = replace(ROWS["class"], first_stage=KL, normalization={"shift": (0.3, -0.2, 0.1), "scale": (1.2, 0.7, 1.0)})
     ours = write_row(tmp_path / "ours", row)
     opened = Ours.open(ours)
@@ -110,13 +110,13 @@ def test_parts_with_a_measured_shift_and_scale(tmp_path: Path):
     notes = import_checkpoint(tmp_path / "folder", tmp_path / "again")
     again = spec_of(tmp_path / "again")
     assert again.normalization.shift == (0.0,) and again.normalization.scale == (1.0,) and again.sampling == sampling and not notes
-    picture = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(4))
+    image = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(4))
     one, other = (load_first_stage(path, CPU)[0] for path in (ours, tmp_path / "again"))
-    assert_close(other.encode(picture), one.encode(picture), rtol=1e-4, atol=1e-4)
+    assert_close(other.encode(image), one.encode(image), rtol=1e-4, atol=1e-4)
 
 
-def test_another_first_stage_beside_the_parts_is_said(exported: Made, tmp_path: Path):
-    """As after fine-tuning it there: taken, and the latent contract is of it."""
+def test_another_first_stage_beside_the_parts_is_reported(exported: Made, tmp_path: Path):
+    """As after fine-tuning it there: it is imported, and the latent normalization gets its digest."""
     shutil.copytree(exported("class")[1], tmp_path / "folder")
     file = tmp_path / "folder" / "vae" / "diffusion_pytorch_model.safetensors"
     save_file({name: tensor + 1 for name, tensor in load_file(file).items()}, file)
@@ -130,7 +130,7 @@ def test_another_first_stage_beside_the_parts_is_said(exported: Made, tmp_path: 
     )
 
 
-def spoilt_yaml(folder: Path, key: str, value: object) -> None:
+def edit_yaml(folder: Path, key: str, value: object) -> None:
     content = yaml.safe_load((folder / "config.yaml").read_text())
     *way, leaf = key.split(".")
     place = content
@@ -140,7 +140,7 @@ def spoilt_yaml(folder: Path, key: str, value: object) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(content))
 
 
-def spoilt_json(folder: Path, file: str, key: str, value: object) -> None:
+def edit_json(folder: Path, file: str, key: str, value: object) -> None:
     (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | {key: value}))
 
 
@@ -153,34 +153,34 @@ def with_one_more(folder: Path, file: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, message",
     [
-        (lambda folder: spoilt_yaml(folder, "evil", 1), "sets evil to 1"),
-        (lambda folder: spoilt_yaml(folder, "denoiser.kind", "os.system"), "unknown .*os.system"),
-        (lambda folder: spoilt_yaml(folder, "denoiser.blocks", 100_000), "denoiser.blocks is 100000; at most 128"),
-        (lambda folder: spoilt_yaml(folder, "conditioning.boxes.depth", 100_000), "conditioning.boxes.depth is 100000; at most 128"),
-        (lambda folder: spoilt_yaml(folder, "denoiser.channels", 10**9), "numbers up to"),
-        (lambda folder: spoilt_yaml(folder, "denoiser.heads", 4), "attention_head_dim is 2, but by config.yaml it is 4"),
-        (lambda folder: spoilt_yaml(folder, "learned_variance", True), "learned_variance has no counterpart"),
-        (lambda folder: spoilt_json(folder, "scheduler/scheduler_config.json", "beta_end", 0.5), "beta_end is 0.5, but by config.yaml"),
-        (lambda folder: spoilt_json(folder, "boxes/config.json", "d_model", 8), "d_model is 8, but by config.yaml it is 16"),
-        (lambda folder: spoilt_json(folder, "vae/config.json", "scaling_factor", 2.0), "scaling_factor is 2.0"),
+        (lambda folder: edit_yaml(folder, "evil", 1), "sets evil to 1"),
+        (lambda folder: edit_yaml(folder, "denoiser.kind", "os.system"), "unknown .*os.system"),
+        (lambda folder: edit_yaml(folder, "denoiser.blocks", 100_000), "denoiser.blocks is 100000; at most 128"),
+        (lambda folder: edit_yaml(folder, "conditioning.boxes.depth", 100_000), "conditioning.boxes.depth is 100000; at most 128"),
+        (lambda folder: edit_yaml(folder, "denoiser.channels", 10**9), "numbers up to"),
+        (lambda folder: edit_yaml(folder, "denoiser.heads", 4), "attention_head_dim is 2, but by config.yaml it is 4"),
+        (lambda folder: edit_yaml(folder, "learned_variance", True), "learned_variance has no counterpart"),
+        (lambda folder: edit_json(folder, "scheduler/scheduler_config.json", "beta_end", 0.5), "beta_end is 0.5, but by config.yaml"),
+        (lambda folder: edit_json(folder, "boxes/config.json", "d_model", 8), "d_model is 8, but by config.yaml it is 16"),
+        (lambda folder: edit_json(folder, "vae/config.json", "scaling_factor", 2.0), "scaling_factor is 2.0"),
         (lambda folder: without(folder, "conditioner.safetensors"), "conditioner.safetensors: no such file"),
         (lambda folder: without(folder, "boxes/model.safetensors"), "has no weights"),
         (lambda folder: with_one_more(folder, "conditioner.safetensors"), r"parts.boxes.giant, of shape \(3,\), has no place"),
     ],
 )
-def test_parts_that_do_not_belong_together_are_refused(change: Callable[[Path], None], said: str, parts: Path, tmp_path: Path):
+def test_parts_that_do_not_belong_together_are_refused(change: Callable[[Path], None], message: str, parts: Path, tmp_path: Path):
     shutil.copytree(parts, tmp_path / "folder")
     change(tmp_path / "folder")
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         import_checkpoint(tmp_path / "folder", tmp_path / "again")
     assert "\n" not in str(caught.value) and not (tmp_path / "again").exists()
 
 
 @pytest.fixture(scope="module")
 def parts(module_folder: Path) -> Path:
-    """The parts of a model told boxes, whose tokens are projected."""
+    """The parts of a model conditioned on boxes, whose tokens are projected."""
     home = module_folder / "parts"
     row = ROWS["boxes"]
     wider = replace(row, unet=replace(row.unet, context_width=24))
@@ -198,8 +198,8 @@ def test_a_changed_bert_is_refused(exported: Made, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name, part", [("faces", "unet"), ("sd1", "unet"), ("sd1", "text_encoder")])
-def test_a_part_that_is_no_model_says_what_to_name_instead(name: str, part: str, exported: Made, tmp_path: Path):
-    with pytest.raises(UserError, match=r"alone, which is no model .* name the folder above it, of the whole pipeline") as caught:
+def test_the_error_for_a_single_part_says_what_to_name_instead(name: str, part: str, exported: Made, tmp_path: Path):
+    with pytest.raises(UserError, match=r"alone, which is not a model .* name the folder above it, of the whole pipeline") as caught:
         import_checkpoint(exported(name)[1] / part, tmp_path / "again")
     assert "\n" not in str(caught.value)
 
@@ -208,7 +208,7 @@ OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
 def with_old_names(folder: Path) -> int:
-    """A part as diffusers wrote it before its version 0.16; how many names changed."""
+    """Rewrites a part as diffusers before version 0.16 wrote it; returns the number of changed names."""
     file = folder / "diffusion_pytorch_model.safetensors"
     tensors, renamed = load_file(file), {}
     for key, tensor in tensors.items():
@@ -221,8 +221,8 @@ def with_old_names(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("part, kind, attentions", [("unet", diffusers.UNet2DModel, 6), ("vqvae", diffusers.VQModel, 7)])
-def test_plain_attention_by_its_names_of_old(part: str, kind: type, attentions: int, tmp_path: Path):
-    """Several a level, and in the middle: diffusers opens such a folder, and so do we, with the same weights."""
+def test_plain_attention_by_its_old_names(part: str, kind: type, attentions: int, tmp_path: Path):
+    """Several per level, and in the middle: diffusers opens such a folder, and so do we, with the same weights."""
     row = replace(ROWS["faces"], first_stage=replace(VQ, blocks=2, attention=(2,)), unet=replace(ROWS["faces"].unet, blocks=2))
     ours = write_row(tmp_path / "ours", row)
     export_diffusers(Ours.open(ours), tmp_path / "folder")
@@ -236,5 +236,5 @@ def test_plain_attention_by_its_names_of_old(part: str, kind: type, attentions: 
     tensors = load_file(file)
     old = next(key for key in tensors if key.endswith(".query.weight"))
     save_file(tensors | {old.replace("query", "to_q"): torch.zeros_like(tensors[old])}, file)
-    with pytest.raises(UserError, match=r"query.weight, of shape .*, has no place"):  # both: none is lost in silence
+    with pytest.raises(UserError, match=r"query.weight, of shape .*, has no place"):  # both names: neither tensor is lost silently
         import_checkpoint(tmp_path / "folder", tmp_path / "third")

@@ -1,4 +1,4 @@
-"""`python load.py` of the models that no pipeline of diffusers' runs, with the VQ first stages that they were published with."""
+"""`python load.py` of the models that no pipeline of diffusers runs, with the VQ first stages of their published versions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 from interop_rows import ROWS, VQ, write_row
 from PIL import Image
-from test_diffusers import CPU, GUIDANCE, TOLERANCE, noise, our_picture
+from test_diffusers import CPU, GUIDANCE, TOLERANCE, noise, our_image
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -30,8 +30,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
-SIDE = 32  # of the pictures
-VQ_F4 = replace(VQ, multipliers=(1, 1, 1), num_codes=8192)  # as many codes as published: few would hide what the denoiser does
+SIDE = 32  # of the images, in pixels
+VQ_F4 = replace(VQ, multipliers=(1, 1, 1), num_codes=8192)  # as many codes as published: with few, decoding would hide differences
 STAGES = {
     "class": VQ_F4,
     "map": replace(VQ_F4, middle_attention=False),
@@ -39,7 +39,7 @@ STAGES = {
     "inpainting": replace(VQ_F4, middle_attention=False),
     "text": VQ_F4,
 }
-AS_PROGRAMS = ("class", "inpainting", "text")  # a start takes seconds: the others are run within this process
+AS_PROGRAMS = ("class", "inpainting", "text")  # a start takes seconds, so the others run in this process
 
 
 @pytest.fixture(scope="module")
@@ -57,51 +57,51 @@ def exported(module_folder: Path) -> Callable[[str], tuple[Path, Path]]:
 
 
 def example(name: str, ours: Path) -> ConditionInputs:
-    """What the program draws when it is not told otherwise, in our words."""
-    hole, picture = torch.ones(1, 1, SIDE, SIDE), torch.full((1, 3, SIDE, SIDE), -1.0)
-    told = {
+    """The program's default condition as our inputs."""
+    hole, image = torch.ones(1, 1, SIDE, SIDE), torch.full((1, 3, SIDE, SIDE), -1.0)
+    inputs = {
         "class": {"class": torch.tensor([0])},
         "map": {"map": torch.zeros(1, SIDE, SIDE, dtype=torch.long)},
         "boxes": {"boxes": torch.tensor([[[0, 0.2, 0.2, 0.8, 0.8]]])},
         "text": {"text": ("a picture",)},
     }
     if name == "inpainting":
-        latent = load_latent_diffusion(ours, CPU).first_stage.encode(picture).detach()
+        latent = load_latent_diffusion(ours, CPU).first_stage.encode(image).detach()
         return ConditionInputs(count=1, values={"mask": MaskedImages(hole, latent)})
-    return ConditionInputs(count=1, values=told[name])
+    return ConditionInputs(count=1, values=inputs[name])
 
 
 def written(folder: Path) -> Tensor:
     """sample.png, (1, 3, SIDE, SIDE) in [0, 1]."""
     with Image.open(folder / "sample.png") as file:
-        picture = torch.from_numpy(np.array(file)).permute(2, 0, 1)[None] / 255
-    assert picture.shape == (1, 3, SIDE, SIDE) and picture.std() > 0.02, "the picture is flat"
-    return picture
+        image = torch.from_numpy(np.array(file)).permute(2, 0, 1)[None] / 255
+    assert image.shape == (1, 3, SIDE, SIDE) and image.std() > 0.02, "the image is flat"
+    return image
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_it_writes_what_we_draw_from_the_same_noise(name: str, exported, monkeypatch: pytest.MonkeyPatch):
-    """Run as `python load.py` runs it, but for the noise."""
+def test_it_writes_our_image_of_the_same_noise(name: str, exported, monkeypatch: pytest.MonkeyPatch):
+    """Run like `python load.py`, except for the noise."""
     ours, folder = exported(name)
     x = noise(ours)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "randn", lambda *shape: x.reshape(shape))
         runpy.run_path(str(folder / "load.py"), run_name="__main__")
-    told = example(name, ours)
-    if name == "inpainting":  # by a mask alone nothing is guided
-        mine = our_picture(ours, told, told, 1.0)
+    inputs = example(name, ours)
+    if name == "inpainting":  # guidance does not apply to a mask alone
+        mine = our_image(ours, inputs, inputs, 1.0)
     else:
-        mine, unguided = (our_picture(ours, told, guidance=guidance) for guidance in (GUIDANCE, 1.0))
-        assert (mine - unguided).abs().max() > 0.05, "the picture does not show what was told"
+        mine, unguided = (our_image(ours, inputs, guidance=guidance) for guidance in (GUIDANCE, 1.0))
+        assert (mine - unguided).abs().max() > 0.05, "the image does not depend on the condition"
     assert_close(written(folder), (mine / 2 + 0.5).clamp(0, 1), rtol=0, atol=TOLERANCE + 0.5 / 255)
 
 
 @pytest.mark.parametrize("name", AS_PROGRAMS)
 def test_it_runs_as_a_program(name: str, exported, tmp_path: Path):
-    """From another folder, in a process of its own."""
+    """In another working directory, in a process of its own."""
     folder = exported(name)[1]
     (folder / "sample.png").unlink(missing_ok=True)
-    told = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
-    done = subprocess.run([sys.executable, str(folder / "load.py")], cwd=tmp_path, env=told, capture_output=True, text=True)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+    done = subprocess.run([sys.executable, str(folder / "load.py")], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     written(folder)

@@ -1,4 +1,4 @@
-"""Statistics against numpy over the whole set; each finding on a case made for it, and silence on a healthy one."""
+"""Statistics against numpy over the whole set; each finding on a case made for it, and none on a healthy model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ GAME = AdversaryState(weight=0.4, largest_weight=5e3, real_logit=0.4, fake_logit
 
 
 def batches() -> list[tuple[torch.Tensor, torch.Tensor, DiagonalGaussian, torch.Tensor]]:
-    """Uneven batches; channel 0 varies, skewed and far from 0, channel 1 is silent."""
+    """Uneven batches; channel 0 varies, skewed and far from 0; channel 1 hardly varies."""
     generator = torch.Generator().manual_seed(0)
     parts = []
     for count in (4, 1, 2):
@@ -99,16 +99,16 @@ def test_lpips_may_be_left_out_and_an_empty_set_is_refused():
 
 @pytest.mark.parametrize("statistics", [HEALTHY, QUANTISED])
 @pytest.mark.parametrize("adversary", [None, GAME, dataclasses.replace(GAME, weight=None)])
-def test_nothing_is_said_of_health(statistics, adversary):
+def test_a_healthy_model_has_no_findings(statistics, adversary):
     assert diagnose(statistics, adversary).findings == ()
 
 
 @pytest.mark.parametrize(
-    "base, changes, says, key",
+    "base, changes, finding, key",
     [
         (HEALTHY, {"active_channels": 0}, "posterior collapse", "lower loss.kl_weight"),
         (HEALTHY, {"kl": 0.01}, "posterior collapse", "lower loss.kl_weight"),
-        (HEALTHY, {"active_channels": 1}, "1 of 2 latent channels carry nothing", "first_stage.latent_channels"),
+        (HEALTHY, {"active_channels": 1}, "1 of 2 latent channels carry no information", "first_stage.latent_channels"),
         (HEALTHY, {"noise_share": 0.7}, "KL weight too high", "lower loss.kl_weight"),
         (HEALTHY, {"kl": 55.0}, "KL weight too low", "raise loss.kl_weight"),
         (HEALTHY, {"latent_kurtosis": 40.0}, "heavy tails", "raise loss.kl_weight"),
@@ -133,31 +133,31 @@ def test_nothing_is_said_of_health(statistics, adversary):
         (HEALTHY, {"l1": math.nan}, "not finite", "train.optimizer.learning_rate"),
     ],
 )
-def test_each_finding_about_the_latent_fires_alone(base, changes, says, key):
+def test_each_finding_about_the_latent_fires_alone(base, changes, finding, key):
     (line,) = diagnose(dataclasses.replace(base, **changes), GAME).findings
-    assert says in line and key in line and "\n" not in line
+    assert finding in line and key in line and "\n" not in line
 
 
 @pytest.mark.parametrize(
-    "changes, says, key",
+    "changes, finding, key",
     [
         ({"accuracy": 0.99, "real_logit": 5.0, "fake_logit": -4.0}, "discriminator too strong", "raise loss.disc_start"),
         ({"accuracy": 0.5}, "discriminator too weak", "raise loss.disc_channels"),
         ({"weight": 5e3}, "at its clamp", "loss.disc_start"),
-        ({"weight": 1e-6}, "counts for nothing", "raise loss.disc_weight"),
+        ({"weight": 1e-6}, "has no effect", "raise loss.disc_weight"),
         ({"real_logit": math.inf}, "not finite", "loss.disc_weight"),
     ],
 )
-def test_each_finding_about_the_discriminator_fires_alone(changes, says, key):
+def test_each_finding_about_the_discriminator_fires_alone(changes, finding, key):
     (line,) = diagnose(HEALTHY, dataclasses.replace(GAME, **changes)).findings
-    assert says in line and key in line and "\n" not in line
+    assert finding in line and key in line and "\n" not in line
 
 
 def test_a_fixed_weight_is_never_called_clamped():
     assert diagnose(HEALTHY, dataclasses.replace(GAME, weight=0.5, largest_weight=math.inf)).findings == ()
 
 
-def test_all_numbers_are_told_and_logged():
+def test_all_numbers_are_summarised_and_logged():
     found = diagnose(HEALTHY, GAME)
     text = "\n".join(found.summary)
     for shown in ("31.00 dB", "LPIPS 0.0400", "8.00 10.00", "2 of 2 channels", "excess kurtosis 0.50", "weight 0.4", "accuracy 70%"):
@@ -167,8 +167,8 @@ def test_all_numbers_are_told_and_logged():
     assert {"l1", "psnr", "lpips", "latent_std", "latent_kurtosis", "active_channels", "disc_accuracy"} <= set(found.numbers)
 
 
-def test_a_codebooks_use_is_counted_over_the_whole_set_and_told():
-    """Codes 0 to 3 with shares 1/2, 1/4, 1/8, 1/8 of 32 positions: an entropy of 7/4 ln 2, as of 2^1.75 codes; code 4 is never chosen."""
+def test_a_codebooks_use_is_counted_over_the_whole_set_and_summarised():
+    """Codes 0 to 3 have shares 1/2, 1/4, 1/8, 1/8 of 32 positions: entropy 7/4 ln 2, perplexity 2^1.75. Code 4 is never chosen."""
     collector, images = StatisticsCollector(), torch.zeros(1, 3, 8, 8)
     for indices in ([0] * 16, [1] * 8 + [2] * 4 + [3] * 4):
         raw = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(len(set(indices))))
@@ -177,19 +177,19 @@ def test_a_codebooks_use_is_counted_over_the_whole_set_and_told():
     assert (found.codes.codes, found.codes.positions, found.codes.used) == (5, 32, 4)
     np.testing.assert_allclose(found.codes.perplexity, 2**1.75)
     assert (found.kl, found.kl_per_channel, found.noise_share) == (None, (), 0.0)
-    told = diagnose(found)
-    assert "4 of 5 codes used, perplexity 3" in "\n".join(told.summary) and "KL" not in "\n".join(told.summary)
-    assert told.numbers["codes_used"] == 4 and "kl_per_dimension" not in told.numbers
+    diagnosis = diagnose(found)
+    assert "4 of 5 codes used, perplexity 3" in "\n".join(diagnosis.summary) and "KL" not in "\n".join(diagnosis.summary)
+    assert diagnosis.numbers["codes_used"] == 4 and "kl_per_dimension" not in diagnosis.numbers
 
 
 def test_few_positions_cannot_use_many_codes():
-    """A small held-out set is judged by what it could reach."""
+    """A small held-out set is compared with the number of codes that it could reach."""
     few = dataclasses.replace(QUANTISED, codes=CodeUsage(codes=8192, positions=64, used=40, perplexity=30.0))
     assert diagnose(few).findings == ()
 
 
-def test_every_key_that_the_doctor_names_exists():
-    """A finding that names a key that no config has would send its reader in circles."""
+def test_every_key_that_the_diagnostics_name_exists():
+    """A finding must not name a key that no config has."""
     configs = {"loss": (AutoencoderLossConfig,), "first_stage": (KLAutoencoderConfig, VQAutoencoderConfig)}
     known = {room: {f.name for config in kinds for f in dataclasses.fields(config)} for room, kinds in configs.items()}
     named = set(re.findall(r"\b(loss|first_stage)\.(\w+)", inspect.getsource(diagnostics)))

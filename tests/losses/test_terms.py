@@ -35,7 +35,7 @@ def network() -> lpips.LPIPS:
         return lpips.LPIPS(net="squeeze", pnet_rand=True, verbose=False)
 
 
-def pictures(count: int = 3, channels: int = 3, side: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
+def image_pair(count: int = 3, channels: int = 3, side: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(7)
     images = torch.rand(count, channels, side, side, generator=generator) * 2 - 1
     return images, (images + 0.3 * torch.randn(images.shape, generator=generator)).requires_grad_()
@@ -47,8 +47,8 @@ def posterior(count: int = 3) -> DiagonalGaussian:
 
 @pytest.mark.parametrize("how, error", [("l1", np.abs), ("l2", np.square)])
 def test_terms_are_numpys_at_the_published_scale(network, how, error):
-    """NLL is a sum over the sample, LPIPS stands in every pixel of it; KL is a sum over the latent."""
-    images, reconstruction = pictures()
+    """NLL is a sum over the sample, with LPIPS added to every pixel's error; KL is a sum over the latent."""
+    images, reconstruction = image_pair()
     config = AutoencoderLossConfig(pixel=how, perceptual_weight=0.7, disc_weight=0.0, logvar_init=0.3, kl_weight=1e-2)
     loss, latent = config.build(3, network), posterior()
     terms = loss.terms(images, reconstruction, latent)
@@ -66,8 +66,8 @@ def test_terms_are_numpys_at_the_published_scale(network, how, error):
 
 
 def test_a_quantised_latents_errors_weigh_as_in_the_published_mean():
-    """VQ models: mean error + codebook_weight * (codebook + commitment * commitment error), all means; ours is that times the numbers."""
-    images, reconstruction = pictures()
+    """VQ models: mean error + codebook_weight * (codebook + commitment * commitment error), all means; ours is that times C H W."""
+    images, reconstruction = image_pair()
     raw = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     code = raw.round()
     latent = QuantisedLatent(raw, code, torch.zeros(3, 8, 8, dtype=torch.long), num_codes=1)
@@ -80,7 +80,7 @@ def test_a_quantised_latents_errors_weigh_as_in_the_published_mean():
 
 def test_without_lpips_the_term_is_zero_and_nothing_is_loaded():
     loss = PLAIN.build(3)
-    images, reconstruction = pictures()
+    images, reconstruction = image_pair()
     assert loss.perceptual is None and loss.discriminator is None
     assert loss.terms(images, reconstruction, posterior()).perceptual.tolist() == [0, 0, 0]
     assert loss.discriminator_parameters() == loss.autoencoder_parameters() == []
@@ -96,8 +96,8 @@ def test_the_pretrained_lpips_is_taken_where_none_is_given(network, monkeypatch)
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_lpips_and_its_gradient_are_the_librarys(network, channels):
-    """Grey is repeated; of 4 channels each is shown as grey, and the distances are averaged."""
-    images, reconstruction = pictures(channels=channels)
+    """A single channel is repeated; of 4 channels each becomes a grey image, and the distances are averaged."""
+    images, reconstruction = image_pair(channels=channels)
     got = Perceptual(network)(images, reconstruction)
     if channels == 3:
         expected = network(images, reconstruction).reshape(-1)
@@ -111,8 +111,8 @@ def test_lpips_and_its_gradient_are_the_librarys(network, channels):
 
 
 def test_lpips_gradient_is_finite_where_all_features_are_zero(network):
-    """The root of a sum of squares has no slope at 0, but the ReLU before it lets nothing of that through."""
-    images, _ = pictures()
+    """The root of a sum of squares has no slope at 0, but the gradient of the ReLU before it is 0 there."""
+    images, _ = image_pair()
     first = network.net.slice1[0]
     kept = first.bias.clone()
     try:
@@ -125,14 +125,14 @@ def test_lpips_gradient_is_finite_where_all_features_are_zero(network):
 
 
 def test_lpips_reaches_the_encoder(network):
-    """With no pixel error in it: the gradient that arrives is LPIPS' alone."""
+    """Without a pixel error: the gradient is that of LPIPS alone."""
     torch.manual_seed(0)
     stage = KLAutoencoderConfig(channels=8, multipliers=(1, 2), blocks=1, latent_channels=2).build()
-    images, _ = pictures()
+    images, _ = image_pair()
     reconstruction, _ = stage.reconstruct(images, torch.zeros(3, 2, 16, 16))
     Perceptual(network)(images, reconstruction).sum().backward()
-    silent = [name for name, p in stage.encoder.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
-    assert silent == []
+    idle = [name for name, p in stage.encoder.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert idle == []
     assert all(p.grad is None for p in network.parameters())
 
 
@@ -146,7 +146,7 @@ def test_lpips_is_frozen_in_eval_mode_and_not_saved(network):
 
 def test_lpips_follows_the_images_to_their_device(network):
     moved = copy.deepcopy(network)
-    assert Perceptual(moved)(*(x.to("meta") for x in pictures())).device.type == "meta"
+    assert Perceptual(moved)(*(x.to("meta") for x in image_pair())).device.type == "meta"
     assert {x.device.type for x in (*moved.parameters(), *moved.buffers())} == {"meta"}
 
 
@@ -156,7 +156,7 @@ def test_small_pictures_are_refused_by_lpips(network):
 
 
 def test_bf16_autocast_gives_float32_terms_near_the_exact_ones(network):
-    images, reconstruction = pictures()
+    images, reconstruction = image_pair()
     loss = AutoencoderLossConfig(disc_channels=8, disc_layers=2).build(3, network)
     exact = loss.terms(images, reconstruction, posterior())
     with torch.autocast("cpu", torch.bfloat16):
@@ -170,7 +170,7 @@ def test_bf16_autocast_gives_float32_terms_near_the_exact_ones(network):
 @pytest.mark.parametrize("how", ["l1", "l2"])
 def test_log_variance_trains_to_its_optimum(how):
     """d/ds of sum(e / exp(s) + s) is 0 at exp(s) = mean error; an optimizer given our list must get there."""
-    images, reconstruction = (x.detach() for x in pictures())
+    images, reconstruction = (x.detach() for x in image_pair())
     loss = AutoencoderLossConfig(pixel=how, perceptual_weight=0.0, disc_weight=0.0, learn_logvar=True).build(3)
     optimizer = torch.optim.Adam(loss.autoencoder_parameters(), lr=0.05)
     for _ in range(300):
@@ -184,13 +184,13 @@ def test_log_variance_trains_to_its_optimum(how):
 
 def test_log_variance_stands_still_unless_learned():
     loss = PLAIN.build(3)
-    images, reconstruction = pictures()
+    images, reconstruction = image_pair()
     loss.terms(images, reconstruction, posterior()).nll.sum().backward()
     assert loss.log_variance.grad is None and reconstruction.grad.abs().sum() > 0
 
 
 def test_l1_with_log_variance_is_a_laplace_density():
-    images, reconstruction = (x.detach().double() for x in pictures())
+    images, reconstruction = (x.detach().double() for x in image_pair())
     log_variance = torch.tensor(-0.4, dtype=torch.float64)
     nll = negative_log_likelihood((images - reconstruction).abs(), log_variance)
     density = torch.distributions.Laplace(reconstruction, log_variance.exp())
@@ -247,7 +247,7 @@ def adversarial_loss(how: str = "hinge", norm: str = "group") -> AutoencoderLoss
 @pytest.mark.parametrize("how", ["hinge", "vanilla", "non_saturating"])
 def test_discriminator_terms_are_means_over_the_patches(how):
     loss = adversarial_loss(how)
-    images, reconstruction = pictures()
+    images, reconstruction = image_pair()
     real, fake = (loss.discriminator(x).detach() for x in (images, reconstruction))
     terms = loss.discriminator_loss(images, reconstruction)
     assert_close(terms.loss.detach(), discriminator_error(real, fake, how).mean((1, 2, 3)))
@@ -261,7 +261,7 @@ def test_discriminator_terms_are_means_over_the_patches(how):
 @pytest.mark.parametrize("norm", ["group", "none", "batch"])
 def test_each_players_gradient_stays_its_own(norm):
     loss = adversarial_loss(norm=norm)
-    images, reconstruction = pictures()
+    images, reconstruction = image_pair()
     loss.generator_loss(reconstruction).sum().backward()
     assert reconstruction.grad.abs().max() > 0
     assert all(p.grad is None for p in loss.discriminator_parameters())
@@ -272,9 +272,9 @@ def test_each_players_gradient_stays_its_own(norm):
     assert all(p.grad is not None and p.requires_grad for p in loss.discriminator_parameters())
 
 
-def test_the_discriminator_learns_to_tell_and_the_generator_to_deceive():
+def test_the_discriminator_learns_to_classify_and_the_generator_to_deceive():
     loss = adversarial_loss()
-    images, reconstruction = pictures(count=4)
+    images, reconstruction = image_pair(count=4)
     blurred = functional.avg_pool2d(reconstruction.detach(), 5, 1, 2).requires_grad_()
     optimizer = torch.optim.Adam(loss.discriminator_parameters(), lr=2e-3)
     for _ in range(40):

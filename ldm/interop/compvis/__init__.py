@@ -1,1 +1,1 @@
-"""CompVis's and Stable Diffusion's single files, with the YAML that describes them."""
+"""CompVis's and Stable Diffusion's single files, and the YAML that describes them."""

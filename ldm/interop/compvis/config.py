@@ -1,6 +1,6 @@
-"""CompVis's and Stability's YAML: what its `target:` names mean, by explicit tables. Nothing is imported by name.
+"""Reads CompVis's and Stability's YAML by explicit tables: without it a `target:` would have to be imported, so a file could run any code.
 
-Keys and defaults are those of the classes named; what a checkpoint's pictures do not depend on is listed as such.
+Keys and defaults are those of the classes named; keys that no image depends on are listed as such.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LATENT_DIFFUSIONS = (
 )
 UNETS = ("ldm.modules.diffusionmodules.openaimodel.UNetModel",)
 SPACINGS: dict[str, Literal["linear", "sqrt_linear", "cosine"]] = {
-    "linear": "sqrt_linear",  # linear in sqrt(beta), whatever it is called there
+    "linear": "sqrt_linear",  # there too it is linear in sqrt(beta), despite its name
     "sqrt_linear": "linear",
     "cosine": "cosine",
 }
@@ -42,16 +42,16 @@ OF_TRAINING = (
     "reset_num_ema_updates",
 )  # fmt: skip
 UNET_UNREAD = ("image_size", "use_checkpoint", "use_fp16", "use_bf16", "legacy")  # of memory and precision, or without effect
-CLASSES_AND_NOTHING = 1001  # of ImageNet: cin256-v2 was trained with a last one for "nothing", the file does not say so
-LAST_IS_NOTHING = "last_class_is_nothing"  # our own key beside `model:`, which CompVis's code does not read
-UNTOLD, BY_FIRST_STAGE = "__is_unconditional__", "__is_first_stage__"  # instead of a cond_stage_config
-MASKED = "masked_image"  # the key of what the published model of BY_FIRST_STAGE is told
+CLASSES_AND_NULL = 1001  # of ImageNet: the last class of cin256-v2 is the null class, which its file does not record
+LAST_IS_NULL = "last_class_is_nothing"  # our own key beside `model:`, which CompVis's code does not read
+UNCONDITIONAL, BY_FIRST_STAGE = "__is_unconditional__", "__is_first_stage__"  # instead of a cond_stage_config
+MASKED = "masked_image"  # key of the condition of the published model with BY_FIRST_STAGE
 PARTS = ("unet_config", "first_stage_config", "cond_stage_config")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentDiffusion:
-    """Its parameters without its parts."""
+    """CompVis's `LatentDiffusion`: its parameters without its parts."""
 
     timesteps: int = 1000
     beta_schedule: Literal["linear", "sqrt_linear", "cosine"] = "linear"
@@ -71,7 +71,7 @@ class LatentDiffusion:
 
 @dataclass(frozen=True, kw_only=True)
 class UNetModel:
-    """`legacy` makes no difference with the heads that published configs have."""
+    """CompVis's `UNetModel`. Its `legacy` makes no difference with the heads of the published configs."""
 
     in_channels: int
     out_channels: int
@@ -94,7 +94,7 @@ class UNetModel:
 
 
 def read_compvis(path: Path) -> Recipe | AutoencoderRecipe:
-    """What a YAML file describes.
+    """The model that a YAML file describes.
 
     Raises:
         UserError: it cannot be read; a target or a value that has no counterpart here.
@@ -103,7 +103,7 @@ def read_compvis(path: Path) -> Recipe | AutoencoderRecipe:
     where = str(path)
     model = content.get("model")
     if not isinstance(model, dict):
-        raise UserError(f"{where}: has no mapping `model:`, so it is no config of CompVis's code")
+        raise UserError(f"{where}: has no mapping `model:`, so it is not a config of CompVis's code")
     target, params = target_of(model, f"{where}: model")
     if target in FIRST_STAGES:
         first_stage, size = FIRST_STAGES[target](params, f"{where}: model.params")
@@ -111,23 +111,23 @@ def read_compvis(path: Path) -> Recipe | AutoencoderRecipe:
     if target not in LATENT_DIFFUSIONS:
         raise unknown(f"target of {where}: model", target, (*LATENT_DIFFUSIONS, *FIRST_STAGES))
     recipe = _latent_diffusion(params, f"{where}: model.params")
-    told = {name: _without_nothing(config, content) for name, config in recipe.conditioning.items()}
-    return replace(recipe, conditioning=told)
+    conditioning = {name: _without_null_class(config, content) for name, config in recipe.conditioning.items()}
+    return replace(recipe, conditioning=conditioning)
 
 
-def _without_nothing(config: ConditionerConfig, content: Mapping[str, Any]) -> ConditionerConfig:
-    """Class labels without the class for "nothing", which `n_classes` counts too."""
-    if not isinstance(config, ClassLabelConfig):
-        return config
-    is_counted = content.get(LAST_IS_NOTHING) is True or config.classes == CLASSES_AND_NOTHING
-    return replace(config, num_classes=config.classes - 1) if is_counted else config
+def _without_null_class(config: ConditionerConfig, content: Mapping[str, Any]) -> ConditionerConfig:
+    """Class labels without the null class, which the file's `n_classes` may include."""
+    match config:
+        case ClassLabelConfig(classes=count) if content.get(LAST_IS_NULL) is True or count == CLASSES_AND_NULL:
+            return replace(config, num_classes=count - 1)
+    return config
 
 
 def target_of(content: Any, where: str) -> tuple[str, dict[str, Any]]:
-    """The class that a part names, and its parameters.
+    """The `target:` of a part, and its parameters.
 
     Raises:
-        UserError: it names none.
+        UserError: it has none.
     """
     if not isinstance(content, Mapping) or not isinstance(content.get("target"), str):
         raise UserError(f"{where}: must have a `target:`, found {shown(content)}")
@@ -176,7 +176,7 @@ def _unet(content: Any, where: str) -> SizedUNet:
     must_be_few(where, "num_res_blocks", theirs.num_res_blocks)
     must_be_few(where, "transformer_depth", theirs.transformer_depth)
     must_be_few(where, "channel_mult", theirs.channel_mult)
-    has_width = theirs.num_head_channels != -1  # which wins where both are given
+    has_width = theirs.num_head_channels != -1  # it takes precedence where both are given
     config = UNetConfig(
         channels=theirs.model_channels,
         multipliers=theirs.channel_mult,
@@ -198,8 +198,8 @@ def _unet(content: Any, where: str) -> SizedUNet:
 def _conditioning(
     content: Any, theirs: LatentDiffusion, first_stage: FirstStageConfig, unet: SizedUNet, where: str
 ) -> dict[str, ConditionerConfig]:
-    """What the model is told: by its `cond_stage_config`, and in hybrid models by a mask beside."""
-    if content == UNTOLD:
+    """The model's conditioners: from its `cond_stage_config`, and in hybrid models a mask beside it."""
+    if content == UNCONDITIONAL:
         return {}
     if content == BY_FIRST_STAGE:
         return {"mask": _by_first_stage(theirs, first_stage, where)}
@@ -209,23 +209,23 @@ def _conditioning(
         raise unknown(f"target of {at}:", target, CONDITIONERS)
     way = theirs.conditioning_key or ("concat" if theirs.concat_mode else "crossattn")
     kind = CONDITIONERS[target]
-    told = kind.read(params, f"{at}.params", first_stage, unet)
+    conditioning = kind.read(params, f"{at}.params", first_stage, unet)
     if way == "hybrid" and kind.way == "crossattn":
         if theirs.concat_keys != ("mask", "masked_image"):
             raise UserError(f"{where}: concat_keys {', '.join(theirs.concat_keys)}; only mask, masked_image can be imported")
-        return told | {"mask": InpaintMaskConfig()}
+        return conditioning | {"mask": InpaintMaskConfig()}
     if way != kind.way:
         raise UserError(f"{where}: conditioning_key is {way}, but {target} can only be imported where it is {kind.way}")
-    return told
+    return conditioning
 
 
 def _by_first_stage(theirs: LatentDiffusion, first_stage: FirstStageConfig, where: str) -> InpaintMaskConfig:
-    """A model that is told a masked picture's latent, by its own first stage and not scaled, and the mask."""
+    """The conditioner of a model whose condition is the mask and the masked image, encoded by its own first stage and not scaled."""
     if theirs.cond_stage_key != MASKED or not theirs.concat_mode or theirs.conditioning_key not in (None, "concat"):
-        raise UserError(f"{where}: a model that is told by its first stage can only be imported where it is told {MASKED}, concatenated")
+        raise UserError(f"{where}: with {BY_FIRST_STAGE} only models conditioned on {MASKED} by concatenation can be imported")
     if not isinstance(first_stage, VQAutoencoderConfig):
-        raise UserError(f"{where}: a model that is told by its first stage can only be imported where that is a VQ autoencoder")
+        raise UserError(f"{where}: with {BY_FIRST_STAGE} only models with a VQ first stage can be imported")
     if theirs.scale_by_std:
-        raise UserError(f"{where}: sets scale_by_std, but what a model is told by its first stage is not scaled: only 1 can be imported")
+        raise UserError(f"{where}: sets scale_by_std, but the condition of {BY_FIRST_STAGE} is not scaled: only scale 1 can be imported")
     must_be(where, "scale_factor", theirs.scale_factor, 1.0)
     return InpaintMaskConfig(convention="inpainting_big")

@@ -1,4 +1,7 @@
-"""Our checkpoint as a single file of CompVis's and Stable Diffusion's, with the YAML that describes it."""
+"""Writes our checkpoint as a CompVis single file and its YAML: without it models trained here would not open in ComfyUI and similar tools.
+
+Such tools recognise Stable Diffusion by its tensors; a note says whether they open the file.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,6 @@ from torch import Tensor
 
 from ldm.checkpoints.folder import save_tensors
 from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
-from ldm.conditioning.transformer import TransformerConfig
 from ldm.core.errors import UserError
 from ldm.core.files import sync, write_file
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
@@ -23,22 +25,22 @@ from ldm.interop.clip_text import PT, TextTower, give_tower
 from ldm.interop.compvis.checkpoint import CONDITIONER, DENOISER, FIRST_STAGE
 from ldm.interop.compvis.stable_diffusion import SCALE
 from ldm.interop.compvis.tables import tables_of
-from ldm.interop.compvis.yaml import is_linear_for, is_told_by_first_stage, process_of, unet_of, yaml_of
-from ldm.interop.conditioner_keys import stored_part
+from ldm.interop.compvis.yaml import is_conditioned_by_first_stage, is_linear_for, process_of, unet_of, yaml_of
+from ldm.interop.conditioner_keys import TRANSFORMER, stored_part
 from ldm.interop.latent_scale import scaled_for_peer
 from ldm.interop.ours import Ours
 from ldm.interop.transformer_keys import WORD_OUTPUT
 from ldm.interop.unet_keys import unet_keys
 
 KNOWN_CHANNELS = 320
-KNOWN_TEXT = {(768, False): 8, (1024, True): 64}  # width of the tokens, and whether open_clip's: heads of version 1, their width of 2
+KNOWN_TEXT = {(768, False): 8, (1024, True): 64}  # (token width, is open_clip's) -> number of heads (version 1), width of a head (2)
 
 
 def export_compvis(ours: Ours, out: Path) -> tuple[str, ...]:
     """Writes the file, `.safetensors` or `.ckpt`, and beside it the YAML of the same name.
 
     Returns:
-        What the user should know.
+        Notes for the user.
 
     Raises:
         UserError: what CompVis's code cannot represent; another suffix.
@@ -46,9 +48,9 @@ def export_compvis(ours: Ours, out: Path) -> tuple[str, ...]:
     if out.suffix not in (".safetensors", ".ckpt"):
         raise UserError(f"--out {out}: a single file ends in .safetensors or .ckpt")
     tensors, config, notes = compvis_of(ours)
-    with whole(out) as temporary:
+    with atomic_file(out) as temporary:
         if out.suffix == ".ckpt":
-            # Clones: of a mapped tensor torch.save would write the whole file that it is mapped from.
+            # Clones: for a memory-mapped tensor torch.save would write the whole file behind it.
             clones = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
             torch.save({"state_dict": clones}, temporary)
         else:
@@ -58,7 +60,7 @@ def export_compvis(ours: Ours, out: Path) -> tuple[str, ...]:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """A file that appears under its name only when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
@@ -71,16 +73,16 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def compvis_of(ours: Ours) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
-    """All tensors by CompVis's names, the YAML's content, and what the user should know.
+    """All tensors by CompVis's names, the YAML's content, and notes for the user.
 
     Raises:
         UserError: what CompVis's code cannot represent.
     """
     spec = ours.spec
     tower = _tower(ours)
-    left = None if tower is None else SCALE  # which tools that know Stable Diffusion by its tensors take for granted
-    left = 1.0 if is_told_by_first_stage(ours) else left  # what that one gives is not scaled there
-    weights, scale, notes = scaled_for_peer(ours.autoencoder, spec.normalization, ours.first_stage, left)
+    peer_scale = None if tower is None else SCALE  # the fixed scale of tools that recognise Stable Diffusion by its tensors
+    peer_scale = 1.0 if is_conditioned_by_first_stage(ours) else peer_scale  # CompVis's code does not scale that condition
+    weights, scale, notes = scaled_for_peer(ours.autoencoder, spec.normalization, ours.first_stage, peer_scale)
     config = yaml_of(ours, tower, scale)
     is_linear = is_linear_for(tower)
     unet = ours.unet(is_linear=is_linear)
@@ -95,47 +97,48 @@ def compvis_of(ours: Ours) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str
 
 
 def _who_opens(ours: Ours, tower: TextTower | None) -> str:
-    """Whether tools that know Stable Diffusion by its tensors, as ComfyUI does, take the file for what it is."""
+    """The note on whether tools that recognise Stable Diffusion by its tensors, such as ComfyUI, open the file correctly."""
     config, process = unet_of(ours), ours.spec.process
     faults = []
     if tower is None or config.channels != KNOWN_CHANNELS or (config.context_width or 0, tower.is_open) not in KNOWN_TEXT:
-        faults.append("it is no Stable Diffusion 1 or 2 by its sizes")
+        faults.append("by its sizes it is not Stable Diffusion 1 or 2")
     elif (config.head_width if tower.is_open else config.heads) != KNOWN_TEXT[config.context_width or 0, tower.is_open]:
         faults.append("it has other attention heads")
     if process != DiscreteVP():
         faults.append("it has another noise schedule")
     if tower is not None and not tower.is_open and ours.spec.prediction.kind != "eps":
-        faults.append("they take it that version 1 predicts eps")
+        faults.append("they assume that version 1 predicts eps")
     return (
-        f"CompVis's code opens it with its YAML; ComfyUI and its like do not: {', '.join(faults)}"
+        f"CompVis's code opens it with its YAML; ComfyUI and similar tools do not: {', '.join(faults)}"
         if faults
-        else "opens in ComfyUI and its like; CompVis's code opens it with its YAML"
+        else "opens in ComfyUI and similar tools; CompVis's code opens it with its YAML"
     )
 
 
 def _tower(ours: Ours) -> TextTower | None:
-    """The frozen text tower, where there is one; in version 2 its reader takes what comes before the last layer."""
-    for config in ours.told_by(ClipPretrainedConfig).values():
+    """The frozen text tower, if there is one; version 2's readers use the output before the last layer."""
+    for config in ours.conditioners_of(ClipPretrainedConfig).values():
         tower = ours.text_tower(config)
         return tower.with_idle_layer() if tower.is_open and config.layer == "last" else tower
     return None
 
 
 def _conditioner(ours: Ours, tower: TextTower | None) -> dict[str, Tensor]:
-    """Its weights, the frozen text tower's included."""
+    """The conditioner's weights, including those of a frozen text tower."""
     if tower is not None:
         return give_tower(tower)
     for name, config in ours.spec.conditioning.items():
         stored = stored_part(name, config, ours.unet().config.context_width or 0)
         if stored is not None:
             given = stored.give(ours.conditioner)
-            if isinstance(config, TransformerConfig):
-                given |= _word_output(stored.theirs, given)
-            return given
+            return given | _word_output(given)
     return {}
 
 
-def _word_output(start: str, given: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The layer that CompVis's transformer has for predicting words, as zeros: its code wants it, and no picture depends on it."""
-    words = given[f"{start}token_emb.weight"]
-    return {f"{start}{WORD_OUTPUT}weight": torch.zeros_like(words), f"{start}{WORD_OUTPUT}bias": words.new_zeros(len(words))}
+def _word_output(given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """For a transformer, the layer that predicts words, as zeros: CompVis's code requires it, and no image depends on it."""
+    words = given.get(f"{TRANSFORMER}token_emb.weight")
+    if words is None:
+        return {}
+    start = f"{TRANSFORMER}{WORD_OUTPUT}"
+    return {f"{start}weight": torch.zeros_like(words), f"{start}bias": words.new_zeros(len(words))}

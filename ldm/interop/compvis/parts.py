@@ -1,4 +1,4 @@
-"""CompVis's first stages and conditioners by their `target:` names."""
+"""CompVis's first stages and conditioners by their `target:` names: without these tables its YAML would name classes unknown here."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Coders:
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderKL:
-    """Its parameters."""
+    """Parameters of CompVis's KL autoencoder."""
 
     embed_dim: int
     ddconfig: Coders
@@ -56,7 +56,7 @@ class AutoencoderKL:
 
 @dataclass(frozen=True, kw_only=True)
 class VQModel:
-    """Its parameters; those of VQModelInterface are the same."""
+    """Parameters of CompVis's VQ autoencoder; those of VQModelInterface are the same."""
 
     embed_dim: int
     n_embed: int
@@ -65,7 +65,7 @@ class VQModel:
 
 @dataclass(frozen=True, kw_only=True)
 class BERTEmbedder:
-    """Its parameters. Without the tokenizer it reads the tokens of a layout."""
+    """Parameters of CompVis's text transformer. Without the tokenizer it reads the tokens of a layout."""
 
     n_embed: int
     n_layer: int
@@ -77,7 +77,7 @@ class BERTEmbedder:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassEmbedder:
-    """Its parameters."""
+    """Parameters of CompVis's table of classes."""
 
     embed_dim: int
     n_classes: int = 1000
@@ -85,7 +85,7 @@ class ClassEmbedder:
 
 @dataclass(frozen=True, kw_only=True)
 class SpatialRescaler:
-    """Its parameters."""
+    """Parameters of CompVis's downsampling of semantic maps."""
 
     n_stages: int = 1
     method: Literal["bilinear"] = "bilinear"
@@ -97,7 +97,7 @@ class SpatialRescaler:
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenCLIPEmbedder:
-    """Its parameters; `version` is a hub name."""
+    """Parameters of Stable Diffusion 1's text encoder; `version` is a hub name."""
 
     version: str = CLIP_L
     max_length: int = 77
@@ -106,7 +106,7 @@ class FrozenCLIPEmbedder:
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenOpenCLIPEmbedder:
-    """Its parameters; `version` is open_clip's name for the weights that the hub has under OPEN_CLIP_H."""
+    """Parameters of Stable Diffusion 2's text encoder; `version` is open_clip's name for the weights that the hub has as OPEN_CLIP_H."""
 
     arch: Literal["ViT-H-14"] = "ViT-H-14"
     version: Literal["laion2b_s32b_b79k"] = "laion2b_s32b_b79k"
@@ -116,23 +116,23 @@ class FrozenOpenCLIPEmbedder:
 
 @dataclass(frozen=True, kw_only=True)
 class NoParameters:
-    """Of torch.nn.Identity."""
+    """Parameters of torch.nn.Identity: none."""
 
 
-Told = dict[str, ConditionerConfig]
+Conditioning = dict[str, ConditionerConfig]
 
 
 @dataclass(frozen=True)
 class ConditionerKind:
-    """A `target:` that tells the denoiser something.
+    """A `target:` that conditions the denoiser.
 
     Attributes:
-        way: by which it is told.
-        read: its parameters, where they stand, the first stage and the UNet, as our configs by the names that imported models get.
+        way: how the condition reaches the denoiser.
+        read: (parameters, their place in the file, first stage, UNet) -> our configs, by the names that imported models get.
     """
 
     way: Literal["crossattn", "concat"]
-    read: Callable[[dict[str, Any], str, FirstStageConfig, SizedUNet], Told]
+    read: Callable[[dict[str, Any], str, FirstStageConfig, SizedUNet], Conditioning]
 
 
 def _kl(params: dict[str, Any], where: str) -> tuple[FirstStageConfig, int]:
@@ -149,7 +149,7 @@ def _vq(params: dict[str, Any], where: str) -> tuple[FirstStageConfig, int]:
 
 
 def _coders(theirs: Coders, embed_dim: int, where: str) -> dict[str, Any]:
-    """The shape of encoder and decoder, by the names of ConvolutionalConfig."""
+    """The shape of encoder and decoder, as arguments of ConvolutionalConfig."""
     at = f"{where}.ddconfig"
     must_be_few(at, "num_res_blocks", theirs.num_res_blocks)
     must_be_few(at, "ch_mult", theirs.ch_mult)
@@ -157,13 +157,13 @@ def _coders(theirs: Coders, embed_dim: int, where: str) -> dict[str, Any]:
     must_be(at, "out_ch", theirs.out_ch, theirs.in_channels)
     for width in {theirs.ch * multiplier for multiplier in theirs.ch_mult}:
         must_be(at, f"number of norm groups of {width} channels", GROUPS, groups_for(width))
-    ratios = {theirs.resolution // 2**level: 2**level for level in range(len(theirs.ch_mult))}
+    factors = {theirs.resolution // 2**level: 2**level for level in range(len(theirs.ch_mult))}  # by the side of a level's features
     return {
         "image_channels": theirs.in_channels,
         "channels": theirs.ch,
         "multipliers": theirs.ch_mult,
         "blocks": theirs.num_res_blocks,
-        "attention": tuple(ratios[side] for side in theirs.attn_resolutions if side in ratios),
+        "attention": tuple(factors[side] for side in theirs.attn_resolutions if side in factors),
         "middle_attention": theirs.attn_type != "none",
         "dropout": theirs.dropout,
     }
@@ -173,7 +173,7 @@ def _size(theirs: AutoencoderKL | VQModel) -> int:
     return theirs.ddconfig.resolution
 
 
-def _bert(params: dict[str, Any], where: str, first_stage: FirstStageConfig, unet: SizedUNet) -> Told:
+def _bert(params: dict[str, Any], where: str, first_stage: FirstStageConfig, unet: SizedUNet) -> Conditioning:
     theirs = read_foreign(params, BERTEmbedder, where, OF_THE_MACHINE)
     must_be_few(where, "n_layer", theirs.n_layer)
     must_be(where, "n_embed", theirs.n_embed, unet.config.context_width or 0)
@@ -183,17 +183,17 @@ def _bert(params: dict[str, Any], where: str, first_stage: FirstStageConfig, une
         return {"text": BertScratchConfig(**shape, max_tokens=theirs.max_seq_len, is_masked=False)}
     boxes = (theirs.max_seq_len - 2) // 3
     must_be(where, "max_seq_len", theirs.max_seq_len, 3 * boxes + 2)
-    any_class = theirs.vocab_size - 1  # how many there are the file does not say
-    return {"boxes": BoxesConfig(**shape, num_classes=any_class, max_boxes=boxes, vocabulary=theirs.vocab_size)}
+    most_classes = theirs.vocab_size - 1  # the file does not record their number
+    return {"boxes": BoxesConfig(**shape, num_classes=most_classes, max_boxes=boxes, vocabulary=theirs.vocab_size)}
 
 
-def _class(params: dict[str, Any], where: str, first_stage: FirstStageConfig, unet: SizedUNet) -> Told:
+def _class(params: dict[str, Any], where: str, first_stage: FirstStageConfig, unet: SizedUNet) -> Conditioning:
     theirs = read_foreign(params, ClassEmbedder, where, OF_THE_MACHINE)
     must_be(where, "embed_dim", theirs.embed_dim, unet.config.context_width or 0)
     return {"class": ClassLabelConfig(num_classes=theirs.n_classes, how="attend")}
 
 
-def _map(params: dict[str, Any], where: str, first_stage: FirstStageConfig, unet: SizedUNet) -> Told:
+def _map(params: dict[str, Any], where: str, first_stage: FirstStageConfig, unet: SizedUNet) -> Conditioning:
     theirs = read_foreign(params, SpatialRescaler, where)
     must_be_few(where, "n_stages", theirs.n_stages)
     must_be(where, "multiplier", theirs.multiplier, 0.5)
@@ -201,17 +201,17 @@ def _map(params: dict[str, Any], where: str, first_stage: FirstStageConfig, unet
     return {"map": SemanticMapConfig(num_classes=theirs.in_channels, channels=theirs.out_channels, shares=True)}
 
 
-def _small(params: dict[str, Any], where: str, first_stage: FirstStageConfig, unet: SizedUNet) -> Told:
+def _small(params: dict[str, Any], where: str, first_stage: FirstStageConfig, unet: SizedUNet) -> Conditioning:
     read_foreign(params, NoParameters, where)
     return {"small": LowResolutionConfig(channels=first_stage.image_channels)}
 
 
-def _clip(params: dict[str, Any], where: str, first_stage: FirstStageConfig, unet: SizedUNet) -> Told:
+def _clip(params: dict[str, Any], where: str, first_stage: FirstStageConfig, unet: SizedUNet) -> Conditioning:
     theirs = read_foreign(params, FrozenCLIPEmbedder, where, OF_THE_MACHINE)
     return {"text": ClipPretrainedConfig(model=theirs.version, max_tokens=theirs.max_length)}
 
 
-def _open_clip(params: dict[str, Any], where: str, first_stage: FirstStageConfig, unet: SizedUNet) -> Told:
+def _open_clip(params: dict[str, Any], where: str, first_stage: FirstStageConfig, unet: SizedUNet) -> Conditioning:
     theirs = read_foreign(params, FrozenOpenCLIPEmbedder, where, OF_THE_MACHINE)
     return {"text": ClipPretrainedConfig(model=OPEN_CLIP_H, layer=theirs.layer, max_tokens=theirs.max_length)}
 
@@ -221,7 +221,7 @@ FIRST_STAGES: dict[str, Callable[[dict[str, Any], str], tuple[FirstStageConfig, 
     "ldm.models.autoencoder.VQModel": _vq,
     "ldm.models.autoencoder.VQModelInterface": _vq,
 }
-"""A first stage and the side of its pictures, of its parameters and where they stand."""
+"""(Parameters, their place in the file) -> the first stage and the side of its images, in pixels."""
 
 CONDITIONERS: dict[str, ConditionerKind] = {
     "ldm.modules.encoders.modules.BERTEmbedder": ConditionerKind("crossattn", _bert),

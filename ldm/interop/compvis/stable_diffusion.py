@@ -1,4 +1,4 @@
-"""Stable Diffusion's single files, which come without a config: what they are is read off the shapes of their tensors."""
+"""Stable Diffusion files without a config, recognised by tensor shapes: without it most shared single files could not be imported."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ HEADS_1, HEAD_WIDTH_2 = 8, 64
 
 
 def recipe_of(tensors: Mapping[str, Tensor], path: Path, prediction: PredictionName | None) -> Recipe:
-    """What a single file is a checkpoint of; of pictures of 512 pixels, or 768 where v is predicted.
+    """The model in a single file; its images have 512 pixels a side, or 768 where v is predicted.
 
     Args:
         tensors: of the file.
         path: for errors.
-        prediction: what the denoiser predicts; None = eps, in version 1 files. Nothing in a version 2 file says it.
+        prediction: the denoiser's; None = eps, for version 1 files. A version 2 file does not record it.
 
     Raises:
-        UserError: it is of neither version; of version 2, without a prediction.
+        UserError: the file is of neither version, or of version 2 and no prediction is given.
     """
     first, project, keys = (
         tensors.get(name)
@@ -48,10 +48,10 @@ def recipe_of(tensors: Mapping[str, Tensor], path: Path, prediction: PredictionN
         )
     )
     if first is None or project is None or keys is None or f"{UNET}label_emb.0.0.weight" in tensors:
-        raise UserError(f"{path}: is no Stable Diffusion 1 or 2 by its tensors' names; name the YAML that belongs to it with --config")
+        raise UserError(f"{path}: is not Stable Diffusion 1 or 2 by its tensors' names; pass the YAML that belongs to it as --config")
     is_second = project.ndim == 2
     if is_second and prediction is None:
-        raise UserError(f"{path}: is a Stable Diffusion 2; say what it predicts: --prediction v (the 768 models) or eps (the base models)")
+        raise UserError(f"{path}: is Stable Diffusion 2; set its prediction: --prediction v (the 768 models) or eps (the base models)")
     chosen = prediction or "eps"
     kind = Prediction.of_kind(chosen)()
     assert isinstance(kind, Prediction)
@@ -70,7 +70,7 @@ def recipe_of(tensors: Mapping[str, Tensor], path: Path, prediction: PredictionN
 
 
 def _unet(tensors: Mapping[str, Tensor], path: Path, context_width: int, is_second: bool) -> UNetConfig:
-    """Levels end where a block is a downsampling."""
+    """The UNet's config: a level ends at each downsampling block."""
     channels = tensors[f"{UNET}input_blocks.0.0.weight"].shape[0]
     ends = sorted(int(match[1]) for name in tensors if (match := re.fullmatch(rf"{UNET}input_blocks\.(\d+)\.0\.op\.weight", name)))
     stride = ends[0] if ends else 3
@@ -89,7 +89,7 @@ def _unet(tensors: Mapping[str, Tensor], path: Path, context_width: int, is_seco
 
 
 def _autoencoder(tensors: Mapping[str, Tensor], path: Path) -> KLAutoencoderConfig:
-    """KL-f8 in the published files; whatever its widths are."""
+    """The autoencoder's config: KL-f8 in the published files, here of any widths."""
     channels = _length(tensors, f"{AUTOENCODER}encoder.conv_in.weight")
     if not channels:
         raise UserError(f"{path}: has no autoencoder ({AUTOENCODER}encoder); a whole checkpoint is needed")
@@ -105,5 +105,5 @@ def _autoencoder(tensors: Mapping[str, Tensor], path: Path) -> KLAutoencoderConf
 
 
 def _length(tensors: Mapping[str, Tensor], name: str) -> int:
-    """Rows of a tensor; 0 where it is missing."""
+    """Number of rows of a tensor; 0 if it is missing."""
     return tensors[name].shape[0] if name in tensors and tensors[name].ndim else 0

@@ -1,4 +1,7 @@
-"""What stands in CompVis's single files beside the networks: the noise schedule's tables, and numbers of training."""
+"""CompVis's tables of the noise schedule: without them a model with another schedule would be imported and draw noise.
+
+They are in CompVis's single files beside the networks, together with numbers of training, which are passed over.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ BESIDE = (*TABLES, *OF_TRAINING, SCALE)
 
 
 def tables_of(process: DiscreteVP) -> dict[str, Tensor]:
-    """The two tables that say the whole noise schedule, (num_steps,); some tools know a checkpoint of this kind by them."""
+    """The two tables that determine the noise schedule, (num_steps,); some tools recognise such a checkpoint by them."""
     t = torch.arange(1, process.num_steps + 1, dtype=torch.float64) / process.num_steps
     kept = process.alpha(t).square()
     betas = 1 - kept / torch.cat([torch.ones(1, dtype=torch.float64), kept[:-1]])
@@ -31,7 +34,7 @@ def tables_of(process: DiscreteVP) -> dict[str, Tensor]:
 
 
 def check_tables(tensors: Mapping[str, Tensor], process: DiscreteVP, path: Path) -> list[str]:
-    """What of them is passed over, for the user.
+    """Checks the tables of a file; returns notes on those that are passed over.
 
     Raises:
         UserError: a table of another length; NaN; another noise schedule than the config's.
@@ -44,7 +47,7 @@ def check_tables(tensors: Mapping[str, Tensor], process: DiscreteVP, path: Path)
         stored = tensors.get(name)
         if stored is not None and not torch.allclose(stored.float(), wanted, rtol=1e-2, atol=1e-5):
             raise UserError(
-                f"{path}: {name} is of another noise schedule than the config's (config keys timesteps, beta_schedule, linear_start, "
+                f"{path}: {name} belongs to another noise schedule than the config's (config keys timesteps, beta_schedule, linear_start, "
                 f"linear_end)"
             )
     tables, others = ([name for name in names if name in tensors] for names in (TABLES, OF_TRAINING))
@@ -60,7 +63,7 @@ def stored_scale(tensors: Mapping[str, Tensor], path: Path) -> float | None:
     """The latents' scale that was measured in training; None = the file has none.
 
     Raises:
-        UserError: it is no number.
+        UserError: it is not one finite number.
     """
     stored = tensors.get(SCALE)
     if stored is None:

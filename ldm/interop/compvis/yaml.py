@@ -1,4 +1,7 @@
-"""Our checkpoint as CompVis's YAML describes it, or the reason why it cannot."""
+"""Our checkpoint as CompVis's YAML describes it: without it an exported file would be weights that CompVis's code cannot build a model for.
+
+A model that CompVis's code cannot represent is refused with the reason.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ from ldm.core.errors import UserError
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.first_stage.vq import VQAutoencoderConfig
 from ldm.interop.clip_text import TextTower
-from ldm.interop.compvis.config import BY_FIRST_STAGE, LAST_IS_NOTHING, LATENT_DIFFUSIONS, MASKED, SPACINGS, UNETS, UNTOLD
+from ldm.interop.compvis.config import BY_FIRST_STAGE, LAST_IS_NULL, LATENT_DIFFUSIONS, MASKED, SPACINGS, UNCONDITIONAL, UNETS
 from ldm.interop.compvis.parts import GROUPS
 from ldm.interop.ours import Ours
 from ldm.networks.blocks.norm import groups_for
 from ldm.networks.unet import UNetConfig
 
-HEADS, HEAD_WIDTH = 8, 64  # of the transformer there
+HEADS, HEAD_WIDTH = 8, 64  # of CompVis's text transformer
 MODULES = "ldm.modules.encoders.modules"
 
 
@@ -32,7 +35,7 @@ def yaml_of(ours: Ours, tower: TextTower | None, scale: float) -> dict[str, Any]
 
     Args:
         ours: the checkpoint.
-        tower: its text tower, where it has one.
+        tower: its text tower, if it has one.
         scale: of the latents.
 
     Raises:
@@ -53,22 +56,24 @@ def yaml_of(ours: Ours, tower: TextTower | None, scale: float) -> dict[str, Any]
         "unet_config": {"target": UNETS[0], "params": _unet_params(ours, is_linear=is_linear_for(tower))},
         "first_stage_config": _first_stage_config(ours),
     }
-    target = LATENT_DIFFUSIONS[1 if ours.told_by(InpaintMaskConfig) and not is_told_by_first_stage(ours) else 0]
+    target = LATENT_DIFFUSIONS[1 if ours.conditioners_of(InpaintMaskConfig) and not is_conditioned_by_first_stage(ours) else 0]
     config: dict[str, Any] = {"model": {"base_learning_rate": 1e-6, "target": target, "params": params}}
-    if ours.told_by(ClassLabelConfig):
-        config[LAST_IS_NOTHING] = True
+    if ours.conditioners_of(ClassLabelConfig):
+        config[LAST_IS_NULL] = True
     return config
 
 
 def is_linear_for(tower: TextTower | None) -> bool:
-    """Whether the UNet's transformers have linear projections: as Stable Diffusion 2's, by which some tools know it."""
+    """Whether the UNet's transformers have linear projections, as in Stable Diffusion 2, which some tools recognise by them."""
     return tower is not None and tower.is_open
 
 
-def is_told_by_first_stage(ours: Ours) -> bool:
-    """Whether it is told as inpainting-big: a picture with a black hole, and nothing else."""
-    told = tuple(ours.spec.conditioning.values())
-    return len(told) == 1 and isinstance(told[0], InpaintMaskConfig) and told[0].convention == "inpainting_big"
+def is_conditioned_by_first_stage(ours: Ours) -> bool:
+    """Whether its only condition is that of inpainting-big: an image with a black hole."""
+    match tuple(ours.spec.conditioning.values()):
+        case [InpaintMaskConfig(convention="inpainting_big")]:
+            return True
+    return False
 
 
 def unet_of(ours: Ours) -> UNetConfig:
@@ -78,7 +83,7 @@ def unet_of(ours: Ours) -> UNetConfig:
     if config.vector_width is not None:
         raise UserError("CompVis's UNet takes no vector beside the time (vector_width): a condition must be attended to or concatenated")
     if config.transformer_depth and config.context_width is None:
-        raise UserError("CompVis has no UNet of transformers without tokens (transformer_depth above 0, context_width null)")
+        raise UserError("CompVis's code has no UNet with transformers but without tokens (transformer_depth above 0, context_width null)")
     return config
 
 
@@ -120,7 +125,7 @@ def _first_stage_config(ours: Ours) -> dict[str, Any]:
         "ch": config.channels,
         "ch_mult": list(config.multipliers),
         "num_res_blocks": config.blocks,
-        "attn_resolutions": [ours.spec.size // ratio for ratio in config.attention],
+        "attn_resolutions": [ours.spec.size // factor for factor in config.attention],
         "dropout": config.dropout,
         "attn_type": "vanilla" if config.middle_attention else "none",
     }
@@ -134,7 +139,7 @@ def _first_stage_config(ours: Ours) -> dict[str, Any]:
 def process_of(ours: Ours) -> DiscreteVP:
     process = ours.spec.process
     if not isinstance(process, DiscreteVP) or process.zero_terminal_snr:
-        raise UserError(f"CompVis's code has discrete_vp without zero_terminal_snr only; this model has process {process.kind!r}")
+        raise UserError(f"CompVis's code has only discrete_vp, without zero_terminal_snr; this model has process {process.kind!r}")
     return process
 
 
@@ -146,23 +151,23 @@ def _prediction(ours: Ours) -> str:
 
 
 def _conditioner_config(ours: Ours, tower: TextTower | None) -> dict[str, Any]:
-    """`cond_stage_config` and by what way it is told."""
-    if is_told_by_first_stage(ours):
+    """`cond_stage_config` and the keys that say how its condition reaches the denoiser."""
+    if is_conditioned_by_first_stage(ours):
         if not isinstance(ours.autoencoder, VQAutoencoderConfig):
-            raise UserError("CompVis's code can tell a model by its first stage only where that is a VQ autoencoder")
+            raise UserError("CompVis's code can condition a model by its first stage only if that is a VQ autoencoder")
         return {"cond_stage_key": MASKED, "concat_mode": True, "cond_stage_config": BY_FIRST_STAGE}
-    masks = ours.told_by(InpaintMaskConfig)
-    told = {name: config for name, config in ours.spec.conditioning.items() if name not in masks}
-    if len(told) > 1:
-        raise UserError(f"CompVis's models are told by one conditioner (and a mask), this one by {', '.join(told)}")
-    if not told:
+    masks = ours.conditioners_of(InpaintMaskConfig)
+    others = {name: config for name, config in ours.spec.conditioning.items() if name not in masks}
+    if len(others) > 1:
+        raise UserError(f"CompVis's models have one conditioner (and a mask), this one has {', '.join(others)}")
+    if not others:
         if masks:
-            raise UserError("CompVis's code has no model that is told a mask as Stable Diffusion is, and nothing else")
-        return {"cond_stage_key": "image", "concat_mode": False, "cond_stage_config": UNTOLD}
-    name, config = next(iter(told.items()))
+            raise UserError("CompVis's code has no model with Stable Diffusion's mask as its only condition")
+        return {"cond_stage_key": "image", "concat_mode": False, "cond_stage_config": UNCONDITIONAL}
+    name, config = next(iter(others.items()))
     target, params, key, way = _target(name, config, ours, tower)
     if len(masks) > 1 or any(mask.convention != "stable_diffusion" for mask in masks.values()) or (masks and way != "crossattn"):
-        raise UserError(f"CompVis's code has no model that is told a mask beside {name} as here")
+        raise UserError(f"CompVis's code has no model with {name} and this kind of mask")
     return {
         "cond_stage_key": key,
         "conditioning_key": "hybrid" if masks else way,
@@ -172,20 +177,17 @@ def _conditioner_config(ours: Ours, tower: TextTower | None) -> dict[str, Any]:
 
 
 def _target(name: str, config: ConditionerConfig, ours: Ours, tower: TextTower | None) -> tuple[str, dict[str, Any], str, str]:
-    """Its target, parameters, key of the data, and way."""
+    """The conditioner's target, its parameters, the key of the data, and how the condition reaches the denoiser."""
     context = unet_of(ours).context_width
-    if isinstance(config, TransformerConfig):
-        if (config.heads, config.head_width) != (HEADS, HEAD_WIDTH):
-            raise UserError(f"CompVis's text transformer has {HEADS} heads of {HEAD_WIDTH}, this one {config.heads} of {config.head_width}")
-        if config.width != context:
-            raise UserError(f"CompVis's UNet attends to the transformer's own width; here {config.width} are projected to {context}")
     match config:
-        case BertScratchConfig(is_masked=True):
-            raise UserError("CompVis's text transformer attends to padding too; this one was trained without (is_masked: true)")
         case BertScratchConfig():
+            _check_transformer(config, context)
+            if config.is_masked:
+                raise UserError("CompVis's text transformer attends to padding too; this one was trained without (is_masked: true)")
             sizes = {"n_embed": config.width, "n_layer": config.depth, "vocab_size": WORDS, "max_seq_len": config.max_tokens}
             return f"{MODULES}.BERTEmbedder", sizes, "caption", "crossattn"
         case BoxesConfig():
+            _check_transformer(config, context)
             sizes = {"n_embed": config.width, "n_layer": config.depth, "vocab_size": config.vocabulary}
             sizes |= {"max_seq_len": 3 * config.max_boxes + 2, "use_tokenizer": False}
             return f"{MODULES}.BERTEmbedder", sizes, "coordinates_bbox", "crossattn"
@@ -207,4 +209,11 @@ def _target(name: str, config: ConditionerConfig, ours: Ours, tower: TextTower |
             )
         case ClipPretrainedConfig(layer="last"):
             return f"{MODULES}.FrozenCLIPEmbedder", {"max_length": config.max_tokens}, "txt", "crossattn"
-    raise UserError(f"CompVis's code has no counterpart of conditioner {name} ({config.kind}) as it is set here")
+    raise UserError(f"CompVis's code has no counterpart of conditioner {name} ({config.kind}) with these settings")
+
+
+def _check_transformer(config: TransformerConfig, context: int | None) -> None:
+    if (config.heads, config.head_width) != (HEADS, HEAD_WIDTH):
+        raise UserError(f"CompVis's text transformer has {HEADS} heads of {HEAD_WIDTH}, this one {config.heads} of {config.head_width}")
+    if config.width != context:
+        raise UserError(f"CompVis's UNet attends to the transformer's own width; here {config.width} are projected to {context}")

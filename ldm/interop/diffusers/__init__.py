@@ -1,1 +1,1 @@
-"""diffusers' folders: pipelines, single parts, and parts with a program that samples them."""
+"""diffusers' folders: pipelines, single parts, and parts with a program that samples from them."""

@@ -1,4 +1,7 @@
-"""Our checkpoint as a folder of diffusers': a pipeline's where one can run the model, else its parts and a program that samples it."""
+"""Writes our checkpoint as a diffusers folder: without it models trained here could not be used in diffusers and the tools built on it.
+
+It is a pipeline's folder if a pipeline can run the model, otherwise one of parts with a program that samples from them.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,9 @@ import torch
 from torch import Tensor
 
 from ldm.checkpoints.folder import save_tensors
-from ldm.conditioning.bert_pretrained import MINILM, BertPretrained, BertPretrainedConfig
+from ldm.conditioning.bert_pretrained import MINILM, BertPretrainedConfig
 from ldm.conditioning.bert_scratch import WORDS, BertScratchConfig
-from ldm.conditioning.boxes import BoxesConfig
 from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
-from ldm.conditioning.conditioner import build_conditioners
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig
 from ldm.conditioning.low_resolution import LowResolutionConfig
 from ldm.conditioning.transformer import TransformerConfig
@@ -35,15 +36,15 @@ from ldm.interop.ours import Ours, is_second
 from ldm.interop.transformer_keys import WORD_OUTPUT, transformer_keys
 from ldm.interop.unet_keys import unet_keys
 
-RATIO_OF_LDM, TOKENS_OF_LDM = 8, 77  # which LDMTextToImagePipeline takes for granted
+FACTOR_OF_LDM, TOKENS_OF_LDM = 8, 77  # fixed in LDMTextToImagePipeline: downsampling factor of the first stage, number of tokens
 STABLE_DIFFUSION = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline")
-DIFFUSERS = "0.36.0"  # the oldest whose names these are
+DIFFUSERS = "0.36.0"  # the oldest version with these names
 CALLS = {
     "LDMPipeline": "pipeline(num_inference_steps=50).images[0]",
-    "LDMSuperResolutionPipeline": "pipeline(small_picture, num_inference_steps=50, eta=0.0).images[0]",
+    "LDMSuperResolutionPipeline": "pipeline(small_image, num_inference_steps=50, eta=0.0).images[0]",
     "LDMTextToImagePipeline": 'pipeline("a red heart", num_inference_steps=50, guidance_scale=5.0).images[0]',
     "StableDiffusionPipeline": 'pipeline("a red heart", num_inference_steps=50).images[0]',
-    "StableDiffusionInpaintPipeline": 'pipeline("a red heart", image=picture, mask_image=mask, num_inference_steps=50).images[0]',
+    "StableDiffusionInpaintPipeline": 'pipeline("a red heart", image=image, mask_image=mask, num_inference_steps=50).images[0]',
 }
 README = """# {name}
 
@@ -53,13 +54,13 @@ For diffusers' `{pipeline}`:
 from diffusers import DiffusionPipeline
 
 pipeline = DiffusionPipeline.from_pretrained("FOLDER")  # this one
-{call}.save("picture.png")
+{call}.save("image.png")
 ```
 """
 README_OF_PARTS = """# {name}
 
-Parts for diffusers; no pipeline of its own runs them together: {reason}. `load.py` does: `python load.py` writes sample.png.
-`config.yaml` is for the way back: it says all that the tool which wrote this folder knows of the model.
+Parts for diffusers. None of its pipelines runs them together: {reason}. `load.py` does: `python load.py` writes sample.png.
+`config.yaml` is for importing the folder again into the tool that wrote it: it has the model's complete configuration.
 """
 
 
@@ -67,15 +68,15 @@ def export_diffusers(ours: Ours, out: Path) -> tuple[str, ...]:
     """Writes the folder, whole or not at all.
 
     Returns:
-        What the user should know.
+        Notes for the user.
 
     Raises:
         UserError: what diffusers cannot represent.
     """
     pipeline, reason = pipeline_of(ours)
     scheduler, notes = scheduler_json(ours.spec.process, ours.spec.prediction, ours.spec.sampling)
-    left = 1.0 if pipeline == "LDMSuperResolutionPipeline" else None  # which hands latents to the decoder as they are
-    weights, scale, folded = scaled_for_peer(ours.autoencoder, ours.spec.normalization, ours.first_stage, left)
+    peer_scale = 1.0 if pipeline == "LDMSuperResolutionPipeline" else None  # it passes latents to the decoder without scaling
+    weights, scale, folded = scaled_for_peer(ours.autoencoder, ours.spec.normalization, ours.first_stage, peer_scale)
     autoencoder = SizedAutoencoder(config=ours.autoencoder, scale=scale, shift=0.0, size=ours.spec.size)
     vae = "vae" if pipeline in ("", *STABLE_DIFFUSION) else "vqvae"
     unet, unet_tensors = _unet(ours, pipeline)
@@ -103,61 +104,56 @@ def export_diffusers(ours: Ours, out: Path) -> tuple[str, ...]:
             )
             write_file(new / "load.py", program)
             write_file(new / "README.md", README_OF_PARTS.format(name=ours.spec.name, reason=reason))
-    said = f"opens as diffusers' {pipeline}" if pipeline else f"no pipeline of diffusers' runs it ({reason}); load.py does, by its parts"
-    return (said, *folded, *notes, *_left_out(ours))
+    note = f"opens as diffusers' {pipeline}" if pipeline else f"no pipeline of diffusers runs it ({reason}); load.py does, by its parts"
+    return (note, *folded, *notes, *_left_out(ours))
 
 
 def _normalization(
     normalization: LatentNormalization, weights: dict[str, Tensor], scale: float, folded: tuple[str, ...]
 ) -> LatentNormalization:
-    """The latent contract of the autoencoder that is written."""
+    """The latent normalization of the autoencoder that is written."""
     return replace(normalization.stated(scale), digest=weights_digest(weights)) if folded else normalization
 
 
 def pipeline_of(ours: Ours) -> tuple[str, str]:
     """The pipeline that can run a model; or "" and the reason why there is none."""
-    told = ours.spec.conditioning
-    kinds = {type(config) for config in told.values()}
-    is_vq = isinstance(ours.autoencoder, VQAutoencoderConfig)
     if heads_differ(ours.unet().config):
-        return "", "its heads are of several widths, which the config of diffusers' UNet2DModel cannot say"
-    if not told:
-        return "LDMPipeline", ""
-    if kinds == {LowResolutionConfig} and len(told) == 1:
-        return "LDMSuperResolutionPipeline", ""
-    if ClipPretrainedConfig in kinds and kinds <= {ClipPretrainedConfig, InpaintMaskConfig} and len(told) == len(kinds):
-        if is_vq:
-            return "", "StableDiffusionPipeline has a KL autoencoder"
-        if any(mask.convention != "stable_diffusion" for mask in ours.told_by(InpaintMaskConfig).values()):
-            return "", "StableDiffusionInpaintPipeline is told a grey hole"
-        return STABLE_DIFFUSION[len(kinds) - 1], ""
-    if kinds == {BertScratchConfig} and len(told) == 1:
-        config = next(iter(told.values()))
-        assert isinstance(config, BertScratchConfig)
-        if ours.autoencoder.downsampling_factor != RATIO_OF_LDM:
-            return (
-                "",
-                f"LDMTextToImagePipeline has a first stage of ratio {RATIO_OF_LDM}, here it is {ours.autoencoder.downsampling_factor}",
-            )
-        if config.is_masked or config.max_tokens != TOKENS_OF_LDM:
-            return "", f"LDMTextToImagePipeline attends to all of {TOKENS_OF_LDM} tokens: is_masked false, max_tokens {TOKENS_OF_LDM}"
-        return "LDMTextToImagePipeline", ""
-    return "", f"none is told {' and '.join(sorted(config.kind for config in told.values()))}"
+        return "", "its heads are of several widths, which the config of diffusers' UNet2DModel cannot express"
+    configs = sorted(ours.spec.conditioning.values(), key=lambda config: config.kind)
+    match configs:
+        case []:
+            return "LDMPipeline", ""
+        case [LowResolutionConfig()]:
+            return "LDMSuperResolutionPipeline", ""
+        case [ClipPretrainedConfig()] | [ClipPretrainedConfig(), InpaintMaskConfig()]:
+            if isinstance(ours.autoencoder, VQAutoencoderConfig):
+                return "", "StableDiffusionPipeline has a KL autoencoder"
+            if any(mask.convention != "stable_diffusion" for mask in ours.conditioners_of(InpaintMaskConfig).values()):
+                return "", "StableDiffusionInpaintPipeline expects a grey hole"
+            return STABLE_DIFFUSION[len(configs) - 1], ""
+        case [BertScratchConfig() as config]:
+            factor = ours.autoencoder.downsampling_factor
+            if factor != FACTOR_OF_LDM:
+                return "", f"LDMTextToImagePipeline needs a first stage with downsampling factor {FACTOR_OF_LDM}, here it is {factor}"
+            if config.is_masked or config.max_tokens != TOKENS_OF_LDM:
+                return "", f"LDMTextToImagePipeline attends to all of {TOKENS_OF_LDM} tokens: is_masked false, max_tokens {TOKENS_OF_LDM}"
+            return "LDMTextToImagePipeline", ""
+    return "", f"none is conditioned on {' and '.join(config.kind for config in configs)}"
 
 
 def _left_out(ours: Ours) -> tuple[str, ...]:
-    """Of how the model is sampled by default."""
-    how = ours.spec.sampling
-    found = []
-    if how.guidance_interval is not None:
-        found.append(f"guidance_interval {how.guidance_interval} is left out: guide only at these noise levels there too")
-    if how.guidance_rescale:
-        found.append(f"guidance_rescale {how.guidance_rescale:g} is left out")
-    return tuple(found)
+    """Notes on sampling defaults that the folder lacks."""
+    sampling = ours.spec.sampling
+    notes = []
+    if sampling.guidance_interval is not None:
+        notes.append(f"guidance_interval {sampling.guidance_interval} is left out: use guidance only at these noise levels there too")
+    if sampling.guidance_rescale:
+        notes.append(f"guidance_rescale {sampling.guidance_rescale:g} is left out")
+    return tuple(notes)
 
 
 def _unet(ours: Ours, pipeline: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Its config and tensors; for LDMTextToImagePipeline with the projection of the tokens, which diffusers has in the UNet."""
+    """The UNet's config and tensors; for LDMTextToImagePipeline with the projection of the tokens, which is in diffusers' UNet."""
     sized = ours.unet(is_linear=is_second(ours.spec))
     keys = unet_keys(sized.config, sized.in_channels, sized.out_channels, "diffusers", is_linear=sized.is_linear)
     tensors = keys.give(ours.denoiser)
@@ -170,36 +166,39 @@ def _unet(ours: Ours, pipeline: str) -> tuple[dict[str, Any], dict[str, Tensor]]
 
 
 def _write_text(new: Path, ours: Ours, pipeline: str) -> dict[str, list[str]]:
-    """Text encoder and tokenizer of a pipeline; what of them stands in its index."""
+    """Writes the text encoder and tokenizer of a pipeline; returns their entries in its index."""
     if pipeline == "LDMTextToImagePipeline":
-        ((name, config),) = ours.spec.conditioning.items()
-        assert isinstance(config, BertScratchConfig)
-        tokenizer = _write_transformer(new, ours, name, config, "bert", "tokenizer")
+        ((name, bert),) = ours.conditioners_of(BertScratchConfig).items()
+        tokenizer = _write_transformer(new, ours, name, bert, "bert", "tokenizer")
         return {"bert": ["latent_diffusion", "LDMBertModel"], "tokenizer": ["transformers", tokenizer]}
     if pipeline not in STABLE_DIFFUSION:
         return {}
-    ((name, config),) = ours.told_by(ClipPretrainedConfig).items()
-    assert isinstance(config, ClipPretrainedConfig)
-    tokenizer = _write_clip(new, ours, config, "text_encoder", "tokenizer")
+    (clip,) = ours.conditioners_of(ClipPretrainedConfig).values()
+    tokenizer = _write_clip(new, ours, clip, "text_encoder", "tokenizer")
     return {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", tokenizer]}
 
 
 def _write_parts(new: Path, ours: Ours) -> None:
-    """All conditioners, each under its name; their small tensors in one file."""
+    """Writes the encoder of each conditioner to a folder of its name, and the conditioners' small tensors to one file."""
     for name, config in ours.spec.conditioning.items():
-        if isinstance(config, TransformerConfig):
-            _write_transformer(new, ours, name, config, name, f"{name}-tokenizer")
-        elif isinstance(config, ClipPretrainedConfig):
-            _write_clip(new, ours, config, name, f"{name}-tokenizer")
-        elif isinstance(config, BertPretrainedConfig):
-            _write_bert(new, ours, config, name)
+        match config:
+            case TransformerConfig():
+                _write_transformer(new, ours, name, config, name, f"{name}-tokenizer")
+            case ClipPretrainedConfig():
+                _write_clip(new, ours, config, name, f"{name}-tokenizer")
+            case BertPretrainedConfig():
+                _write_bert(new, ours, config, name)
     small = {name: ours.conditioner[name].contiguous() for name in small_names(ours.conditioner)}
     if small:
         save_tensors(new / SMALL, small, PT)
 
 
 def _write_transformer(new: Path, ours: Ours, name: str, config: TransformerConfig, folder: str, tokenizer_folder: str) -> str:
-    """One that was trained with the denoiser, as LDMBertModel, and if it reads text its tokenizer, whose class is given back."""
+    """Writes a transformer that was trained with the denoiser, as LDMBertModel, and, if it reads text, its tokenizer.
+
+    Returns:
+        The class of the tokenizer; "" = there is none.
+    """
     start = f"parts.{name}.encoder."
     mine = {key.removeprefix(start): tensor for key, tensor in ours.conditioner.items() if key.startswith(start)}
     vocabulary, length = (len(mine[f"{which}_embedding.weight"]) for which in ("token", "position"))
@@ -207,13 +206,13 @@ def _write_transformer(new: Path, ours: Ours, name: str, config: TransformerConf
     words = mine["token_embedding.weight"]
     tensors |= {f"{WORD_OUTPUT}weight": torch.zeros_like(words), f"{WORD_OUTPUT}bias": words.new_zeros(vocabulary)}
     _write(new / folder, transformer_json(config, vocabulary, length), tensors, "model.safetensors")
-    if vocabulary != WORDS or isinstance(config, BoxesConfig):
+    if vocabulary != WORDS or config.kind == "boxes":
         return ""
     return _write_tokenizer(new / tokenizer_folder, None, length)
 
 
 def _write_clip(new: Path, ours: Ours, config: ClipPretrainedConfig, folder: str, tokenizer_folder: str) -> str:
-    """The frozen tower, so far as it is read; and its tokenizer, whose class is given back."""
+    """Writes the frozen tower up to the layer that is read, and its tokenizer, whose class is returned."""
     tower = ours.text_tower(config)
     (new / folder).mkdir()
     (tower.cut() if config.layer == "penultimate" else tower).write_into(new / folder, {"bos_token_id": 0, "eos_token_id": 2})
@@ -221,9 +220,8 @@ def _write_clip(new: Path, ours: Ours, config: ClipPretrainedConfig, folder: str
 
 
 def _write_bert(new: Path, ours: Ours, config: BertPretrainedConfig, name: str) -> None:
-    """The frozen encoder and its tokenizer."""
-    part = next(iter(build_conditioners({name: config}, context_width=ours.unet().config.context_width, latent_channels=1)))
-    assert isinstance(part, BertPretrained)
+    """Writes the frozen encoder and its tokenizer."""
+    part = config.build(context_width=ours.unet().config.context_width, latent_channels=1)
     ours.check_frozen(part)
     encoder = part.frozen.encoder
     (new / name).mkdir()
@@ -233,7 +231,7 @@ def _write_bert(new: Path, ours: Ours, config: BertPretrainedConfig, name: str) 
 
 
 def _write_tokenizer(folder: Path, model: str | None, length: int) -> str:
-    """A tokenizer by its folder or hub name, or BERT's; its class."""
+    """Writes a tokenizer, given by folder or hub name (None = BERT's); returns its class."""
     from transformers import AutoTokenizer
 
     from ldm.pretrained import bert_tokenizer

@@ -1,6 +1,6 @@
-"""A folder of parts as our own export writes it where no pipeline of diffusers' runs a model; and the way back.
+"""Imports the folders of parts that our export writes: without it a model that no pipeline runs could not return after work in diffusers.
 
-Beside diffusers' folders it has our config of the model, which says what theirs cannot, and the conditioners' small tensors.
+Beside diffusers' folders such a folder has our config of the model, as theirs cannot express all, and the conditioners' small tensors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ldm.checkpoints.formats import upgraded
 from ldm.checkpoints.model import LatentDiffusionSpec
-from ldm.conditioning.bert_pretrained import BertPretrained, BertPretrainedConfig
+from ldm.conditioning.bert_pretrained import BertPretrainedConfig
 from ldm.conditioning.bert_scratch import BertScratchConfig
 from ldm.conditioning.boxes import BoxesConfig
 from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
@@ -26,7 +26,7 @@ from ldm.core.errors import UserError
 from ldm.first_stage.convolutional import ConvolutionalConfig
 from ldm.first_stage.latent_normalization import weights_digest
 from ldm.interop.clip_text import TextTower
-from ldm.interop.conditioner_keys import transformer_size
+from ldm.interop.conditioner_keys import of_kind, transformer_size
 from ldm.interop.diffusers.folder import read_autoencoder, read_clip, read_weights
 from ldm.interop.diffusers.parts import SizedAutoencoder, autoencoder_json, transformer_json
 from ldm.interop.diffusers.scheduler import scheduler_json
@@ -44,20 +44,20 @@ CONFIG, SMALL = "config.yaml", "conditioner.safetensors"
 
 
 def is_of_parts(folder: Path) -> bool:
-    """Whether a folder is such a one."""
+    """Whether a folder is one of parts."""
     return (folder / CONFIG).is_file() and (folder / "unet").is_dir()
 
 
 def small_names(names: Iterable[str]) -> list[str]:
-    """Those of the conditioners' tensors that belong to no transformer: tables, projections."""
+    """The conditioners' tensors outside of transformers: tables, projections."""
     return [name for name in names if name.split(".")[2] != "encoder"]
 
 
 def import_parts(folder: Path) -> tuple[Imported, TextTower | None]:
-    """Our checkpoint of a folder; and its CLIP text tower where it has one, whose place the caller must settle.
+    """Our checkpoint of a folder, and its CLIP text tower, if it has one, for which the caller must find or write an encoder.
 
     Raises:
-        UserError: config.yaml is none of ours, or not that of the parts; a tensor missing, left over or broken.
+        UserError: config.yaml is not one of ours, or not that of the parts; a tensor missing, left over or broken.
     """
     spec = _read_spec(folder / CONFIG)
     assert isinstance(spec.denoiser, UNetConfig) and isinstance(spec.first_stage, ConvolutionalConfig)
@@ -81,30 +81,32 @@ def import_parts(folder: Path) -> tuple[Imported, TextTower | None]:
     digest = weights_digest(first_stage)
     if digest != spec.normalization.digest:
         spec = replace(spec, normalization=replace(spec.normalization, digest=digest))
-        notes.append("the first stage is not the one that was exported; its latents' scale is taken to be as before")
+        notes.append("the first stage is not the one that was exported; the scale of its latents is assumed to be unchanged")
     conditioner = _small(folder, spec)
     tower = None
     for name, config in spec.conditioning.items():
-        if isinstance(config, BertScratchConfig | BoxesConfig):
-            size = transformer_size(config)
-            _must_agree(folder / name / "config.json", transformer_json(config, *size))
-            transformer, theirs = transformer_keys(config, *size, "diffusers"), read_weights(folder / name)
-            conditioner |= {f"parts.{name}.encoder.{key}": t for key, t in transformer.take(theirs, f"{folder}/{name}: ").items()}
-            notes += transformer.notes(theirs, f"{name} ")
-        elif isinstance(config, ClipPretrainedConfig):
-            if tower is not None:
-                raise UserError(f"{folder}: has several CLIP text encoders; one can be imported")
-            tower, passed_over = read_clip(folder / name, folder / f"{name}-tokenizer")
-            notes += passed_over
-            spec = replace(spec, conditioning={**spec.conditioning, name: replace(config, layer="last")})  # it was cut to what is read
+        match config:
+            case BertScratchConfig() | BoxesConfig():
+                size = transformer_size(config)
+                _must_agree(folder / name / "config.json", transformer_json(config, *size))
+                transformer, theirs = transformer_keys(config, *size, "diffusers"), read_weights(folder / name)
+                conditioner |= {f"parts.{name}.encoder.{key}": t for key, t in transformer.take(theirs, f"{folder}/{name}: ").items()}
+                notes += transformer.notes(theirs, f"{name} ")
+            case ClipPretrainedConfig():
+                if tower is not None:
+                    raise UserError(f"{folder}: has several CLIP text encoders; one can be imported")
+                tower, passed_over = read_clip(folder / name, folder / f"{name}-tokenizer")
+                notes += passed_over
+                # The export wrote the tower up to the layer that is read, which is therefore the last.
+                spec = replace(spec, conditioning={**spec.conditioning, name: replace(config, layer="last")})
     ours = Ours(spec=spec, first_stage=first_stage, denoiser=denoiser, conditioner=conditioner)
-    for name, config in ours.told_by(BertPretrainedConfig).items():
-        _check_bert(folder / name, config, ours)
+    for name, bert in ours.conditioners_of(BertPretrainedConfig).items():
+        _check_bert(folder / name, bert, ours)
     return Imported(spec=spec, first_stage=first_stage, denoiser=denoiser, conditioner=conditioner, notes=tuple(notes)), tower
 
 
 def _read_spec(path: Path) -> LatentDiffusionSpec:
-    """What the model is; of kinds that can be exported, and no larger than any is."""
+    """The model's spec; refuses kinds that cannot be exported, and sizes beyond those of any real network."""
     spec = read_foreign(upgraded(read_yaml(path)), LatentDiffusionSpec, str(path))
     check_kinds(spec, str(path))
     assert isinstance(spec.denoiser, UNetConfig) and isinstance(spec.first_stage, ConvolutionalConfig)
@@ -114,14 +116,17 @@ def _read_spec(path: Path) -> LatentDiffusionSpec:
         ("denoiser.transformer_depth", spec.denoiser.transformer_depth),
         ("first_stage.blocks", spec.first_stage.blocks),
         ("first_stage.multipliers", spec.first_stage.multipliers),
-        *((f"conditioning.{name}.depth", told.depth) for name, told in spec.conditioning.items() if isinstance(told, TransformerConfig)),
     ):
         must_be_few(str(path), part, counts)
+    for name, config in spec.conditioning.items():
+        match config:
+            case TransformerConfig():
+                must_be_few(str(path), f"conditioning.{name}.depth", config.depth)
     return spec
 
 
 def _must_agree(path: Path, wanted: Mapping[str, Any]) -> None:
-    """Refuses a part's config that means something else than ours does, as after it was exchanged for another."""
+    """Refuses a part's config that disagrees with ours, for example because the part was exchanged for another model's."""
     found = read_json(path)
     for key, value in json.loads(json.dumps(wanted)).items():
         if found.get(key) != value:
@@ -129,8 +134,9 @@ def _must_agree(path: Path, wanted: Mapping[str, Any]) -> None:
 
 
 def _small(folder: Path, spec: LatentDiffusionSpec) -> dict[str, Tensor]:
-    """The conditioners' tensors that stand in no folder of their own."""
-    others = {name: config for name, config in spec.conditioning.items() if not isinstance(config, ClipPretrainedConfig)}
+    """The conditioners' tensors outside of their encoders' folders."""
+    encoders = of_kind(spec.conditioning, ClipPretrainedConfig)  # they have no such tensors
+    others = {name: config for name, config in spec.conditioning.items() if name not in encoders}
     with torch.device("meta"):
         latents = spec.first_stage.latent_channels
         shapes = build_conditioners(others, context_width=spec.denoiser.context_width, latent_channels=latents).state_dict()
@@ -140,9 +146,8 @@ def _small(folder: Path, spec: LatentDiffusionSpec) -> dict[str, Tensor]:
 
 
 def _check_bert(folder: Path, config: BertPretrainedConfig, ours: Ours) -> None:
-    """Refuses another encoder than the model was trained with, at hand or in the folder: its weights are not stored in checkpoints."""
-    part = next(iter(build_conditioners({"text": config}, context_width=ours.spec.denoiser.context_width, latent_channels=1)))
-    assert isinstance(part, BertPretrained)
+    """Refuses an encoder, loaded or in the folder, that the model was not trained with: checkpoints do not store its weights."""
+    part = config.build(context_width=ours.spec.denoiser.context_width, latent_channels=1)
     ours.check_frozen(part)
     at_hand, theirs = part.frozen.encoder.state_dict(), read_weights(folder)
     for name in at_hand.keys() | theirs.keys():

@@ -1,4 +1,4 @@
-"""Autoencoders and LDM's BERT as diffusers' config files describe them."""
+"""diffusers' configs of autoencoders and LDM's BERT: without them wrong sizes or settings would be found only in wrong images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLAIN, ATTENDING = "", "Attn"
 
 @dataclass(frozen=True, kw_only=True)
 class _Common:
-    """What both autoencoders have. Names and defaults are diffusers'; what is Literal our network fixes; `force_upcast` is of precision."""
+    """Fields of both autoencoders. Names and defaults are diffusers'; a Literal is fixed in our network; `force_upcast` is unread."""
 
     in_channels: int = 3
     out_channels: int = 3
@@ -39,7 +39,7 @@ class _Common:
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderKL(_Common):
-    """The same of the KL autoencoder."""
+    """Fields of the KL autoencoder."""
 
     shift_factor: float | None = None
     use_quant_conv: Literal[True] = True
@@ -48,7 +48,7 @@ class AutoencoderKL(_Common):
 
 @dataclass(frozen=True, kw_only=True)
 class VQModel(_Common):
-    """The same of the VQ autoencoder."""
+    """Fields of the VQ autoencoder."""
 
     num_vq_embeddings: int = 256
     vq_embed_dim: int | None = None
@@ -58,7 +58,7 @@ class VQModel(_Common):
 
 @dataclass(frozen=True, kw_only=True)
 class LDMBertModel:
-    """The same of the text encoder."""
+    """Fields of the text encoder."""
 
     vocab_size: int = WORDS
     max_position_embeddings: int = 77
@@ -81,7 +81,7 @@ BERT_UNREAD = (
 
 @dataclass(frozen=True, kw_only=True)
 class SizedAutoencoder:
-    """An autoencoder, how its latents are scaled for stage two, and the pictures' side it was made for."""
+    """An autoencoder, the scale and shift of its latents, and the side of its training images, in pixels."""
 
     config: ConvolutionalConfig
     scale: float
@@ -93,7 +93,7 @@ def autoencoder_json(autoencoder: SizedAutoencoder) -> dict[str, Any]:
     """diffusers' config of our autoencoder.
 
     Raises:
-        UserError: it has no counterpart there; says why.
+        UserError: it has no counterpart there; gives the reason.
     """
     config = autoencoder.config
     widths = tuple(config.channels * multiplier for multiplier in config.multipliers)
@@ -133,7 +133,7 @@ def sized_autoencoder(content: Any, where: str) -> SizedAutoencoder:
     """Our autoencoder of a diffusers config.
 
     Raises:
-        UserError: it is of no network of ours.
+        UserError: its network does not exist here.
     """
     name = content.get("_class_name") if isinstance(content, dict) else None
     schema: type[_Common]
@@ -147,7 +147,7 @@ def sized_autoencoder(content: Any, where: str) -> SizedAutoencoder:
     widths = theirs.block_out_channels
     must_be_few(where, "layers_per_block", theirs.layers_per_block)
     if theirs.in_channels != theirs.out_channels:
-        raise UserError(f"{where}: takes pictures of {theirs.in_channels} channels and gives {theirs.out_channels}; they must be as many")
+        raise UserError(f"{where}: in_channels is {theirs.in_channels} and out_channels {theirs.out_channels}; they must be the same")
     if not widths or any(width < 1 or width % widths[0] for width in widths):
         raise UserError(f"{where}: block_out_channels {widths} are not multiples of the first")
     for width in widths:
@@ -203,10 +203,10 @@ def transformer_json(config: TransformerConfig, vocabulary: int, length: int) ->
 
 
 def bert_config(content: Any, where: str) -> BertScratchConfig:
-    """Our text encoder of a diffusers config; what it was trained with, padding attended to.
+    """Our text encoder of a diffusers config; it attends to padding, as in its training.
 
     Raises:
-        UserError: it is of no network of ours.
+        UserError: its network does not exist here.
     """
     theirs = read_foreign(content, LDMBertModel, where, BERT_UNREAD)
     must_be_few(where, "encoder_layers", theirs.encoder_layers)

@@ -1,4 +1,7 @@
-"""diffusers' schedulers: each is our process, prediction, sampler and grid in one config file."""
+"""diffusers' scheduler configs: without them a model would be sampled with another noise schedule or prediction than it was trained for.
+
+One config file holds our process, prediction, sampler and grid.
+"""
 
 from __future__ import annotations
 
@@ -18,29 +21,29 @@ SAMPLERS = {
     "DDIMScheduler": "ddim",
     "DDPMScheduler": "ddpm",
     "PNDMScheduler": "pndm",
-    "LMSDiscreteScheduler": "pndm",  # in its place
+    "LMSDiscreteScheduler": "pndm",  # see REPLACED
     "EulerDiscreteScheduler": "euler",
     "EulerAncestralDiscreteScheduler": "euler_ancestral",
     "HeunDiscreteScheduler": "heun",
     "DPMSolverMultistepScheduler": "dpmpp_2m",  # or dpmpp_2m_sde: ALGORITHMS
     "UniPCMultistepScheduler": "unipc",
 }
-START_AT_INDEX_0 = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")  # whose spacing, if not said, is `leading`; others': linspace
+START_AT_INDEX_0 = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")  # their default spacing is `leading`, that of others linspace
 DPM, SDE = "DPMSolverMultistepScheduler", "sde-dpmsolver++"
 ALGORITHMS = {"dpmsolver++": "dpmpp_2m", SDE: "dpmpp_2m_sde", "dpmsolver": "dpmpp_2m", "sde-dpmsolver": "dpmpp_2m_sde"}
-REPLACED = {  # by the nearest that is here
+REPLACED = {  # schedulers and algorithms that do not exist here -> the similarity of our sampler
     "LMSDiscreteScheduler": "it extrapolates over past steps too",
     "dpmsolver": "the same solver in x0 instead of eps",
     "sde-dpmsolver": "the same solver in x0 instead of eps",
 }
-NAME_OF_2022 = "timesteps"  # of num_train_timesteps
+NAME_OF_2022 = "timesteps"  # for num_train_timesteps
 BETAS: dict[str, Literal["linear", "sqrt_linear", "cosine"]] = {
     "linear": "linear",
     "scaled_linear": "sqrt_linear",
     "squaredcos_cap_v2": "cosine",
 }
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
-UNREAD = (  # how its solver works: ours is chosen by name; or of clipping, which latents are not
+UNREAD = (  # details of the solver, as ours is chosen by name; and of clipping, which does not apply to latents
     "clip_sample", "clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value", "set_alpha_to_one", "skip_prk_steps",
     "tensor_format", "solver_type", "solver_order", "lower_order_final", "euler_at_final", "final_sigmas_type", "interpolation_type",
     "timestep_type", "lambda_min_clipped", "use_lu_lambdas", "predict_x0", "disable_corrector", "sigma_max", "sigma_min", "flow_shift",
@@ -51,7 +54,7 @@ NO_CLIPPING = {"clip_sample": False, "thresholding": False}
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduler:
-    """What schedulers have in common. Names and defaults are diffusers'; what is Literal we have not."""
+    """Fields common to the schedulers. Names and defaults are diffusers'; a Literal lists the values that exist here."""
 
     num_train_timesteps: int = 1000
     beta_start: float = 1e-4
@@ -66,8 +69,8 @@ class Scheduler:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noising:
-    """A scheduler in our words."""
+class SchedulerParts:
+    """A scheduler as our parts, with notes for the user."""
 
     process: DiscreteVP
     prediction: Prediction
@@ -76,11 +79,11 @@ class Noising:
     notes: tuple[str, ...]
 
 
-def noising_of(content: Any, where: str) -> Noising:
-    """Our parts of a scheduler's config.
+def read_scheduler(content: Any, where: str) -> SchedulerParts:
+    """Our parts from a scheduler's config.
 
     Raises:
-        UserError: a scheduler that we have not; a setting of it.
+        UserError: a scheduler or setting that does not exist here.
     """
     name = str(content.get("_class_name") if isinstance(content, dict) else None)
     if name not in SAMPLERS:
@@ -100,29 +103,29 @@ def noising_of(content: Any, where: str) -> Noising:
         beta_last=theirs.beta_end,
         zero_terminal_snr=theirs.rescale_betas_zero_snr,
     )
-    return Noising(process=process, prediction=prediction, sampler=sampler, grid=grids[spacing], notes=notes)
+    return SchedulerParts(process=process, prediction=prediction, sampler=sampler, grid=grids[spacing], notes=notes)
 
 
 def _sampler(name: str, algorithm: str, where: str) -> tuple[str, tuple[str, ...]]:
-    """The kind of sampler that does what a scheduler does; where ours is another, what the user should know."""
-    kind, called = SAMPLERS[name], name
+    """The kind of our sampler for a scheduler, and a note if it is a different one."""
+    kind, original = SAMPLERS[name], name
     if name == DPM:
         if algorithm not in ALGORITHMS:
             raise unknown(f"algorithm_type of {where}:", algorithm, ALGORITHMS)
-        kind, called = ALGORITHMS[algorithm], algorithm
-    reason = REPLACED.get(called)
-    return kind, () if reason is None else (f"sampler {kind} takes the place of {called}: {reason}",)
+        kind, original = ALGORITHMS[algorithm], algorithm
+    reason = REPLACED.get(original)
+    return kind, () if reason is None else (f"sampler {kind} takes the place of {original}: {reason}",)
 
 
 def scheduler_json(process: NoiseProcess, prediction: Prediction, sampling: SamplingDefaults) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A scheduler's config, and what of ours it leaves out.
+    """A scheduler's config, and notes on settings of ours that it lacks.
 
     Raises:
-        UserError: a process or prediction that diffusers' schedulers for latents have not.
+        UserError: a process or prediction that diffusers' schedulers for latents lack.
     """
     predictions = {ours: theirs for theirs, ours in PREDICTIONS.items()}
     if not isinstance(process, DiscreteVP):
-        raise UserError(f"diffusers' latent pipelines have no scheduler for process {process.kind!r} as our networks are told its time")
+        raise UserError(f"diffusers' latent pipelines have no scheduler for process {process.kind!r} with our networks' time input")
     if prediction.kind not in predictions:
         raise UserError(f"diffusers' schedulers have no prediction {prediction.kind!r}; they have eps, x0 and v")
     left_out = []

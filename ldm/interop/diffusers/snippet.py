@@ -1,7 +1,7 @@
-"""A program that samples an exported model by diffusers' parts alone, for models that none of diffusers' pipelines can run.
+"""Writes a program that samples an exported model by diffusers' parts: without it models that no pipeline runs would be useless there.
 
-What it is made of stands here as text: a frame, and for each kind of conditioner the lines that make its condition. In them row 0 of two is
-told nothing, row 1 what is wanted, and `weights` are the conditioners'.
+The program's text is here: a frame, and for each kind of conditioner the lines that make its condition. In these lines row 0 is
+unconditional, row 1 has the condition, and `weights` are the conditioners' tensors.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from diffusers import {autoencoder}, {scheduler}, {unet}
 from transformers import AutoModel, AutoTokenizer, CLIPTextModel
 
 HERE = Path(__file__).parent
-SIZE, SIDE, CHANNELS = {size}, {side}, {channels}  # pictures' side in pixels; latents' side and channels
+SIZE, SIDE, CHANNELS = {size}, {side}, {channels}  # side of the images in pixels; side and channels of the latents
 unet = {unet}.from_pretrained(HERE / "unet").eval()
 {heads}vae = {autoencoder}.from_pretrained(HERE / "vae").eval()
 scheduler = {scheduler}.from_pretrained(HERE / "scheduler")
@@ -41,22 +41,22 @@ weights = {{name: tensor.float() for name, tensor in stored.items()}}
 
 @torch.no_grad()
 def condition({arguments}):
-    """What the network is told; row 0: nothing, row 1: what is wanted.{said}"""
+    """The network's condition: row 0 is unconditional, row 1 has the given condition.{help}"""
     tokens, masks, vector, concat = [], [], 0, []
 {lines}
     return torch.cat(tokens, dim=1) if tokens else None, torch.cat(masks, dim=1) if masks else None, vector, concat
 
 
 @torch.no_grad()
-def sample(told, noise=None, steps={steps}, guidance={guidance}):
-    """A picture (1, C, SIZE, SIZE) in [-1, 1], of a condition and noise (1, CHANNELS, SIDE, SIDE)."""
-    tokens, mask, vector, concat = told
+def sample(conditions, noise=None, steps={steps}, guidance={guidance}):
+    """An image (1, C, SIZE, SIZE) in [-1, 1], from a condition and noise (1, CHANNELS, SIDE, SIDE)."""
+    tokens, mask, vector, concat = conditions
     x = torch.randn(1, CHANNELS, SIDE, SIDE) if noise is None else noise
     scheduler.set_timesteps(steps)
     for t in scheduler.timesteps:
-        seen = torch.cat([torch.cat([x, x]), *concat], dim=1)
-        nothing, wanted = unet(seen, t{told}).sample.chunk(2)
-        x = scheduler.step(nothing + guidance * (wanted - nothing), t, x).prev_sample
+        inputs = torch.cat([torch.cat([x, x]), *concat], dim=1)
+        uncond, cond = unet(inputs, t{unet_arguments}).sample.chunk(2)
+        x = scheduler.step(uncond + guidance * (cond - uncond), t, x).prev_sample
     return vae.decode(x / vae.config.scaling_factor).sample
 
 
@@ -67,33 +67,33 @@ if __name__ == "__main__":
 '''
 BERT_IMPORT = "from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertModel\n"
 HEADS_IMPORT = "from diffusers.models.attention_processor import Attention\n"
-HEADS = """for module in unet.modules():  # whose config knows heads of one width only
+HEADS = """for module in unet.modules():  # the UNet's config can express heads of one width only
     if isinstance(module, Attention):
         module.heads, module.scale = {heads}, (module.inner_dim / {heads}) ** -0.5
 """
-TOLD = ", encoder_hidden_states=tokens, encoder_attention_mask=mask"
+TOKEN_ARGUMENTS = ", encoder_hidden_states=tokens, encoder_attention_mask=mask"
 CLASS = 'rows = weights["parts.{name}.table.weight"][[-1, label]]\n'
 EMBEDDED = CLASS + "vector = vector + rows"
 ATTENDED = CLASS + "tokens.append(rows[:, None])\nmasks.append(torch.ones(2, 1))"
 PIECES = """tokenizer = AutoTokenizer.from_pretrained(HERE / "{name}-tokenizer")
-asked = tokenizer(["", prompt], padding="max_length", max_length={length}, truncation=True, return_tensors="pt")
-here = asked.attention_mask.float()
+encoded = tokenizer(["", prompt], padding="max_length", max_length={length}, truncation=True, return_tensors="pt")
+attended = encoded.attention_mask.float()
 """
 PROJECTED = 'features = F.linear(features, weights["parts.{name}.projection.weight"], weights["parts.{name}.projection.bias"])\n'
 APPENDED = "tokens.append(features)\nmasks.append(torch.ones(features.shape[:2]))"
-MASKED = "tokens.append(features)\nmasks.append(here)"
-BERT_SCRATCH = 'features = LDMBertModel.from_pretrained(HERE / "{name}").eval()(asked.input_ids{mask}, return_dict=False)[0]\n'
+MASKED = "tokens.append(features)\nmasks.append(attended)"
+BERT_SCRATCH = 'features = LDMBertModel.from_pretrained(HERE / "{name}").eval()(encoded.input_ids{mask}, return_dict=False)[0]\n'
 BERT_PRETRAINED = """encoder = AutoModel.from_pretrained(HERE / "{name}"{pooler}).eval()
-features = encoder(input_ids=asked.input_ids, attention_mask=asked.attention_mask).last_hidden_state
+features = encoder(input_ids=encoded.input_ids, attention_mask=encoded.attention_mask).last_hidden_state
 part = {{name.removeprefix("parts.{name}."): tensor for name, tensor in weights.items()}}
 normed = F.layer_norm(features, features.shape[-1:], part["norm.weight"], part["norm.bias"])
 tokens.append(F.linear(normed, part["projection.weight"], part["projection.bias"]))
-masks.append(here)"""
+masks.append(attended)"""
 SUMMARY = """
-mean = (features * here[..., None]).sum(1) / here.sum(1, keepdim=True)
+mean = (features * attended[..., None]).sum(1) / attended.sum(1, keepdim=True)
 mean = F.layer_norm(mean, mean.shape[-1:], part["summary.0.weight"], part["summary.0.bias"])
 vector = vector + F.linear(mean, part["summary.1.weight"], part["summary.1.bias"])"""
-CLIP = 'features = CLIPTextModel.from_pretrained(HERE / "{name}").eval()(input_ids=asked.input_ids).last_hidden_state\n'
+CLIP = 'features = CLIPTextModel.from_pretrained(HERE / "{name}").eval()(input_ids=encoded.input_ids).last_hidden_state\n'
 BOXES = """last, places = {vocabulary} - 1, {grid} - 1
 layout = torch.full((2, {length}), last)
 layout[:, -2], layout[:, -1] = 0, {grid}**2 - 1
@@ -109,24 +109,24 @@ cells = F.avg_pool2d(pixels, n)
 cells = torch.cat([torch.zeros_like(cells), cells])
 """
 MIXED = 'cells = F.conv2d(cells, weights["parts.{name}.mix.weight"])\n'
-MASK = """known = vae.encode(picture * (1 - hole)){mean} * vae.config.scaling_factor
+MASK = """known = vae.encode(image * (1 - hole)){mean} * vae.config.scaling_factor
 hole = F.adaptive_max_pool2d((hole > 0).float(), (SIDE, SIDE))
 concat.append(torch.cat([hole, known], dim=1).expand(2, -1, -1, -1))"""
-BLACK_MASK = """known = vae.encode(picture.masked_fill(hole > 0, -1)){mean} * vae.config.scaling_factor
+BLACK_MASK = """known = vae.encode(image.masked_fill(hole > 0, -1)){mean} * vae.config.scaling_factor
 hole = 2 * F.interpolate((hole > 0).float(), size=(SIDE, SIDE)) - 1
 concat.append(torch.cat([known, hole], dim=1).expand(2, -1, -1, -1))"""
 SMALL = """if small.shape[2:] != (SIDE, SIDE):
     small = F.interpolate(small, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(-1, 1)
 concat.append(torch.cat([torch.zeros_like(small), small]))"""
-ARGUMENTS: dict[type[ConditionerConfig], tuple[tuple[str, str, str], ...]] = {  # name, an example, what it is
-    ClassLabelConfig: (("label", "0", "label: a class's number"),),
+ARGUMENTS: dict[type[ConditionerConfig], tuple[tuple[str, str, str], ...]] = {  # name, example, help text
+    ClassLabelConfig: (("label", "0", "label: the index of a class"),),
     BertScratchConfig: (("prompt", '"a picture"', "prompt: a text"),),
     BertPretrainedConfig: (("prompt", '"a picture"', "prompt: a text"),),
     ClipPretrainedConfig: (("prompt", '"a picture"', "prompt: a text"),),
     BoxesConfig: (("boxes", "[(0, 0.2, 0.2, 0.8, 0.8)]", "boxes: class, left, top, right, bottom of each, as shares"),),
-    SemanticMapConfig: (("classes", "torch.zeros(SIZE, SIZE)", "classes: (SIZE, SIZE), each pixel's; -1: unknown"),),
+    SemanticMapConfig: (("classes", "torch.zeros(SIZE, SIZE)", "classes: (SIZE, SIZE), the class of each pixel; -1: unknown"),),
     InpaintMaskConfig: (
-        ("picture", "torch.zeros(1, 3, SIZE, SIZE)", "picture: (1, C, SIZE, SIZE) in [-1, 1]"),
+        ("image", "torch.zeros(1, 3, SIZE, SIZE)", "image: (1, C, SIZE, SIZE) in [-1, 1]"),
         ("hole", "torch.ones(1, 1, SIZE, SIZE)", "hole: (1, 1, SIZE, SIZE), 1 = paint"),
     ),
     LowResolutionConfig: (("small", "torch.zeros(1, 3, SIDE, SIDE)", "small: (1, C, H, W) in [-1, 1]"),),
@@ -134,52 +134,52 @@ ARGUMENTS: dict[type[ConditionerConfig], tuple[tuple[str, str, str], ...]] = {  
 
 
 def snippet(spec: LatentDiffusionSpec, *, unet: str, autoencoder: str, scheduler: str, heads: int | None) -> str:
-    """The program.
+    """The text of the program.
 
     Args:
         spec: of the model.
         unet, autoencoder, scheduler: diffusers' classes of its parts.
-        heads: number of heads of all attention, where the UNet's config cannot say it.
+        heads: number of heads in all attention, if the UNet's config cannot express it.
 
     Raises:
-        UserError: a conditioner that has no lines here.
+        UserError: a kind of conditioner without lines here.
     """
     arguments: dict[str, tuple[str, str]] = {}
     lines = []
     for name, config in spec.conditioning.items():
         if type(config) not in ARGUMENTS:
-            raise UserError(f"conditioner {name} ({config.kind}) has no counterpart in diffusers, and no program here that would make one")
-        arguments |= {argument: (example, said) for argument, example, said in ARGUMENTS[type(config)]}
+            raise UserError(f"conditioner {name} ({config.kind}) has no counterpart in diffusers, and the exported program cannot make one")
+        arguments |= {argument: (example, text) for argument, example, text in ARGUMENTS[type(config)]}
         lines.append(_lines(name, config, spec, is_kl=autoencoder == "AutoencoderKL"))
-    reads_bert = any(isinstance(config, (BertScratchConfig, BoxesConfig)) for config in spec.conditioning.values())
-    takes_tokens = TOLD if unet == "UNet2DConditionModel" else ""
+    has_bert = any(config.kind in ("bert_scratch", "boxes") for config in spec.conditioning.values())
+    token_arguments = TOKEN_ARGUMENTS if unet == "UNet2DConditionModel" else ""
     return FRAME.format(
         name=spec.name,
         autoencoder=autoencoder,
         scheduler=scheduler,
         unet=unet,
-        imports=HEADS_IMPORT * (heads is not None) + BERT_IMPORT * reads_bert,
+        imports=HEADS_IMPORT * (heads is not None) + BERT_IMPORT * has_bert,
         heads="" if heads is None else HEADS.format(heads=heads),
         size=spec.size,
         side=spec.size // spec.first_stage.downsampling_factor,
         channels=spec.first_stage.latent_channels,
         arguments=", ".join(arguments),
-        said="".join(f" {said}." for _, said in arguments.values()),
+        help="".join(f" {text}." for _, text in arguments.values()),
         lines=indent("\n".join(lines) or "pass", "    "),
         steps=spec.sampling.steps,
         guidance=spec.sampling.guidance,
-        told=takes_tokens + (", class_labels=vector" if spec.denoiser.vector_width else ""),
+        unet_arguments=token_arguments + (", class_labels=vector" if spec.denoiser.vector_width else ""),
         example=", ".join(f"{name}={example}" for name, (example, _) in arguments.items()),
     )
 
 
 def _lines(name: str, config: ConditionerConfig, spec: LatentDiffusionSpec, *, is_kl: bool) -> str:
-    """Those of one conditioner."""
+    """The program's lines for one conditioner."""
     match config:
         case ClassLabelConfig():
             return (EMBEDDED if config.how == "embed" else ATTENDED).format(name=name)
         case BertScratchConfig():
-            mask = ", attention_mask=asked.attention_mask" if config.is_masked else ""
+            mask = ", attention_mask=encoded.attention_mask" if config.is_masked else ""
             text = PIECES + BERT_SCRATCH + _projected(config.width, spec) + (MASKED if config.is_masked else APPENDED)
             return text.format(name=name, length=config.max_tokens, mask=mask)
         case BertPretrainedConfig():

@@ -1,4 +1,7 @@
-"""The UNet as diffusers' config files describe it: UNet2DConditionModel where there are tokens, UNet2DModel where there are none."""
+"""diffusers' configs of the UNet: without them a UNet with other heads or blocks would load its weights and predict something else.
+
+UNet2DConditionModel has cross-attention to tokens, UNet2DModel has none.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ PLAIN, CROSS, RESIDUAL, WITH_ATTENTION = "", "CrossAttn", "Resnet", "Attn"
 
 @dataclass(frozen=True, kw_only=True)
 class _Common:
-    """What both classes have. Names and defaults are diffusers'; what is Literal our network fixes."""
+    """Fields of both classes. Names and defaults are diffusers'; a Literal is fixed in our network."""
 
     sample_size: int | None = None
     in_channels: int
@@ -42,7 +45,7 @@ class _Common:
 
 @dataclass(frozen=True, kw_only=True)
 class UNet2DConditionModel(_Common):
-    """`attention_head_dim` is the number of heads there, whatever it is called; `upcast_attention` changes precision only."""
+    """`attention_head_dim` is the number of heads in this class, despite its name; `upcast_attention` changes precision only."""
 
     mid_block_type: Literal["UNetMidBlock2DCrossAttn"] = "UNetMidBlock2DCrossAttn"
     only_cross_attention: Literal[False] = False
@@ -65,7 +68,7 @@ class UNet2DConditionModel(_Common):
 
 @dataclass(frozen=True, kw_only=True)
 class UNet2DModel(_Common):
-    """`attention_head_dim` is a head's width here; None = one head of all channels."""
+    """`attention_head_dim` is the width of a head in this class; None = one head of all channels."""
 
     mid_block_type: Literal["UNetMidBlock2D"] = "UNetMidBlock2D"
     add_attention: Literal[True] = True
@@ -78,12 +81,13 @@ class UNet2DModel(_Common):
 
 @dataclass(frozen=True, kw_only=True)
 class SizedUNet:
-    """A UNet with its ends, and where its latents come from.
+    """A UNet with its input and output channels.
 
     Attributes:
-        sample_size: side of the latents it was made for; None = not said.
+        sample_size: side of the latents it was trained on; None = not known.
         is_linear: see `unet_keys`.
-        token_width: of the tokens before the UNet projects them itself, by TOKEN_PROJECTION, which our conditioners do; None = it does not.
+        token_width: width of the tokens before diffusers' UNet projects them (TOKEN_PROJECTION), which our conditioners do here; None = it
+            does not project them.
     """
 
     config: UNetConfig
@@ -99,10 +103,10 @@ def unet_json(unet: SizedUNet, *, sets_heads: bool = False) -> dict[str, Any]:
 
     Args:
         unet: ours.
-        sets_heads: whether who loads it sets the number of heads, which this config cannot say where `heads_differ`.
+        sets_heads: whether the loading program sets the number of heads, which this config cannot express where `heads_differ`.
 
     Raises:
-        UserError: it has no counterpart there; says why.
+        UserError: it has no counterpart there; gives the reason.
     """
     config = unet.config
     if config.multipliers[0] != 1:
@@ -118,38 +122,42 @@ def unet_json(unet: SizedUNet, *, sets_heads: bool = False) -> dict[str, Any]:
     }
     if config.transformer_depth == 0:
         if heads_differ(config) and not sets_heads:
-            raise UserError(f"diffusers' UNet2DModel has heads of one width everywhere; {config.heads} a level are of several here")
+            raise UserError(f"diffusers' UNet2DModel has heads of one width everywhere; {config.heads} per level have several widths here")
         made: _Common = _plain_unet(config, common)
     else:
-        made = _told_unet(config, common, unet)
+        made = _conditional_unet(config, common, unet)
     return {"_class_name": type(made).__name__} | dump(made)
 
 
 def heads_differ(config: UNetConfig) -> bool:
-    """Whether plain attention has heads of different widths, of which UNet2DModel has one only."""
+    """Whether plain attention has heads of different widths; UNet2DModel has one width only."""
     return config.transformer_depth == 0 and len(_head_widths(config)) > 1
 
 
 def _head_widths(config: UNetConfig) -> tuple[int, ...]:
-    """Of all attention, in increasing order; the lowest level has some in any case."""
+    """Widths of all attention heads, in increasing order; the lowest level always has attention."""
     widths = [config.channels * multiplier for multiplier in config.multipliers]
     attended = [width for level, width in enumerate(widths) if 2**level in config.attention or level == len(widths) - 1]
     return tuple(sorted({width // config.heads_for(width) for width in attended}))
 
 
 def sized_unet(content: Any, where: str) -> SizedUNet:
-    """Our network of a diffusers config, or UserError."""
+    """Our network of a diffusers config.
+
+    Raises:
+        UserError: its network does not exist here.
+    """
     name = content.get("_class_name") if isinstance(content, dict) else None
     if name == "UNet2DConditionModel":
-        return _of_told(read_foreign(content, UNet2DConditionModel, where), where)
+        return _from_conditional(read_foreign(content, UNet2DConditionModel, where), where)
     if name == "UNet2DModel":
-        return _of_plain(read_foreign(content, UNet2DModel, where), where)
+        return _from_plain(read_foreign(content, UNet2DModel, where), where)
     raise UserError(f"{where}: _class_name is {name!r}; UNet2DConditionModel and UNet2DModel can be imported")
 
 
-def _told_unet(config: UNetConfig, common: dict[str, Any], unet: SizedUNet) -> UNet2DConditionModel:
+def _conditional_unet(config: UNetConfig, common: dict[str, Any], unet: SizedUNet) -> UNet2DConditionModel:
     if config.context_width is None:
-        raise UserError("diffusers has no UNet of transformers without tokens (transformer_depth above 0, context_width null)")
+        raise UserError("diffusers has no UNet with transformers but without tokens (transformer_depth above 0, context_width null)")
     if config.resample == "residual":
         raise UserError("diffusers has no UNet with both cross-attention and residual up- and downsampling (resample: residual)")
     heads = tuple(config.heads_for(channels) for channels in common["block_out_channels"])
@@ -190,7 +198,7 @@ def _plain_unet(config: UNetConfig, common: dict[str, Any]) -> UNet2DModel:
 
 
 def _block_types(config: UNetConfig, attends: str, plain: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Of the levels on the way down, and of those on the way up, which diffusers counts from the lowest."""
+    """Block types of the levels on the way down, and on the way up, where diffusers counts from the lowest level."""
     kinds = [attends if 2**level in config.attention else plain for level in range(len(config.multipliers))]
     down, up = (tuple(_block_type(kind, way) for kind in order) for order, way in ((kinds, "Down"), (kinds[::-1], "Up")))
     return down, up
@@ -200,7 +208,7 @@ def _block_type(kind: str, way: str) -> str:
     return f"{kind}{way}{'sample' if kind == RESIDUAL else ''}Block2D"
 
 
-def _of_told(theirs: UNet2DConditionModel, where: str) -> SizedUNet:
+def _from_conditional(theirs: UNet2DConditionModel, where: str) -> SizedUNet:
     must_be(where, "resnet_out_scale_factor", theirs.resnet_out_scale_factor, 1.0)
     widths = theirs.block_out_channels
     heads = theirs.attention_head_dim if isinstance(theirs.attention_head_dim, tuple) else (theirs.attention_head_dim,) * len(widths)
@@ -226,7 +234,7 @@ def _of_told(theirs: UNet2DConditionModel, where: str) -> SizedUNet:
     )
 
 
-def _of_plain(theirs: UNet2DModel, where: str) -> SizedUNet:
+def _from_plain(theirs: UNet2DModel, where: str) -> SizedUNet:
     if theirs.downsample_type != theirs.upsample_type:
         raise UserError(f"{where}: downsample_type {theirs.downsample_type} and upsample_type {theirs.upsample_type} must be the same")
     is_residual = theirs.downsample_type == "resnet"

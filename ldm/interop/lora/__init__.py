@@ -1,1 +1,1 @@
-"""LoRA files of other tools."""
+"""LoRAs in the formats of other tools."""

@@ -1,4 +1,7 @@
-"""Our LoRA as other tools read it: a folder for diffusers, or one file by the names that ComfyUI and Stable Diffusion's tools know."""
+"""Writes our LoRA for other tools: without it a fine-tuning of Stable Diffusion could be shared only as a whole model of gigabytes.
+
+It is a folder for diffusers, or one file with the names that ComfyUI and other Stable Diffusion tools read.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from ldm.checkpoints.lora import LoadedLora
 from ldm.core.errors import UserError
 from ldm.core.files import new_folder, recover_folder, write_file
 from ldm.interop.clip_text import PT
-from ldm.interop.compvis.export import KNOWN_CHANNELS, KNOWN_TEXT, whole
+from ldm.interop.compvis.export import KNOWN_CHANNELS, KNOWN_TEXT, atomic_file
 from ldm.interop.diffusers.unet import SizedUNet, unet_json
 from ldm.interop.ours import is_second
 from ldm.interop.unet_keys import unet_keys
@@ -30,7 +33,7 @@ pipeline.load_lora_weights("FOLDER")  # a Stable Diffusion pipeline; FOLDER is t
 unet.load_lora_adapter("FOLDER", prefix="unet", weight_name="{file}")  # the UNet of any other, or by itself
 ```
 
-alpha / rank is part of `lora_B`, so no alpha need be told.
+`lora_B` includes the factor alpha / rank, so no alpha is needed.
 """
 
 
@@ -38,7 +41,7 @@ def export_lora_diffusers(lora: LoadedLora, out: Path) -> tuple[str, ...]:
     """Writes the folder, whole or not at all.
 
     Returns:
-        What the user should know.
+        Notes for the user.
 
     Raises:
         UserError: diffusers has no such network.
@@ -52,7 +55,7 @@ def export_lora_diffusers(lora: LoadedLora, out: Path) -> tuple[str, ...]:
     with new_folder(out) as new:
         save_tensors(new / FILE, tensors, PT)
         write_file(new / "README.md", README.format(name=spec.name, file=FILE, **shape))
-    return (f"a LoRA: it goes with {spec.base.name}, exported; alpha / rank is part of lora_B",)
+    return (f"a LoRA: it goes with {spec.base.name}, exported; lora_B includes the factor alpha / rank",)
 
 
 def export_lora_file(lora: LoadedLora, out: Path) -> tuple[str, ...]:
@@ -64,23 +67,23 @@ def export_lora_file(lora: LoadedLora, out: Path) -> tuple[str, ...]:
         start = f"lora_unet_{name.replace('.', '_')}"
         tensors[f"{start}.lora_down.weight"], tensors[f"{start}.lora_up.weight"] = down, up
         tensors[f"{start}.alpha"] = torch.tensor(lora.spec.lora.scale * lora.spec.lora.rank)
-    with whole(out) as temporary:
+    with atomic_file(out) as temporary:
         save_tensors(temporary, tensors, PT)
     base = lora.spec.base
     assert isinstance(base.denoiser, UNetConfig)
     if base.denoiser.channels != KNOWN_CHANNELS or base.denoiser.context_width not in {width for width, _ in KNOWN_TEXT}:
-        return (f"ComfyUI and its like do not open it: {base.name} is no Stable Diffusion 1 or 2 by its sizes",)
-    return (f"opens in ComfyUI and its like (models/loras); it goes with {base.name}",)
+        return (f"ComfyUI and similar tools do not open it: by its sizes {base.name} is not Stable Diffusion 1 or 2",)
+    return (f"opens in ComfyUI and similar tools (models/loras); it goes with {base.name}",)
 
 
 def _layers(lora: LoadedLora) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Of each adapted layer: diffusers' name, A and B."""
+    """For each adapted layer its name in diffusers, A and B."""
     config = lora.spec.base.denoiser
     if not isinstance(config, UNetConfig) or config.transformer_depth == 0:
         raise UserError(
-            "only UNets with transformers take a LoRA in other tools, and this is none: export the run's checkpoint, which has it merged"
+            "only UNets with transformers take a LoRA in other tools; this one has none: export the run's checkpoint, which has it merged"
         )
-    unet_json(SizedUNet(config=config, in_channels=1, out_channels=1))  # refuses what diffusers does not have
+    unet_json(SizedUNet(config=config, in_channels=1, out_channels=1))  # refuses UNets without counterpart in diffusers
     names = {entry.ours: entry.theirs[0] for entry in unet_keys(config, 1, 1, "diffusers").entries}
     for name, down in lora.tensors.items():
         if name.endswith(DOWN):
