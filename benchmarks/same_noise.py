@@ -123,7 +123,7 @@ def main() -> None:
     for row in rows:
         images = kept_images(row, options.num_images, options.out)
         exact = images if exact is None else exact
-        fid = kept_fid(images, f"{row.digest}-{training.data.digest}-{training.count}", row.name, reference, inception, options.out)
+        fid = kept_fid(images, f"{row.digest}-{training.data.digest[:16]}-{training.count}", row.name, reference, inception, options.out)
         found.append(
             Measured(
                 group=row.group,
