@@ -25,11 +25,11 @@ from torch import Tensor
 from torch.nn.functional import pad, unfold
 
 from ldm import LatentDiffusion
-from ldm.app.door import run
-from ldm.app.evaluation import Preprocessing, held_out_pictures, training_pictures
+from ldm.app.cli import run
 from ldm.checkpoints.folder import MANIFEST
 from ldm.core.files import sha256_of, write_file
-from ldm.core.precision import Precision
+from ldm.core.settings import Precision
+from ldm.evaluation.dataset import Preprocessing, held_out_pictures, training_pictures
 from ldm.guidance.thresholded import Threshold
 from ldm.metrics.features import InceptionFeatures, as_shown
 from ldm.metrics.frechet import FrechetReference
@@ -71,7 +71,7 @@ class Row:
         how = model.sampling(
             sampler=self.sampler, grid=self.grid, steps=self.steps, threshold=self.threshold or "none", guidance=1.0, num_images=count
         )  # fmt: skip
-        return as_shown(model.generate(model.untold(), how))
+        return as_shown(model.generate(model.uncond(), how))
 
 
 @dataclass(frozen=True, kw_only=True)
