@@ -107,3 +107,20 @@ def test_the_sweep_draws_all_that_was_measured(tmp_path: Path, monkeypatch: pyte
         "FID", "precision", "recall", "Inception Score by our classifier", "asked class hit",
     ]  # fmt: skip
     assert (tmp_path / "sweep.png").stat().st_size > 1000
+
+
+def test_salt_is_a_bright_pixel_with_none_but_dark_ones_around(monkeypatch: pytest.MonkeyPatch):
+    """At an edge too; a stroke has none, nor has a ground that is not black."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from same_noise import Measured, drawn, has_salt
+
+    images = torch.full((5, 1, 28, 28), -1.0)
+    images[0, 0, 9, 9] = images[1, 0, 0, 27] = 0.0
+    images[2, 0, 9:11, 9] = 0.0
+    images[3] += 0.4
+    images[3, 0, 9, 9] = 0.0
+    assert has_salt(images).tolist() == [True, True, False, False, False]
+
+    rows = [Measured(group=group, name="ddim", fid=1.0, salted=0.0, difference=0.0, shown=images) for group in ("one", "one", "other")]
+    one, more = drawn(rows[:1]), drawn(rows)
+    assert one.width == more.width and one.height < more.height
