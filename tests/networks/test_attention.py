@@ -358,6 +358,7 @@ def memory_bytes(key: str) -> int:
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)) * 1024
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("name", "backend", "dtype"), CASES)
 def test_memory_is_linear_in_the_positions(name: str, backend: str, dtype: torch.dtype, peaks: Peaks) -> None:
     """Four times as many pixels take about four times the memory; storing all scores would take sixteen times."""
