@@ -21,6 +21,7 @@ from ldm.conditioning.conditioner import ConditionerConfig
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig
 from ldm.conditioning.low_resolution import LowResolutionConfig
 from ldm.conditioning.semantic_map import SemanticMapConfig
+from ldm.core.precision import whole_float32
 from ldm.diffusion.prediction import VPrediction
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.first_stage.autoencoder import KLAutoencoderConfig
@@ -40,6 +41,17 @@ CONDITIONERS: dict[str, ConditionerConfig] = {
     "boxes": BoxesConfig(num_classes=4, width=16, depth=1, heads=2, head_width=8, max_boxes=2, vocabulary=101),
     "small": LowResolutionConfig(),
 }
+GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")])
+
+
+@pytest.fixture(params=["cpu", GPU])
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """The CPU, and in the twin of the test that is marked `gpu` a GPU: so what runs there has run here, against itself.
+
+    A GPU convolves in all of float32's bits there, since it is compared with the CPU.
+    """
+    with whole_float32():
+        yield torch.device(request.param)
 
 
 def random_weights(module: nn.Module, seed: int) -> dict[str, torch.Tensor]:

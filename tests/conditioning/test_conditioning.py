@@ -500,18 +500,17 @@ def test_mistakes_get_one_line():
         ClassLabelConfig(num_classes=3, names=("a", "b"))
 
 
-@pytest.mark.gpu
 @every_kind
-def test_it_follows_to_the_device(name):
+def test_it_follows_to_the_device(device, name):
     conditioners = build(name).eval()
     inputs = given(conditioners)
-    here = conditioners(inputs, (4, 4))
-    there = conditioners.to("cuda")(inputs, (4, 4))
-    for channel in ("vector", "tokens", "concat"):
-        x, y = getattr(here, channel), getattr(there, channel)
+    on_cpu = conditioners(inputs, (4, 4))
+    followed = conditioners.to(device)(inputs, (4, 4))
+    for channel in ("vector", "tokens", "token_mask", "concat"):
+        x, y = getattr(on_cpu, channel), getattr(followed, channel)
         if x is not None:
-            assert y.device.type == "cuda"
-            torch.testing.assert_close(x, y.cpu(), rtol=1e-2, atol=1e-2)
+            assert y.device.type == device.type
+            torch.testing.assert_close(y.cpu(), x, rtol=1e-4, atol=1e-4)
 
 
 def test_hidden_words_are_words_only_and_only_in_training():

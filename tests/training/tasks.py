@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ldm.checkpoints.classifier import ClassifierSpec
 from ldm.checkpoints.model import AutoencoderSpec, LatentDiffusionSpec, SamplingDefaults
@@ -80,14 +81,16 @@ def train_config(**changes: object) -> TrainConfig:
     return TrainConfig(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def autoencoder_task(world: World, config: TrainConfig, loss: AutoencoderLossConfig | None = None) -> AutoencoderTask:
+def autoencoder_task(
+    world: World, config: TrainConfig, loss: AutoencoderLossConfig | None = None, lpips: nn.Module | None = None
+) -> AutoencoderTask:
     """With an adversary from the first step, and no LPIPS (its 59 MB are tested elsewhere)."""
     torch.manual_seed(0)
     loss = loss or AutoencoderLossConfig(perceptual_weight=0.0, disc_start=1, disc_layers=1, disc_channels=8, kl_weight=1e-3)
     spec = AutoencoderSpec(
         name="tiny", size=SIZE, first_stage=FIRST_STAGE, normalization=LatentNormalization(channels=2, downsampling_factor=2)
     )
-    return AutoencoderTask(spec, FIRST_STAGE.build(), loss.build(3), DrawnPictures(), None, config, 0, world)
+    return AutoencoderTask(spec, FIRST_STAGE.build(), loss.build(3, lpips), DrawnPictures(), None, config, 0, world)
 
 
 MASK = InpaintMaskConfig(drop=0.3)
@@ -124,7 +127,7 @@ def diffusion_task(world: World, config: TrainConfig, mask: InpaintMaskConfig = 
 def classifier_task(world: World, config: TrainConfig) -> ClassifierTask:
     """Noise-aware, on latents; some pictures have no label."""
     torch.manual_seed(0)
-    first_stage = FIRST_STAGE.build().eval().requires_grad_(False)
+    first_stage = FIRST_STAGE.build().eval().requires_grad_(False).to(world.device)
     spec = ClassifierSpec(
         name="tiny",
         size=SIZE,
