@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-pyproject
 
-.PHONY: help venv fetch demo test test-all lint format
+.PHONY: help venv fetch demo test test-all mutants lint format
 .DEFAULT_GOAL := help
 
 help:  ## what there is
@@ -34,6 +34,10 @@ test: $(STAMP)  ## all quick tests, on the CPU and offline
 test-all: $(STAMP)  ## the slow tests and those for a GPU too
 	$(BIN)/python -m ldm.pretrained
 	LDM_OFFLINE=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+mutants: $(STAMP)  ## break every promise, and the code at random, in a scratch copy; names what no test notices (hours)
+	$(BIN)/python -m ldm.pretrained
+	$(BIN)/python tests/mutants
 
 lint: $(STAMP)  ## style, format and types
 	$(BIN)/ruff check .

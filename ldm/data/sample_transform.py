@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ldm.core.errors import UserError
@@ -83,7 +84,7 @@ class SampleTransform:
         if record.suffix != "npy":
             picture = decode_picture(record.image, record.key)
             image = picture_tensor(picture, channels, background, record.key)
-            ground = torch.tensor(background if channels == 3 else [sum(background) / 3] * channels)[:, None, None] / 127.5 - 1
+            ground = picture_tensor(Image.new("RGB", (1, 1), background), channels, background, record.key)
             return fitted(image, size), tuple(image.shape[1:]), ground if picture.mode in ("LA", "RGBA") else None
         image = decode_array(record.image, record.key)
         if len(image) != channels:

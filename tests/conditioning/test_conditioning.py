@@ -320,6 +320,8 @@ def test_any_bert_of_a_folder_is_named_by_what_it_holds(tmp_path):
         (digest,) = conditioners.frozen_digests().values()
         digests.append(digest)
         assert conditioners(given(conditioners), (4, 4)).tokens.shape == (4, 32, 20)
+        frozen = next(iter(conditioners)).frozen
+        assert not any(parameter.requires_grad for parameter in frozen.encoder.parameters()) and not frozen.encoder.training
     assert digests[0] == digests[1] != digests[2]
     with pytest.raises(UserError, match="cannot load the text encoder .*absent"):
         build(text=BertPretrainedConfig(model=str(tmp_path / "absent")))

@@ -84,6 +84,8 @@ def test_a_box_is_cut_as_the_picture_is(height, width):
 def test_what_is_cut_away_has_no_box():
     boxes = torch.tensor([[1.0, 0.0, 0.0, 0.2, 1.0], [2.0, 0.4, 0.0, 0.6, 1.0]])  # the first lies left of a wide picture's centre
     torch.testing.assert_close(fitted_boxes(boxes, (64, 128), 32), torch.tensor([[2.0, 0.3, 0.0, 0.7, 1.0]]))
+    touching = torch.tensor([[1.0, 0.0, 0.0, 0.25, 1.0]])  # ends where what is shown begins
+    assert len(fitted_boxes(touching, (64, 128), 32)) == 0
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,14 @@ def test_every_epoch_is_another_permutation() -> None:
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 11, 30])
+def test_an_epoch_ends_with_the_batch_that_holds_its_last_sample(batch_size: int) -> None:
+    order = GlobalOrder(11, batch_size, seed=0)
+    for step in range(1, 25):
+        shown = [place % 11 for place in range((step - 1) * batch_size, step * batch_size)]
+        assert order.ends_epoch(step) == (10 in shown)
+
+
 def test_a_batch_may_be_larger_than_the_set() -> None:
     counts = Counter(index for index, _ in GlobalOrder(3, 9, seed=0).indices(5))
     assert counts == {0: 3, 1: 3, 2: 3}
@@ -101,6 +109,23 @@ def test_augmentation_depends_on_seed_epoch_and_sample_only(pictures: Path) -> N
     assert not torch.equal(one.sample(4, 2).image, one.sample(4, 3).image)
     assert not torch.equal(one.sample(4, 2).image, other.sample(4, 2).image)
     assert {one.sample(4, epoch).caption for epoch in range(40)} == {"disc 4", "round 4", "spot 4"}
+
+
+def test_nothing_changes_unless_it_is_asked_for(pictures: Path) -> None:
+    changed = [opened(pictures, augment=augment).sample(3, 1) for augment in (Augment(), replace(Augment(), flip=1.0))]
+    stored = torch.from_numpy(np.array(Image.open(pictures / "3.png"))).permute(2, 0, 1) / 127.5 - 1
+    assert_close(changed[0].image, stored, rtol=0, atol=1e-6)
+    assert_close(changed[1].image, stored.flip(-1), rtol=0, atol=1e-6)
+
+
+def test_what_comes_into_view_has_the_colour_that_a_transparent_picture_was_laid_on(tmp_path: Path) -> None:
+    """Shown half as large, an empty picture is of one colour: the background, or its grey."""
+    Image.new("RGBA", (32, 32), (0, 0, 0, 0)).save(tmp_path / "a.png")
+    for channels, levels in ((3, (30, 60, 120)), (1, (58,))):
+        config = DataConfig(train=str(tmp_path), size=32, channels=channels, background=(30, 60, 120), augment=Augment(zoom=(0.5, 0.5)))
+        image = open_dataset(config, "train", 0).sample(0, 0).image
+        wanted = torch.tensor(levels)[:, None, None].expand(-1, 32, 32) / 127.5 - 1
+        assert_close(image, wanted, rtol=0, atol=1e-6)
 
 
 def test_colours_change_and_nothing_moves(pictures: Path) -> None:

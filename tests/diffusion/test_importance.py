@@ -15,7 +15,7 @@ from ldm.diffusion.network_input import TableIndex
 from ldm.diffusion.objective import Objective
 from ldm.diffusion.prediction import EpsPrediction
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
-from ldm.diffusion.time_density import UniformSteps
+from ldm.diffusion.time_density import UniformSteps, UniformTime
 from ldm.diffusion.weighting import Constant
 
 F64 = torch.float64
@@ -107,6 +107,16 @@ def test_a_resumed_memory_draws_the_same() -> None:
     assert not torch.equal(before.draw(streams(99), PROCESS), after.draw(streams(99), PROCESS))
     after.load_state_dict(before.state_dict())
     assert torch.equal(before.draw(streams(99), PROCESS), after.draw(streams(99), PROCESS))
+
+
+def test_before_it_begins_it_draws_steps_alike_and_the_bound_may_be_trained() -> None:
+    """Defaults are those of Nichol & Dhariwal 2021, sec. 3.3, and their code."""
+    density = ImportanceSteps()
+    assert (density.history, density.even_share) == (10, 0.001)
+    assert torch.equal(density.draw(streams(99), PROCESS), UniformSteps().draw(streams(99), PROCESS))
+    Objective(process=PROCESS, prediction=EpsPrediction(), density=density, loss="vlb")  # a sum over the chain's steps
+    with pytest.raises(UserError, match="sum over the chain's steps"):
+        Objective(process=PROCESS, prediction=EpsPrediction(), density=UniformTime(), loss="vlb")
 
 
 def test_mistakes_are_named() -> None:

@@ -98,6 +98,11 @@ def test_karras_et_als_noise_levels() -> None:
     assert_close(even, even[:1].expand(17), rtol=1e-4, atol=0)
 
 
+def test_karras_of_rho_1_is_even_in_the_noise_level() -> None:
+    got = levels(EDM(), Karras(rho=1.0).times(EDM(), 18))
+    assert_close(got, torch.linspace(80, 0.002, 18), rtol=1e-4, atol=1e-5)
+
+
 @every_process
 def test_log_snr_is_even_down_to_the_least_noise(process: NoiseProcess) -> None:
     times = LogSNR().times(process, 20, 0.9)

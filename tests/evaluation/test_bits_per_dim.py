@@ -202,6 +202,29 @@ def test_latents_of_a_linear_autoencoder(widened):
     assert total == pytest.approx(value, rel=1e-6)
 
 
+def test_the_decoders_noise_is_of_pictures_that_are_not_evaluated():
+    """The first ones of a split are; so it is measured on the last ones, as many as are left."""
+    stored, seen = 8, []
+    normalization = LatentNormalization(channels=2, downsampling_factor=2)
+    first_stage = Linear(0.06, (torch.zeros(2), torch.ones(2)), 1.0, normalization)
+
+    def sample(index: int, epoch: int) -> SimpleNamespace:
+        seen.append(index)
+        return SimpleNamespace(image=levels(0.2 * torch.randn(1, SIDE, SIDE)))
+
+    class Data:
+        def __len__(self) -> int:
+            return stored
+
+    data = Data()
+    data.sample = sample
+    task = SimpleNamespace(telling=SimpleNamespace(model=SimpleNamespace(device=torch.device("cpu"))), seed=0, about={})
+    evaluate_likelihood._decoder_noise(first_stage, SimpleNamespace(data=data), stored - 3, task)
+    assert seen == [3, 4, 5, 6, 7] and task.about["decoder_noise"]["measured_on"].startswith("5 training pictures")
+    with pytest.raises(UserError, match="none is left"):
+        evaluate_likelihood._decoder_noise(first_stage, SimpleNamespace(data=data), 0, task)
+
+
 BITS = "--bits-per-dim 3 --tolerance 0.5 --num-images 2"  # a random network's flow is not smooth
 
 

@@ -63,8 +63,12 @@ def test_the_current_folder_is_a_folder(home, monkeypatch, capsys):
 
 
 def test_few_to_compare_with_leaves_all_to_be_told(home, monkeypatch, capsys):
-    found = measured("ldm --model model --data train --split train --reference-images 7 --steps 1", monkeypatch, capsys)["data"]
-    assert (found["reference"]["pictures"], found["conditions"]["pictures"], found["generated"]) == (7, 12, 12)
+    """And training pictures do not show how near held-out ones are."""
+    found = measured("ldm --model model --data train --split train --reference-images 7 --steps 1", monkeypatch, capsys)
+    data = found["data"]
+    assert (data["reference"]["pictures"], data["conditions"]["pictures"], data["generated"]) == (7, 12, 12)
+    held_out = [found["metrics"][name] for name in ("nearest_training_held_out", "close_to_training")]
+    assert all(metric["value"] is None and "needs held-out pictures" in metric["about"] for metric in held_out)
 
 
 def test_fewer_pictures_to_compare_with_and_half_precision(home, monkeypatch, capsys):

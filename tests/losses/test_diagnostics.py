@@ -153,6 +153,11 @@ def test_each_finding_about_the_discriminator_fires_alone(changes, finding, key)
     assert finding in line and key in line and "\n" not in line
 
 
+@pytest.mark.parametrize("changes", [{"accuracy": 0.99}, {"real_logit": 5.0, "fake_logit": -4.0}])
+def test_a_discriminator_that_is_right_or_sure_is_not_too_strong_yet(changes):
+    assert diagnose(HEALTHY, dataclasses.replace(GAME, **changes)).findings == ()
+
+
 def test_a_fixed_weight_is_never_called_clamped():
     assert diagnose(HEALTHY, dataclasses.replace(GAME, weight=0.5, largest_weight=math.inf)).findings == ()
 

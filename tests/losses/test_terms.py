@@ -137,9 +137,11 @@ def test_lpips_reaches_the_encoder(network):
 
 
 def test_lpips_is_frozen_in_eval_mode_and_not_saved(network):
+    network.requires_grad_(True)
     loss = AutoencoderLossConfig(disc_weight=0.0).build(3, network)
     loss.train()
     assert not any(module.training for module in network.modules())
+    assert not any(parameter.requires_grad for parameter in network.parameters())
     assert list(loss.state_dict()) == ["log_variance"]
     assert [name for name, _ in loss.named_parameters()] == ["log_variance"]
 
@@ -286,6 +288,16 @@ def test_the_discriminator_learns_to_classify_and_the_generator_to_deceive():
     (gradient,) = torch.autograd.grad(loss.generator_loss(blurred).sum(), blurred)
     deceiving = (blurred - 0.05 * gradient.sign()).detach()
     assert loss.discriminator_loss(images, deceiving).fake_logit.mean() > after.fake_logit.mean()
+
+
+def test_defaults_are_the_published_ones():
+    """CompVis' autoencoder_kl_*.yaml and the defaults of its LPIPSWithDiscriminator; beta of van den Oord et al. 2017."""
+    config = AutoencoderLossConfig()
+    assert (config.pixel, config.kl_weight, config.perceptual_weight) == ("l1", 1e-6, 1.0)
+    assert (config.learn_logvar, config.logvar_init) == (False, 0.0)
+    assert (config.disc_start, config.disc_weight, config.disc_factor, config.adaptive) == (50_001, 0.5, 1.0, True)
+    assert (config.disc_loss, config.disc_layers, config.disc_channels) == ("hinge", 3, 64)
+    assert (config.codebook_weight, config.commitment) == (1.0, 0.25)
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,13 @@ def test_a_picture_depends_on_seed_and_number_only(model, monkeypatch, sampler):
     assert apart(model.text_to_image("a red heart", seed=4, sampler=sampler), together[:1]) > 20
 
 
+def test_a_part_of_a_call_draws_the_same_pictures(plain):
+    """Picture i of the whole, by its number: what several processes, and evaluations in batches, rely on."""
+    nothing, how = plain.tell(plain.untold()), plain.sampling(steps=2, seed=4)
+    whole = plain.render([nothing] * 3, [nothing] * 3, how)
+    assert_close(plain.render([nothing] * 2, [nothing] * 2, how, offset=1), whole[1:])
+
+
 def test_text_is_read_once_a_call(model, monkeypatch):
     read = []
     (text,) = model.conditioners.controlled_by("text").values()

@@ -69,6 +69,26 @@ def test_tiles_draw_one_picture(model: LatentDiffusion) -> None:
     assert_close(found.eps, expected.eps)
 
 
+class TileMean(nn.Module):
+    """All pixels' answer is the mean of what is seen."""
+
+    def forward(self, x: Tensor, network_time: Tensor, condition: Condition) -> Tensor:
+        return x.mean((2, 3), keepdim=True).expand_as(x)
+
+
+def test_tiles_blend_where_they_overlap(model: LatentDiffusion) -> None:
+    """Two tiles of 8 columns on 14: by two columns, linearly."""
+    x, t = torch.randn(1, 2, 8, 14, generator=torch.Generator().manual_seed(1)), torch.tensor([0.4])
+    plane = Condition(concat=torch.zeros(1, 3, 8, 14))
+    averaging = replace(model, network=TileMean())
+    found = upscaling._in_tiles(averaging, plane, plane, model.sampling(guidance=1.0))(x, t)
+    alpha, sigma = model.spec.process.scales(t, x)
+    output = alpha * found.eps - sigma * found.x0  # v
+    left, right = (x[..., columns].mean((2, 3)) for columns in (slice(0, 8), slice(6, 14)))
+    share = torch.tensor([0.0] * 6 + [0.25, 0.75] + [1.0] * 6)
+    assert_close(output, (left[..., None] + share * (right - left)[..., None])[:, :, None].expand_as(output), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("width, height", [(21, 9), (3, 5), (8, 30)])
 def test_any_size(model: LatentDiffusion, width: int, height: int) -> None:
     (drawn,) = upscale(model, small(width, height), model.sampling(steps=1))

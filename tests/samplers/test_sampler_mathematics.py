@@ -298,6 +298,19 @@ def test_each_step_has_its_own_noise() -> None:
     assert abs((noise(0) * x).mean()) < 0.15
 
 
+def test_a_step_draws_its_own_noise(gaussian) -> None:
+    """And the one that lands on data for none."""
+    process, (x, streams), drawn = DiscreteVP(), start(0), []
+    draw = step_noise(streams, x)
+
+    def noise(step: int) -> Tensor:
+        drawn.append(step)
+        return draw(step)
+
+    DDIM(eta=1.0).sample(gaussian(process, 0, 1).denoise, x, Uniform().times(process, 4), process, noise)
+    assert drawn == [0, 1, 2]
+
+
 def test_progress_is_reported_after_each_step(gaussian) -> None:
     process = DiscreteVP()
     x, streams = start(0)
@@ -352,3 +365,12 @@ def test_wrong_settings_are_named(sampler: type[Sampler], wrong: dict[str, objec
     with pytest.raises(UserError) as caught:
         sampler(**wrong)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "sampler, extreme",
+    [(DDIM, {"eta": 0.0}), (DDIM, {"eta": 1.0}), (EulerAncestral, {"eta": 0.0}), (EulerAncestral, {"eta": 1.0}), (Heun, {"s_churn": 0.0}),
+     (Heun, {"s_tmin": 1.0, "s_tmax": 1.0}), (PredictorCorrector, {"corrections": 0}), (AnnealedLangevin, {"rounds": 1})],
+)  # fmt: skip
+def test_extreme_settings_are_allowed(sampler: type[Sampler], extreme: dict[str, object]) -> None:
+    sampler(**extreme)  # type: ignore[call-arg]

@@ -170,6 +170,8 @@ def main() -> None:
     folder = Path(sys.argv[1])
     for which in TASKS:
         torch.save(gradients_of_a_step(which, world, folder), folder / f"{which}-{os.environ['RANK']}.pt")
+    flags = {"none": world.any(False), "one": world.any(world.rank == 1), "all": world.any(True)}
+    torch.save(flags, folder / f"flags-{os.environ['RANK']}.pt")
     world.leave()
 
 

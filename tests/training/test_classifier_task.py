@@ -19,6 +19,7 @@ from ldm.data.batch import Batch, Sample
 from ldm.data.config import DataConfig
 from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
+from ldm.diffusion.processes.ve_sde import VESDE
 from ldm.diffusion.time_density import UniformSteps
 from ldm.first_stage.identity import IdentityConfig
 from ldm.first_stage.latent_normalization import LatentNormalization
@@ -87,6 +88,9 @@ def test_what_is_measured_of_the_finished_one_is_of_the_weights_that_are_stored(
     config = train_config(steps=3, batch_size=16, ema_decay=0.5, checkpoint_dtype="bf16")
     task = shades_task(config, None)  # which has learned nothing: right of about every second
     task.save(tmp_path / "before", 2, 3)
+    with torch.no_grad():
+        for live in task.network.parameters():  # which is not what is stored
+            live.zero_()
     task.save(tmp_path / "finished", 3, 3)
     assert load_classifier(tmp_path / "before", ALONE.device).spec.accuracy is None
     loaded = load_classifier(tmp_path / "finished", ALONE.device)
@@ -117,6 +121,32 @@ def test_pictures_without_a_label_are_left_out_and_counted(tmp_path: Path) -> No
     found = _Engine(task, task.config, RunFolder(tmp_path, True), 0, ALONE).step(1, batch)
     assert found["loss"] == pytest.approx(wanted.item(), rel=1e-5)
     assert f"{int((~kept).sum())} pictures without a label left out so far, e.g. disc-" in task.evaluate(nullcontext()).lines[-1]
+
+
+def test_what_is_measured_is_of_all_labelled_pictures() -> None:
+    """Mean cross-entropy and share told right, whichever label they have."""
+    spec = replace(
+        classifier_task(ALONE, train_config()).spec, normalization=LatentNormalization(channels=3, downsampling_factor=1), process=None
+    )
+    latents = Latents(IdentityConfig().build(), HalfLabelled(), None, None, 0, ALONE.device)
+    task = ClassifierTask(spec, spec.build_network(), UniformSteps(), latents, train_config(), 0, ALONE)
+    task.average.module.forward = lambda x, network_time: torch.stack([x.mean((1, 2, 3)), -x.mean((1, 2, 3))], dim=1)
+    pictures = Batch.of(list(HalfLabelled().some(None)))
+    kept = pictures.labels >= 0
+    logits = task.average.module.forward(pictures.images, None)[kept]
+    found = task.evaluate(nullcontext()).metrics
+    assert found["val/loss"] == pytest.approx(nn.functional.cross_entropy(logits, pictures.labels[kept]).item(), rel=1e-5)
+    right = logits.argmax(1) == pictures.labels[kept]
+    assert found["val/accuracy"] == pytest.approx(right.float().mean().item())
+    assert right[pictures.labels[kept] == 0].float().mean() != right.float().mean()  # or the test would not tell
+
+
+def test_the_sample_grid_shows_noise_as_large_as_data() -> None:
+    """x / sqrt(alpha^2 + sigma^2): of an exploding process the first row is the shades, and the last one is not black and white only."""
+    grid = shades_task(train_config(), VESDE(sigma_min=0.01, sigma_max=50.0)).picture(nullcontext())
+    first, last = grid[:, 5 : 5 + SIDE, 5 : 5 + SIDE], grid[:, -SIDE - 5 : -5, 5 : 5 + SIDE]
+    assert (first.mean() - 0.5).abs().item() == pytest.approx(LEVEL / 2, rel=0.05)
+    assert ((last > 0) & (last < 1)).float().mean() > 0.5
 
 
 def test_a_label_that_no_class_has_is_refused() -> None:

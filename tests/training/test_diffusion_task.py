@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pytest
 import torch
 from tasks import DrawnPictures, diffusion_task, train_config
 
 from ldm.checkpoints.folder import Checkpoint, load_strictly
 from ldm.checkpoints.model import LatentDiffusionSpec
+from ldm.conditioning.inputs import ConditionInputs
 from ldm.config.loader import build
+from ldm.core.condition import Condition
 from ldm.core.random import Streams
 from ldm.diffusion.importance import ImportanceSteps
 from ldm.diffusion.objective import Objective
@@ -20,7 +23,7 @@ from ldm.training.config import TrainConfig
 from ldm.training.diffusion_model import DiffusionParts
 from ldm.training.diffusion_task import DiffusionTask
 from ldm.training.distributed import World
-from ldm.training.engine import _Engine
+from ldm.training.engine import Pass, _Engine
 from ldm.training.latents import LatentData
 from ldm.training.run_folder import RunFolder
 
@@ -104,3 +107,25 @@ def test_a_learned_variance_is_saved_and_read_back(tmp_path: Path) -> None:
     assert network.out[-1].weight.shape[0] == 2 * 2  # twice the latent's channels
     grid = task.picture(torch.autocast("cpu", enabled=False))
     assert grid.isfinite().all()
+
+
+def test_conditions_are_dropped_apart_and_together() -> None:
+    """A row keeps a condition unless the condition's own `drop` or `drop_all` takes it; the latter takes all at once."""
+    task, count = diffusion_task(ALONE, train_config()), 4000
+    drops = torch.stack(list(task._drops(Streams.of(0, "train", 1, samples=range(count))).values()))
+    error = 4 * 0.5 / count**0.5
+    assert drops.float().mean(1).tolist() == pytest.approx([0.1 + 0.9 * 0.3] * 3, abs=error)
+    assert drops.all(0).float().mean().item() == pytest.approx(0.1 + 0.9 * 0.3**3, abs=error)
+
+
+def test_what_drop_all_takes_is_unconditional_to_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = diffusion_task(ALONE, train_config())
+    task.drop_all = 1.0
+    seen: list[Condition] = []
+    call = task.network.forward
+    monkeypatch.setattr(task.network, "forward", lambda x, t, condition: seen.append(condition) or call(x, t, condition))
+    batch = next(task.batches(1))
+    task.accumulate(batch, Pass(step=1, world=ALONE, autocast_dtype=None, scaler=torch.amp.GradScaler(enabled=False), batch_size=7))
+    inputs = ConditionInputs(count=7, hole_latent=task._hole)
+    nothing = task.conditioners(task.conditioners.blank(inputs), task._latent_size)
+    torch.testing.assert_close((seen[0].vector, seen[0].concat), (nothing.vector, nothing.concat))

@@ -40,6 +40,19 @@ def test_the_summed_gradient_is_the_single_process_one(ranks: tuple[Path, int], 
             torch.testing.assert_close(found[name], wanted, rtol=2e-4, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
+def test_a_flag_of_any_rank_is_seen_by_all(ranks: tuple[Path, int]) -> None:
+    folder, size = ranks
+    for rank in range(size):
+        assert torch.load(folder / f"flags-{rank}.pt", weights_only=True) == {"none": False, "one": True, "all": True}
+
+
+def test_a_process_by_itself_joins_nothing() -> None:
+    world = World.join()
+    assert (world.rank, world.size, world.is_first) == (0, 1, True) and not torch.distributed.is_initialized()
+    assert world.any(True) and not world.any(False)
+    world.leave()
+
+
 @pytest.mark.parametrize("which", TASKS)
 def test_micro_batches_make_the_same_gradient(which: str, tmp_path: Path) -> None:
     """The adaptive weight too is that of the whole batch."""

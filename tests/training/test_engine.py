@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.core.errors import UserError
+from ldm.core.precision import Precision
 from ldm.core.random import Streams
 from ldm.training.config import OptimizerConfig, TrainConfig
 from ldm.training.distributed import World
@@ -99,10 +101,19 @@ def test_resume_is_bitwise_equal_to_the_uninterrupted_run(tmp_path: Path, whole:
     task = Regression(config())
     task.stop_at = 7
     assert not fit(task, config(), RunFolder(tmp_path / "cut", True), "a: 1\n", 0, WORLD)
+    found = load_state(tmp_path / "cut" / "state", torch.device("cpu"))
+    assert found and found[0] == 7
     resumed = trained(tmp_path / "cut", config())
     assert torch.equal(weights(resumed), whole)
     steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 13))
+
+
+def test_the_bar_of_a_resumed_run_counts_all_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained(tmp_path, config(steps=5))
+    assert "5/5" in capsys.readouterr().err
+    trained(tmp_path, config())
+    assert "12/12" in capsys.readouterr().err
 
 
 def test_checkpoints_that_are_kept(tmp_path: Path, whole: Tensor) -> None:
@@ -147,9 +158,12 @@ def test_micro_batches_make_the_same_gradient(tmp_path: Path) -> None:
     torch.testing.assert_close(first_step(3), first_step(1))
 
 
-def test_the_whole_gradient_is_clipped_and_logged_as_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_whole_gradient_is_clipped_and_logged_as_it_was(tmp_path: Path, precision: Precision) -> None:
+    """In fp16 as well: the loss's scale is taken out before the norm is measured."""
+
     def first_step(clip_norm: float | None) -> tuple[Tensor, float]:
-        task = Regression(config(steps=1, optimizer=OptimizerConfig(learning_rate=0.01, clip_norm=clip_norm)))
+        task = Regression(config(steps=1, precision=precision, optimizer=OptimizerConfig(learning_rate=0.01, clip_norm=clip_norm)))
         run = RunFolder(tmp_path / str(clip_norm), True)
         fit(task, task.config, run, "", 0, WORLD)
         logged = json.loads(run.metrics_path.read_text())["gradient_norm/net"]
@@ -183,6 +197,32 @@ def test_an_altered_state_is_refused_in_one_line(tmp_path: Path) -> None:
     state.write_bytes(content)
     with pytest.raises(UserError, match="truncated or altered"):
         trained(tmp_path / "run", config())
+
+
+def test_what_a_killed_save_left_is_put_right(tmp_path: Path, whole: Tensor) -> None:
+    """Between its two renames: the old state lies under another name, the new one is not complete."""
+    states = tmp_path / "run" / "state"
+    trained(tmp_path / "run", config(steps=5))
+    (states / "step-00000005").rename(states / ".step-00000005.old-1")
+    (states / ".step-00000005.tmp-1").mkdir()
+    assert torch.equal(weights(trained(tmp_path / "run", config())), whole)
+    assert [path.name for path in states.iterdir()] == ["step-00000012"]
+
+
+def test_tensorboard_forgets_what_is_past_the_restored_step(tmp_path: Path) -> None:
+    """Each step stands there once, with what the second sitting says of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tensorboard's imports
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    run = RunFolder(tmp_path, True)
+    for first, last in ((1, 7), (6, 8)):
+        run.open("", first - 1)
+        for step in range(first, last + 1):
+            run.log(step, {"loss": 10 * first + step})
+        run.close()
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
+    said = [(event.step, event.value) for event in events]
+    assert said == [(step, 10 + step) for step in range(1, 6)] + [(step, 60 + step) for step in range(6, 9)]
 
 
 def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Tensor) -> None:

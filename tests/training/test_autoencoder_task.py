@@ -1,0 +1,36 @@
+"""Stage one's checkpoint: the latent contract is that of the weights which are stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tasks import DrawnPictures, autoencoder_task, train_config
+from torch.testing import assert_close
+
+from ldm.checkpoints.model import load_first_stage
+from ldm.first_stage.latent_normalization import measure, weights_digest
+from ldm.training import autoencoder_task as module
+from ldm.training.distributed import World
+
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("step, pictures", [(2, 10), (1, 4)])  # of two steps; the set has ten pictures
+def test_the_latent_contract_is_that_of_the_stored_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, pictures: int
+) -> None:
+    """The average, rounded to the checkpoint's precision; over all pictures at the last checkpoint, over the first ones before."""
+    monkeypatch.setattr(module, "QUICK_MEASURE", 4)
+    task = autoencoder_task(ALONE, train_config(checkpoint_dtype="bf16"))
+    with torch.no_grad():
+        for live in task.first_stage.parameters():  # training has gone on since
+            live.mul_(1.5)
+    task.save(tmp_path / "model", step, 2)
+
+    first_stage, spec, weights = load_first_stage(tmp_path / "model", ALONE.device)
+    images = torch.stack([sample.image for sample in DrawnPictures().some(pictures)])
+    wanted = measure([first_stage.moments(images)], per_channel=False, downsampling_factor=2, digest=weights_digest(weights))
+    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16} and spec.normalization.digest == wanted.digest
+    assert_close((spec.normalization.shift, spec.normalization.scale), (wanted.shift, wanted.scale), rtol=1e-5, atol=1e-6)
