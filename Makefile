@@ -5,8 +5,12 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 p
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-pyproject
+OLDEST ?= .venv-oldest
+OLDEST_STAMP := $(OLDEST)/.made-from-pyproject
+QUICK := not slow and not gpu
+OLDEST_TESTS ?= $(QUICK)
 
-.PHONY: help venv fetch demo test test-all mutants lint format
+.PHONY: help venv fetch demo test test-oldest test-all mutants lint format
 .DEFAULT_GOAL := help
 
 help:  ## what there is
@@ -29,7 +33,17 @@ demo: $(STAMP)  ## pictures from the shipped model, then both stages trained bri
 
 test: $(STAMP)  ## all quick tests, on the CPU and offline
 	$(BIN)/python -m ldm.pretrained
-	LDM_OFFLINE=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow and not gpu"
+	LDM_OFFLINE=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "$(QUICK)"
+
+test-oldest: $(OLDEST_STAMP)  ## the quick tests on the oldest allowed release of every dependency, in .venv-oldest
+	$(BIN)/python -m ldm.pretrained
+	PYTHONPATH=. LDM_OFFLINE=1 HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest -m "$(OLDEST_TESTS)"
+
+$(OLDEST_STAMP): pyproject.toml $(STAMP)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(OLDEST)
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --extra dev --python $(OLDEST)/bin/python pyproject.toml --output-file $(OLDEST)/requirements.txt
+	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --requirements $(OLDEST)/requirements.txt
+	@touch $@
 
 test-all: $(STAMP)  ## the slow tests and those for a GPU too
 	$(BIN)/python -m ldm.pretrained

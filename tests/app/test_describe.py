@@ -29,6 +29,7 @@ from ldm.profiling.footprint import Footprint, measure, training_footprint
 
 ROOT = Path(__file__).parents[2]
 META = torch.device("meta")
+pytestmark = pytest.mark.dependency
 
 
 @pytest.fixture(autouse=True)
