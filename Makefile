@@ -37,7 +37,7 @@ test: $(STAMP)  ## all quick tests, on the CPU and offline
 
 test-oldest: $(OLDEST_STAMP)  ## the quick tests on the oldest allowed release of every dependency, in .venv-oldest
 	$(BIN)/python -m ldm.pretrained
-	PYTHONPATH=. LDM_OFFLINE=1 HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest -m "$(OLDEST_TESTS)"
+	PYTHONPATH=$(CURDIR) LDM_OFFLINE=1 HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest -m "$(OLDEST_TESTS)"
 
 $(OLDEST_STAMP): pyproject.toml $(STAMP)
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(OLDEST)

@@ -25,7 +25,7 @@ PRIVATE = {
 
 
 def private_names(source: str) -> Iterator[str]:
-    """Dotted names in which a part of another package, Python's own aside, begins with an underscore, and torch.ops, whose names change with torch."""
+    """Dotted names in which a part of a dependency begins with an underscore, and torch.ops, whose names change with torch."""
     tree = ast.parse(source)
     modules: dict[str, str] = {}  # local name: what was imported under it
     for node in ast.walk(tree):
