@@ -5,8 +5,11 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 p
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-pyproject
+OLDEST ?= .venv-oldest
+OLDEST_STAMP = $(OLDEST)/.made-from-$(shell cksum < pyproject.toml | tr ' ' '-')
+TESTS ?= not slow and not gpu
 
-.PHONY: help venv fetch demo test test-all lint format
+.PHONY: help venv fetch demo test test-all test-oldest lint format
 .DEFAULT_GOAL := help
 
 help:  ## what there is
@@ -29,11 +32,21 @@ demo: $(STAMP)  ## pictures from the shipped model, then both stages trained bri
 
 test: $(STAMP)  ## all quick tests, on the CPU and offline
 	$(BIN)/python -m ldm.pretrained
-	LDM_OFFLINE=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow and not gpu"
+	LDM_OFFLINE=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "$(TESTS)"
 
 test-all: $(STAMP)  ## the slow tests and those for a GPU too
 	$(BIN)/python -m ldm.pretrained
 	LDM_OFFLINE=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+test-oldest: $(OLDEST_STAMP)  ## the quick tests with the oldest release of each dependency, in .venv-oldest
+	$(OLDEST)/bin/python -m ldm.pretrained
+	LDM_OFFLINE=1 HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest -m "$(TESTS)"
+
+$(OLDEST_STAMP): | $(STAMP)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(OLDEST)
+	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct \
+		--only-binary :all: --no-binary antlr4-python3-runtime --no-binary ldm -e '.[dev]'
+	@touch $@
 
 lint: $(STAMP)  ## style, format and types
 	$(BIN)/ruff check .

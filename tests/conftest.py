@@ -41,6 +41,22 @@ CONDITIONERS: dict[str, ConditionerConfig] = {
     "small": LowResolutionConfig(),
 }
 
+ROOT = Path(__file__).parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Warnings are errors where they point at a module of ours: at what we call, not at what a dependency's next release says of itself."""
+    ours = {"ldm", "__main__", *(file.stem for room in ("tests", "benchmarks", "scripts") for file in (ROOT / room).rglob("*.py"))}
+    config.addinivalue_line("filterwarnings", rf"error:::({'|'.join(sorted(ours))})(\.|$)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` are skipped without one."""
+    skip = pytest.mark.skip(reason="no GPU here")
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(skip)
+
 
 def random_weights(module: nn.Module, seed: int) -> dict[str, torch.Tensor]:
     """A state dict in which nothing is zero, as it would be after training."""

@@ -168,7 +168,7 @@ def _of_autoencoder(config: TrainVAE) -> Description:
         adversarial = loss.generator_loss(reconstruction).sum()
         if config.loss.adaptive:
             for term in (terms.nll.sum(), adversarial):
-                torch.autograd.grad(term, first_stage.last_layer, retain_graph=True)
+                torch.autograd.grad(term, first_stage.last_layer.weight, retain_graph=True)
         return total + adversarial + loss.discriminator_loss(images, reconstruction).loss.sum()
 
     modules: list[nn.Module] = [first_stage] if loss.discriminator is None else [first_stage, loss.discriminator]

@@ -89,7 +89,7 @@ class BertPretrained(FrozenTextConditioner):
 
     def forward(self, value: tuple[str, ...], latent_size: tuple[int, int]) -> Condition:
         """Tokens (B, max_tokens, context width) and their mask; a vector (B, vector_width) if there is one."""
-        features, mask = padded(self.frozen.features(value), self.config.max_tokens)
+        features, mask = padded(self.frozen.features(value, self.device), self.config.max_tokens)
         if self.training and self.config.word_drop:
             mask = mask & ~self._hidden(mask)
         tokens = self.projection(self.dropout(self.norm(self._here(features))))

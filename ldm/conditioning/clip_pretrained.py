@@ -90,7 +90,7 @@ class ClipPretrained(FrozenTextConditioner):
 
     def forward(self, value: tuple[str, ...], latent_size: tuple[int, int]) -> Condition:
         """Tokens (B, max_tokens, context width)."""
-        return Condition(tokens=torch.stack(self.frozen.features(value)).to(self.device))
+        return Condition(tokens=torch.stack(self.frozen.features(value, self.device)).to(self.device))
 
 
 def _frozen(config: ClipPretrainedConfig) -> FrozenText:

@@ -95,11 +95,17 @@ class FrozenText:
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenText:
         return self
 
-    def features(self, captions: tuple[str, ...]) -> list[Tensor]:
-        """One (L_i, width) float32 on the CPU a caption, without gradient; zeros of the longest L if the encoder can only be counted."""
+    def features(self, captions: tuple[str, ...], device: torch.device | None = None) -> list[Tensor]:
+        """One (L_i, width) float32 on the CPU a caption, without gradient; zeros of the longest L if the encoder can only be counted.
+
+        Args:
+            captions: any number.
+            device: to compute new ones on, where the encoder then stays; None = where it is.
+        """
         if self.digest is None:
             return [torch.zeros(self.max_tokens, self.width)] * len(captions)
         with self._lock:
+            self.encoder.to(device or self.encoder.device)  # type: ignore[arg-type]
             return [self._feature(caption) for caption in captions]
 
     def _feature(self, caption: str) -> Tensor:
@@ -134,13 +140,6 @@ class FrozenTextConditioner(TextConditioner):
     def num_frozen(self) -> int:
         """The encoder's."""
         return sum(p.numel() for p in self.frozen.encoder.parameters())
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenTextConditioner:
-        """The frozen encoder follows to the device, but stays float32."""
-        super()._apply(fn, recurse)
-        if self.frozen.digest is not None and self.device.type != "meta":
-            self.frozen.encoder.to(self.device)  # type: ignore[arg-type]
-        return self
 
 
 def moved_model(model: str, folder: Path) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from webdataset.shardlists import expand_urls
+from webdataset import SimpleShardList
 
 from ldm.core.errors import UserError
 from ldm.data.config import DataConfig
@@ -59,7 +59,7 @@ def open_source(place: str, split: Split = "train", is_shared: bool = False) -> 
         tars = sorted(folder.glob("*.tar"))
         return open_tars(tars) if tars else FolderSource(folder)
     if place.endswith(".tar"):
-        return open_tars([Path(path) for path in expand_urls(place)])
+        return open_tars([Path(path) for path in SimpleShardList(place).urls])
     raise UserError(f"data {place!r}: no such folder or shard; allowed: {', '.join(BUILTIN)}, a folder, .tar shards, or a URL")
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from webdataset.writer import TarWriter
+from webdataset import TarWriter
 
 from ldm.core.errors import UserError
 from ldm.core.files import sha256_of, write_file

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
+import tarfile
 from collections.abc import Iterator
-from itertools import count, islice
+from itertools import count, groupby, islice
 from typing import Any, NoReturn
 
 import torch
-from webdataset.gopen import gopen
-from webdataset.shardlists import expand_urls
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset import SimpleShardList, gopen
 
 from ldm.core.errors import UserError
 from ldm.core.random import generator
@@ -21,6 +20,7 @@ from ldm.data.image_dataset import ImageDataset, Share
 from ldm.data.loader import report_unreadable
 from ldm.data.record import Record
 from ldm.data.sample_transform import SampleTransform, Split
+from ldm.data.shards import split_name
 from ldm.data.unreadable import ENOUGH, UnreadableReport
 
 BUFFER = 1000  # records that are shuffled among each other, besides the shards
@@ -63,7 +63,7 @@ class StreamedDataset(ImageDataset):
     count = None
 
     def __init__(self, place: str, config: DataConfig, split: Split, seed: int) -> None:
-        self.name, self.digest, self.urls = place, place, list(expand_urls(place))  # what lies there cannot be seen to change
+        self.name, self.digest, self.urls = place, place, SimpleShardList(place).urls  # what lies there cannot be seen to change
         self.config, self.split, self.seed = config, split, seed
         self.unreadable = UnreadableReport(ENOUGH, config.max_lost)
         first = next(self._records(0, shuffled=False), None)
@@ -118,23 +118,17 @@ class StreamedDataset(ImageDataset):
             yield buffer[place]
 
     def _of_shard(self, url: str) -> Iterator[Record]:
-        def broken(error: Exception) -> bool:
-            self.unreadable.add(url, f"breaks off ({' '.join(str(error).split())[:200]})")
-            return False
-
         try:
             stream = _Tail(gopen(url))
-        except (OSError, ValueError) as error:
-            broken(error)
-            return
-        for members in group_by_keys(tar_file_expander([{"url": url, "stream": stream}], handler=broken), handler=broken):
-            key = members.pop("__key__")
-            try:
-                yield Record.of(key, {suffix: content for suffix, content in members.items() if isinstance(content, bytes)})
-            except UserError as error:
-                self.unreadable.add(key, str(error))
-        if not stream.ends_well() and url not in self.unreadable.records:
-            self.unreadable.add(url, "breaks off (no end mark)")  # tarfile takes a cut header for the end, without a word
+            for key, members in _grouped(stream):
+                try:
+                    yield Record.of(key, members)
+                except UserError as error:
+                    self.unreadable.add(key, str(error))
+            if not stream.ends_well():
+                self.unreadable.add(url, "breaks off (no end mark)")  # tarfile takes a cut header for the end, without a word
+        except Exception as error:  # of the network or of a command that is not ours
+            self.unreadable.add(url, f"breaks off ({' '.join(str(error).split())[:200]})")
 
     def _numbered(self, shuffled: bool) -> Iterator[Numbered]:
         """Epoch after epoch, without end."""
@@ -172,3 +166,19 @@ class StreamedDataset(ImageDataset):
                 yield self.transform(record, 0, number)
             except UserError as error:
                 self.unreadable.add(record.key, str(error))
+
+
+def _grouped(stream: _Tail) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Keys and members of a tar, compressed or not: neighbours of one key are a record. Only regular files count."""
+    with tarfile.open(fileobj=stream, mode="r|*") as tar:  # type: ignore[call-overload]
+
+        def members() -> Iterator[tuple[str, str, bytes]]:
+            for member in tar:
+                key, suffix = split_name(member.name)
+                content = tar.extractfile(member) if member.isreg() and suffix and not key.startswith("__") else None
+                if content is not None:
+                    yield key, suffix, content.read()
+                tar.members.clear()
+
+        for key, group in groupby(members(), key=lambda member: member[0]):
+            yield key, {suffix: content for _, suffix, content in group}

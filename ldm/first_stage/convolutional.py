@@ -97,8 +97,8 @@ class ConvolutionalAutoencoder(FirstStage):
         self.post_quant_conv = nn.Conv2d(latents, latents, 1)
 
     @property
-    def last_layer(self) -> Tensor:
-        return self.decoder.conv_out.weight
+    def last_layer(self) -> nn.Conv2d:
+        return self.decoder.conv_out
 
     def _encoded(self, images: Tensor) -> Tensor:
         """(B, encoded, H / f, W / f) of checked images."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.core.errors import UserError
 from ldm.core.family import kind
@@ -52,7 +52,7 @@ class Identity(FirstStage):
         _nothing_to_train()
 
     @property
-    def last_layer(self) -> Tensor:
+    def last_layer(self) -> nn.Conv2d:
         _nothing_to_train()
 
 

@@ -39,8 +39,8 @@ class FirstStage(nn.Module, abc.ABC):
 
     @property
     @abc.abstractmethod
-    def last_layer(self) -> Tensor:
-        """The weight that the adaptive adversarial weight compares gradients at."""
+    def last_layer(self) -> nn.Conv2d:
+        """What makes the images; the adaptive adversarial weight compares gradients at its weight."""
 
     def normalise(self, raw_latent: Tensor) -> Tensor:
         """Raw latent (B, Z, h, w) to about mean 0 and std 1, by the latent contract."""

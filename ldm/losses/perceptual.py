@@ -5,7 +5,6 @@ The features may be computed in half precision (autocast); their comparison is a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,16 +26,12 @@ class Perceptual(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self._held = (network.eval().requires_grad_(False),)  # in a tuple: not a submodule, but moved with this one (see _apply)
+        self._held = (network.eval().requires_grad_(False),)  # in a tuple: not a submodule; it follows the images' device
 
     @property
     def network(self) -> Any:
         """The frozen lpips.LPIPS."""
         return self._held[0]
-
-    def _apply(self, fn: Callable, recurse: bool = True) -> Perceptual:
-        self.network._apply(fn, recurse)
-        return super()._apply(fn, recurse)
 
     def forward(self, images: Tensor, reconstruction: Tensor) -> Tensor:
         """(B,) distances of two (B, C, H, W) in [-1, 1]. No gradient goes to `images`.
@@ -49,7 +44,7 @@ class Perceptual(nn.Module):
                 f"LPIPS needs pictures of at least {SMALLEST_SIDE} pixels a side, got {images.shape[2]} x {images.shape[3]}; "
                 "set loss.perceptual_weight=0 or a larger data.size"
             )
-        network = self.network
+        network = self.network.to(images.device)
         with torch.no_grad():
             wanted = network.net(network.scaling_layer(_shown(images)))
         given = network.net(network.scaling_layer(_shown(reconstruction)))

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torchmetrics.image.kid import poly_kernel
 from tqdm import tqdm
 
 BLOCK = 2048  # rows of the kernel's matrix at once
@@ -39,7 +38,7 @@ class KernelReference:
         A picture that is drawn twice is never compared with itself, so the replicates keep the estimate's freedom from bias.
         """
         features = features.double()
-        kernel = poly_kernel(features, features).fill_diagonal_(0)
+        kernel = _kernel(features, features).fill_diagonal_(0)
         count = draws.shape[1]
         times = torch.zeros(len(draws), count, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64))
         within = ((times @ kernel) * times).sum(1) / (count**2 - times.square().sum(1))
@@ -57,7 +56,12 @@ class KernelReference:
 
     def _across(self, features: Tensor) -> Tensor:
         """(N,): mean kernel of each row with this set."""
-        return torch.cat([poly_kernel(block, self.features).mean(1) for block in _blocks(features)])
+        return torch.cat([_kernel(block, self.features).mean(1) for block in _blocks(features)])
+
+
+def _kernel(a: Tensor, b: Tensor) -> Tensor:
+    """(N, M) of the rows of a (N, D) and b (M, D)."""
+    return (a @ b.T / a.shape[1] + 1) ** 3
 
 
 def _within(features: Tensor) -> Tensor:
@@ -67,7 +71,7 @@ def _within(features: Tensor) -> Tensor:
 
 def _to_others(features: Tensor) -> Tensor:
     """(N,): mean kernel of each row with the others."""
-    total = torch.cat([poly_kernel(block, features).sum(1) for block in _blocks(features)])
+    total = torch.cat([_kernel(block, features).sum(1) for block in _blocks(features)])
     itself = (features.square().sum(1) / features.shape[1] + 1) ** 3
     return (total - itself) / (len(features) - 1)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch_fidelity.metric_prc import calculate_precision_recall_part
 from tqdm import tqdm
 
 NEIGHBOURS = 3
@@ -20,7 +19,14 @@ def precision_recall(generated: Tensor, real: Tensor) -> tuple[float, float]:
         generated: (N, D) features, N >= SMALLEST.
         real: (M, D), M >= SMALLEST.
     """
-    return calculate_precision_recall_part(generated.double(), real.double(), NEIGHBOURS, BLOCK)
+    generated, real = generated.double(), real.double()
+    return _share_within(generated, real), _share_within(real, generated)
+
+
+def _share_within(points: Tensor, others: Tensor) -> float:
+    """Of the points (N, D), how many lie in a ball of the others (M, D)."""
+    radii = torch.cat([torch.cdist(block, others).kthvalue(NEIGHBOURS + 1, dim=1).values for block in others.split(BLOCK)])
+    return torch.cat([(torch.cdist(block, others) <= radii).any(1) for block in points.split(BLOCK)]).double().mean().item()
 
 
 def recall_error(generated: Tensor, real: Tensor) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils import fuse_conv_bn_eval
 
 from ldm.core.errors import UserError
 from ldm.pretrained import sources
@@ -20,7 +20,7 @@ CLASSES = 1008
 
 
 def fid_inception(progress: bool = True) -> nn.Module:
-    """torch-fidelity's network on the CPU, frozen, always in eval mode, with its batch norms folded into its convolutions.
+    """torch-fidelity's network on the CPU, frozen, with its batch norms folded into its convolutions: the same in train and eval mode.
 
     Its call takes pictures (B, 3, H, W) uint8 of any size, which it scales to 299 x 299 as TensorFlow 1 did (no antialiasing), and gives
     (B, 2048). The global random state is left as it was.
@@ -28,17 +28,28 @@ def fid_inception(progress: bool = True) -> nn.Module:
     Raises:
         UserError: the weights cannot be had.
     """
-    from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d
-    from torchmetrics.image.fid import NoTrainInceptionV3
+    from torch_fidelity import FeatureExtractorInceptionV3
 
     with tempfile.TemporaryDirectory(prefix="ldm-inception-") as folder:
         path = write_fidelity_weights(Path(folder) / "inception.pth", progress)
         with torch.random.fork_rng(devices=[]):  # the random weights it is born with are all replaced
-            network = NoTrainInceptionV3("inception-v3-compat", [str(FEATURES)], str(path), antialias=False)
+            network = FeatureExtractorInceptionV3("inception-v3-compat", [str(FEATURES)], str(path))
     for block in network.modules():
-        if isinstance(block, BasicConv2d):
+        if isinstance(getattr(block, "bn", None), nn.BatchNorm2d):
             block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()
-    return network
+    return _OnlyFeatures(network)
+
+
+class _OnlyFeatures(nn.Module):
+    """A network whose call gives a tuple of one, without the tuple."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        (features,) = self.network(images)
+        return features
 
 
 def write_fidelity_weights(path: Path, progress: bool = True) -> Path:

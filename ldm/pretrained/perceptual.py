@@ -36,7 +36,7 @@ def vgg_lpips(net: Literal["vgg", "alex"] = "vgg", progress: bool = True) -> lpi
     linear = torch.load(Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth", map_location="cpu", weights_only=True)
     state = {name.replace("model.1", "model.0"): tensor for name, tensor in linear.items()}  # no dropout before the convolution
     state |= {f"lins.{name[3:]}": tensor for name, tensor in state.items()}  # lpips lists its layers under a second name
-    slices = {layer: name for name, part in model.net.named_children() for layer in part._modules}
+    slices = {layer: name for name, part in model.net.named_children() for layer, _ in part.named_children()}
     for layer in TABLE[_NETS[net]].architecture["layers"]:  # type: ignore[attr-defined]
         for part in ("weight", "bias"):
             state[f"net.{slices[str(layer)]}.{layer}.{part}"] = trunk[f"features.{layer}.{part}"]

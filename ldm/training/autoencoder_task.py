@@ -63,6 +63,8 @@ class AutoencoderTask:
         memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.first_stage = first_stage.to(world.device).to(memory_format=memory_format)
         self.loss = loss.to(world.device).to(memory_format=memory_format)
+        if loss.perceptual is not None:
+            loss.perceptual.network.to(memory_format=memory_format)  # which is no submodule
         self.memory_format = memory_format
         self.train_set, self.held_out = train_set, held_out
         self.trained: dict[str, nn.Module] = {"first_stage": self.first_stage, "loss": self.loss}
@@ -73,7 +75,9 @@ class AutoencoderTask:
             self.groups["discriminator"] = loss.discriminator_parameters()
         self._reconstruct = self.first_stage.reconstruct
         if config.compile:
-            torch._functorch.config.donated_buffer = False  # the adaptive weight goes through one graph twice
+            # A compiled graph may be gone through only once; the adaptive weight goes through the last layer besides.
+            last = self.first_stage.last_layer
+            last.forward = torch.compiler.disable(last.forward)  # type: ignore[method-assign]
             self._reconstruct = torch.compile(self.first_stage.reconstruct)
         self.data_digest = train_set.digest
         self._latest: dict[str, Tensor] = {}  # the adversary's numbers over all processes, for the doctor
@@ -136,7 +140,7 @@ class AutoencoderTask:
 
     def _adversarial_weight(self, pieces: list[tuple[Tensor, Streams]], now: Pass) -> tuple[Tensor, _Forward | None]:
         """Weight from last-layer gradients of the whole global batch; and the forward pass, if one was enough and can be used again."""
-        last = self.first_stage.last_layer
+        last = self.first_stage.last_layer.weight
         of_nll, of_adversarial = torch.zeros_like(last), torch.zeros_like(last)
         done: _Forward | None = None
         for piece, streams in pieces if self.loss.config.adaptive else ():

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -27,6 +28,6 @@ class Ema(Generic[M]):
         decay = min(self.decay, (1 + step) / (10 + step))
         means: list[torch.Tensor] = list(self.module.parameters())
         if means:
-            torch._foreach_lerp_(means, list(live.parameters()), 1 - decay)
+            get_ema_multi_avg_fn(decay)(means, list(live.parameters()), step)
         for mean, now in zip(self.module.buffers(), live.buffers(), strict=True):
             mean.copy_(now)

@@ -76,7 +76,7 @@ def test_training_passes_are_encode_and_decode_with_the_same_noise(attends):
     assert_close(reconstruction, stage.decode(stage.encode(images, noise)))
     assert_close(posterior.std, stage.moments(images)[1])
     reconstruction.square().sum().backward()
-    assert stage.last_layer is stage.decoder.conv_out.weight
+    assert stage.last_layer is stage.decoder.conv_out
     # A key's bias moves all of a query's scores alike, which softmax does not see.
     idle = [name for name, p in stage.named_parameters() if p.grad is None or not p.grad.any()]
     assert [name for name in idle if not name.endswith(".k.bias")] == []
@@ -87,7 +87,7 @@ def test_a_wider_decoder_leaves_the_encoder_alone():
     narrow = small(KLAutoencoderConfig(channels=8, multipliers=(1, 2, 2), blocks=1, latent_channels=3))
     sizes = [{name: p.shape for name, p in stage.encoder.named_parameters()} for stage in (wide, narrow)]
     assert sizes[0] == sizes[1]
-    assert wide.last_layer.shape[1] == 2 * narrow.last_layer.shape[1]
+    assert wide.last_layer.in_channels == 2 * narrow.last_layer.in_channels
     assert wide.decode(torch.zeros(1, 3, 4, 4)).shape == (1, 3, 16, 16)
 
 

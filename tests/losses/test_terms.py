@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import warnings
@@ -135,15 +136,18 @@ def test_lpips_reaches_the_encoder(network):
     assert all(p.grad is None for p in network.parameters())
 
 
-def test_lpips_is_frozen_in_eval_mode_moved_along_and_not_saved(network):
+def test_lpips_is_frozen_in_eval_mode_and_not_saved(network):
     loss = AutoencoderLossConfig(disc_weight=0.0).build(3, network)
     loss.train()
     assert not any(module.training for module in network.modules())
     assert list(loss.state_dict()) == ["log_variance"]
     assert [name for name, _ in loss.named_parameters()] == ["log_variance"]
-    loss.double()
-    assert {p.dtype for p in network.parameters()} == {torch.float64}
-    loss.float()
+
+
+def test_lpips_follows_the_images_to_their_device(network):
+    moved = copy.deepcopy(network)
+    assert Perceptual(moved)(*(x.to("meta") for x in pictures())).device.type == "meta"
+    assert {x.device.type for x in (*moved.parameters(), *moved.buffers())} == {"meta"}
 
 
 def test_small_pictures_are_refused_by_lpips(network):

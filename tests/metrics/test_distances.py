@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import calculate_precision_recall_full
 
 from ldm.metrics.attribution import attribute
 from ldm.metrics.bootstrap import FEW, around, draws, of_mean, of_share, of_share_with_error
 from ldm.metrics.frechet import FrechetReference, paired_replicates
 from ldm.metrics.kernel import KernelReference
-from ldm.metrics.manifold import precision_recall, recall_error
+from ldm.metrics.manifold import NEIGHBOURS, precision_recall, recall_error
 from ldm.metrics.neighbours import chance, nearest, ranks
 
 
@@ -123,6 +124,14 @@ def test_precision_is_of_the_generated_and_recall_of_the_real():
     real = torch.cat([cluster, cluster + 1000])
     assert precision_recall(cluster + 0.001, real) == (1.0, 0.5)
     assert precision_recall(real, cluster + 0.001) == (0.5, 1.0)
+
+
+@pytest.mark.parity
+def test_precision_and_recall_are_the_peers():
+    generated, real = normal(300, 6) * 0.9 + 0.3, normal(250, 6, seed=1)
+    assert precision_recall(generated, real) == pytest.approx(
+        calculate_precision_recall_full(generated.double(), real.double(), NEIGHBOURS)
+    )
 
 
 def test_the_error_of_recall_is_how_recalls_of_other_draws_spread():

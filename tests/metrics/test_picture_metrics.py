@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch_fidelity.metric_isc import isc_features_to_metric
 
 from ldm.core.errors import UserError
 from ldm.metrics import reconstruction
@@ -87,6 +88,12 @@ def test_inception_score_in_closed_form():
     sure[torch.arange(1000), torch.arange(1000) % 10] = 200
     assert score_of_logits(logits_of(sure, layer)) == pytest.approx(10, rel=0.05)  # parts of 100 shuffled pictures are not quite even
     assert score_of_logits(logits_of(torch.zeros(20, 2048), layer)) == pytest.approx(1)
+
+
+@pytest.mark.parity
+def test_inception_score_is_the_peers():
+    logits = 3 * torch.randn(203, 7, generator=torch.Generator().manual_seed(0))
+    assert score_of_logits(logits) == pytest.approx(isc_features_to_metric(logits)["inception_score_mean"], rel=1e-12)
 
 
 def test_the_interval_of_a_score_is_as_wide_as_scores_of_other_draws_spread():

@@ -92,4 +92,9 @@ def test_making_it_leaves_the_random_state_alone():
     before = torch.get_rng_state()
     network = fid_inception()
     assert torch.equal(torch.get_rng_state(), before)
-    assert not any(p.requires_grad for p in network.parameters()) and not network.train(True).training
+    assert not any(p.requires_grad for p in network.parameters())
+
+
+def test_it_is_the_same_in_train_and_eval_mode():
+    network, pictures = fid_inception(), torch.randint(0, 256, (2, 3, 80, 80), dtype=torch.uint8)
+    assert torch.equal(network.train()(pictures), network.eval()(pictures))
