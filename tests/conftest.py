@@ -56,7 +56,6 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
 
 ROOT = Path(__file__).parents[1]
 
-
 # Rooms whose tests depend on how torch or another library behaves, and those that do arithmetic or run whole scripts: every room is in one.
 DEPENDENCY_ROOMS = (
     "checkpoints", "conditioning", "config", "data", "first_stage", "interop", "losses", "metrics", "networks", "pretrained", "training",
@@ -64,17 +63,20 @@ DEPENDENCY_ROOMS = (
 OTHER_ROOMS = ("app", "core", "diffusion", "evaluation", "gpu", "guidance", "mutants", "pipelines", "samplers")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that `make test-oldest` cannot do without."""
-    for item in items:
-        if item.path.parent.name in DEPENDENCY_ROOMS:
-            item.add_marker(pytest.mark.dependency)
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Warnings are errors where they point at a module of ours: at what we call, not at what a dependency's next release says of itself."""
     ours = {"ldm", "__main__", *(file.stem for room in ("tests", "benchmarks", "scripts") for file in (ROOT / room).rglob("*.py"))}
     config.addinivalue_line("filterwarnings", rf"error:::({'|'.join(sorted(ours))})(\.|$)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` are skipped without one; those of DEPENDENCY_ROOMS are marked `dependency`."""
+    skip = pytest.mark.skip(reason="no GPU here")
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(skip)
+        if item.path.parent.name in DEPENDENCY_ROOMS:
+            item.add_marker(pytest.mark.dependency)
 
 
 def random_weights(module: nn.Module, seed: int) -> dict[str, torch.Tensor]:

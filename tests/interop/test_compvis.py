@@ -28,7 +28,6 @@ from ldm.interop.importing import import_checkpoint
 from ldm.interop.ours import Ours
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture(scope="module")

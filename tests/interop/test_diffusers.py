@@ -36,11 +36,7 @@ from ldm.interop.importing import import_checkpoint
 from ldm.interop.ours import Ours
 from ldm.samplers.ddim import DDIM
 
-pytestmark = [
-    pytest.mark.parity,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = pytest.mark.parity
 CPU = torch.device("cpu")
 STEPS, GUIDANCE, TOLERANCE = 10, 3.0, 1e-3
 PROMPT = "a cat"

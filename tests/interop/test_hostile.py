@@ -23,8 +23,6 @@ from ldm.interop.diffusers.export import export_diffusers
 from ldm.interop.foreign_file import read_tensors
 from ldm.interop.ours import Ours
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
 
 @pytest.fixture(scope="module")
 def honest(module_folder: Path) -> Path:

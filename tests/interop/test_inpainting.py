@@ -29,7 +29,6 @@ from ldm.interop.importing import import_checkpoint
 from ldm.interop.ours import Ours
 from ldm.pipelines.edit import inpaint as inpainted
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 BLACK = InpaintMaskConfig(convention="inpainting_big")
 
 

@@ -21,11 +21,7 @@ from ldm.checkpoints.model import load_latent_diffusion
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.condition import Condition
 
-pytestmark = [
-    pytest.mark.parity,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = pytest.mark.parity
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4  # relative to the std of the prediction

@@ -27,11 +27,7 @@ from ldm.interop.ours import Ours
 from ldm.networks.lora import TABLES, Lora, adapt
 from ldm.networks.unet import UNetConfig
 
-pytestmark = [
-    pytest.mark.parity,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = pytest.mark.parity
 CPU = torch.device("cpu")
 LDM_TEXT = Row(
     unet=CROSS,

@@ -26,11 +26,7 @@ from ldm.interop.transformer_keys import transformer_keys
 from ldm.interop.unet_keys import unet_keys
 from ldm.networks.unet import UNetConfig
 
-pytestmark = [
-    pytest.mark.parity,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = pytest.mark.parity
 
 TOLERANCE = 1e-4  # of the largest number
 UNETS = {

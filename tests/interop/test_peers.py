@@ -33,11 +33,7 @@ from ldm.interop.compvis.export import export_compvis
 from ldm.interop.diffusers.export import export_diffusers
 from ldm.interop.ours import Ours
 
-pytestmark = [
-    pytest.mark.parity,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = pytest.mark.parity
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4  # of the largest number
 STABLE = ("sd1", "sd1 mask", "sd2")

@@ -27,7 +27,6 @@ from ldm.interop.importing import import_checkpoint
 from ldm.interop.ours import Ours
 from ldm.samplers.dpmpp_2m import DPMpp2M
 
-pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
 CPU = torch.device("cpu")
 STABLE = ("sd1", "sd1 mask", "sd2", "sd1 of codes", "sd2 of codes")
 Made = Callable[[str], tuple[Path, Path]]

@@ -25,11 +25,7 @@ from ldm.conditioning.inputs import ConditionInputs
 from ldm.interop.diffusers.export import export_diffusers
 from ldm.interop.ours import Ours
 
-pytestmark = [
-    pytest.mark.parity,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = pytest.mark.parity
 SIDE = 32  # of the images, in pixels
 VQ_F4 = replace(VQ, multipliers=(1, 1, 1), num_codes=8192)  # as many codes as published: with few, decoding would hide differences
 STAGES = {

@@ -26,7 +26,6 @@ from ldm.interop.ours import Ours
 CPU = torch.device("cpu")
 LAST = "model.diffusion_model."
 WORDS_OF = "cond_stage_model.transformer.to_logits."
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture(scope="module")

@@ -122,10 +122,9 @@ def test_what_drop_all_takes_is_unconditional_to_the_network(monkeypatch: pytest
     task = diffusion_task(ALONE, train_config())
     task.drop_all = 1.0
     seen: list[Condition] = []
-    call = task.network.forward
-    monkeypatch.setattr(task.network, "forward", lambda x, t, condition: seen.append(condition) or call(x, t, condition))
+    call, conditioners = task.model.network.forward, task.model.conditioners
+    monkeypatch.setattr(task.model.network, "forward", lambda x, t, condition: seen.append(condition) or call(x, t, condition))
     batch = next(task.batches(1))
     task.accumulate(batch, Pass(step=1, world=ALONE, autocast_dtype=None, scaler=torch.amp.GradScaler(enabled=False), batch_size=7))
-    inputs = ConditionInputs(count=7, hole_latent=task._hole)
-    nothing = task.conditioners(task.conditioners.blank(inputs), task._latent_size)
-    torch.testing.assert_close((seen[0].vector, seen[0].concat), (nothing.vector, nothing.concat))
+    null = conditioners(ConditionInputs(count=7), task.model.latent_size)
+    torch.testing.assert_close((seen[0].vector, seen[0].concat), (null.vector, null.concat))
