@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
@@ -36,6 +37,7 @@ from ldm.networks.blocks.spatial_attention import MultiHeadSpatialAttention, Spa
 T = TypeVar("T")
 ROOT = Path(__file__).parents[1]
 WHICH = ("before", "now")
+KEYS = (16, 64, 77, 128, 256)
 NOW = SpatialSelfAttention.forward, MultiHeadSpatialAttention.forward
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # has glibc return a tensor's memory as soon as it is freed; costs time
 
@@ -132,27 +134,23 @@ def kl_f8_of(which: str) -> dict[str, tuple[float, int]]:
 
 
 def bf16() -> None:
-    print("math's time in sdpa's, median of pairs; 24 pictures, 64 or 256 queries; columns: keys")
-    keys = (16, 64, 77, 128, 256)
-    print(f"{'':50}" + "".join(f"{count:>8}" for count in keys))
-    for dtype in (torch.bfloat16, torch.float32):
-        for trains in (True, False):
-            for heads, width in ((4, 64), (8, 32), (1, 256)):
-                for queries in (64, 256):
-                    case = dtype, trains, heads, width, queries
-                    row = [apart(quotient_of, *case, count) for count in keys]
-                    words = "forward and backward" if trains else "forward"
-                    name = f"{name_of(dtype)}, {words}, {heads} x {width}, {queries} queries"
-                    print(f"{name:50}" + "".join(f"{value:>8.2f}" for value in row), flush=True)
+    print(f"math's time in sdpa's, median of five pairs; 24 images\n{'keys':52}" + "".join(f"{keys:>7}" for keys in KEYS), flush=True)
+    apart(bf16_rows)
 
 
-def quotient_of(dtype: torch.dtype, trains: bool, heads: int, width: int, queries: int, keys: int) -> float:
-    """The median of what math takes over what sdpa takes, of nine pairs."""
-    torch.manual_seed(0)
+def bf16_rows() -> None:
+    for dtype, trains in product((torch.bfloat16, torch.float32), (True, False)):
+        for (heads, width), queries in product(((4, 64), (8, 32), (1, 256)), (64, 256)):
+            row = [quotient(dtype, trains, heads, width, queries, keys) for keys in KEYS]
+            name = f"{name_of(dtype)}, forward{' and backward' if trains else ''}, {heads} x {width}, {queries} queries"
+            print(f"{name:52}" + "".join(f"{value:>7.2f}" for value in row), flush=True)
+
+
+def quotient(dtype: torch.dtype, trains: bool, heads: int, width: int, queries: int, keys: int) -> float:
+    """The median of what math takes over what sdpa takes, of five pairs."""
 
     def tokens(count: int) -> Tensor:
-        made = torch.randn(24, count, heads, width).to(dtype).transpose(1, 2)
-        return made.requires_grad_(trains)
+        return torch.randn(24, count, heads, width).to(dtype).transpose(1, 2).requires_grad_(trains)
 
     q, k, v, gradient = tokens(queries), tokens(keys), tokens(keys), tokens(queries).detach()
 
@@ -161,7 +159,7 @@ def quotient_of(dtype: torch.dtype, trains: bool, heads: int, width: int, querie
         if trains:
             torch.autograd.grad(out, (q, k, v), gradient)
 
-    pairs = [[seconds(lambda compute=compute: run(compute)) for compute in (reference.math, fused.sdpa)] for _ in range(10)][1:]
+    pairs = [[seconds(lambda compute=compute: run(compute)) for compute in (reference.math, fused.sdpa)] for _ in range(6)][1:]
     return statistics.median(math / sdpa for math, sdpa in pairs)
 
 

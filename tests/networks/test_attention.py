@@ -360,6 +360,7 @@ def held(key: str) -> int:
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)) * 1024
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("name", "backend", "dtype"), CASES)
 def test_memory_grows_as_the_positions(name: str, backend: str, dtype: torch.dtype, peaks: Peaks) -> None:
     """Four times as many pixels take about four times as much; all scores would take sixteen times."""
