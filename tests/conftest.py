@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from rooms import DEPENDENCY_ROOMS
 from torch import nn
 
 from ldm.checkpoints.classifier import ClassifierSpec, write_classifier
@@ -55,12 +56,6 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
 
 
 ROOT = Path(__file__).parents[1]
-
-# Rooms whose tests depend on how torch or another library behaves, and those that do arithmetic or run whole scripts: every room is in one.
-DEPENDENCY_ROOMS = (
-    "checkpoints", "conditioning", "config", "data", "first_stage", "interop", "losses", "metrics", "networks", "pretrained", "training",
-)  # fmt: skip
-OTHER_ROOMS = ("app", "core", "diffusion", "evaluation", "gpu", "guidance", "mutants", "pipelines", "samplers")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -21,7 +21,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from conftest import DEPENDENCY_ROOMS, OTHER_ROOMS
+from rooms import DEPENDENCY_ROOMS, OTHER_ROOMS
 
 import ldm
 
