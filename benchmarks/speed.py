@@ -260,7 +260,7 @@ def unets(scale: Scale, device: torch.device) -> Pair:
 def autoencoders(scale: Scale, device: torch.device) -> Pair:
     """The KL autoencoder; its training step has neither LPIPS nor an adversary, which are the same on both sides."""
     batch, side, config = scale.image_batch, scale.image_side, scale.autoencoder
-    shape = (batch, config.latent_channels, side // config.ratio, side // config.ratio)
+    shape = (batch, config.latent_channels, side // config.downsampling_factor, side // config.downsampling_factor)
     images, (latent, noise) = torch.rand(batch, 3, side, side, device=device) * 2 - 1, torch.randn(2, *shape, device=device)
 
     def our_step(network: Any) -> Tensor:

@@ -128,7 +128,7 @@ def test_what_is_measured_is_of_all_labelled_pictures() -> None:
     spec = replace(
         classifier_task(ALONE, train_config()).spec, normalization=LatentNormalization(channels=3, downsampling_factor=1), process=None
     )
-    latents = Latents(IdentityConfig().build(), HalfLabelled(), None, None, 0, ALONE.device)
+    latents = Latents(IdentityConfig().build(), LatentData(train_set=HalfLabelled()), 0, ALONE.device)
     task = ClassifierTask(spec, spec.build_network(), UniformSteps(), latents, train_config(), 0, ALONE)
     task.average.module.forward = lambda x, network_time: torch.stack([x.mean((1, 2, 3)), -x.mean((1, 2, 3))], dim=1)
     pictures = Batch.of(list(HalfLabelled().some(None)))

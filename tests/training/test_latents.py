@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from ldm.core.random import Streams
 from ldm.data.batch import Batch
 from ldm.first_stage.latent_normalization import LatentNormalization
-from ldm.training.latents import LatentBatch, Latents
+from ldm.training.latents import LatentBatch, LatentData, Latents
 
 COUNT = 2000
 SPACE = LatentNormalization(channels=2, downsampling_factor=2, shift=(0.5, -1.0), scale=(2.0, 0.25))
@@ -23,7 +23,7 @@ def test_latents_are_drawn_from_the_posterior(is_cached: bool, monkeypatch: pyte
     """N(mean, std^2), shifted and scaled: from cached moments as from those of the encoder."""
     first_stage = FIRST_STAGE.build().eval().requires_grad_(False)
     first_stage.normalization = SPACE
-    latents = Latents(first_stage, DrawnPictures(), None, None, 0, torch.device("cpu"))
+    latents = Latents(first_stage, LatentData(train_set=DrawnPictures()), 0, torch.device("cpu"))
     batch = next(latents.batches(1, 1, (0, 1)))
     batch = replace(batch, pictures=replace(batch.pictures, images=batch.pictures.images.expand(COUNT, -1, -1, -1)))
 
