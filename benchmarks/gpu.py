@@ -194,10 +194,10 @@ def _in_process(work: Callable[[torch.device, float, Send], None], device: torch
 
 
 def run_tests(device: torch.device, deadline: float, send: Send) -> None:
-    """pytest over ROOMS: on a GPU the tests marked for it, on the CPU their twins in tests/gpu."""
-    which = [*ROOMS, "-m", "gpu"] if device.type == "cuda" else [ROOMS[0], "-m", "not gpu"]
+    """pytest over ROOMS: on a GPU the tests marked for it, on the CPU their twins."""
+    marked, named = ("gpu", WITHOUT) if device.type == "cuda" else ("not gpu and not slow", f"cpu and {WITHOUT}")
     how = ["-q", "--tb=short", "--continue-on-collection-errors", "-W", "default"]  # what others warn of on a new machine is no failure
-    code = pytest.main([*which, "-k", WITHOUT, *how], plugins=[Recorder(deadline, send)])
+    code = pytest.main([*ROOMS, "-m", marked, "-k", named, *how], plugins=[Recorder(deadline, send)])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         sys.exit(code)
 
@@ -244,23 +244,24 @@ def run_speed(device: torch.device, deadline: float, send: Send) -> None:
     """The cases of benchmarks/speed.py as they are, then through torch.compile."""
     import speed
 
-    torch.set_num_threads(1)
     for compiled in (False, True):
         left = speed.all_cases()
         rows = speed.measured(left, device, ROUNDS, compiled=compiled)
         while left and time.monotonic() < deadline:
             row = next(rows)
             left = left[1:]
-            case, ours, theirs, ratio = row.cells()
-            said = {"case": case, "outcome": "measured" if row.ours else "error", "ours, ms": ours, "diffusers, ms": theirs, "ratio": ratio}
-            send(said | {"peer": speed.peer(), **row.as_json()})
+            _, ours, theirs, _ = row.cells()
+            outcome = "measured" if row.ours else "error"
+            send({"outcome": outcome, "ours, ms": ours, "diffusers, ms": theirs, "peer": speed.peer(), **row.as_json()})
         for case in left:
             send({"case": f"{case}, compiled" if compiled else case, "outcome": "not run"})
 
 
 def _cell(value: Any) -> str:
-    """For a table: the end of a long text, on one line."""
-    text = " ".join(str(value).split()).replace("|", "\\|")
+    """For a table: on one line, of a long text the end."""
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    text = "" if value is None else " ".join(str(value).split()).replace("|", "\\|")
     return text if len(text) <= 160 else f"… {text[-158:]}"
 
 

@@ -135,6 +135,13 @@ def test_no_test_begins_when_the_time_is_over(tmp_path: Path) -> None:
     assert {row["outcome"] for name, row in rows.items() if name != "test_skipped"} == {"not run"}
 
 
+def test_cases_of_speed_that_do_not_begin_are_named() -> None:
+    rows: list[dict[str, Any]] = []
+    gpu.run_speed(CPU, time.monotonic(), rows.append)
+    assert rows[:1] == [{"case": "UNet forward fp32", "outcome": "not run"}]
+    assert [row["case"] for row in rows] == [*speed.all_cases(), *(f"{case}, compiled" for case in speed.all_cases())]
+
+
 def test_every_test_for_a_gpu_is_where_it_looks() -> None:
     """Those that ask for the fixture `device`, or are marked by hand."""
     for path in (ROOT / "tests").rglob("test_*.py"):
