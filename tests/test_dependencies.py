@@ -275,6 +275,6 @@ def test_the_check_itself(source, names):
 
 
 def test_every_room_of_tests_is_marked_or_left_out_on_purpose():
-    """See `pytest_collection_modifyitems` in conftest.py."""
+    """Those of DEPENDENCY_ROOMS get the marker in conftest.py."""
     rooms = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
     assert rooms == {*DEPENDENCY_ROOMS, *OTHER_ROOMS}
