@@ -213,7 +213,8 @@ def _of_diffusion(config: TrainLDM) -> Description:
     def step(count: int) -> Tensor:
         condition = conditioners(ConditionInputs(count=count), latent[1:])
         x_t, network_time = torch.empty(count, *latent, device=META), torch.empty(count, device=META)
-        return network(x_t, network_time, condition).float().square().mean()
+        loss: Tensor = network(x_t, network_time, condition).float().square().mean()
+        return loss
 
     def trains(count: int) -> Footprint:
         return training_footprint([network, conditioners], lambda: step(count), config.train.autocast_dtype)
@@ -248,7 +249,8 @@ def _of_classifier(config: TrainClassifier) -> Description:
     latent = first_stage.latent_shape(torch.empty(1, *image, device=META))
 
     def step(count: int) -> Tensor:
-        return network(torch.empty(count, *latent, device=META), torch.empty(count, device=META)).float().square().mean()
+        loss: Tensor = network(torch.empty(count, *latent, device=META), torch.empty(count, device=META)).float().square().mean()
+        return loss
 
     def trains(count: int) -> Footprint:
         return training_footprint([network], lambda: step(count), config.train.autocast_dtype)

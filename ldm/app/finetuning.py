@@ -32,7 +32,8 @@ def completed(content: dict[str, Any]) -> dict[str, Any]:
         raise UserError(
             "this config does not say what the model is: name the checkpoint to go on with, init_from=FOLDER, or give it a whole model"
         )
-    return _joined(content, _known(read_spec(source), source), "", source)
+    joined: dict[str, Any] = _joined(content, _known(read_spec(source), source), "", source)
+    return joined
 
 
 def check_base(spec: LatentDiffusionSpec, base: LatentDiffusionSpec) -> None:

@@ -140,7 +140,8 @@ def _grid(pictures: Sequence[Image.Image]) -> Image.Image:
         tile = picture.convert("RGBA")
         tile.thumbnail((GRID_TILE, GRID_TILE))
         tiles.append(pil_to_tensor(Image.alpha_composite(Image.new("RGBA", tile.size, "white"), tile).convert("RGB")))
-    return to_pil_image(make_grid(torch.stack(tiles), nrow=columns, padding=4, pad_value=255))
+    grid: Image.Image = to_pil_image(make_grid(torch.stack(tiles), nrow=columns, padding=4, pad_value=255))
+    return grid
 
 
 def _png(picture: Image.Image, info: PngInfo | None = None) -> bytes:

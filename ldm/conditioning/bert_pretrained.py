@@ -118,7 +118,8 @@ def _frozen(config: BertPretrainedConfig) -> FrozenText:
         return word_pieces(pretrained.tokenizer, caption, config.max_tokens)
 
     def read(tokens: Tensor) -> Tensor:
-        return pretrained.encoder(input_ids=tokens).last_hidden_state
+        last: Tensor = pretrained.encoder(input_ids=tokens).last_hidden_state
+        return last
 
     return FrozenText(pretrained, pieces, read, max_tokens=config.max_tokens, cached=config.cached_captions)
 

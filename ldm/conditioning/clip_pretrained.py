@@ -103,10 +103,12 @@ def _frozen(config: ClipPretrainedConfig) -> FrozenText:
 
     def read(tokens: Tensor) -> Tensor:
         if config.layer == "last":
-            return pretrained.encoder(input_ids=tokens).last_hidden_state
+            last: Tensor = pretrained.encoder(input_ids=tokens).last_hidden_state
+            return last
         before_last = pretrained.encoder(input_ids=tokens, output_hidden_states=True).hidden_states[-2]
         tower: Any = getattr(pretrained.encoder, "text_model", pretrained.encoder)  # transformers 5 has had it both ways
-        return tower.final_layer_norm(before_last)
+        normed: Tensor = tower.final_layer_norm(before_last)
+        return normed
 
     return FrozenText(pretrained, pieces, read, max_tokens=config.max_tokens, cached=config.cached_captions)
 

@@ -209,7 +209,7 @@ class ConditionerConfig(Family, abc.ABC):
         return self
 
     @abc.abstractmethod
-    def build(self, *, context_width: int | None, latent_channels: int) -> Conditioner:
+    def build(self, *, context_width: int | None, latent_channels: int) -> Conditioner[Any]:
         """A new conditioner.
 
         Args:
@@ -254,7 +254,7 @@ def build_conditioners(
         empty: the weights to be trained are not drawn, since a checkpoint's take their place; until then they cost no memory.
     """
 
-    def built(config: ConditionerConfig) -> Conditioner:
+    def built(config: ConditionerConfig) -> Conditioner[Any]:
         if not empty or config.pretrained is not None:
             return config.build(context_width=context_width, latent_channels=latent_channels)
         with torch.device("meta"):
@@ -266,7 +266,7 @@ def build_conditioners(
 class Conditioners(nn.Module):
     """All of a model's conditioners by name; their conditions stand side by side."""
 
-    def __init__(self, parts: Mapping[str, Conditioner]) -> None:
+    def __init__(self, parts: Mapping[str, Conditioner[Any]]) -> None:
         super().__init__()
         for name in parts:
             if not name.isidentifier() or hasattr(nn.ModuleDict, name):
@@ -279,10 +279,10 @@ class Conditioners(nn.Module):
         self.concat_channels = sum(part.concat_channels for part in self)
         self.uses_tokens = any(part.uses_tokens for part in self)
 
-    def __iter__(self) -> Iterator[Conditioner]:
+    def __iter__(self) -> Iterator[Conditioner[Any]]:
         return iter(self.parts.values())  # type: ignore[arg-type]
 
-    def items(self) -> Iterator[tuple[str, Conditioner]]:
+    def items(self) -> Iterator[tuple[str, Conditioner[Any]]]:
         """(name, conditioner), in the order in which their conditions stand side by side."""
         return iter(self.parts.items())  # type: ignore[arg-type]
 
@@ -296,7 +296,7 @@ class Conditioners(nn.Module):
         """What a user sets, by NAME, or by NAME.FIELD for conditioners of several fields."""
         return {f"{name}.{field}" if field else name: control for name, part in self.items() for field, control in part.controls.items()}
 
-    def controlled_by(self, control: str) -> dict[str, Conditioner]:
+    def controlled_by(self, control: str) -> dict[str, Conditioner[Any]]:
         """Those that a user sets as a whole by a control of this kind, by name; see `Control.kind`."""
         return {name: part for name, part in self.items() if "" in part.controls and part.controls[""].kind == control}
 

@@ -65,7 +65,8 @@ class TokenTransformer(nn.Module):
         x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))
         for layer in self.layers:
             x = layer(x, token_mask)
-        return self.norm(x)
+        out: Tensor = self.norm(x)
+        return out
 
     @property
     def num_unused(self) -> int:
@@ -97,7 +98,8 @@ class Layer(nn.Module):
         q, k, v = (rearrange(to(h), "B L (N D) -> B N L D", N=self.heads) for to in (self.to_q, self.to_k, self.to_v))
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=None if token_mask is None else token_mask[:, None, None])
         x = x + self.dropout(self.to_out(rearrange(attended, "B N L D -> B L (N D)")))
-        return x + self.dropout(self.narrow(F.gelu(self.widen(self.feed_forward_norm(x)))))
+        fed: Tensor = self.dropout(self.narrow(F.gelu(self.widen(self.feed_forward_norm(x)))))
+        return x + fed
 
 
 def projection(width: int, context_width: int) -> nn.Module:

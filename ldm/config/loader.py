@@ -61,7 +61,8 @@ def build(content: Any, schema: type[T], path: str = "") -> T:
     Raises:
         UserError: see `load`.
     """
-    return _value(content, schema, path)
+    built: T = _value(content, schema, path)
+    return built
 
 
 def dump(config: Any) -> Any:
@@ -169,7 +170,8 @@ def _family(content: Any, family: type[Family], path: str) -> Family:
         raise UserError(f"{_at(path)}: needs `kind:`; allowed: {', '.join(family.kinds())}")
     if name not in family.kinds():
         raise unknown(f"kind at {_at(path)}:", name, family.kinds())
-    return _dataclass(content, family.of_kind(name), path)
+    part: Family = _dataclass(content, family.of_kind(name), path)
+    return part
 
 
 def from_short_form(text: str, path: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,5 +72,5 @@ def _mask_of(condition: Condition) -> Tensor:
     return torch.ones(condition.tokens.shape[:2], dtype=torch.bool, device=condition.tokens.device)
 
 
-def _either(a: Tensor | None, b: Tensor | None, both) -> Tensor | None:  # noqa: ANN001
+def _either(a: Tensor | None, b: Tensor | None, both: Callable[[Tensor, Tensor], Tensor]) -> Tensor | None:
     return both(a, b) if a is not None and b is not None else (b if a is None else a)

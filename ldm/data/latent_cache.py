@@ -35,7 +35,7 @@ Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 class LatentCache:
     """Opened by `open_or_build`."""
 
-    def __init__(self, folder: Path, meta: dict, transform: SampleTransform) -> None:
+    def __init__(self, folder: Path, meta: dict[str, Any], transform: SampleTransform) -> None:
         self._meta, self._transform = meta, transform
         self._arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in meta["arrays"]}
         self.views: int = meta["views"]

@@ -17,7 +17,7 @@ Unreadable = dict[str, str]
 SampleOf = Callable[[int, int], Sample]  # of (index, epoch)
 
 
-class _Steps(Dataset):
+class _Steps(Dataset[tuple[Batch, Unreadable] | UserError]):
     """A process's share of the global batch by step, with the records that could not be read."""
 
     def __init__(self, sample: SampleOf, unreadable: UnreadableReport, order: GlobalOrder, part: tuple[int, int]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from webdataset import TarWriter
 
@@ -82,7 +83,7 @@ class Index:
             raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); make it anew with scripts/prepare_data.py") from None
 
 
-def _records(plain: dict[str, list[list]]) -> dict[str, tuple[Member, ...]]:
+def _records(plain: dict[str, list[list[Any]]]) -> dict[str, tuple[Member, ...]]:
     records = {str(key): tuple((str(s), int(offset), int(size)) for s, offset, size in members) for key, members in plain.items()}
     if any(offset < 0 or size < 0 for members in records.values() for _, offset, size in members):
         raise ValueError("negative offset or size")

@@ -41,7 +41,7 @@ class _Tail:
         self._stream, self._last = stream, b""
 
     def read(self, size: int = -1) -> bytes:
-        content = self._stream.read(size)
+        content: bytes = self._stream.read(size)
         self._last = (self._last + content)[-1024:]
         return content
 

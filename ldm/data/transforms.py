@@ -17,13 +17,15 @@ UNKNOWN = -1  # a map's class where nothing is known
 
 def fitted(image: Tensor, size: int) -> Tensor:
     """(C, H, W) -> (C, size, size): the shorter side scaled to size (antialiased), the centre square kept."""
-    return V.center_crop(V.resize(image, _scaled(image.shape, size), antialias=True).clamp(-1, 1), [size, size])
+    square: Tensor = V.center_crop(V.resize(image, _scaled(image.shape, size), antialias=True).clamp(-1, 1), [size, size])
+    return square
 
 
 def fitted_map(indices: Tensor, size: int) -> Tensor:
     """(H, W) whole numbers -> (size, size), like `fitted`, each pixel that of the nearest."""
     scaled = F.interpolate(indices[None, None].double(), size=_scaled(indices.shape, size), mode="nearest-exact")[0]
-    return V.center_crop(scaled, [size, size])[0].to(indices.dtype)
+    square: Tensor = V.center_crop(scaled, [size, size])[0].to(indices.dtype)
+    return square
 
 
 def fitted_boxes(boxes: Tensor, stored: Sequence[int], size: int) -> Tensor:
@@ -82,9 +84,11 @@ def augmented(
         if ground is None:
             border = side // 2
             wide = F.pad(x[None], [border] * 4, mode="reflect")[0]
-            return V.center_crop(V.affine(wide, angle, move, zoom, [0.0, 0.0], interpolation), [side, side])
+            square: Tensor = V.center_crop(V.affine(wide, angle, move, zoom, [0.0, 0.0], interpolation), [side, side])
+            return square
         # Zero comes into view from outside, so what should come is made zero: the edge blends exactly.
-        return V.affine(x - outside, angle, move, zoom, [0.0, 0.0], interpolation) + outside
+        inside: Tensor = V.affine(x - outside, angle, move, zoom, [0.0, 0.0], interpolation)
+        return inside + outside
 
     nearest = V.InterpolationMode.NEAREST
     image = moved(image, V.InterpolationMode.BILINEAR, torch.zeros(1) if ground is None else ground)

@@ -100,7 +100,7 @@ class LikelihoodTask:
         }
 
 
-def shown_on(bar: tqdm, denoise: Denoise, counts_steps: bool) -> Denoise:
+def shown_on(bar: tqdm[Any], denoise: Denoise, counts_steps: bool) -> Denoise:
     """The same, seen on a bar at every call: as a step of it, or as the number of calls beside it."""
     calls = itertools.count(1)
 

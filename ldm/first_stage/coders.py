@@ -29,7 +29,8 @@ class Level(nn.Module):
             h = block(h)
             if self.attn:
                 h = self.attn[index](h)
-        return self.upsample(self.downsample(h))
+        out: Tensor = self.upsample(self.downsample(h))
+        return out
 
 
 class Middle(nn.Module):
@@ -42,7 +43,8 @@ class Middle(nn.Module):
         self.block_2 = ResidualBlock(channels, channels, dropout=dropout)
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(h)))
+        out: Tensor = self.block_2(self.attn_1(self.block_1(h)))
+        return out
 
 
 class Encoder(nn.Module):
@@ -89,7 +91,8 @@ class Encoder(nn.Module):
         h = self.conv_in(images)
         for level in self.down:
             h = level(h)
-        return self.conv_out(silu(self.norm_out(self.mid(h))))
+        out: Tensor = self.conv_out(silu(self.norm_out(self.mid(h))))
+        return out
 
 
 class Decoder(nn.Module):
@@ -125,4 +128,5 @@ class Decoder(nn.Module):
         h = self.mid(self.conv_in(latent))
         for level in reversed(self.up):
             h = level(h)
-        return self.conv_out(silu(self.norm_out(h)))
+        out: Tensor = self.conv_out(silu(self.norm_out(h)))
+        return out

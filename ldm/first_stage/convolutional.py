@@ -57,7 +57,8 @@ class ConvolutionalConfig(FirstStageConfig, abc.ABC):
 
     @property
     def downsampling_factor(self) -> int:
-        return 2 ** (len(self.multipliers) - 1)
+        factor: int = 2 ** (len(self.multipliers) - 1)
+        return factor
 
 
 class ConvolutionalAutoencoder(FirstStage):
@@ -102,7 +103,8 @@ class ConvolutionalAutoencoder(FirstStage):
 
     def _encoded(self, images: Tensor) -> Tensor:
         """(B, encoded, H / f, W / f) of checked images."""
-        return self.quant_conv(self.encoder(images))
+        encoded: Tensor = self.quant_conv(self.encoder(images))
+        return encoded
 
     def _decoded(self, latent: Tensor) -> Tensor:
         """Images of (B, Z, h, w), float32 or wider."""

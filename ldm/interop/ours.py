@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -73,7 +74,7 @@ class Ours:
         self.check_frozen(part)
         return TextTower.of(part.frozen.encoder)
 
-    def check_frozen(self, part: Conditioner) -> None:
+    def check_frozen(self, part: Conditioner[Any]) -> None:
         """Raises UserError for another pretrained encoder than the model was trained with."""
         for name, digest in part.frozen_digests().items():
             if self.spec.frozen.get(name) != digest:

@@ -60,4 +60,5 @@ def adaptive_weight(grad_nll: Tensor, grad_adversarial: Tensor, *, clamp: float 
     Source: Esser et al. 2021, eq. 7.
     """
     weight = torch.linalg.vector_norm(grad_nll.detach().float()) / (torch.linalg.vector_norm(grad_adversarial.detach().float()) + 1e-4)
-    return weight.clamp(0, clamp)
+    clamped: Tensor = weight.clamp(0, clamp)
+    return clamped

@@ -51,7 +51,8 @@ class Perceptual(nn.Module):
         with without_autocast(images.device):
             layers = zip(network.lins, wanted, given, strict=True)
             distance = sum(layer((_unit(a) - _unit(b)).square()).mean((1, 2, 3)) for layer, a, b in layers)
-        return reduce(distance, "(b k) -> b", "mean", b=len(images))
+        distances: Tensor = reduce(distance, "(b k) -> b", "mean", b=len(images))
+        return distances
 
 
 def _as_rgb(x: Tensor) -> Tensor:

@@ -34,7 +34,8 @@ class InceptionFeatures:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         with whole_float32():  # published values were not measured with TF32
-            return self.network(levels(images).to(self.device)).float().cpu()
+            features: Tensor = self.network(levels(images).to(self.device)).float().cpu()
+            return features
 
     def of(self, batches: Iterable[Tensor], count: int, what: str) -> Tensor:
         """(count, 2048) of all batches; `what` labels the progress bar."""
@@ -82,7 +83,8 @@ def cached_features(key: tuple[object, ...], count: int, make: Callable[[], Tens
     path = cache_folder().parent / "features" / f"{digest}.safetensors"
     try:
         with safe_open(path, framework="pt") as file:
-            found, stored = file.get_tensor("features"), json.loads((file.metadata() or {}).get("lost", "{}"))
+            found: Tensor = file.get_tensor("features")
+            stored = json.loads((file.metadata() or {}).get("lost", "{}"))
         if len(found) == count:
             unreadable |= stored
             return found

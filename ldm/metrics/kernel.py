@@ -52,7 +52,8 @@ class KernelReference:
         """
         features = features.double()
         h = _to_others(features) - self._across(features)
-        return (2 * h.std() / len(features) ** 0.5).item()
+        error: float = (2 * h.std() / len(features) ** 0.5).item()
+        return error
 
     def _across(self, features: Tensor) -> Tensor:
         """(N,): mean kernel of each row with this set."""

@@ -64,4 +64,5 @@ class ClassifierNetwork(UNetEncoder):
         if x.shape[2:] != (self.side, self.side):
             raise UserError(f"this classifier was trained on samples of {self.side} x {self.side}, not {x.shape[2]} x {x.shape[3]}")
         h, _ = self.descend(x, self.embed(network_time))
-        return self.pool(F.silu(self.norm(h)))
+        logits: Tensor = self.pool(F.silu(self.norm(h)))
+        return logits

@@ -61,12 +61,14 @@ class PatchGAN(nn.Module):
             raise UserError(
                 f"pictures of {width}x{height} are too small for this discriminator (at least {self.smallest}); use fewer layers"
             )
-        return self.main(images)
+        logits: Tensor = self.main(images)
+        return logits
 
 
 def smallest_side(layers: int) -> int:
     """Smallest side, in pixels, of images that a PatchGAN of this many layers accepts."""
-    return 3 * 2**layers
+    side: int = 3 * 2**layers
+    return side
 
 
 def _start(module: nn.Module) -> None:

@@ -115,7 +115,8 @@ class UNet(UNetEncoder):
         h, skips = self.descend(x, *conditioning)
         for block in self.output_blocks:
             h = self.run(block, torch.cat([h, skips.pop()], dim=1), *conditioning)
-        return self.out(h)
+        out: Tensor = self.out(h)
+        return out
 
 
 def _check_width(name: str, value: Tensor | None, key: str, width: int | None) -> None:

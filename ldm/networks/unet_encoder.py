@@ -86,7 +86,8 @@ class UNetEncoderConfig:
     @property
     def size_multiple(self) -> int:
         """Height and width must be divisible by this."""
-        return 2 ** (len(self.multipliers) - 1)
+        factor: int = 2 ** (len(self.multipliers) - 1)
+        return factor
 
     def heads_for(self, channels: int) -> int:
         """Number of attention heads for this many channels."""
@@ -166,7 +167,7 @@ class UNetEncoder(nn.Module):
 
     def embed(self, network_time: Tensor, vector: Tensor | None = None) -> Tensor:
         """The embedding (B, E) of the network_time (B,), plus that of the vector if the network takes one."""
-        emb = self.time_embed(time_embedding(network_time, self.config.channels).to(self.dtype))
+        emb: Tensor = self.time_embed(time_embedding(network_time, self.config.channels).to(self.dtype))
         if self.vector_embed is not None and vector is not None:
             emb = emb + self.vector_embed(vector.to(self.dtype))
         return emb
@@ -184,8 +185,10 @@ class UNetEncoder(nn.Module):
     def run(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
         """A block's output, with activation checkpointing in training if the config enables it."""
         if self.config.checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
+            out: Tensor = checkpoint(block, *inputs, use_reentrant=False)
+        else:
+            out = block(*inputs)
+        return out
 
     def check(self, x: Tensor, note: str = "") -> None:
         """Raises UserError for a wrong number of channels or a size that cannot be halved often enough; `note` ends the first message."""

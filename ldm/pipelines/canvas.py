@@ -76,7 +76,8 @@ class Square:
         height, width = pixels.shape[:2]
         rows = np.arange(self.top, self.top + self.side).clip(0, height - 1)
         columns = np.arange(self.left, self.left + self.side).clip(0, width - 1)
-        return pixels[rows[:, None], columns]
+        square: np.ndarray = pixels[rows[:, None], columns]
+        return square
 
 
 def _placed(centre: int, side: int, length: int) -> int:
@@ -145,7 +146,8 @@ def _blurred(image: Tensor, width: float) -> Tensor:
     """Gaussian blur of (B, C, H, W) by a standard deviation in pixels, one side after the other; cut off where the picture is too small."""
     reach = min(int(3 * width), min(image.shape[2:]) - 1)  # the mirrored border must fit
     kernel, sigma = 2 * reach + 1, [width, width]
-    return gaussian_blur(gaussian_blur(image, [kernel, 1], sigma), [1, kernel], sigma)
+    blurred: Tensor = gaussian_blur(gaussian_blur(image, [kernel, 1], sigma), [1, kernel], sigma)
+    return blurred
 
 
 def pasted(picture: Image.Image, painting: Tensor, square: Square, hole: np.ndarray) -> Image.Image:

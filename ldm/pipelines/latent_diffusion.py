@@ -225,7 +225,7 @@ class LatentDiffusion(Renderer):
         """
         return {name: part.of_user(value) for name, part in self.require(control).items()}
 
-    def require(self, control: str) -> dict[str, Conditioner]:
+    def require(self, control: str) -> dict[str, Conditioner[Any]]:
         """The conditioners that are set by a control of this kind, by name.
 
         Raises:

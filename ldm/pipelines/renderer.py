@@ -61,7 +61,8 @@ class Renderer:
     def encode_condition(self, inputs: ConditionInputs, latent_size: tuple[int, int] | None = None) -> Condition:
         """The condition of one image, encoded once a call; for a latent of the model's own size unless another is named."""
         with self._autocast():
-            return self.conditioners(inputs, latent_size or self.latent_size)
+            condition: Condition = self.conditioners(inputs, latent_size or self.latent_size)
+            return condition
 
     @torch.no_grad()
     def generate(
@@ -174,7 +175,8 @@ class Renderer:
     def denoiser(self) -> Denoiser:
         def network(x: Tensor, network_time: Tensor, condition: Condition) -> Tensor:
             with self._autocast():
-                return self.network(x, network_time, condition)
+                out: Tensor = self.network(x, network_time, condition)
+                return out
 
         return Denoiser(
             network=network,

@@ -7,6 +7,7 @@ import io
 import pickle
 import zipfile
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -76,7 +77,7 @@ class ScriptUnpickler(pickle.Unpickler):
         self.load()
         return self._found
 
-    def persistent_load(self, pid: tuple) -> np.ndarray:
+    def persistent_load(self, pid: tuple[Any, ...]) -> np.ndarray:
         """The numbers of a storage."""
         what, kind, key, _, count = pid
         if (what, kind) != ("storage", "float32") or not str(key).isdigit():
@@ -97,7 +98,7 @@ class ScriptUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"refused: {module}.{name} is not part of a network")
         return admitted[module, name]
 
-    def _tensor(self, storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: object) -> None:
+    def _tensor(self, storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object) -> None:
         if offset or storage.size != np.prod(shape) or strides != torch.empty(shape, device="meta").stride():
             raise pickle.UnpicklingError(f"refused: a tensor of shape {shape} that is a view")
         self._found.append(torch.from_numpy(storage.reshape(shape).copy()))

@@ -48,6 +48,7 @@ class _OnlyFeatures(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
+        features: Tensor
         (features,) = self.network(images)
         return features
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import safetensors.torch
 import torch
@@ -51,7 +51,7 @@ def lpips_to_count() -> lpips.LPIPS:
     return _empty("vgg")[1].to("meta").requires_grad_(False).eval()
 
 
-def _empty(net: str):  # noqa: ANN202
+def _empty(net: str) -> tuple[Any, lpips.LPIPS]:
     """lpips and its module on the meta device: no random weights are drawn."""
     with warnings.catch_warnings():
         # lpips 0.1.4 still passes torchvision's old `pretrained=`.

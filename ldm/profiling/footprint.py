@@ -78,7 +78,7 @@ class _Alive(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch gives it no types
         self.now = self.most = 0
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -137,7 +137,8 @@ class _FusedAttention:
         self._attend = Attend
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        return self._attend.apply(q, k, v)
+        out: Tensor = self._attend.apply(q, k, v)
+        return out
 
     def count(self, products: int, q: Tensor, k: Tensor) -> None:
         self.flops += products * 2 * q.numel() * k.shape[-2]

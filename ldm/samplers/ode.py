@@ -75,7 +75,7 @@ class ODE(Sampler):
         start = x_t / FLOW.scale(process, t).to(x_t.dtype)
         # Without step_t the last step overshoots and is interpolated, with 30 times the error.
         options = {"norm": _worst, "step_t": position[1:]}
-        y = odeint(slope, start, position, rtol=self.rtol, atol=self.atol, method="dopri5", options=options)
+        y: Tensor = odeint(slope, start, position, rtol=self.rtol, atol=self.atol, method="dopri5", options=options)
         return y[-1] * FLOW.scale(process, s).to(x_t.dtype)
 
 

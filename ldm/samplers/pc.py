@@ -78,4 +78,5 @@ def _score(estimate: Estimate, t: Tensor, process: NoiseProcess) -> Tensor:
 
 def _norm(x: Tensor) -> Tensor:
     """(B, ...) -> (B,)."""
-    return x.flatten(1).norm(dim=1)
+    norms: Tensor = x.flatten(1).norm(dim=1)
+    return norms

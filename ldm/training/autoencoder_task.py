@@ -69,7 +69,7 @@ class AutoencoderTask:
         self.train_set, self.held_out = train_set, held_out
         self.trained: dict[str, nn.Module] = {"first_stage": self.first_stage, "loss": self.loss}
         self.average = Ema(self.first_stage, config.ema_decay)
-        self.averaged: dict[str, Ema] = {"first_stage": self.average}
+        self.averaged: dict[str, Ema[Any]] = {"first_stage": self.average}
         self.groups = {"autoencoder": [*self.first_stage.parameters(), *loss.autoencoder_parameters()]}
         if loss.config.has_discriminator:
             self.groups["discriminator"] = loss.discriminator_parameters()

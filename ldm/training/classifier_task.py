@@ -50,7 +50,7 @@ class ClassifierTask:
         self.network = network.to(world.device).to(memory_format=self.memory_format)
         self.trained: dict[str, nn.Module] = {"classifier": self.network}
         self.average = Ema(self.network, config.ema_decay)
-        self.averaged: dict[str, Ema] = {"classifier": self.average}
+        self.averaged: dict[str, Ema[Any]] = {"classifier": self.average}
         self.groups = {"classifier": list(self.network.parameters())}
         self.data_digest = f"{latents.train_set.digest} {spec.normalization.identity}"
         self._call = torch.compile(self.network) if config.compile else self.network

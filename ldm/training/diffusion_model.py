@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ class DiffusionModel:
         if self.adapters is not None:
             self.conditioners.requires_grad_(False).eval()
             self.trained = {"lora": self.adapters}
-        self.averaged: dict[str, Ema] = {name: Ema(module, config.ema_decay) for name, module in self.trained.items()}
+        self.averaged: dict[str, Ema[Any]] = {name: Ema(module, config.ema_decay) for name, module in self.trained.items()}
         if self.adapters is None:
             self.mean_network, self.mean_conditioners = self.averaged["denoiser"].module, self.averaged["conditioner"].module
         else:  # whose frozen weights are there once

@@ -62,7 +62,7 @@ class DiffusionTask:
         self.latents = Latents(self.model.first_stage, data, seed, world.device)
         self.drop_all, self.prompts = drop_all, prompts
         self.trained: dict[str, nn.Module] = dict(self.model.trained)
-        self.averaged: dict[str, Ema] = self.model.averaged
+        self.averaged: dict[str, Ema[Any]] = self.model.averaged
         self.groups = {"denoiser": self.model.trained_parameters()}
         self.memory = objective.density if isinstance(objective.density, LossMemory) else None
         if self.memory is not None:

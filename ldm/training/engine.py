@@ -61,7 +61,7 @@ class Task(Protocol):
     """A stage of training: its modules, its data, its loss."""
 
     trained: dict[str, nn.Module]  # saved in the training state
-    averaged: dict[str, Ema]  # averages of some of them, by the same names
+    averaged: dict[str, Ema[Any]]  # averages of some of them, by the same names
     groups: dict[str, list[nn.Parameter]]  # one optimizer each
     data_digest: str  # of the training data, which must not change between sittings
 
@@ -280,7 +280,7 @@ class _Engine:
                 "Look at those pictures, lower train.optimizer.learning_rate, or train in fp32; the same command resumes."
             )
 
-    def evaluate(self, step: int, bar: tqdm) -> dict[str, float]:
+    def evaluate(self, step: int, bar: tqdm[Any]) -> dict[str, float]:
         """Numbers and sample grid, on the first process; the others wait."""
         metrics: dict[str, float] = {}
         if self.world.is_first:

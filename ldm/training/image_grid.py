@@ -17,7 +17,8 @@ def grid_of(images: Tensor, columns: int | None = None) -> Tensor:
 
     Pictures of 1 channel are shown grey, those of more than 3 by their first three.
     """
-    return make_grid(_shown(images), nrow=columns or math.ceil(math.sqrt(len(images))), padding=2, pad_value=1.0)
+    grid: Tensor = make_grid(_shown(images), nrow=columns or math.ceil(math.sqrt(len(images))), padding=2, pad_value=1.0)
+    return grid
 
 
 def framed(images: Tensor, is_right: Tensor) -> Tensor:

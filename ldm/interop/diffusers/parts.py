@@ -126,7 +126,7 @@ def autoencoder_json(autoencoder: SizedAutoencoder) -> dict[str, Any]:
         made = VQModel(**common, num_vq_embeddings=config.num_codes, vq_embed_dim=config.code_channels)
     else:
         made = AutoencoderKL(**common, shift_factor=autoencoder.shift or None)
-    return {"_class_name": type(made).__name__} | dump(made)
+    return {"_class_name": type(made).__name__, **dump(made)}
 
 
 def sized_autoencoder(content: Any, where: str) -> SizedAutoencoder:
@@ -199,7 +199,7 @@ def transformer_json(config: TransformerConfig, vocabulary: int, length: int) ->
         d_model=config.width,
         dropout=config.dropout,
     )
-    return {"architectures": ["LDMBertModel"], "model_type": "ldmbert"} | dump(made)
+    return {"architectures": ["LDMBertModel"], "model_type": "ldmbert", **dump(made)}
 
 
 def bert_config(content: Any, where: str) -> BertScratchConfig:

@@ -126,7 +126,7 @@ def unet_json(unet: SizedUNet, *, sets_heads: bool = False) -> dict[str, Any]:
         made: _Common = _plain_unet(config, common)
     else:
         made = _conditional_unet(config, common, unet)
-    return {"_class_name": type(made).__name__} | dump(made)
+    return {"_class_name": type(made).__name__, **dump(made)}
 
 
 def heads_differ(config: UNetConfig) -> bool:

@@ -32,4 +32,5 @@ def xformers(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         padded[..., :length].masked_fill_(~mask[:, None, None, :], float("-inf"))
         bias = padded.expand(-1, q.shape[1], q.shape[2], -1)[..., :length]
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-    return memory_efficient_attention(q, k, v, attn_bias=bias).transpose(1, 2)
+    out: Tensor = memory_efficient_attention(q, k, v, attn_bias=bias).transpose(1, 2)
+    return out

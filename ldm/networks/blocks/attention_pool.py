@@ -37,4 +37,5 @@ class AttentionPool(nn.Module):
         tokens = torch.cat([pixels.mean(1, keepdim=True), pixels], dim=1) + self.place.to(x.dtype)  # (B, L, C)
         parts = self.to_q(tokens[:, :1]), self.to_k(tokens), self.to_v(tokens)
         q, k, v = (rearrange(part, "b l (n d) -> b n l d", n=self.heads) for part in parts)
-        return self.to_out(rearrange(attend(q, k, v, backend=self.backend), "b n 1 d -> b (n d)"))
+        out: Tensor = self.to_out(rearrange(attend(q, k, v, backend=self.backend), "b n 1 d -> b (n d)"))
+        return out

@@ -22,7 +22,8 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, out or channels, 3, stride=2, padding=0 if asymmetric_pad else 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric_pad else x)
+        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric_pad else x)
+        return out
 
 
 class Upsample(nn.Module):
@@ -33,7 +34,8 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, out or channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(double(x))
+        out: Tensor = self.conv(double(x))
+        return out
 
 
 def double(x: Tensor) -> Tensor:

@@ -40,7 +40,8 @@ class SpatialSelfAttention(nn.Module):
         h = self.norm(x).contiguous(memory_format=torch.channels_last)
         q, k, v = (rearrange(part(h), "b d h w -> b 1 (h w) d") for part in (self.q, self.k, self.v))
         mixed = attend(q, k, v, backend=self.backend)
-        return x + self.proj_out(rearrange(mixed, "b 1 (h w) d -> b d h w", h=x.shape[2]))
+        out: Tensor = self.proj_out(rearrange(mixed, "b 1 (h w) d -> b d h w", h=x.shape[2]))
+        return x + out
 
 
 class MultiHeadSpatialAttention(nn.Module):
@@ -68,4 +69,5 @@ class MultiHeadSpatialAttention(nn.Module):
         h = self.norm(x).contiguous(memory_format=torch.channels_last)
         q, k, v = rearrange(self.qkv(h), "b (n three d) h w -> three b n (h w) d", three=3, n=self.heads).unbind()
         mixed = attend(q, k, v, backend=self.backend)
-        return x + self.proj_out(rearrange(mixed, "b n (h w) d -> b (n d) h w", h=x.shape[2]))
+        out: Tensor = self.proj_out(rearrange(mixed, "b n (h w) d -> b (n d) h w", h=x.shape[2]))
+        return x + out

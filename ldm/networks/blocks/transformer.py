@@ -41,7 +41,8 @@ class SpatialTransformer(nn.Module):
         h = rearrange(self.proj_in(h), "b c h w -> b (h w) c")
         for block in self.transformer_blocks:
             h = block(h, tokens, token_mask)
-        return x + self.proj_out(rearrange(h, "b (h w) c -> b c h w", h=x.shape[2]))
+        out: Tensor = self.proj_out(rearrange(h, "b (h w) c -> b c h w", h=x.shape[2]))
+        return x + out
 
 
 class TransformerBlock(nn.Module):
@@ -62,7 +63,8 @@ class TransformerBlock(nn.Module):
         if self.norm2 is not None and self.attn2 is not None:
             assert tokens is not None, "this block was built with a context"
             x = x + self.attn2(self.norm2(x), tokens, token_mask)
-        return x + self.ff(self.norm3(x))
+        out: Tensor = self.ff(self.norm3(x))
+        return x + out
 
 
 class TokenAttention(nn.Module):
@@ -81,7 +83,8 @@ class TokenAttention(nn.Module):
         parts = self.to_q(x), self.to_k(source), self.to_v(source)
         q, k, v = (rearrange(part, "b l (n d) -> b n l d", n=self.heads) for part in parts)
         mixed = attend(q, k, v, mask=mask, backend=self.backend)
-        return self.to_out(rearrange(mixed, "b n l d -> b l (n d)"))
+        out: Tensor = self.to_out(rearrange(mixed, "b n l d -> b l (n d)"))
+        return out
 
 
 class GatedFeedForward(nn.Module):
@@ -94,4 +97,5 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.proj(x).chunk(2, dim=-1)
-        return self.out(a * F.gelu(b))
+        out: Tensor = self.out(a * F.gelu(b))
+        return out
