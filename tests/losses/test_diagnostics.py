@@ -153,6 +153,42 @@ def test_each_finding_about_the_discriminator_fires_alone(changes, finding, key)
     assert finding in line and key in line and "\n" not in line
 
 
+def codes(used: int, perplexity: float) -> dict[str, CodeUsage]:
+    return {"codes": CodeUsage(codes=1000, positions=5000, used=used, perplexity=perplexity)}
+
+
+@pytest.mark.parametrize(
+    "base, healthy, ill, says",
+    [
+        (HEALTHY, {"kl": 0.051}, {"kl": 0.049}, "posterior collapse"),
+        (HEALTHY, {"noise_share": 0.49}, {"noise_share": 0.51}, "KL weight too high"),
+        (HEALTHY, {"kl": 39.9}, {"kl": 40.1}, "KL weight too low"),
+        (HEALTHY, {"latent_kurtosis": 9.9}, {"latent_kurtosis": 10.1}, "heavy tails"),
+        (HEALTHY, {"latent_std": 0.101}, {"latent_std": 0.099}, "scale far from 1"),
+        (HEALTHY, {"latent_std": 19.9}, {"latent_std": 20.1}, "scale far from 1"),
+        (HEALTHY, {"std_per_channel": (1.0, 2.99)}, {"std_per_channel": (1.0, 3.01)}, "differ in scale"),
+        (HEALTHY, {"psnr": 22.1}, {"psnr": 21.9}, "reconstructions are poor"),
+        (QUANTISED, codes(101, 101.0), codes(99, 99.0), "codebook collapse"),
+        (QUANTISED, codes(900, 51.0), codes(900, 49.0), "codebook collapse"),
+        (GAME, {"accuracy": 0.949, "real_logit": 9.0}, {"accuracy": 0.951, "real_logit": 9.0}, "discriminator too strong"),
+        (GAME, {"accuracy": 0.99, "real_logit": 3.4}, {"accuracy": 0.99, "real_logit": 3.6}, "discriminator too strong"),
+        (GAME, {"accuracy": 0.551}, {"accuracy": 0.549}, "discriminator too weak"),
+        (GAME, {"weight": 0.98 * 5e3}, {"weight": 0.995 * 5e3}, "at its clamp"),
+        (GAME, {"weight": 1.01e-4}, {"weight": 0.99e-4}, "has no effect"),
+    ],
+)
+def test_findings_begin_where_the_docs_say(base, healthy, ill, says):
+    """The table of docs/training.md, on either side of each number."""
+
+    def findings(changes: dict[str, object]) -> tuple[str, ...]:
+        changed = dataclasses.replace(base, **changes)
+        return (diagnose(HEALTHY, changed) if base is GAME else diagnose(changed, GAME)).findings
+
+    assert findings(healthy) == ()
+    (line,) = findings(ill)
+    assert says in line
+
+
 @pytest.mark.parametrize("changes", [{"accuracy": 0.99}, {"real_logit": 5.0, "fake_logit": -4.0}])
 def test_a_discriminator_that_is_right_or_sure_is_not_too_strong_yet(changes):
     assert diagnose(HEALTHY, dataclasses.replace(GAME, **changes)).findings == ()
