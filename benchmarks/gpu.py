@@ -196,7 +196,7 @@ def _in_process(work: Callable[[torch.device, float, Send], None], device: torch
 def run_tests(device: torch.device, deadline: float, send: Send) -> None:
     """pytest over ROOMS: on a GPU the tests marked for it, on the CPU their twins."""
     marked, named = ("gpu", WITHOUT) if device.type == "cuda" else ("not gpu and not slow", f"cpu and {WITHOUT}")
-    how = ["-q", "--tb=short", "--continue-on-collection-errors", "-W", "default"]  # what others warn of on a new machine is no failure
+    how = ["-q", "--tb=short", "--continue-on-collection-errors"]
     code = pytest.main([*ROOMS, "-m", marked, "-k", named, *how], plugins=[Recorder(deadline, send)])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         sys.exit(code)

@@ -15,6 +15,7 @@ sys.path.append(str(Path(__file__).parents[1] / "training"))
 
 from tasks import TASKS, train_config  # noqa: E402
 
+from ldm.core.precision import whole_float32  # noqa: E402
 from ldm.training.distributed import World  # noqa: E402
 from ldm.training.engine import fit  # noqa: E402
 from ldm.training.run_folder import RunFolder  # noqa: E402
@@ -41,9 +42,9 @@ def train(folder: Path, which: str, device: torch.device, precision: str, killed
 
 def main() -> None:
     folder, which, device, precision, killed_at = sys.argv[1:]
-    torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    train(Path(folder), which, torch.device(device), precision, int(killed_at))
+    with whole_float32():  # as in the test
+        train(Path(folder), which, torch.device(device), precision, int(killed_at))
 
 
 if __name__ == "__main__":

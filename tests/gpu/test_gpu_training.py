@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import subprocess
 import sys
@@ -111,7 +112,8 @@ def test_killed_and_resumed_to_the_same_bits(
     """kill -9 two steps after a state."""
     killed_run.train(tmp_path / "whole", which, device, precision)
     worker = [sys.executable, killed_run.__file__, str(tmp_path / "cut"), which, str(device), precision, "11"]
-    killed = subprocess.run(worker, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums are split over threads
+    killed = subprocess.run(worker, env=environment, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     step, _ = load_state(tmp_path / "cut" / "state", CPU)
     assert step == 8

@@ -34,8 +34,6 @@ from ldm.networks.unet import UNetConfig
 
 CPU = torch.device("cpu")
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
-GPU = pytest.param(torch.device("cuda"), marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")])
-every_device = pytest.mark.parametrize("device", [CPU, GPU])
 every_dtype = pytest.mark.parametrize("dtype", list(TOLERANCE))
 every_backend = pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "math"])
 
@@ -61,7 +59,6 @@ def inputs(device: torch.device, dtype: torch.dtype, tokens: int) -> tuple[Tenso
     return q.requires_grad_(), k.requires_grad_(), v.requires_grad_(), mask.to(device)
 
 
-@every_device
 @every_dtype
 @every_backend
 @pytest.mark.parametrize("is_masked", [False, True])
@@ -149,7 +146,6 @@ def test_auto_respects_strides_that_no_kernel_supports(recwarn: pytest.WarningsR
     assert not recwarn.list
 
 
-@every_device
 @pytest.mark.parametrize("width", [16, 1])
 @pytest.mark.parametrize("strided", range(3))
 def test_tensors_of_any_memory_layout_are_fused(device: torch.device, strided: int, width: int, fused_only: None) -> None:
@@ -162,7 +158,6 @@ def test_tensors_of_any_memory_layout_are_fused(device: torch.device, strided: i
     assert_close(attend(*parts, mask=mask), expected)
 
 
-@every_device
 @every_dtype
 @pytest.mark.parametrize("is_masked", [False, True])
 @pytest.mark.parametrize("width", [40, 80, 160, 512])
@@ -229,7 +224,6 @@ def condition_of(name: str, like: Tensor) -> tuple[Tensor, ...]:
     return {"transformer": (tokens,), "transformer, masked": (tokens, mask[: len(like)])}.get(name, ())
 
 
-@every_device
 @every_dtype
 @every_order
 @every_block
@@ -283,7 +277,6 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@every_device
 @every_dtype
 @every_order
 @pytest.mark.parametrize("name", MODELS)
@@ -307,7 +300,6 @@ def test_whole_models_train_fused(
     assert x.grad.isfinite().all() and x.grad.any()
 
 
-@every_device
 @every_dtype
 @pytest.mark.parametrize("is_masked", [False, True])
 def test_the_transformer_of_texts_and_boxes_trains_fused(
