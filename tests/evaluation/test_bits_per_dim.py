@@ -218,7 +218,7 @@ def test_the_decoders_noise_is_of_pictures_that_are_not_evaluated():
 
     data = Data()
     data.sample = sample
-    task = SimpleNamespace(telling=SimpleNamespace(model=SimpleNamespace(device=torch.device("cpu"))), seed=0, about={})
+    task = SimpleNamespace(conditions=SimpleNamespace(model=SimpleNamespace(device=torch.device("cpu"))), seed=0, about={})
     evaluate_likelihood._decoder_noise(first_stage, SimpleNamespace(data=data), stored - 3, task)
     assert seen == [3, 4, 5, 6, 7] and task.about["decoder_noise"]["measured_on"].startswith("5 training pictures")
     with pytest.raises(UserError, match="none is left"):

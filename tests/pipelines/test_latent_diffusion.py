@@ -82,7 +82,7 @@ def test_a_picture_depends_on_seed_and_number_only(model, monkeypatch, sampler):
 
 def test_a_part_of_a_call_draws_the_same_pictures(plain):
     """Picture i of the whole, by its number: what several processes, and evaluations in batches, rely on."""
-    nothing, how = plain.tell(plain.untold()), plain.sampling(steps=2, seed=4)
+    nothing, how = plain.encode_condition(plain.uncond()), plain.sampling(steps=2, seed=4)
     whole = plain.render([nothing] * 3, [nothing] * 3, how)
     assert_close(plain.render([nothing] * 2, [nothing] * 2, how, offset=1), whole[1:])
 
