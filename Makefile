@@ -8,6 +8,9 @@ STAMP := $(VENV)/.made-from-pyproject
 OLDEST ?= .venv-oldest
 OLDEST_STAMP = $(OLDEST)/.made-from-$(shell cksum < pyproject.toml | tr ' ' '-')
 TESTS ?= not slow and not gpu
+# Test files side by side, a core each; the tests of a file share models.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 8))')
+PYTEST = LDM_OFFLINE=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(1)/python -m pytest -n $(WORKERS) --dist loadfile -m "$(TESTS)"
 
 .PHONY: help venv fetch demo test test-all test-oldest mutants lint format
 .DEFAULT_GOAL := help
@@ -32,7 +35,7 @@ demo: $(STAMP)  ## pictures from the shipped model, then both stages trained bri
 
 test: $(STAMP)  ## all quick tests, on the CPU and offline
 	$(BIN)/python -m ldm.pretrained
-	LDM_OFFLINE=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "$(TESTS)"
+	$(call PYTEST,$(BIN))
 
 test-all: $(STAMP)  ## the slow tests and those for a GPU too
 	$(BIN)/python -m ldm.pretrained
@@ -44,7 +47,7 @@ mutants: $(STAMP)  ## break every promise, and the code at random, in a scratch 
 
 test-oldest: $(OLDEST_STAMP)  ## the quick tests with the oldest release of each dependency, in .venv-oldest
 	$(OLDEST)/bin/python -m ldm.pretrained
-	LDM_OFFLINE=1 HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest -m "$(TESTS)"
+	$(call PYTEST,$(OLDEST)/bin)
 
 $(OLDEST_STAMP): | $(STAMP)
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(OLDEST)

@@ -119,14 +119,21 @@ def kl_f8() -> None:
 
 
 def kl_f8_of(which: str) -> dict[str, tuple[float, int]]:
-    """Seconds and bytes of encoding and decoding."""
+    """Seconds and bytes of encoding and decoding, and of two blocks alone: the attention, and the first one at the full size."""
     take(which)
     torch.manual_seed(0)
     first_stage = load(ROOT / "configs/published/kl-f8.yaml", TrainVAE).first_stage.build()
+    middle, first_block = first_stage.encoder.mid.attn_1, first_stage.encoder.down[0].block[0]
     images, latent, found = torch.rand(1, 3, 1024, 1024) * 2 - 1, torch.randn(1, 4, 128, 128), {}
+    jobs: list[tuple[str, Callable[[], Tensor]]] = [
+        ("encode", lambda: first_stage.encode(images)),
+        ("decode", lambda: first_stage.decode(latent)),
+        ("attention alone", lambda: middle(torch.randn(1, 512, 128, 128))),
+        ("first residual block alone", lambda: first_block(torch.randn(1, 128, 1024, 1024))),
+    ]
     with torch.no_grad():
         first_stage.decode(first_stage.encode(images[:, :, :64, :64]))  # loads code
-        for what, compute in (("encode", lambda: first_stage.encode(images)), ("decode", lambda: first_stage.decode(latent))):
+        for what, compute in jobs:
             start = time.process_time()
             most = peak(compute)
             found[what] = time.process_time() - start, most

@@ -4,7 +4,7 @@
 
 With --classifier, a classifier leads picture i to class i of --labels, from the first again when they are used up.
 
-Above stands what the solver holds, below what the network takes it for. Nothing is picked by hand: the first pictures.
+Above stands what the solver holds, below what the network takes it for. Not cherry-picked: the first pictures.
 """
 
 from __future__ import annotations

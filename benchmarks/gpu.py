@@ -62,7 +62,7 @@ Send = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class Suite:
     """One kind of measurement.
 
     Attributes:
@@ -148,7 +148,7 @@ def machine(device: torch.device) -> dict[str, str]:
     return {"device": properties.name, "memory": memory, "capability": capability, **found, **versions}
 
 
-def run_stage(stage: Stage, report: Report, device: torch.device, out: Path, now: Callable[[], float] = time.monotonic) -> None:
+def run_stage(stage: Suite, report: Report, device: torch.device, out: Path, now: Callable[[], float] = time.monotonic) -> None:
     """Runs a stage in a process of its own, for `report.seconds` at most; the report and its files grow row by row."""
     start = now()
     context = multiprocessing.get_context("spawn")  # a fork could not use the GPU
@@ -266,8 +266,8 @@ def _cell(value: Any) -> str:
 
 
 STAGES = {
-    "tests": Stage(run=run_tests, columns=("outcome", "case", "seconds", "said", "kernels")),
-    "speed": Stage(run=run_speed, columns=("case", "outcome", "ours, ms", "diffusers, ms", "ratio")),
+    "tests": Suite(run=run_tests, columns=("outcome", "case", "seconds", "said", "kernels")),
+    "speed": Suite(run=run_speed, columns=("case", "outcome", "ours, ms", "diffusers, ms", "ratio")),
 }
 
 if __name__ == "__main__":

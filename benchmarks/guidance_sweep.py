@@ -26,7 +26,7 @@ SHOWN = {
     "recall": "recall",
     "inception_score": "Inception Score",
     "inception_score_by_judge": "Inception Score by our classifier",
-    "judge_hits": "asked class hit",
+    "judge_hits": "class hit",
 }
 COLUMNS = 3
 

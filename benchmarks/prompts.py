@@ -3,7 +3,7 @@
     python benchmarks/prompts.py --out docs/samples.png
 
 Ten are captions that the model was trained with, ten are wordings that it has never seen; all eight groups of the built-in set are there.
-Nothing is picked by hand: seed 0, pictures 0 to 3 of each prompt.
+Not cherry-picked: seed 0, pictures 0 to 3 of each prompt.
 """
 
 from __future__ import annotations

@@ -139,8 +139,8 @@ def sampled(model: LatentDiffusion, entrant: Entrant, asked: int, common: Sampli
     nothing = model.encode_condition(model.uncond())
     pictures = []
     for first in tqdm(range(0, count, AT_ONCE), desc=said, unit="batch", dynamic_ncols=True):
-        told = [nothing] * min(AT_ONCE, count - first)
-        pictures.append(model.render(told, told, how, offset=first, wrap=counting))
+        conditions = [nothing] * min(AT_ONCE, count - first)
+        pictures.append(model.render(conditions, conditions, how, offset=first, wrap=counting))
     return torch.cat(pictures), sum(counter.evaluations for counter in counters) / len(counters)
 
 

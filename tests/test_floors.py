@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from ldm.conditioning.conditioner import ConditionerConfig
 
 ROOT = Path(__file__).parent.parent
 FLOORS = (
@@ -61,6 +64,40 @@ def test_imports_go_down_only():
     for path in sorted((ROOT / "ldm").glob("*/**/*.py")):
         found += faults(str(path.relative_to(ROOT)), path.read_text())
     assert not found, "\n" + "\n".join(found)
+
+
+def imports_at_the_top(path: Path) -> Iterator[tuple[str, str]]:
+    """(module, name) of what a file of ldm imports of ldm when it is loaded; name is empty for `import module`."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ldm":
+            assert not node.level
+            yield from ((node.module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names if alias.name.split(".")[0] == "ldm")
+
+
+def test_no_module_imports_itself_in_a_circle():
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in (ROOT / "ldm").rglob("*.py")
+    }
+    graph = {
+        module: {f"{other}.{name}" if f"{other}.{name}" in files else other for other, name in imports_at_the_top(path)} & set(files)
+        for module, path in files.items()
+    }
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+
+
+def test_no_kind_of_conditioner_is_known_outside_its_room():
+    """But for interop, which translates each published kind; and for what a kind's file offers beside its classes."""
+    kinds = {cls.__name__ for config in ConditionerConfig.kinds().values() for cls in config.__mro__}
+    kinds -= {cls.__name__ for cls in ConditionerConfig.__mro__}
+    found = [
+        f"{path.relative_to(ROOT)} knows {name}"
+        for path in sorted((ROOT / "ldm").rglob("*.py"))
+        if path.relative_to(ROOT / "ldm").parts[0] not in ("conditioning", "interop")
+        for name in sorted({node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)} & kinds)
+    ]
+    assert len(kinds) > 8 and not found, "\n".join(found)
 
 
 @pytest.mark.parametrize(

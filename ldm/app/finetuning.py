@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from ldm.checkpoints.model import LatentDiffusionSpec, read_spec
@@ -11,9 +13,8 @@ from ldm.first_stage.identity import IdentityConfig
 
 MODEL_KEYS = ("denoiser", "process", "prediction", "network_input", "learned_variance", "conditioning")
 # What may differ: how the model is sampled and shown pictures, and what of its parts no weight depends on.
-FREE = ("sampling", "data", "first_stage.checkpoint")
-FREE_OF_DENOISER = ("dropout", "checkpointing", "attention_backend")
-FREE_OF_CONDITIONER = ("drop", "dropout", "word_drop", "feature_dropout", "cached_captions")
+FREE = ("sampling", "sampling.*", "data", "data.*", "first_stage.checkpoint")
+FREE_OF_DENOISER = ("denoiser.dropout", "denoiser.checkpointing", "denoiser.attention_backend")
 
 
 def completed(content: dict[str, Any]) -> dict[str, Any]:
@@ -32,7 +33,9 @@ def completed(content: dict[str, Any]) -> dict[str, Any]:
         raise UserError(
             "this config does not say what the model is: name the checkpoint to go on with, init_from=FOLDER, or give it a whole model"
         )
-    joined: dict[str, Any] = _joined(content, _known(read_spec(source), source), "", source)
+    spec = read_spec(source)
+    free_of_conditioners = (f"conditioning.{name}.{key}" for name, config in spec.conditioning.items() for key in config.free)
+    joined: dict[str, Any] = _joined(content, _known(spec, source), "", source, (*FREE, *FREE_OF_DENOISER, *free_of_conditioners))
     return joined
 
 
@@ -55,11 +58,13 @@ def _known(spec: LatentDiffusionSpec, source: str) -> dict[str, Any]:
     }
 
 
-def _joined(given: Any, known: Any, path: str, source: str) -> Any:
+def _joined(given: Any, known: Any, path: str, source: str, free: Sequence[str]) -> Any:
+    """`free`: patterns of the paths that may differ."""
+    is_free = any(fnmatchcase(path, pattern) for pattern in free)
     if isinstance(known, dict) and "kind" in known and isinstance(given, str):
         given = from_short_form(given, path)
     if isinstance(given, dict) and isinstance(known, dict):
-        if _is_free(path) and given.get("kind", known.get("kind")) != known.get("kind"):
+        if is_free and given.get("kind", known.get("kind")) != known.get("kind"):
             return given
         found = dict(known)
         for key, value in given.items():
@@ -68,17 +73,10 @@ def _joined(given: Any, known: Any, path: str, source: str) -> Any:
                 raise UserError(
                     f"config key {at!r}: init_from={source} is conditioned on {', '.join(known) or 'nothing'} only; leave it out"
                 )
-            found[key] = _joined(value, known[key], at, source) if key in known else value  # a key that nobody knows the loader refuses
+            found[key] = (
+                _joined(value, known[key], at, source, free) if key in known else value
+            )  # a key that nobody knows the loader refuses
         return found
-    if given == known or _is_free(path):
+    if given == known or is_free:
         return given
     raise UserError(f"config key {path!r}: {given} contradicts init_from={source}, where it is {known}; leave it out")
-
-
-def _is_free(path: str) -> bool:
-    first, *others = path.split(".")
-    if first == "denoiser":
-        return others in [[name] for name in FREE_OF_DENOISER]
-    if first == "conditioning":
-        return len(others) == 2 and others[1] in FREE_OF_CONDITIONER
-    return any(path == free or path.startswith(f"{free}.") for free in FREE)

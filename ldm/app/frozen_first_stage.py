@@ -32,7 +32,7 @@ class FirstStageSource:
         checkpoint: its folder.
         config: the stage-one config that makes the checkpoint, for as long as it is not there: what to train then, and what to count.
         scale: of the latents, stated as published models do (0.18215; 1.0 where they do not scale), with shift 0; None = as the
-            checkpoint's latent contract measured them.
+            checkpoint's latent normalization has them.
     """
 
     kind: Literal["checkpoint", "identity"] = "checkpoint"
@@ -47,7 +47,7 @@ class FirstStageSource:
             raise UserError("first_stage.scale is of latents; pixels are used as they are: set it to null")
 
     def open(self, channels: int) -> tuple[FirstStage, FirstStageConfig, LatentNormalization, dict[str, Tensor]]:
-        """The first stage, what rebuilds it, its latent contract, and its weights as stored."""
+        """The first stage, what rebuilds it, its latent normalization, and its weights as stored."""
         if self.kind == "identity":
             config = IdentityConfig(image_channels=channels)
             identity = config.build().eval()
@@ -75,7 +75,9 @@ def check_fit(data: DataConfig, first_stage: FirstStageConfig) -> None:
     if data.channels != first_stage.image_channels:
         raise UserError(f"data.channels is {data.channels}, but the first stage takes {first_stage.image_channels}")
     if data.size % first_stage.downsampling_factor:
-        raise UserError(f"data.size ({data.size}) must be a multiple of the first stage's ratio ({first_stage.downsampling_factor})")
+        raise UserError(
+            f"data.size ({data.size}) must be a multiple of the first stage's downsampling factor ({first_stage.downsampling_factor})"
+        )
 
 
 def latent_cache(

@@ -19,11 +19,11 @@ def main(options: argparse.Namespace) -> None:
     boxes = None if options.boxes is None else read_boxes(options.boxes)
     cond = dict(_conditions(options.cond))
     model, how = prepare(options)
-    is_led = options.classifier is not None
-    if is_led:
+    is_guided = options.classifier is not None
+    if is_guided:
         options.classifier_scale = 1.0 if options.classifier_scale is None else options.classifier_scale
         how = replace(how, guide=model.guide(options.classifier, (options.label,), options.classifier_scale))
-    inputs = model.inputs(cond, label=options.label, layout=layout, boxes=boxes, is_guided=is_led)
+    inputs = model.inputs(cond, label=options.label, layout=layout, boxes=boxes, is_guided=is_guided)
     write_pictures(as_pictures(model.generate(inputs, how)), options, how)
 
 

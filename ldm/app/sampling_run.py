@@ -57,7 +57,7 @@ def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
     check_folder(options.out)
     for name in (*_names(options.num_images), GRID, PARAMETERS):
         if (options.out / name).exists() and not _is_ours(options.out / name):
-            raise UserError(f"--out {options.out}: {name} there is of no such script, and would be overwritten; name another folder")
+            raise UserError(f"--out {options.out}: {name} in it is not from this script and would be overwritten; name another folder")
     if options.lora is None and options.lora_scale is not None:
         raise UserError("--lora-scale goes with --lora")
     lora_scale = 1.0 if options.lora_scale is None else options.lora_scale

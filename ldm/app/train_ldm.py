@@ -92,7 +92,7 @@ class TrainLDM:
 
         Args:
             first_stage: that `first_stage` names.
-            normalization: its latent contract.
+            normalization: its latent normalization.
             conditioning: the config's, with what it leaves to the training data taken from them.
         """
         return LatentDiffusionSpec(

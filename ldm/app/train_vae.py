@@ -51,7 +51,8 @@ class TrainVAE:
             )
         if self.data.size % self.first_stage.downsampling_factor:
             raise UserError(
-                f"data.size ({self.data.size}) must be a multiple of the first stage's ratio ({self.first_stage.downsampling_factor})"
+                f"data.size ({self.data.size}) must be a multiple of the first stage's downsampling factor "
+                f"({self.first_stage.downsampling_factor})"
             )
 
 

@@ -197,6 +197,7 @@ class AttributesConfig(ConditionerConfig):
     """
 
     reads: ClassVar[str] = ATTRIBUTES
+    free: ClassVar[tuple[str, ...]] = (*ConditionerConfig.free, "fields.*.drop")
     fields: dict[str, Attribute]
     width: int = 256
 

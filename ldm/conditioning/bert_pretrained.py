@@ -41,6 +41,7 @@ class BertPretrainedConfig(ConditionerConfig):
     """
 
     reads: ClassVar[str] = CAPTIONS
+    free: ClassVar[tuple[str, ...]] = (*ConditionerConfig.free, "word_drop", "feature_dropout", "cached_captions")
     model: str = MINILM
     max_tokens: int = 32
     cached_captions: int = 16384

@@ -52,6 +52,7 @@ class ClipPretrainedConfig(ConditionerConfig):
     """
 
     reads: ClassVar[str] = CAPTIONS
+    free: ClassVar[tuple[str, ...]] = (*ConditionerConfig.free, "cached_captions")
     model: str = CLIP_L
     layer: Literal["last", "penultimate"] = "last"
     max_tokens: int = 77

@@ -177,6 +177,8 @@ class ConditionerConfig(Family, abc.ABC):
 
     reads: ClassVar[str]
     """What its conditioner reads of a record: a name of `ldm.data.facts`."""
+    free: ClassVar[tuple[str, ...]] = ("drop",)
+    """Keys that fine-tuning may change, since no weight depends on them; `*` stands for any name."""
     drop: float = 0.1
 
     def __post_init__(self) -> None:

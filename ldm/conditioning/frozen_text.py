@@ -40,7 +40,7 @@ def load_pretrained(kind: type[Any], model: str, built_in: str) -> Pretrained:
         built_in: names that need neither, for the message.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: it cannot be downloaded, and is not in the cache.
     """
     from transformers import AutoTokenizer
 

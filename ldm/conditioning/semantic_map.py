@@ -32,7 +32,7 @@ class SemanticMapConfig(ConditionerConfig):
         names: the classes' names, if they have any.
         channels: None = one channel a class; a number = a learned mix of the classes into so many (LDM: 3).
         shares: whether a latent cell has each class's share of its pixels, or only the class at its centre. Halving a one-hot map by
-            bilinear interpolation is the mean of 2x2 pixels, so this is LDM's rescaling: twice for ratio 4.
+            bilinear interpolation is the mean of 2x2 pixels, so this is LDM's rescaling: twice for downsampling factor 4.
     """
 
     reads: ClassVar[str] = MAPS

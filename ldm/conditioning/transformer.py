@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ class TransformerConfig(ConditionerConfig, abc.ABC):
         dropout: of embeddings, attention's output and feed-forward.
     """
 
+    free: ClassVar[tuple[str, ...]] = (*ConditionerConfig.free, "dropout")
     width: int = 512
     depth: int = 8
     heads: int = 8

@@ -80,7 +80,7 @@ def open_classic(name: str, raw: Path | None, cache: Path) -> Iterator[dict[str,
             sources = OPENERS[name](str(root), raw is None)
         except (RuntimeError, OSError, EOFError, ValueError) as error:
             hint = f"below {raw}" if raw else "by download; if this machine is offline, get the files and name their folder with --raw"
-            raise UserError(f"{name} cannot be had {hint} ({' '.join(str(error).split())})") from None
+            raise UserError(f"{name} is not available {hint} ({' '.join(str(error).split())})") from None
         yield sources
 
 

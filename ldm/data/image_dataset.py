@@ -25,8 +25,8 @@ class ImageDataset(abc.ABC):
         name: for people.
         digest: changes whenever the records may have changed.
         count: of samples; None = not known before all have been read.
-        decoder: how records become samples; it has the names of labels and map classes.
-        losses: what could not be read.
+        transform: how records become samples; it has the names of labels and map classes.
+        unreadable: what could not be read.
         facts: what it can teach.
     """
 

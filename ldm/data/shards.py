@@ -23,6 +23,7 @@ from ldm.core.files import sha256_of, write_file
 from ldm.data.record import Record
 
 INDEX_NAME = "index.json"
+VERSION = 1  # of an index
 Member = tuple[str, int, int]  # suffix, offset, size
 
 
@@ -49,7 +50,7 @@ class Index:
     def write(self, folder: Path) -> None:
         """Writes folder/index.json, one record a line."""
         plain = asdict(self)
-        plain["version"] = 1
+        plain["version"] = VERSION
         text = json.dumps(plain, ensure_ascii=False, indent=1)
         text = re.sub(r"\[\s+(\"[^\"]*\"),\s+(\d+),\s+(\d+)\s+\]", r"[\1, \2, \3]", text)
         write_file(folder / INDEX_NAME, text + "\n")
@@ -64,6 +65,9 @@ class Index:
         path = folder / INDEX_NAME
         try:
             plain = json.loads(path.read_text(encoding="utf-8"))
+            version = plain.get("version", VERSION)
+            if version != VERSION:
+                raise ValueError(f"version {version}; this release reads version {VERSION}")
             splits = {
                 split: tuple(ShardInfo(**{**shard, "records": _records(shard["records"])}) for shard in shards)
                 for split, shards in plain["splits"].items()

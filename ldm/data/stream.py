@@ -1,4 +1,4 @@
-"""Remote shards, streamed by webdataset: URLs and `pipe:` commands with brace ranges. Nothing is decoded but by our own decoders."""
+"""Remote shards, streamed by webdataset: URLs and `pipe:` commands with brace ranges. Only our own `SampleTransform` decodes."""
 
 from __future__ import annotations
 

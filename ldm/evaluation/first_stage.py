@@ -52,7 +52,7 @@ def evaluate_vae(model: str, place: str, split: Split, background: tuple[int, in
         "model": {
             "checkpoint": model,
             "name": spec.name,
-            "latent": f"{spec.normalization.channels} channels at ratio {spec.normalization.downsampling_factor}",
+            "latent": f"{spec.normalization.channels} channels, downsampling factor {spec.normalization.downsampling_factor}",
         },
         "data": {"reconstructed": drawn.plain()},
         "reconstruction": f"of {LATENT}",

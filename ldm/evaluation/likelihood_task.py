@@ -89,7 +89,7 @@ class LikelihoodTask:
             yield images, model.denoiser.bind(condition), Streams.of(self.seed, "bits", samples=numbers)
 
     def say_flow(self, found: Sequence[FlowDensity]) -> None:
-        """Tells `about` how the flow was followed."""
+        """Writes into `about` how the flow was followed."""
         evaluations = [one.evaluations for one in found]
         self.about["flow"] = {
             "first_noise": self.config.first_noise,

@@ -164,7 +164,7 @@ class Renderer:
         return guided
 
     def decode(self, latent: Tensor, *, tile: int | None = None) -> Tensor:
-        """(B, C, h, w) normalised latents to pictures (B, C, ratio h, ratio w) float32 in [-1, 1], not clipped, on the CPU.
+        """(B, C, h, w) normalised latents to pictures (B, C, f h, f w) float32 in [-1, 1], not clipped, on the CPU.
 
         tile: see `FirstStage`.
         """

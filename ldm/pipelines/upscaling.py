@@ -44,8 +44,8 @@ def upscale(model: LatentDiffusion, picture: Image.Image, how: Sampling) -> list
             finite.
     """
     parts = model.require("image")
-    ratio, side = model.first_stage.downsampling_factor, model.latent_size[0]
-    if ratio == 1:
+    factor, side = model.first_stage.downsampling_factor, model.latent_size[0]
+    if factor == 1:
         raise UserError(
             "this model draws at the size that it is given (its first stage has downsampling factor 1), so it makes nothing larger"
         )
@@ -67,7 +67,7 @@ def upscale(model: LatentDiffusion, picture: Image.Image, how: Sampling) -> list
         drawn = model.decode(latent, tile=model.spec.size)
         if not drawn.isfinite().all():
             raise UserError(f"the picture came out as NaN or infinity in {model.precision}: use bf16 or fp32, or train the model longer")
-        pictures += as_pictures(drawn[:, :, : ratio * picture.height, : ratio * picture.width])
+        pictures += as_pictures(drawn[:, :, : factor * picture.height, : factor * picture.width])
     return pictures
 
 

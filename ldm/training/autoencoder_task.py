@@ -27,7 +27,7 @@ from ldm.training.ema import Ema
 from ldm.training.engine import Evaluation, Pass
 from ldm.training.image_grid import grid_of
 
-QUICK_MEASURE = 1024  # pictures that the latent space is measured on at checkpoints before the last
+QUICK_MEASURE = 1024  # pictures that the latent normalization is measured on at checkpoints before the last
 EVALUATED = 512  # held-out pictures at most
 FP16_GUARD = 2.0**8  # the nll's gradients are large and the adversary's small: kept within half precision's range; exact
 SHOWN = 8  # held-out pictures in the sample grid
@@ -211,7 +211,7 @@ class AutoencoderTask:
 
     @torch.no_grad()
     def save(self, folder: Path, step: int, steps: int) -> None:
-        """The averaged weights as stored, with the latent space measured over the training set with those very weights."""
+        """The averaged weights as stored, with the latent normalization measured over the training set with those very weights."""
         dtype = DTYPES[self.config.checkpoint_dtype]
         weights = {name: tensor.to(dtype) for name, tensor in self.average.module.state_dict().items()}
         rounded = self.spec.first_stage.build().to(self.world.device).to(memory_format=self.memory_format).eval()
@@ -244,5 +244,5 @@ class AutoencoderTask:
             f"{self.config.checkpoint_dtype}.\n\n"
             f"- Data: {self.train_set.name}, {self.train_set.description} at {self.spec.size}x{self.spec.size}.\n"
             f"- Trained {step} steps of batch {self.config.batch_size}, seed {self.seed}, {self.config.precision}.\n"
-            f"- Latent space: shift {normalization.shift}, scale {normalization.scale}, measured over the training set.\n"
+            f"- Latent normalization: shift {normalization.shift}, scale {normalization.scale}, measured over the training set.\n"
         )

@@ -219,7 +219,7 @@ class _Engine:
                 try:
                     if last or (step % config.sample_every == 0 and not stopping):
                         metrics |= self.evaluate(step, bar)
-                finally:  # what an evaluation stumbles over must not cost the steps before it
+                finally:  # an evaluation that fails must not lose the steps before it
                     self.run.log(step, metrics)
                     if last or stopping or step % config.checkpoint_every == 0 or config.keeps(step):
                         self.save(step)

@@ -84,7 +84,7 @@ def test_help_lists_a_sampler_that_is_one_new_file(tmp_path: Path) -> None:
 
 
 def test_torch_out_of_memory_is_one_line_and_other_faults_keep_their_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    """The door does not know torch before a script has loaded it."""
+    """`ldm.app.cli` does not load torch before a script has loaded it."""
 
     def out_of_memory(_: Sequence[str]) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore")

@@ -80,8 +80,8 @@ def test_a_real_pass_keeps_what_the_footprint_says():
     config = UNetConfig(channels=32, multipliers=(1, 2), blocks=1, attention=(1, 2), heads=2, context_width=8)
 
     def loss(network: nn.Module, device: str) -> torch.Tensor:
-        told = Condition(tokens=torch.zeros(2, 5, 8, device=device))
-        return network(torch.zeros(2, 4, 32, 32, device=device), torch.zeros(2, device=device), told).square().mean()
+        condition = Condition(tokens=torch.zeros(2, 5, 8, device=device))
+        return network(torch.zeros(2, 4, 32, 32, device=device), torch.zeros(2, device=device), condition).square().mean()
 
     network, saved = config.build(4, 4), {}
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
@@ -205,22 +205,22 @@ def test_a_classifiers_text_says_what_it_is(capsys):
 
 def test_the_1_45_billion_model_in_seconds_as_json(capsys):
     describe.main(["--config", "configs/published/txt2img-1.45b.yaml", "--json", "--processes", "34"])
-    told = json.loads(capsys.readouterr().out)
-    assert told["parameters"] == {
+    described = json.loads(capsys.readouterr().out)
+    assert described["parameters"] == {
         "denoiser": 872_300_484,
         "first_stage": 83_653_863,
         "conditioner": 581_994_042,
         "conditioner_unused": 39_098_682,
     }
-    assert (told["latent"], told["batch"]) == ([4, 32, 32], {"pictures": 680, "processes": 34, "at_once": 2})
-    parts = {name: count for name, count in told["memory"].items() if name != "total"}
+    assert (described["latent"], described["batch"]) == ([4, 32, 32], {"pictures": 680, "processes": 34, "at_once": 2})
+    parts = {name: count for name, count in described["memory"].items() if name != "total"}
     assert parts.keys() == {"weights", "gradients", "optimizer", "average", "activations"}
-    assert told["memory"]["total"] == sum(parts.values())
+    assert described["memory"]["total"] == sum(parts.values())
     trained = 872_300_484 + 581_994_042 - 39_098_682
     assert parts["weights"] == 4 * (trained + 83_653_863) and parts["optimizer"] == 2 * parts["gradients"] == 8 * trained
     # A step is at least forward and backward of every weight of the denoiser at one of 1024 places, twice for checkpointing.
-    assert told["flops"]["run"] == 390_000 * told["flops"]["step"]
-    assert 5e14 < told["flops"]["step"] < 2e15
+    assert described["flops"]["run"] == 390_000 * described["flops"]["step"]
+    assert 5e14 < described["flops"]["step"] < 2e15
 
 
 def test_output_that_is_not_read_to_its_end_is_no_error():
@@ -250,7 +250,7 @@ def test_the_text_says_what_the_json_says(capsys):
         (["--config", "nowhere.yaml"], "no such file"),
         (["--config", "configs/ldm/emoji.yaml", "--processes", "0"], "--processes must be at least 1"),
         (["--config", "configs/ldm/emoji.yaml", "first_stage.checkpoint=nowhere"], "first_stage.checkpoint nowhere: no such folder"),
-        (["--config", "configs/ldm/emoji.yaml", "data.size=66"], "must be a multiple of the first stage's ratio"),
+        (["--config", "configs/ldm/emoji.yaml", "data.size=66"], "must be a multiple of the first stage's downsampling factor"),
         ([], "--config"),
     ],
 )

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tiny_runs import checkpoint, metrics, state
 
 from ldm import LatentDiffusion
-from ldm.app import cli
+from ldm.app import cli, finetuning
 from ldm.app.arguments import train_ldm, txt2img
 from ldm.app.description import describe
 from ldm.app.finetuning import completed
@@ -27,7 +28,9 @@ from ldm.checkpoints.model import (
     write_autoencoder,
     write_latent_diffusion,
 )
+from ldm.conditioning.attributes import AttributesConfig, NumberAttribute
 from ldm.config.loader import dump, read, to_yaml
+from ldm.core.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -117,12 +120,27 @@ def test_a_whole_config_is_taken_as_it_is(home: Path, tiny: Callable[..., Path])
     torch.testing.assert_close(checkpoint(run / "checkpoint"), checkpoint(source), rtol=0, atol=1e-20)
 
 
-def test_what_is_never_told_need_not_fit_the_data(home: Path, tiny: Callable[..., Path], squares: Path):
-    """A model of classes goes on with pictures of none, or of others, when that is said; their labels are not told when it is measured."""
+def test_a_condition_that_is_always_dropped_need_not_fit_the_data(home: Path, tiny: Callable[..., Path], squares: Path):
+    """A model of classes goes on with pictures of none, or of others, when that is said; their labels are then no condition."""
     never = [*STILL, "conditioning.class.drop=1"]
     runs = [train(tiny("class"), *never, f"data.train={data}", run=data.rsplit("/")[-1] + "-run") for data in ("my", str(squares))]
-    untold, labelled = (metrics(run)[0]["val/loss"] for run in runs)
-    assert untold == labelled
+    unconditional, labelled = (metrics(run)[0]["val/loss"] for run in runs)
+    assert unconditional == labelled
+
+
+def test_a_conditioner_says_which_of_its_keys_are_free(tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch):
+    """An attribute's own dropout may change, its range may not."""
+    attributes = AttributesConfig(fields={"age": NumberAttribute(low=0.0, high=9.0)})
+    spec = replace(read_spec(tiny("text")), conditioning={"about": attributes})
+    monkeypatch.setattr(finetuning, "read_spec", lambda source: spec)
+
+    def with_age(**changes: float) -> dict[str, Any]:
+        return {"init_from": "a", "conditioning": {"about": {"fields": {"age": changes}}}}
+
+    found = finetuning.completed(with_age(drop=0.5))
+    assert found["conditioning"]["about"]["fields"]["age"] == {"kind": "number", "drop": 0.5, "low": 0.0, "high": 9.0}
+    with pytest.raises(UserError, match=r"'conditioning.about.fields.age.high': 8.0 contradicts"):
+        finetuning.completed(with_age(high=8.0))
 
 
 MISTAKES: dict[str, tuple[str, str]] = {
@@ -198,7 +216,7 @@ def test_a_base_with_the_adapters_draws_what_the_run_s_checkpoint_draws(adapted:
     monkeypatch.chdir(adapted)
     asked = {
         "whole": "--model run/checkpoint",
-        "told": "--model base --lora run/lora",
+        "attached": "--model base --lora run/lora",
         "half": "--model base --lora run/lora --lora-scale 0.5",
         "none": "--model base --lora run/lora --lora-scale 0",
         "base": "--model base",
@@ -207,7 +225,7 @@ def test_a_base_with_the_adapters_draws_what_the_run_s_checkpoint_draws(adapted:
     for name, words in asked.items():
         txt2img.main([*words.split(), "--prompt", "square 3", "--num-images", "1", "--out", str(tmp_path / name)])
         drawn[name] = (tmp_path / name / "grid.png").read_bytes()
-    assert drawn["whole"] == drawn["told"] and drawn["none"] == drawn["base"]
+    assert drawn["whole"] == drawn["attached"] and drawn["none"] == drawn["base"]
     assert len(set(drawn.values())) == 3
 
 
@@ -281,8 +299,8 @@ def test_describe_counts_what_the_checkpoint_says_and_what_is_trained(adapted: P
     parts = load_latent_diffusion("base", CPU)
     named = {"denoiser": parts.network, "first_stage": parts.first_stage, "conditioner": parts.conditioners}
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in named.items()}
-    told = counts["conditioner"] + parts.conditioners.num_unused
-    unused = {"conditioner": told, "conditioner_unused": parts.conditioners.num_unused}
+    used = counts["conditioner"] + parts.conditioners.num_unused
+    unused = {"conditioner": used, "conditioner_unused": parts.conditioners.num_unused}
     full = describe(Path("configs/ldm/finetune.yaml"), ["init_from=base", "data.train=my"])
     assert full.parameters == counts | unused and full.trained == ("denoiser", "conditioner") and full.image == (3, 16, 16)
     assert full.held.total == 20 * (counts["denoiser"] + counts["conditioner"]) + 4 * counts["first_stage"]

@@ -62,7 +62,7 @@ def huge_png(side: int) -> bytes:
 
 
 def call(script: str, arguments: str | Sequence[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    """The exit code of a script's main behind its door."""
+    """The exit code of a script's main run by `ldm.app.cli`."""
     words = arguments.split() if isinstance(arguments, str) else list(arguments)
     monkeypatch.setattr(sys, "argv", [f"{script}.py", *words])
     with pytest.raises(SystemExit) as left:
@@ -110,32 +110,36 @@ def test_limits_of_guidance_and_a_classifier_are_remembered(home, monkeypatch):
     calls = {
         "plainly": "",
         "limited": "--guidance-interval 0.3 inf --guidance-rescale 0.5",
-        "led": "--label owl --classifier guide --classifier-scale 50",
+        "guided": "--label owl --classifier guide --classifier-scale 50",
         "bayes": "--label owl --classifier guide",
     }
-    told = {}
+    written = {}
     for out, words in calls.items():
         script = "sample" if "label" in words else "txt2img"
         more = "--model plain" if script == "sample" else "--model model --prompt cat"
         assert call(script, f"{more} {words} --num-images 1 --out {out}", monkeypatch) == 0
-        told[out] = json.loads((home / out / "parameters.json").read_text(), parse_constant=pytest.fail)
-    assert (told["plainly"]["guidance_interval"], told["plainly"]["guidance_rescale"]) == (None, 0.0)
-    assert (told["limited"]["guidance_interval"], told["limited"]["guidance_rescale"]) == ([0.3, "inf"], 0.5)
-    assert (told["led"]["classifier"], told["led"]["classifier_scale"], told["bayes"]["classifier_scale"]) == ("guide", 50.0, 1.0)
-    for one, other in (("plainly", "limited"), ("led", "bayes")):
+        written[out] = json.loads((home / out / "parameters.json").read_text(), parse_constant=pytest.fail)
+    assert (written["plainly"]["guidance_interval"], written["plainly"]["guidance_rescale"]) == (None, 0.0)
+    assert (written["limited"]["guidance_interval"], written["limited"]["guidance_rescale"]) == ([0.3, "inf"], 0.5)
+    assert (written["guided"]["classifier"], written["guided"]["classifier_scale"], written["bayes"]["classifier_scale"]) == (
+        "guide",
+        50.0,
+        1.0,
+    )
+    for one, other in (("plainly", "limited"), ("guided", "bayes")):
         assert not np.array_equal(np.array(Image.open(f"{one}/000.png")), np.array(Image.open(f"{other}/000.png")))
 
 
 def test_boxes_are_heard(home, monkeypatch):
-    for boxes, out in (("boxes.json", "told"), ("moved.json", "moved")):
+    for boxes, out in (("boxes.json", "as-given"), ("moved.json", "moved")):
         (home / "moved.json").write_text("[[0, 0.4, 0.2, 0.8, 0.9], [3, 0, 0, 1, 1]]")
         assert call("sample", f"--model boxed --boxes {boxes} --num-images 1 --out {out}", monkeypatch) == 0
     pixels = []
-    for out in ("told", "moved"):
+    for out in ("as-given", "moved"):
         with Image.open(home / out / "000.png") as picture:
             pixels.append(np.asarray(picture, int))
     assert np.abs(pixels[0] - pixels[1]).max() > 0
-    assert json.loads(Path("told/parameters.json").read_text())["boxes"] == "boxes.json"
+    assert json.loads(Path("as-given/parameters.json").read_text())["boxes"] == "boxes.json"
 
 
 def test_a_picture_is_enlarged(home, monkeypatch):
@@ -183,7 +187,7 @@ def test_a_users_own_file_is_never_overwritten(home, name, monkeypatch, capsys):
     content = (home / "photo.png").read_bytes() if name.endswith(".png") else b'{"tool": "mine"}'
     (home / "album" / name).write_bytes(content)
     assert call("sample", [*GOOD["sample"], "--num-images", "2", "--out", "album"], monkeypatch) == 2
-    assert f"--out album: {name} there is of no such script" in capsys.readouterr().err
+    assert f"--out album: {name} there is not from this script" in capsys.readouterr().err
     assert [(path.name, path.read_bytes()) for path in (home / "album").iterdir()] == [(name, content)]
 
 
@@ -194,7 +198,7 @@ def test_inpaint_keeps_known_pixels_in_the_file(home, monkeypatch):
 
 
 TXT, EDIT = ["--model", "model", "--prompt", "a cat"], ["--model", "plain", "--image", "photo.png"]
-PLAIN, BOXED, LED = ["--model", "plain"], ["--model", "boxed", "--boxes"], ["--model", "plain", "--classifier"]
+PLAIN, BOXED, GUIDED = ["--model", "plain"], ["--model", "boxed", "--boxes"], ["--model", "plain", "--classifier"]
 MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "no such model": ("txt2img", ["--model", "nowhere", "--prompt", "a cat"], "checkpoint nowhere: no such folder"),
     "a model that is none": ("sample", ["--model", "."], "has no manifest.json"),
@@ -240,14 +244,14 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "too much rescale": ("img2img", [*EDIT, "--strength", "1", "--guidance-rescale", "2"], "from 0 (none) to 1 (all), got 2.0"),
     "a classifier without a label": ("sample", [*PLAIN, "--classifier", "guide"], "--classifier needs --label, the class to lead to"),
     "a scale of no classifier": ("sample", [*PLAIN, "--classifier-scale", "2"], "name one with --classifier"),
-    "a label that the classifier lacks": ("sample", [*LED, "guide", "--label", "owll"], "Did you mean 'owl'?"),
+    "a label that the classifier lacks": ("sample", [*GUIDED, "guide", "--label", "owll"], "Did you mean 'owl'?"),
     "a classifier turned round": (
         "sample",
-        [*LED, "guide", "--label", "owl", "--classifier-scale", "-1"],
+        [*GUIDED, "guide", "--label", "owl", "--classifier-scale", "-1"],
         "scale must be a number from 0 up",
     ),
-    "a judge as guide": ("sample", [*LED, "judge", "--label", "owl"], "it can judge but not guide"),
-    "a model as guide": ("sample", [*LED, "plain", "--label", "owl"], "checkpoint plain holds a diffusion model, not a classifier"),
+    "a judge as guide": ("sample", [*GUIDED, "judge", "--label", "owl"], "it can judge but not guide"),
+    "a model as guide": ("sample", [*GUIDED, "plain", "--label", "owl"], "checkpoint plain holds a diffusion model, not a classifier"),
     "a guide that sees pixels, for latents": (
         "sample",
         ["--model", "model", "--label", "owl", "--classifier", "guide"],
@@ -270,7 +274,7 @@ def test_a_mistake_is_one_line_and_exit_2(home, script, words, said, monkeypatch
     assert sorted(path.name for path in home.iterdir()) == before  # nothing half-written
 
 
-def test_the_door():
+def test_the_command_line():
     def leaves(error: BaseException) -> int:
         def main(arguments: Sequence[str]) -> None:
             raise error

@@ -104,7 +104,7 @@ def test_the_sweep_draws_all_that_was_measured(tmp_path: Path, monkeypatch: pyte
     guidance_sweep.draw({0.0: measured, 1.0: measured}, "scale", tmp_path / "sweep.png")
     plt.close("all")
     assert [title for title in drawn if title] == [
-        "FID", "precision", "recall", "Inception Score by our classifier", "asked class hit",
+        "FID", "precision", "recall", "Inception Score by our classifier", "class hit",
     ]  # fmt: skip
     assert (tmp_path / "sweep.png").stat().st_size > 1000
 

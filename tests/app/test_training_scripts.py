@@ -1,4 +1,4 @@
-"""The training scripts: where a run starts from, pixel space, nothing told; and what they refuse, in one line with exit code 2."""
+"""The training scripts: where a run starts from, pixel space, no condition; and what they refuse, in one line with exit code 2."""
 
 from __future__ import annotations
 

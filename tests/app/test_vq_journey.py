@@ -38,7 +38,7 @@ train: {steps: 3, batch_size: 4, checkpoint_every: 100, sample_every: 100, optim
 """
 
 
-TOLD: list[torch.Tensor | None] = []  # the pictures that the conditioner was told while it trained
+CONDITIONS: list[torch.Tensor | None] = []  # the pictures that the conditioner got while it trained
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, squares: Path) -> Path:
     first_stage = f"first_stage.checkpoint={folder / 'vq' / 'checkpoint'}"
     with pytest.MonkeyPatch.context() as patch:
         forward = LowResolution.forward
-        patch.setattr(LowResolution, "forward", lambda part, value, size: TOLD.append(value) or forward(part, value, size))
+        patch.setattr(LowResolution, "forward", lambda part, value, size: CONDITIONS.append(value) or forward(part, value, size))
         train_ldm.main(["--config", str(folder / "enlarger.yaml"), "--run-dir", str(folder / "enlarger"), data, first_stage])
     return folder
 
@@ -68,7 +68,7 @@ def test_the_codebook_is_learned_in_place_of_a_kl(trained: Path) -> None:
     assert weights["codebook.weight"].abs().max() > 2 / 24  # far from where it began
 
 
-def test_the_doctor_counts_the_codes(trained: Path) -> None:
+def test_the_diagnostics_count_the_codes(trained: Path) -> None:
     (last,) = [row for row in metrics(trained / "vq") if "val/codes_used" in row]
     assert 1 <= last["val/code_perplexity"] <= last["val/codes_used"] <= 24
     assert "val/kl_per_dimension" not in last
@@ -85,9 +85,9 @@ def test_a_stated_scale_replaces_the_measured_one(trained: Path) -> None:
 
 
 def test_the_small_picture_is_learned_from_and_heard(trained: Path, squares: Path) -> None:
-    """Training keeps the pictures beside the cached latents, since they are what is told."""
+    """Training keeps the pictures beside the cached latents, since they are the condition."""
     assert (trained / "enlarger" / "latents" / "image.npy").is_file()
-    steps = [pictures for pictures in TOLD if pictures is not None and pictures.shape == (4, 3, 16, 16)]
+    steps = [pictures for pictures in CONDITIONS if pictures is not None and pictures.shape == (4, 3, 16, 16)]
     assert len(steps) >= 3 and all(pictures.std() > 0.1 for pictures in steps)
     model = LatentDiffusion.from_pretrained(trained / "enlarger" / "checkpoint")
     small = torch.rand(2, 1, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1

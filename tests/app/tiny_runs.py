@@ -91,7 +91,7 @@ def write_squares(folder: Path) -> Path:
 
 
 def arguments(which: str, run: Path, data: Path, *changes: str) -> list[str]:
-    """What the training script of a tiny run is told; the config is written beside the run's folder."""
+    """The command line of the training script of a tiny run; the config is written beside the run's folder."""
     config = run.with_name(f"{run.name}.yaml")
     config.write_text(SCRIPTS[which][1])
     return ["--config", str(config), "--run-dir", str(run), f"data.train={data}", *changes]
@@ -112,7 +112,7 @@ def start(
 
 
 def start_two(script: str, words: list[str], log: Path) -> list[BaseProcess]:
-    """A script in two processes that are told what torchrun tells them."""
+    """A script in two processes with the environment that torchrun gives them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -12,7 +12,7 @@ import torch
 from ldm import LatentDiffusion
 from ldm.app.arguments import train_ldm
 from ldm.checkpoints.folder import Checkpoint
-from ldm.checkpoints.formats import FORMAT
+from ldm.checkpoints.formats import FORMAT, upgraded
 from ldm.checkpoints.model import load_first_stage
 from ldm.core.errors import UserError
 from ldm.data.config import DataConfig
@@ -51,6 +51,16 @@ def test_a_run_goes_on_and_then_writes_todays_format(old: Path):
     assert steps == [1, 2, 3, 4]  # not from the first again
     assert json.loads(Path("ldm/checkpoint/manifest.json").read_text())["format"] == FORMAT
     assert Checkpoint.open("ldm/checkpoint").config["normalization"]["downsampling_factor"] == 2
+
+
+def test_a_config_within_a_loras_is_upgraded_too():
+    space = {"channels": 2, "ratio": 8}
+    normalization = {"channels": 2, "downsampling_factor": 8}
+    assert upgraded({"base": {"name": "a", "space": space}, "rank": 4}) == {
+        "base": {"name": "a", "normalization": normalization},
+        "rank": 4,
+    }
+    assert upgraded({"normalization": normalization}) == {"normalization": normalization}
 
 
 def test_a_later_format_is_refused(old: Path):

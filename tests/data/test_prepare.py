@@ -290,6 +290,12 @@ def test_an_index_cannot_name_files_elsewhere(tmp_path: Path, name: str) -> None
         Index.read(tmp_path)
 
 
+def test_an_index_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text(json.dumps({"splits": {}, "version": 2}))
+    with pytest.raises(UserError, match="version 2; this release reads version 1"):
+        Index.read(tmp_path)
+
+
 def test_names_split_where_webdataset_splits_them() -> None:
     assert split_name("a.b/c.mask.png") == ("a.b/c", "mask.png")
 

@@ -165,7 +165,7 @@ def test_pictures_of_five_channels(tmp_path: Path) -> None:
 # --- losses
 
 
-def test_a_lost_record_is_replaced_and_named(pictures: Path) -> None:
+def test_an_unreadable_record_is_replaced_and_named(pictures: Path) -> None:
     (pictures / "4.png").write_bytes(b"broken")
     data = opened(pictures, max_lost=0.1)
     assert [data.sample(i, 0).key for i in (3, 4, 5)] == ["3", "5", "5"]

@@ -65,8 +65,8 @@ def measured(words: str, monkeypatch, capsys) -> dict:
 def perfect(picture_of):
     """A `render` that gives data pictures instead of making any."""
 
-    def render(self, told, untold, how, *, offset):
-        return torch.stack([picture_of(offset + number) for number in range(len(told))])
+    def render(self, conditions, unconditional, how, *, offset):
+        return torch.stack([picture_of(offset + number) for number in range(len(conditions))])
 
     return render
 

@@ -242,19 +242,19 @@ def test_the_command_on_pixels(home, monkeypatch, capsys):
     assert fewer["metrics"]["bits_per_dim_bound"]["value"] > metrics["bits_per_dim_bound"]["value"]
 
 
-def test_the_command_on_latents_tells_what_is_told(home, monkeypatch, capsys):
+def test_the_command_on_latents_reports_its_conditions(home, monkeypatch, capsys):
     """The labels of the evaluated pictures, without guidance; the decoder's noise is of the training pictures that are left."""
     for name in ("cat", "owl"):
         write_pictures(home / "classes" / name, 3, 5, captions=False)
-    told, bind = [], Denoiser.bind
-    monkeypatch.setattr(Denoiser, "bind", lambda self, condition: told.append(condition.vector) or bind(self, condition))
+    conditions, bind = [], Denoiser.bind
+    monkeypatch.setattr(Denoiser, "bind", lambda self, condition: conditions.append(condition.vector) or bind(self, condition))
     words = f"ldm --model labels --data classes --split train --steps 1 {BITS}"
     exact = []
     monkeypatch.setattr(evaluate_likelihood, "flow_density", lambda *args: exact.append(not cudnn.allow_tf32) or flow_density(*args))
     found = measured_by_command(words.replace("dim 3", "dim 4"), monkeypatch, capsys)
     model = LatentDiffusion.from_pretrained("labels", "cpu")
     expected = [model.encode_condition(model.inputs({}, label=label)).vector for label in (0, 0, 0, 2)]  # cat, dog, owl
-    assert_close(told[0], torch.cat(expected))
+    assert_close(conditions[0], torch.cat(expected))
     about = found["bits_per_dim"]
     assert about["conditioned_on"] == ["labels"] and about["guidance"].startswith("none")
     assert exact == [True] and cudnn.allow_tf32

@@ -62,7 +62,7 @@ def test_the_current_folder_is_a_folder(home, monkeypatch, capsys):
     assert measured("vae --model ../model --data .", monkeypatch, capsys)["data"]["reconstructed"]["pictures"] == 6
 
 
-def test_few_to_compare_with_leaves_all_to_be_told(home, monkeypatch, capsys):
+def test_few_references_leave_all_as_conditions(home, monkeypatch, capsys):
     """And training pictures do not show how near held-out ones are."""
     found = measured("ldm --model model --data train --split train --reference-images 7 --steps 1", monkeypatch, capsys)
     data = found["data"]
@@ -209,7 +209,7 @@ def test_many_pictures_have_an_interval_of_kid_alone(home, monkeypatch, capsys):
     assert low < metrics["kid"]["value"] < high
 
 
-def test_what_is_told_is_the_caption_of_the_same_number(home, monkeypatch, capsys):
+def test_the_condition_is_the_caption_of_the_same_number(home, monkeypatch, capsys):
     """And again from the first when they are used up."""
     said, made = [], []
     encode, render = LatentDiffusion.encode_condition, LatentDiffusion.render
@@ -228,16 +228,16 @@ def test_what_is_told_is_the_caption_of_the_same_number(home, monkeypatch, capsy
     assert made == [(f"picture {i % 6} of 1",) for i in range(8)]
 
 
-def test_labels_are_told_by_name(home, monkeypatch, capsys):
+def test_labels_go_by_name(home, monkeypatch, capsys):
     for name in ("owl", "cat"):
         write_pictures(home / "classes" / name, 3, 5, captions=False)
-    told = []
-    tell = LatentDiffusion.encode_condition
+    conditions = []
+    encode = LatentDiffusion.encode_condition
     monkeypatch.setattr(
-        LatentDiffusion, "encode_condition", lambda self, inputs: told.append(inputs.values.get("class")) or tell(self, inputs)
+        LatentDiffusion, "encode_condition", lambda self, inputs: conditions.append(inputs.values.get("class")) or encode(self, inputs)
     )
     found = measured("ldm --model labels --data classes --split train --steps 1 --guidance 1", monkeypatch, capsys)
-    assert [int(label) for label in told] == [0, 0, 0, 2, 2, 2]  # the model's numbers, not the folder's
+    assert [int(label) for label in conditions] == [0, 0, 0, 2, 2, 2]  # the model's numbers, not the folder's
     assert found["data"]["conditioned_on"] == ["labels"]
     assert found["metrics"]["nearest_training_held_out"]["value"] is None  # no picture was held out
 
@@ -249,7 +249,7 @@ def test_grey_pictures(home, monkeypatch, capsys):
 
 
 def test_a_measure_is_one_function(home, monkeypatch, capsys):
-    """Where another metric is added: it sees the model, the pictures told and all features."""
+    """Where another metric is added: it sees the model, the conditioned pictures and all features."""
     from ldm.metrics.report import Metric
 
     def distance(seen):

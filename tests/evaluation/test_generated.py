@@ -62,9 +62,9 @@ def test_pictures_are_kept_and_made_a_batch_at_a_time(home, monkeypatch, capsys)
     """The files are what one call for all of them would give, through two batches; a later evaluation's replace them."""
     asked, render = [], LatentDiffusion.render
 
-    def rendering(self, told, untold, how, **more):
-        asked.append(len(told))
-        return render(self, told, untold, how, **more)
+    def rendering(self, conditions, unconditional, how, **more):
+        asked.append(len(conditions))
+        return render(self, conditions, unconditional, how, **more)
 
     monkeypatch.setattr(LatentDiffusion, "render", rendering)
     monkeypatch.setattr(renderer, "MOST_AT_ONCE", 16)
@@ -131,9 +131,9 @@ def test_a_classifier_leads_to_the_labels_of_the_split(home, monkeypatch, capsys
     write_tiny_classifier(home / "judge")
     monkeypatch.setattr(LoadedClassifier, "logits", by_brightness)
     words = "ldm --model plain --data classes --split train --num-images 18 --judge judge --steps 3"
-    led = measured(f"{words} --classifier guide --classifier-scale 3000", monkeypatch, capsys)
-    assert led["metrics"]["judge_hits"]["value"] > 0.9 and led["metrics"]["judge_hits"]["pictures"] == 18
-    assert led["sampling"]["classifier"]["name"] == "guide" and led["sampling"]["classifier"]["scale"] == 3000
+    guided = measured(f"{words} --classifier guide --classifier-scale 3000", monkeypatch, capsys)
+    assert guided["metrics"]["judge_hits"]["value"] > 0.9 and guided["metrics"]["judge_hits"]["pictures"] == 18
+    assert guided["sampling"]["classifier"]["name"] == "guide" and guided["sampling"]["classifier"]["scale"] == 3000
     free = measured(f"{words} --classifier guide --classifier-scale 0", monkeypatch, capsys)
     assert free["metrics"]["judge_hits"]["value"] < 0.8
     assert free["metrics"]["fid"] == measured(words, monkeypatch, capsys)["metrics"]["fid"]
@@ -154,9 +154,9 @@ MISTAKES = {
     "a judge for vae": ("vae --model model --data val --judge judge", "--judge is for ldm only"),
     "pictures of vae": ("vae --model model --data val --save-images", "--save-images is for ldm only"),
     "a scale of nothing": (f"{LDM} --model plain --classifier-scale 2", "--classifier-scale needs --classifier"),
-    "led by no labels": (f"{LDM} --model plain --classifier guide", "picture 0 of val has none"),
-    "led by a judge": ("ldm --model plain --data classes --split train --classifier judge", "can judge but not guide"),
-    "led by labels it lacks": ("ldm --model plain --data classes --split train --classifier guide-of-others", "unknown label 'cat'"),
+    "guided by no labels": (f"{LDM} --model plain --classifier guide", "picture 0 of val has none"),
+    "guided by a judge": ("ldm --model plain --data classes --split train --classifier judge", "can judge but not guide"),
+    "guided by labels it lacks": ("ldm --model plain --data classes --split train --classifier guide-of-others", "unknown label 'cat'"),
 }
 
 

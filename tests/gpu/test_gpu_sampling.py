@@ -166,12 +166,12 @@ def test_a_classifier_leads_as_on_the_cpu(device: torch.device, tiny: Callable[.
     """In pixel space, clipped; the guide's gradient is taken at every step."""
     folder, classifier = tiny(first_stage="identity"), tiny_classifier()
 
-    def led(there: torch.device) -> Tensor:
+    def guided(there: torch.device) -> Tensor:
         model = LatentDiffusion.from_pretrained(folder, there)
         how = model.sampling(steps=4, num_images=2, threshold="clip")
         return model.generate(model.inputs({}), replace(how, guide=model.guide(classifier, ("dog", "owl"), 4.0)))
 
-    assert_close(led(device), led(CPU), rtol=0, atol=2 * LEVEL)
+    assert_close(guided(device), guided(CPU), rtol=0, atol=2 * LEVEL)
 
 
 def test_tiles_are_decoded_as_on_the_cpu(device: torch.device, model_on: Models) -> None:

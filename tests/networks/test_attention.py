@@ -178,7 +178,7 @@ def test_backends_on_the_meta_device() -> None:
 
 
 def test_auto_on_a_cpu_leaves_sdpa_where_its_backward_is_slow() -> None:
-    """The measurement is cited in `choose`. Never with more than 256 x 256 scores per head and image, and independent of the batch."""
+    """The measurement is cited in `choose`. Never with more than 128 x 256 scores per head and image, and independent of the batch."""
     q, k, v, _ = inputs(CPU, torch.bfloat16, tokens=128)
     assert choose(q, k, v) == choose(q[:1], k[:1], v[:1]) == "math"
     with torch.no_grad():
@@ -186,6 +186,8 @@ def test_auto_on_a_cpu_leaves_sdpa_where_its_backward_is_slow() -> None:
         assert choose(q, k[:, :, :64], v[:, :, :64]) == "math"
     assert choose(q, *(part.repeat(1, 1, 3, 1) for part in (k, v))) == "sdpa"  # 384 keys: math is not faster
     assert choose(q.repeat(1, 1, 22, 1), k, v) == "sdpa"  # 264 queries
+    many = q.repeat(1, 1, 21, 1), *(part.repeat(1, 1, 2, 1) for part in (k, v))
+    assert choose(*many) == "sdpa"  # 252 queries and 256 keys: no faster
     assert choose(q.float(), k.float(), v.float()) == "sdpa"
 
 

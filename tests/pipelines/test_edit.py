@@ -128,7 +128,7 @@ def test_training_free_sees_the_surroundings(model_of):
     assert np.array_equal(np.array(free), np.array(model.sample(seed=2)[0]))
 
 
-def test_the_mask_stays_told_on_both_sides_of_guidance(model_of, monkeypatch):
+def test_the_mask_stays_on_both_sides_of_guidance(model_of, monkeypatch):
     model, picture = model_of("inpainting"), noisy(16, 16)
     mask = mask_of(picture.size, (0.25, 0.5, 0.75, 1))
     given: list[Condition] = []

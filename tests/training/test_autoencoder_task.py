@@ -1,4 +1,4 @@
-"""Stage one's checkpoint: the latent contract is that of the weights which are stored."""
+"""Stage one's checkpoint: the latent normalization is that of the weights which are stored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALONE = World(0, 1, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("step, pictures", [(2, 10), (1, 4)])  # of two steps; the set has ten pictures
-def test_the_latent_contract_is_that_of_the_stored_weights(
+def test_the_latent_normalization_is_that_of_the_stored_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, pictures: int
 ) -> None:
     """The average, rounded to the checkpoint's precision; over all pictures at the last checkpoint, over the first ones before."""

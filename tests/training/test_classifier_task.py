@@ -124,7 +124,7 @@ def test_pictures_without_a_label_are_left_out_and_counted(tmp_path: Path) -> No
 
 
 def test_what_is_measured_is_of_all_labelled_pictures() -> None:
-    """Mean cross-entropy and share told right, whichever label they have."""
+    """Mean cross-entropy and share classified right, whichever label they have."""
     spec = replace(
         classifier_task(ALONE, train_config()).spec, normalization=LatentNormalization(channels=3, downsampling_factor=1), process=None
     )
@@ -138,7 +138,7 @@ def test_what_is_measured_is_of_all_labelled_pictures() -> None:
     assert found["val/loss"] == pytest.approx(nn.functional.cross_entropy(logits, pictures.labels[kept]).item(), rel=1e-5)
     right = logits.argmax(1) == pictures.labels[kept]
     assert found["val/accuracy"] == pytest.approx(right.float().mean().item())
-    assert right[pictures.labels[kept] == 0].float().mean() != right.float().mean()  # or the test would not tell
+    assert right[pictures.labels[kept] == 0].float().mean() != right.float().mean()  # or the test would show nothing
 
 
 def test_the_sample_grid_shows_noise_as_large_as_data() -> None:

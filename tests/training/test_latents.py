@@ -1,4 +1,4 @@
-"""What stage two trains on: latents drawn from the first stage's posterior, anew at each step, in the units of the latent contract."""
+"""What stage two trains on: latents drawn from the first stage's posterior, anew at each step, in the units of the latent normalization."""
 
 from __future__ import annotations
 

@@ -67,13 +67,14 @@ def choose(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> str:
     """The backend that `auto` means for these tensors. It never depends on the batch, so an image is the same alone and in a batch.
 
     A fused kernel of torch if one runs on them, else of xformers, else math. One exception is measured (benchmarks/attention.md): on a CPU
-    in bfloat16, math is faster for few keys. It then stores at most 256 x 256 scores per head and image.
+    in bfloat16, math is faster for few keys. It then stores at most 128 x 256 scores per head and image.
     """
     if torch.compiler.is_compiling() or q.device.type == "meta":
         return "sdpa"
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        most_keys = 256 if _wants_gradient(q, k, v) else 64
-        if q.shape[-2] <= 256 and k.shape[-2] <= most_keys:
+        queries, keys = q.shape[-2], k.shape[-2]
+        most_keys, most_scores = (256, 128 * 256) if _wants_gradient(q, k, v) else (64, 64 * 256)
+        if queries <= 256 and keys <= most_keys and queries * keys <= most_scores:
             return "math"
     if _succeeds(fused.sdpa_without_fallback, q, k, v, mask):
         return "sdpa"
