@@ -187,7 +187,7 @@ def test_a_users_own_file_is_never_overwritten(home, name, monkeypatch, capsys):
     content = (home / "photo.png").read_bytes() if name.endswith(".png") else b'{"tool": "mine"}'
     (home / "album" / name).write_bytes(content)
     assert call("sample", [*GOOD["sample"], "--num-images", "2", "--out", "album"], monkeypatch) == 2
-    assert f"--out album: {name} there is not from this script" in capsys.readouterr().err
+    assert f"--out album: {name} in it is not from this script" in capsys.readouterr().err
     assert [(path.name, path.read_bytes()) for path in (home / "album").iterdir()] == [(name, content)]
 
 
