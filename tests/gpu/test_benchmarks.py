@@ -68,7 +68,7 @@ def test_a_stage_is_killed_at_its_end_and_what_it_found_stays(tmp_path: Path) ->
         """The end comes once two rows are there."""
         return time.monotonic() + (2000.0 if len(report.rows) == 2 else 0.0)
 
-    gpu.run_stage(gpu.Stage(run=found_two_then_hung, columns=report.columns), report, CPU, tmp_path, now)
+    gpu.run_stage(gpu.Suite(run=found_two_then_hung, columns=report.columns), report, CPU, tmp_path, now)
     assert json.loads((tmp_path / "hung.json").read_text())["rows"] == report.rows
     assert report.summary == "hung: 2 measured; killed after 1000 s"
     assert f"| {report.rows[1]['case']} | measured |  |\n" in (tmp_path / "hung.md").read_text()
@@ -83,7 +83,7 @@ def is_running(pid: int) -> bool:
 
 def test_a_stage_that_dies_is_an_error_and_keeps_what_it_found(tmp_path: Path) -> None:
     report = report_of("died")
-    gpu.run_stage(gpu.Stage(run=died, columns=report.columns), report, CPU, tmp_path)
+    gpu.run_stage(gpu.Suite(run=died, columns=report.columns), report, CPU, tmp_path)
     assert report.outcomes == {"measured": 1, "error": 1}
     assert report.rows[1]["said"] == "its process ended with exit code 7"
     assert report.end.startswith("ended by itself")
