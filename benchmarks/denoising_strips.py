@@ -25,7 +25,7 @@ from ldm.core.random import Streams
 from ldm.data.config import DataConfig
 from ldm.data.open import open_dataset
 from ldm.diffusion.estimate import Denoise, Estimate
-from ldm.pipelines.canvas import as_pictures
+from ldm.pipelines.canvas import to_pil
 from ldm.pipelines.sampling import Sampling
 
 SHOWN = 9
@@ -102,8 +102,8 @@ def strip(model: LatentDiffusion, how: Sampling, start: float, real: Tensor | No
     last = model.generate(model.uncond(), how, start=start, start_latent=real, wrap=watched)
     shown = [seen[i] for i in torch.linspace(0, len(seen) - 1, SHOWN).round().int().tolist()]
     times = [f"t = {t:.2f}" for t, _, _ in shown]
-    decode: Callable[[Tensor], Image.Image] = lambda z: as_pictures(model.first_stage.decode(z).float().cpu())[0]  # noqa: E731
-    held = [*(decode(x / x.std().clamp(min=1)) for _, x, _ in shown), as_pictures(last)[0]]
+    decode: Callable[[Tensor], Image.Image] = lambda z: to_pil(model.first_stage.decode(z).float().cpu())[0]  # noqa: E731
+    held = [*(decode(x / x.std().clamp(min=1)) for _, x, _ in shown), to_pil(last)[0]]
     taken = [decode(x0) for _, _, x0 in shown]
     return Strip(times=[*times, "result"], held=held, taken=taken, real=None if real is None else decode(real))
 

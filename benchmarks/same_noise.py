@@ -29,11 +29,11 @@ from ldm.app.cli import run
 from ldm.checkpoints.folder import MANIFEST
 from ldm.core.files import sha256_of, write_file
 from ldm.core.settings import Precision
-from ldm.evaluation.dataset import Preprocessing, held_out_pictures, training_pictures
+from ldm.evaluation.dataset import Preprocessing, held_out_images, training_images
 from ldm.guidance.thresholded import Threshold
 from ldm.metrics.features import InceptionFeatures, as_shown
 from ldm.metrics.frechet import FrechetReference
-from ldm.pipelines.canvas import as_pictures
+from ldm.pipelines.canvas import to_pil
 
 SHOWN, SCALE = 14, 2  # images a row, and how much they are enlarged
 LABEL, HEADING, GAP, MARGIN = 150, 26, 4, 12  # pixels
@@ -111,8 +111,8 @@ def main() -> None:
 
     model = LatentDiffusion.from_pretrained(options.model)
     at_size = Preprocessing(size=model.spec.size, channels=model.first_stage.image_channels, background=model.spec.background)
-    training = training_pictures(options.data, at_size, options.reference_images)
-    held_out = held_out_pictures(options.data, at_size, True, options.num_images)
+    training = training_images(options.data, at_size, options.reference_images)
+    held_out = held_out_images(options.data, at_size, True, options.num_images)
     inception = InceptionFeatures(model.device)
     reference = FrechetReference(training.features(inception, "training images"))
     real = torch.cat(list(held_out.batches()))
@@ -198,7 +198,7 @@ def drawn(found: Sequence[Measured]) -> Image.Image:
             middle = top + side / 2
             draw.text((MARGIN, middle - 3), row.name, fill="black", font=plain, anchor="ls")
             draw.text((MARGIN, middle + 3), f"FID {row.fid:.1f}, salt {row.salted:.0%}", fill="dimgrey", font=plain, anchor="lt")
-            for column, picture in enumerate(as_pictures(row.shown)):
+            for column, picture in enumerate(to_pil(row.shown)):
                 tile = picture.convert("RGB").resize((side, side), Image.Resampling.NEAREST)
                 sheet.paste(tile, (MARGIN + LABEL + column * (side + GAP), top))
             top += side + GAP

@@ -31,7 +31,7 @@ from ldm.core.files import write_file
 from ldm.core.random import Streams
 from ldm.core.settings import Precision
 from ldm.diffusion.estimate import Denoise
-from ldm.evaluation.dataset import Preprocessing, training_pictures
+from ldm.evaluation.dataset import Preprocessing, training_images
 from ldm.metrics.features import InceptionFeatures
 from ldm.metrics.frechet import FrechetReference
 from ldm.pipelines.sampling import Sampling
@@ -97,7 +97,7 @@ def main() -> None:
     common = model.sampling(guidance=1.0, grid=options.grid)
     inception = InceptionFeatures(model.device)
     at_size = Preprocessing(size=model.spec.size, channels=model.first_stage.image_channels, background=model.spec.background)
-    training = training_pictures(options.data, at_size, options.reference_images)
+    training = training_images(options.data, at_size, options.reference_images)
     reference = FrechetReference(training.features(inception, "training pictures"))
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     done = {(line["solver"], line["asked"]) for line in lines}

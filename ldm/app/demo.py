@@ -19,7 +19,7 @@ from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.data.config import DataConfig
 from ldm.data.open import open_dataset
-from ldm.pipelines.canvas import as_pictures
+from ldm.pipelines.canvas import to_pil
 
 PROMPTS = ("a red heart", "a smiling yellow face", "dog face", "a house", "a green tree", "a sad crying face")
 SIMPLE = (
@@ -68,7 +68,7 @@ def _write_inputs(folder: Path) -> None:
     """A held-out picture and a mask over its middle, as a user would have them."""
     folder.mkdir(parents=True, exist_ok=True)
     held_out = open_dataset(DataConfig(train="emoji-128", val="emoji-128", size=128), "val", 0)
-    picture = as_pictures(next(held_out.some(1)).image[None])[0]
+    picture = to_pil(next(held_out.some(1)).image[None])[0]
     picture.save(folder / "picture.png")
     mask = Image.new("L", picture.size)
     ImageDraw.Draw(mask).ellipse((64, 30, 118, 100), fill=255)

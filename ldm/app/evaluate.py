@@ -14,7 +14,7 @@ from ldm.core.version import __version__
 from ldm.diffusion.settings import FIRST_NOISE
 from ldm.evaluation.dataset import Result, device
 from ldm.evaluation.first_stage import evaluate_vae
-from ldm.evaluation.generated import FOLDER, PictureFolder
+from ldm.evaluation.generated import FOLDER, SavedImages
 from ldm.evaluation.latent_diffusion import EvaluationConfig, evaluate_ldm
 from ldm.evaluation.likelihood_task import LikelihoodConfig
 from ldm.evaluation.settings import TOLERANCE
@@ -43,7 +43,7 @@ def main(options: argparse.Namespace) -> None:
     text = json.dumps(whole, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
     shown = "\n".join([table(result.metrics), *([result.attribution["line"]] if result.attribution else [])])
     if not options.save_images:
-        PictureFolder(options.out).clear()
+        SavedImages(options.out).clear()
     write_file(options.out / "evaluation.json", text)
     write_file(options.out / "evaluation.txt", shown + "\n")
     last = f"{f'{FOLDER}/, ' if options.save_images else ''}evaluation.json and evaluation.txt in {options.out}"
@@ -70,7 +70,7 @@ def _bits(options: argparse.Namespace) -> LikelihoodConfig | None:
 def _evaluate(options: argparse.Namespace) -> Result:
     if options.stage == "vae":
         return evaluate_vae(options.model, options.data, options.split, options.background, options.num_images)
-    folder = PictureFolder(options.out) if options.save_images else None
+    folder = SavedImages(options.out) if options.save_images else None
     if folder is not None:
         folder.check()
     config = EvaluationConfig(

@@ -75,7 +75,7 @@ def check_folder(out: Path) -> None:
         raise UserError(f"--out {out}: not allowed to write in {there}; name another folder")
 
 
-def write_pictures(pictures: Sequence[Image.Image], options: argparse.Namespace, how: Sampling) -> None:
+def write_images(images: Sequence[Image.Image], options: argparse.Namespace, how: Sampling) -> None:
     """`NNN.png`, each with its parameters; `grid.png`; `parameters.json`. Says where they are.
 
     Pictures that an earlier call left in the folder, and only those, are replaced or removed: the folder shows one call.
@@ -86,17 +86,17 @@ def write_pictures(pictures: Sequence[Image.Image], options: argparse.Namespace,
     parameters |= {"guidance_interval": _as_json(how.guidance_interval), "guidance_rescale": how.guidance_rescale}
     parameters |= {"threshold": how.threshold}
     parameters |= {"tool": f"{TOOL}{__version__}", "torch": torch.__version__}
-    stale = _pictures_of(out)
-    names = _names(len(pictures))
-    for number, (name, picture) in enumerate(zip(names, pictures, strict=True)):
+    stale = _images_of(out)
+    names = _names(len(images))
+    for number, (name, image) in enumerate(zip(names, images, strict=True)):
         info = PngInfo()
         info.add_itxt("parameters", json.dumps(parameters | {"number": number}, ensure_ascii=False))
-        write_file(out / name, _png(picture, info))
-    write_file(out / GRID, _png(_grid(pictures)))
+        write_file(out / name, _png(image, info))
+    write_file(out / GRID, _png(_grid(images)))
     for name in stale - set(names):
         (out / name).unlink(missing_ok=True)
     write_file(out / PARAMETERS, json.dumps(parameters | {"pictures": names}, ensure_ascii=False, indent=1) + "\n")
-    print(f"{len(pictures)} picture{'s' * (len(pictures) > 1)}, grid.png and parameters.json in {out}")
+    print(f"{len(images)} picture{'s' * (len(images) > 1)}, grid.png and parameters.json in {out}")
 
 
 def _as_json(interval: tuple[float, float] | None) -> list[float | str] | None:
@@ -104,7 +104,7 @@ def _as_json(interval: tuple[float, float] | None) -> list[float | str] | None:
     return interval and [level if math.isfinite(level) else str(level) for level in interval]
 
 
-def _pictures_of(out: Path) -> set[str]:
+def _images_of(out: Path) -> set[str]:
     """The pictures that an earlier call says it left."""
     try:
         names = json.loads((out / PARAMETERS).read_text(encoding="utf-8"))["pictures"]
@@ -125,26 +125,26 @@ def _is_ours(path: Path) -> bool:
         if path.name == PARAMETERS:
             parameters = json.loads(path.read_text(encoding="utf-8"))
         else:
-            with Image.open(path) as picture:
-                parameters = json.loads(picture.info["parameters"])
+            with Image.open(path) as image:
+                parameters = json.loads(image.info["parameters"])
         return str(parameters["tool"]).startswith(TOOL)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def _grid(pictures: Sequence[Image.Image]) -> Image.Image:
+def _grid(images: Sequence[Image.Image]) -> Image.Image:
     """All pictures, which are of one size, on white; one row of up to eight, else about as many rows as columns."""
-    columns = len(pictures) if len(pictures) <= 8 else math.ceil(len(pictures) ** 0.5)
+    columns = len(images) if len(images) <= 8 else math.ceil(len(images) ** 0.5)
     tiles = []
-    for picture in pictures:
-        tile = picture.convert("RGBA")
+    for image in images:
+        tile = image.convert("RGBA")
         tile.thumbnail((GRID_TILE, GRID_TILE))
         tiles.append(pil_to_tensor(Image.alpha_composite(Image.new("RGBA", tile.size, "white"), tile).convert("RGB")))
     grid: Image.Image = to_pil_image(make_grid(torch.stack(tiles), nrow=columns, padding=4, pad_value=255))
     return grid
 
 
-def _png(picture: Image.Image, info: PngInfo | None = None) -> bytes:
+def _png(image: Image.Image, info: PngInfo | None = None) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", pnginfo=info)
+    image.save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()

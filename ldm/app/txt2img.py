@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from ldm.app.sampling_run import prepare, write_pictures
-from ldm.pipelines.canvas import as_pictures
+from ldm.app.sampling_run import prepare, write_images
+from ldm.pipelines.canvas import to_pil
 
 
 def main(options: argparse.Namespace) -> None:
     """Draws a prompt."""
     model, how = prepare(options)
-    pictures = as_pictures(model.generate(model.text_inputs(options.prompt), how, model.uncond(options.negative_prompt)))
-    write_pictures(pictures, options, how)
+    images = to_pil(model.generate(model.text_inputs(options.prompt), how, model.uncond(options.negative_prompt)))
+    write_images(images, options, how)

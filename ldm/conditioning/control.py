@@ -95,7 +95,7 @@ class Mask(Control):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture(Control):
+class ImageControl(Control):
     """An image file."""
 
     kind: ClassVar[str] = "image"

@@ -44,9 +44,9 @@ class InpaintMaskConfig(ConditionerConfig):
         """What masked pixels are, in [-1, 1]."""
         return GREY if self.convention == "stable_diffusion" else BLACK
 
-    def masked(self, pictures: Tensor, masks: Tensor) -> Tensor:
+    def masked(self, images: Tensor, masks: Tensor) -> Tensor:
         """Pictures (B, C, H, W) in [-1, 1] with a hole where masks (B, 1, H, W) are above 0."""
-        return pictures.masked_fill(masks > 0, self.hole)
+        return images.masked_fill(masks > 0, self.hole)
 
 
 class MaskedImages(NamedTuple):

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.conditioning.conditioner import Conditioner, ConditionerConfig
-from ldm.conditioning.control import Control, Picture
+from ldm.conditioning.control import Control, ImageControl
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.core.family import kind
 from ldm.data.batch import Batch
 from ldm.data.facts import PIXELS, DataFacts
-from ldm.data.images import open_picture, picture_tensor
+from ldm.data.images import image_tensor, open_image
 
 WHITE = (255, 255, 255)  # what a transparent image is laid on
 
@@ -64,14 +64,14 @@ class LowResolution(Conditioner[Tensor]):
         """
         if value.shape[1] != self.concat_channels:
             raise UserError(f"the small picture has {value.shape[1]} channels; this model takes {self.concat_channels}")
-        pictures = value.to(self.device).float()
-        if pictures.shape[2:] != latent_size:
-            pictures = F.interpolate(pictures, size=latent_size, mode="bicubic", antialias=True).clamp(-1, 1)
-        return Condition(concat=pictures)
+        images = value.to(self.device).float()
+        if images.shape[2:] != latent_size:
+            images = F.interpolate(images, size=latent_size, mode="bicubic", antialias=True).clamp(-1, 1)
+        return Condition(concat=images)
 
     @property
     def controls(self) -> dict[str, Control]:
-        return {"": Picture(channels=self.concat_channels)}
+        return {"": ImageControl(channels=self.concat_channels)}
 
     def null(self, count: int) -> Tensor:
         return torch.zeros(count, self.concat_channels, 1, 1)
@@ -81,6 +81,4 @@ class LowResolution(Conditioner[Tensor]):
 
     def of_user(self, value: Any) -> Tensor:
         """An image (1, C, H, W) in [-1, 1], or a file's path."""
-        return (
-            value if isinstance(value, Tensor) else picture_tensor(open_picture(Path(value)), self.concat_channels, WHITE, str(value))[None]
-        )
+        return value if isinstance(value, Tensor) else image_tensor(open_image(Path(value)), self.concat_channels, WHITE, str(value))[None]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ldm.conditioning.conditioner import ConditionerConfig
 from ldm.core.errors import UserError
+from ldm.networks.attention.attend import attend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ class Layer(nn.Module):
         """(B, L, width) -> the same."""
         h = self.attention_norm(x)
         q, k, v = (rearrange(to(h), "B L (N D) -> B N L D", N=self.heads) for to in (self.to_q, self.to_k, self.to_v))
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=None if token_mask is None else token_mask[:, None, None])
+        attended = attend(q, k, v, mask=token_mask)
         x = x + self.dropout(self.to_out(rearrange(attended, "B N L D -> B L (N D)")))
         fed: Tensor = self.dropout(self.narrow(F.gelu(self.widen(self.feed_forward_norm(x)))))
         return x + fed

@@ -17,20 +17,20 @@ from ldm.core.errors import UserError
 MAX_PIXELS = 100_000_000  # 10,000 x 10,000; more is a mistake or an attack
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_image(path: Path) -> Image.Image:
     """A picture from a file, upright, in mode L, LA, RGB or RGBA, 8 bits a channel.
 
     Raises:
         UserError: no such file, not a picture, damaged, or larger than MAX_PIXELS.
     """
-    return decode_picture(_bytes_of(path), str(path))
+    return decode_image(_bytes_of(path), str(path))
 
 
 def open_map(path: Path) -> Tensor:
     """Class indices (H, W) int64 from a grey (8- or 16-bit) or palette picture.
 
     Raises:
-        UserError: as `open_picture`; a colour picture.
+        UserError: as `open_image`; a colour picture.
     """
     return decode_map(_bytes_of(path), str(path))
 
@@ -48,13 +48,11 @@ def _decoded(content: bytes, name: str) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked here, with a limit of our own
         try:
-            picture = Image.open(io.BytesIO(content))
-            if picture.width * picture.height > MAX_PIXELS:
-                raise UserError(
-                    f"{name}: {picture.width}x{picture.height} has more than {MAX_PIXELS / 1e6:.0f} million pixels; scale it down"
-                )
-            picture.load()
-            return picture
+            image = Image.open(io.BytesIO(content))
+            if image.width * image.height > MAX_PIXELS:
+                raise UserError(f"{name}: {image.width}x{image.height} has more than {MAX_PIXELS / 1e6:.0f} million pixels; scale it down")
+            image.load()
+            return image
         except Image.DecompressionBombError:
             raise UserError(f"{name}: has more than {MAX_PIXELS / 1e6:.0f} million pixels; scale it down") from None
         except UnidentifiedImageError:
@@ -63,38 +61,38 @@ def _decoded(content: bytes, name: str) -> Image.Image:
             raise UserError(f"{name}: damaged picture ({' '.join(str(error).split()) or type(error).__name__})") from None
 
 
-def decode_picture(content: bytes, name: str) -> Image.Image:
-    """`open_picture` of a file's bytes."""
-    picture = _decoded(content, name)
+def decode_image(content: bytes, name: str) -> Image.Image:
+    """`open_image` of a file's bytes."""
+    image = _decoded(content, name)
     try:
-        picture = ImageOps.exif_transpose(picture)
+        image = ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, struct.error):
         pass  # damaged EXIF on a sound picture: shown as it lies
-    if picture.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):  # 16 bits; "I" is how PIL opens some of them
-        levels = np.asarray(picture).astype(np.int64).clip(0, 65535)
+    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):  # 16 bits; "I" is how PIL opens some of them
+        levels = np.asarray(image).astype(np.int64).clip(0, 65535)
         return Image.fromarray(((levels + 128) // 257).astype(np.uint8), "L")
-    if picture.mode == "F":
-        return Image.fromarray((np.asarray(picture).clip(0, 1) * 255).round().astype(np.uint8), "L")
-    if picture.mode == "P" or "transparency" in picture.info:
-        return picture.convert("RGBA" if "transparency" in picture.info else "RGB")
-    if picture.mode == "1":
-        return picture.convert("L")
-    if picture.mode in ("L", "LA", "RGB", "RGBA"):
-        return picture
-    return picture.convert("RGBA" if picture.mode in ("PA", "La", "RGBa") else "RGB")
+    if image.mode == "F":
+        return Image.fromarray((np.asarray(image).clip(0, 1) * 255).round().astype(np.uint8), "L")
+    if image.mode == "P" or "transparency" in image.info:
+        return image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode in ("L", "LA", "RGB", "RGBA"):
+        return image
+    return image.convert("RGBA" if image.mode in ("PA", "La", "RGBa") else "RGB")
 
 
 def decode_map(content: bytes, name: str) -> Tensor:
     """`open_map` of a file's bytes."""
-    picture = _decoded(content, name)
-    if picture.mode not in ("L", "P", "1", "I;16", "I;16B", "I"):
-        raise UserError(f"{name}: a map must be a grey or palette picture whose pixels are class indices, this one is {picture.mode}")
-    return torch.from_numpy(np.asarray(picture).astype(np.int64))
+    image = _decoded(content, name)
+    if image.mode not in ("L", "P", "1", "I;16", "I;16B", "I"):
+        raise UserError(f"{name}: a map must be a grey or palette picture whose pixels are class indices, this one is {image.mode}")
+    return torch.from_numpy(np.asarray(image).astype(np.int64))
 
 
 def decode_mask(content: bytes, name: str) -> Tensor:
     """(1, H, W) float32 of {0, 1}: 1 where a picture is bright (128 and above)."""
-    return torch.from_numpy((np.asarray(decode_picture(content, name).convert("L")) >= 128).astype(np.float32))[None]
+    return torch.from_numpy((np.asarray(decode_image(content, name).convert("L")) >= 128).astype(np.float32))[None]
 
 
 def decode_array(content: bytes, name: str) -> Tensor:
@@ -119,7 +117,7 @@ def decode_array(content: bytes, name: str) -> Tensor:
     return values
 
 
-def picture_tensor(picture: Image.Image, channels: int, background: tuple[int, int, int], name: str) -> Tensor:
+def image_tensor(image: Image.Image, channels: int, background: tuple[int, int, int], name: str) -> Tensor:
     """(C, H, W) float32 in [-1, 1]; transparency is laid on the background first.
 
     Raises:
@@ -127,8 +125,8 @@ def picture_tensor(picture: Image.Image, channels: int, background: tuple[int, i
     """
     if channels not in (1, 3):
         raise UserError(f"{name}: data.channels is {channels}, but picture files give 1 or 3; give .npy arrays of (H, W, {channels})")
-    if picture.mode in ("LA", "RGBA"):
-        ground = Image.new("RGBA", picture.size, (*background, 255))
-        picture = Image.alpha_composite(ground, picture.convert("RGBA"))
-    levels = np.array(picture.convert("L" if channels == 1 else "RGB"))
+    if image.mode in ("LA", "RGBA"):
+        ground = Image.new("RGBA", image.size, (*background, 255))
+        image = Image.alpha_composite(ground, image.convert("RGBA"))
+    levels = np.array(image.convert("L" if channels == 1 else "RGB"))
     return torch.from_numpy(levels).reshape(*levels.shape[:2], channels).permute(2, 0, 1).float() / 127.5 - 1

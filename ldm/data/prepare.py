@@ -13,7 +13,7 @@ from PIL import Image
 
 from ldm.core.errors import UserError
 from ldm.core.files import new_folder
-from ldm.data.images import decode_array, decode_map, decode_mask, decode_picture
+from ldm.data.images import decode_array, decode_image, decode_map, decode_mask
 from ldm.data.record import Record
 from ldm.data.shards import INDEX_NAME, Index, ShardWriter, shard_writer
 from ldm.data.sources.source import Source
@@ -134,22 +134,22 @@ class _Writer:
         if record.suffix == "npy":
             decode_array(record.image, record.key)
             return record
-        picture = decode_picture(record.image, record.key)
-        side = min(picture.size)
+        image = decode_image(record.image, record.key)
+        side = min(image.size)
         scale = how.size / side if how.size is not None and how.size < side else 1.0
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        transparent = picture.mode in ("LA", "RGBA")
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        transparent = image.mode in ("LA", "RGBA")
         if scale != 1.0 or (transparent and how.background is not None):
-            record = replace(record, suffix="png", image=_png(_scaled(picture, size, how.background if transparent else None)))
+            record = replace(record, suffix="png", image=_png(_scaled(image, size, how.background if transparent else None)))
         if record.mask is not None:
             mask = Image.fromarray((decode_mask(record.mask, f"mask of {record.key}")[0].numpy() * 255).astype("uint8"))
-            record = replace(record, mask=_png(_fitted(mask, picture.size, size, f"mask of {record.key}").convert("1")))
+            record = replace(record, mask=_png(_fitted(mask, image.size, size, f"mask of {record.key}").convert("1")))
         if record.map is not None:
             classes = decode_map(record.map, f"map of {record.key}")
             if not 0 <= int(classes.min()) <= int(classes.max()) < 256:
                 raise UserError(f"map of {record.key}: classes must be from 0 to 255")
             self._most_classes = max(self._most_classes, int(classes.max()) + 1)
-            fitted = _fitted(Image.fromarray(classes.numpy().astype("uint8")), picture.size, size, f"map of {record.key}")
+            fitted = _fitted(Image.fromarray(classes.numpy().astype("uint8")), image.size, size, f"map of {record.key}")
             record = replace(record, map=_png(fitted))
         return record
 
@@ -163,26 +163,26 @@ class _Writer:
         self.report.counts[split] = self.report.counts.get(split, 0) + 1
 
 
-def _scaled(picture: Image.Image, size: tuple[int, int], background: tuple[int, int, int] | None) -> Image.Image:
+def _scaled(image: Image.Image, size: tuple[int, int], background: tuple[int, int, int] | None) -> Image.Image:
     """Scaled with transparency taken into account, so that colours hidden under it do not bleed in."""
-    if picture.mode in ("LA", "RGBA"):
-        picture = picture.convert("RGBA").convert("RGBa").resize(size, Image.Resampling.LANCZOS).convert("RGBA")
+    if image.mode in ("LA", "RGBA"):
+        image = image.convert("RGBA").convert("RGBa").resize(size, Image.Resampling.LANCZOS).convert("RGBA")
         if background is not None:
-            picture = Image.alpha_composite(Image.new("RGBA", size, (*background, 255)), picture).convert("RGB")
-        return picture
-    return picture.resize(size, Image.Resampling.LANCZOS)
+            image = Image.alpha_composite(Image.new("RGBA", size, (*background, 255)), image).convert("RGB")
+        return image
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def _fitted(picture: Image.Image, of: tuple[int, int], size: tuple[int, int], name: str) -> Image.Image:
+def _fitted(image: Image.Image, of: tuple[int, int], size: tuple[int, int], name: str) -> Image.Image:
     """A mask or map, nearest neighbour, to the size of its picture."""
-    if picture.size != of:
-        raise UserError(f"{name}: is {picture.width}x{picture.height}, its picture {of[0]}x{of[1]}")
-    return picture.resize(size, Image.Resampling.NEAREST)
+    if image.size != of:
+        raise UserError(f"{name}: is {image.width}x{image.height}, its picture {of[0]}x{of[1]}")
+    return image.resize(size, Image.Resampling.NEAREST)
 
 
-def _png(picture: Image.Image) -> bytes:
+def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 

@@ -14,7 +14,7 @@ from ldm.core.errors import UserError
 from ldm.core.random import generator
 from ldm.data.batch import Sample
 from ldm.data.config import DataConfig
-from ldm.data.images import decode_array, decode_map, decode_mask, decode_picture, picture_tensor
+from ldm.data.images import decode_array, decode_image, decode_map, decode_mask, image_tensor
 from ldm.data.record import Record
 from ldm.data.transforms import UNKNOWN, augmented, fitted, fitted_boxes, fitted_map
 
@@ -82,9 +82,9 @@ class SampleTransform:
         """The picture, its size as stored, and the colour (C, 1, 1) it was laid on; None if it is opaque."""
         size, channels, background = self.config.size, self.config.channels, self.config.background
         if record.suffix != "npy":
-            picture = decode_picture(record.image, record.key)
-            image = picture_tensor(picture, channels, background, record.key)
-            ground = picture_tensor(Image.new("RGB", (1, 1), background), channels, background, record.key)
+            picture = decode_image(record.image, record.key)
+            image = image_tensor(picture, channels, background, record.key)
+            ground = image_tensor(Image.new("RGB", (1, 1), background), channels, background, record.key)
             return fitted(image, size), tuple(image.shape[1:]), ground if picture.mode in ("LA", "RGBA") else None
         image = decode_array(record.image, record.key)
         if len(image) != channels:

@@ -98,7 +98,7 @@ class Result:
     attribution: dict[str, Any] = field(default_factory=dict)
 
 
-def training_pictures(place: str, how: Preprocessing, count: int | None = None) -> DrawnFrom:
+def training_images(place: str, how: Preprocessing, count: int | None = None) -> DrawnFrom:
     """The training split of a place, or all of a folder without splits.
 
     Args:
@@ -112,14 +112,14 @@ def training_pictures(place: str, how: Preprocessing, count: int | None = None) 
     return _drawn(place, "train", DataConfig(train=place, **_keys(how)), count)
 
 
-def held_out_pictures(place: str, how: Preprocessing, shared: bool, count: int | None = None) -> DrawnFrom:
+def held_out_images(place: str, how: Preprocessing, shared: bool, count: int | None = None) -> DrawnFrom:
     """The held-out split of a place.
 
     Args:
         place: as a config's data.val.
         how: see Preprocessing.
         shared: whether the same place is trained on, so that only a stored split is held out; else all of a folder without splits.
-        count: see training_pictures.
+        count: see training_images.
 
     Raises:
         UserError: nothing there, no such split, or fewer than 2.

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ldm.checkpoints.model import load_first_stage
 from ldm.core.errors import UserError
 from ldm.data.sample_transform import Split
-from ldm.evaluation.dataset import DrawnFrom, Preprocessing, Result, device, held_out_pictures, training_pictures
+from ldm.evaluation.dataset import DrawnFrom, Preprocessing, Result, device, held_out_images, training_images
 from ldm.first_stage.identity import IdentityConfig
 from ldm.first_stage.stage import FirstStage
 from ldm.losses.perceptual import SMALLEST_SIDE as LPIPS_SIDE
@@ -44,10 +44,10 @@ def evaluate_vae(model: str, place: str, split: Split, background: tuple[int, in
         raise UserError(f"checkpoint {model} works on pixels: it has no first stage to evaluate; evaluate it with: evaluate.py ldm")
     how = Preprocessing(size=spec.size, channels=spec.first_stage.image_channels, background=background or spec.background)
     if split == "val":
-        drawn = held_out_pictures(place, how, shared=False, count=count)
+        drawn = held_out_images(place, how, shared=False, count=count)
     else:
-        drawn = training_pictures(place, how, count)
-    metrics = [*_picture_metrics(first_stage, drawn, how), _rfid(first_stage, drawn)]
+        drawn = training_images(place, how, count)
+    metrics = [*_image_metrics(first_stage, drawn, how), _rfid(first_stage, drawn)]
     about = {
         "model": {
             "checkpoint": model,
@@ -69,7 +69,7 @@ def reconstructions(first_stage: FirstStage, drawn: DrawnFrom) -> Iterator[tuple
 
 
 @torch.no_grad()
-def _picture_metrics(first_stage: FirstStage, drawn: DrawnFrom, how: Preprocessing) -> list[Metric]:
+def _image_metrics(first_stage: FirstStage, drawn: DrawnFrom, how: Preprocessing) -> list[Metric]:
     lpips = Perceptual(vgg_lpips()).to(device()) if how.size >= LPIPS_SIDE else None
     found: dict[str, list[Tensor]] = {"l1": [], "psnr": [], "ssim": [], "lpips": []}
     with tqdm(total=drawn.count, desc="reconstructing", unit="picture", dynamic_ncols=True) as bar:
@@ -108,12 +108,12 @@ def _rfid(first_stage: FirstStage, drawn: DrawnFrom) -> Metric:
     given = inception.of((given for _, given in reconstructions(first_stage, drawn)), drawn.count, "reconstructions")
     value = FrechetReference(real).distance(given)
     few = drawn.count < bootstrap.FEW
-    spread = paired_replicates(real, given, bootstrap.draws(drawn.count), progress=True) if few else None
+    replicates = paired_replicates(real, given, bootstrap.draws(drawn.count), progress=True) if few else None
     return Metric(
         name="rfid",
         title="rFID",
         value=value,
-        interval=None if spread is None else bootstrap.around(value, spread),
+        interval=None if replicates is None else bootstrap.around(value, replicates),
         pictures=drawn.count,
         better="lower",
         about="FID of the reconstructions to the same pictures; interval: pictures redrawn together with their reconstructions",

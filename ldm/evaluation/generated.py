@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ldm.core.errors import UserError
 from ldm.evaluation.conditions import EvaluationConditions
-from ldm.pipelines.canvas import as_pictures
+from ldm.pipelines.canvas import to_pil
 from ldm.pipelines.sampling import Progress, Sampling, shifted
 
 FOLDER = "pictures"
@@ -30,14 +30,14 @@ def made(conditions: EvaluationConditions, how: Sampling) -> Iterator[Tensor]:
         cond = [conditions.condition(i) for i in range(start, min(start + model.at_once, how.num_images))]
         uncond = cond if how.guidance == 1 else [conditions.uncond] * len(cond)
         now = replace(how, num_images=len(cond), on_step=shifted(bar, batch, len(starts)))
-        pictures = model.render(cond, uncond, now, offset=start)
-        if not pictures.isfinite().all():
+        images = model.render(cond, uncond, now, offset=start)
+        if not images.isfinite().all():
             raise UserError("some of the pictures came out as NaN or infinity: train the model longer, or take another sampler")
-        yield pictures
+        yield images
 
 
 @dataclass(frozen=True)
-class PictureFolder:
+class SavedImages:
     """`OUT/pictures/00000.png` and on, nothing else, so that other tools can be pointed at it.
 
     Attributes:
@@ -74,8 +74,8 @@ class PictureFolder:
     def add(self, images: Tensor, first: int) -> None:
         """Writes pictures (B, C, H, W), of which the first is number `first`."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for number, picture in enumerate(as_pictures(images), first):
-            picture.save(self.path / _name(number))
+        for number, image in enumerate(to_pil(images), first):
+            image.save(self.path / _name(number))
 
     def _earlier(self) -> set[str]:
         try:

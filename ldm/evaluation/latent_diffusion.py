@@ -13,9 +13,9 @@ from ldm.core.precision import whole_float32
 from ldm.data.open import is_same_place
 from ldm.data.sample_transform import Split
 from ldm.evaluation.conditions import EvaluationConditions
-from ldm.evaluation.dataset import DrawnFrom, Preprocessing, Result, held_out_pictures, training_pictures
+from ldm.evaluation.dataset import DrawnFrom, Preprocessing, Result, held_out_images, training_images
 from ldm.evaluation.first_stage import LATENT, reconstructions
-from ldm.evaluation.generated import RECORD, PictureFolder, made
+from ldm.evaluation.generated import RECORD, SavedImages, made
 from ldm.evaluation.judge import Judge, Verdict
 from ldm.evaluation.likelihood import bits_per_dim
 from ldm.evaluation.likelihood_task import LikelihoodConfig
@@ -58,7 +58,7 @@ class EvaluationConfig:
     classifier_scale: float
     judge: str | None
     bits: LikelihoodConfig | None
-    folder: PictureFolder | None
+    folder: SavedImages | None
 
 
 def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig) -> Result:
@@ -75,8 +75,8 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig
     """
     spec = model.spec
     at_size = Preprocessing(size=spec.size, channels=spec.first_stage.image_channels, background=config.background or spec.background)
-    training = training_pictures(config.place, at_size, config.reference_count)
-    source = training_pictures(config.place, at_size) if config.split == "train" else _held_out(config.place, config.held_out, at_size)
+    training = training_images(config.place, at_size, config.reference_count)
+    source = training_images(config.place, at_size) if config.split == "train" else _held_out(config.place, config.held_out, at_size)
     is_held_out = config.split == "val"
     conditions = EvaluationConditions(model=model, source=source)
     conditions.check()
@@ -144,15 +144,15 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig
 
 def _held_out(place: str, held_out: str | None, how: Preprocessing) -> DrawnFrom:
     if held_out is not None:
-        return held_out_pictures(held_out, how, shared=is_same_place(held_out, place))
+        return held_out_images(held_out, how, shared=is_same_place(held_out, place))
     try:
-        return held_out_pictures(place, how, shared=True)
+        return held_out_images(place, how, shared=True)
     except UserError as error:
         raise UserError(f"{error} (in an evaluation: --held-out DATA, or --split train)") from error
 
 
 def _seen(
-    conditions: EvaluationConditions, how: Sampling, inception: InceptionFeatures, judge: Judge | None, folder: PictureFolder | None
+    conditions: EvaluationConditions, how: Sampling, inception: InceptionFeatures, judge: Judge | None, folder: SavedImages | None
 ) -> tuple[Tensor, Tensor]:
     """Features (num_images, 2048) of the generated pictures and, with a judge, its logits (num_images, classes); else none, (0,)."""
     features, logits, count = [], [torch.zeros(0)] if judge is None else [], 0

@@ -24,7 +24,7 @@ from ldm.metrics.features import as_shown
 from ldm.metrics.latent_bound import DecoderNoise, latent_bound
 from ldm.metrics.report import Metric
 
-NOISE_PICTURES = 256  # that the decoder's noise is measured on
+NOISE_IMAGES = 256  # that the decoder's noise is measured on
 Row = tuple[str, str, str]  # name, title, about
 PIXEL_ROWS: tuple[Row, ...] = (
     ("bits_per_dim", "Bits/dim, flow", "of pixels, by the probability flow, uniformly dequantised (Song et al. 2021)"),
@@ -167,7 +167,7 @@ def _decoder_noise(first_stage: FirstStage, training: DrawnFrom, besides: int, t
     Raises:
         UserError: all training pictures are evaluated.
     """
-    count = min(NOISE_PICTURES, besides)
+    count = min(NOISE_IMAGES, besides)
     if count < 1:
         raise UserError(
             "the decoder's noise is measured on training pictures that are not evaluated, and none is left: lower --bits-per-dim"

@@ -5,6 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 MOST = 50_000  # of a set, unless more are wanted: as many as published numbers use
-BITS_PICTURES = 64  # where the user does not say how many
+BITS_IMAGES = 64  # where the user does not say how many
 TOLERANCE = 1e-4  # a third of the evaluations that the published 1e-5 takes, for the same three decimals
 Variance = Literal["small", "large"]

@@ -13,7 +13,7 @@ LARGEST_NOISE_SHARE = 0.5  # of a latent's variance: beyond it the decoder gets 
 LARGEST_KL = 40.0  # nats a dimension: e.g. a latent of std 8 known to within 3e-4, a hundred times finer than an 8-bit image
 LARGEST_KURTOSIS = 10.0  # in excess of a Gaussian (Laplace: 3): beyond it a few outliers set the scale
 RAW_STD_RANGE = (0.1, 20.0)  # before shift and scale: values outside lose digits in half precision
-CHANNEL_SPREAD = 3.0  # largest over smallest channel std: with one scale for all, the small ones drown in noise first
+CHANNEL_STD_RATIO = 3.0  # largest over smallest channel std: with one scale for all, the small ones drown in noise first
 POOR_PSNR = 22.0  # dB: visibly blurred, and an upper bound for stage two's images
 STRONG_ACCURACY = 0.95  # the discriminator is hardly ever wrong, so its gradient carries little information ...
 STRONG_GAP = 4.0  # ... if its logits are also twice as far apart as the hinge loss requires (from -1 to 1)
@@ -161,7 +161,7 @@ def _scale(s: AutoencoderStatistics, is_scaled_per_channel: bool) -> list[str]:
         change = "raise" if s.latent_std > high else "lower"
         key = "loss.kl_weight" if s.codes is None else "loss.commitment"
         lines.append(f"scale far from 1: the raw latent has std {s.latent_std:.3g}: {change} {key}")
-    if not is_scaled_per_channel and min(s.std_per_channel) * CHANNEL_SPREAD < max(s.std_per_channel):
+    if not is_scaled_per_channel and min(s.std_per_channel) * CHANNEL_STD_RATIO < max(s.std_per_channel):
         lines.append(
             f"latent channels differ in scale (std {min(s.std_per_channel):.2g} to {max(s.std_per_channel):.2g}): "
             "set first_stage.scale_per_channel=true"

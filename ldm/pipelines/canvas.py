@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur, resize, to_pil_image
 
-from ldm.data.images import picture_tensor
+from ldm.data.images import image_tensor
 
 CONTEXT = 2.0  # side of the square in units of the hole's longer side, where the picture is large enough
 SEAM = 0.03  # width of the seam's blending, in units of the square's side
@@ -21,26 +21,26 @@ WHITE = (255, 255, 255)
 ICC_SPACES = {"L": b"GRAY", "LA": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB "}  # bytes 16 to 19 of a profile for this mode
 
 
-def as_pictures(images: Tensor) -> list[Image.Image]:
+def to_pil(images: Tensor) -> list[Image.Image]:
     """(B, C, H, W) in [-1, 1] to pictures of 8 bits; values beyond are clipped. C is 1 (grey) or at least 3 (the first three are shown)."""
     levels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return [to_pil_image(image[:3] if len(image) > 3 else image) for image in levels]
 
 
-def as_tensor(picture: Image.Image, channels: int) -> Tensor:
+def as_tensor(image: Image.Image, channels: int) -> Tensor:
     """A picture as (1, C, H, W) float32 in [-1, 1]: grey or RGB, as it looks on white.
 
     Raises:
         UserError: channels is neither 1 nor 3.
     """
-    return picture_tensor(picture, channels, WHITE, "the picture")[None]
+    return image_tensor(image, channels, WHITE, "the picture")[None]
 
 
-def ordinary(picture: Image.Image) -> Image.Image:
+def ordinary(image: Image.Image) -> Image.Image:
     """The picture in mode L, LA, RGB or RGBA; itself if it is in one of these."""
-    if picture.mode in ICC_SPACES and "transparency" not in picture.info:
-        return picture
-    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    if image.mode in ICC_SPACES and "transparency" not in image.info:
+        return image
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
 def hole_of(mask: Image.Image) -> np.ndarray:
@@ -150,19 +150,19 @@ def _blurred(image: Tensor, width: float) -> Tensor:
     return blurred
 
 
-def pasted(picture: Image.Image, painting: Tensor, square: Square, hole: np.ndarray) -> Image.Image:
+def pasted(image: Image.Image, painting: Tensor, square: Square, hole: np.ndarray) -> Image.Image:
     """The user's picture with a painting of the square, (C, S, S) in [-1, 1], where hole, (H, W) bool, is True.
 
     Every other pixel keeps its bytes and alpha; what is painted is opaque. The picture is `ordinary`.
     """
-    pixels = np.array(picture)
+    pixels = np.array(image)
     top, left = max(square.top, 0), max(square.left, 0)
-    levels = np.array(as_pictures(painting[None])[0].convert(picture.mode))[top - square.top :, left - square.left :]
+    levels = np.array(to_pil(painting[None])[0].convert(image.mode))[top - square.top :, left - square.left :]
     region = pixels[top : square.top + square.side, left : square.left + square.side]  # a view, cut at the picture's edges
     inside = hole[top : top + region.shape[0], left : left + region.shape[1]]
     region[inside] = levels[: region.shape[0], : region.shape[1]][inside]
     result = Image.fromarray(pixels)
-    profile = picture.info.get("icc_profile")
-    if profile and profile[16:20] == ICC_SPACES[picture.mode]:
+    profile = image.info.get("icc_profile")
+    if profile and profile[16:20] == ICC_SPACES[image.mode]:
         result.info["icc_profile"] = profile
     return result

@@ -13,14 +13,14 @@ from ldm.core.errors import UserError
 from ldm.core.random import Streams
 from ldm.diffusion.estimate import Denoise
 from ldm.guidance.known_region import known_region
-from ldm.pipelines.canvas import Square, as_pictures, as_tensor, blended, hole_of, known_at, ordinary, pasted, resized
+from ldm.pipelines.canvas import Square, as_tensor, blended, hole_of, known_at, ordinary, pasted, resized, to_pil
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 from ldm.pipelines.sampling import Sampling
 from ldm.samplers.sampler import step_noise
 
 
 @torch.no_grad()
-def inpaint(model: LatentDiffusion, picture: Image.Image, mask: Image.Image, how: Sampling, prompt: str | None = None) -> list[Image.Image]:
+def inpaint(model: LatentDiffusion, image: Image.Image, mask: Image.Image, how: Sampling, prompt: str | None = None) -> list[Image.Image]:
     """The picture with its masked part painted anew.
 
     The model paints a square around the hole, at its own size; the square is resized back and pasted into the hole only. A model trained
@@ -29,7 +29,7 @@ def inpaint(model: LatentDiffusion, picture: Image.Image, mask: Image.Image, how
 
     Args:
         model: with or without mask conditioning.
-        picture: of any size and mode.
+        image: of any size and mode.
         mask: of the same size; bright (128 and above) = paint.
         how: sampling; `num_images` different paintings.
         prompt: what to paint; None = whatever fits.
@@ -40,16 +40,16 @@ def inpaint(model: LatentDiffusion, picture: Image.Image, mask: Image.Image, how
     Raises:
         UserError: mask of another size, or with nothing to paint; empty prompt, or one for a model that reads no text.
     """
-    if mask.size != picture.size:
-        sizes = f"the mask is {mask.width}x{mask.height}, the picture {picture.width}x{picture.height}"
+    if mask.size != image.size:
+        sizes = f"the mask is {mask.width}x{mask.height}, the picture {image.width}x{image.height}"
         raise UserError(f"{sizes}: make them the same size")
     hole = hole_of(mask)
     if not hole.any():
         raise UserError("the mask has no bright pixel, so there is nothing to paint: white = paint, black = keep")
 
-    picture = ordinary(picture)
+    image = ordinary(image)
     square = Square.around(hole, model.spec.size)
-    crop = as_tensor(Image.fromarray(square.cut(np.array(picture))), model.first_stage.image_channels)
+    crop = as_tensor(Image.fromarray(square.cut(np.array(image))), model.first_stage.image_channels)
     crop_hole = torch.from_numpy(square.cut(hole))[None, None].float()
     known, small_hole = known_at(crop, crop_hole, model.spec.size)
     cond = model.uncond() if prompt is None else model.text_inputs(prompt)
@@ -59,7 +59,7 @@ def inpaint(model: LatentDiffusion, picture: Image.Image, mask: Image.Image, how
     else:
         paintings = _with_known_put_back(model, known, small_hole, how, cond)
     fitted = (blended(crop, resized(painting[None], square.side), crop_hole)[0] for painting in paintings)
-    return [pasted(picture, painting, square, hole) for painting in fitted]
+    return [pasted(image, painting, square, hole) for painting in fitted]
 
 
 def _with_known_put_back(model: LatentDiffusion, known: Tensor, hole: Tensor, how: Sampling, cond: ConditionInputs) -> Tensor:
@@ -78,7 +78,7 @@ def _with_known_put_back(model: LatentDiffusion, known: Tensor, hole: Tensor, ho
 
 @torch.no_grad()
 def image_to_image(
-    model: LatentDiffusion, picture: Image.Image, strength: float, how: Sampling, prompt: str | None = None, negative_prompt: str = ""
+    model: LatentDiffusion, image: Image.Image, strength: float, how: Sampling, prompt: str | None = None, negative_prompt: str = ""
 ) -> list[Image.Image]:
     """The picture noised to `strength` and denoised: near 0 = hardly changed, 1 = only the prompt counts (Meng et al. 2022, SDEdit).
 
@@ -86,7 +86,7 @@ def image_to_image(
 
     Args:
         model: any.
-        picture: of any size; its centre square is taken, at the model's size.
+        image: of any size; its centre square is taken, at the model's size.
         strength: noise level in (0, 1]; this share of the steps is taken, at least one.
         how: sampling.
         prompt: what guidance leads to; None = nothing in particular.
@@ -97,9 +97,9 @@ def image_to_image(
     """
     if not 0 < strength <= 1:
         raise UserError(f"strength must be above 0 and at most 1, got {strength}")
-    picture, side = ordinary(picture), min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    square = as_tensor(picture.crop((left, top, left + side, top + side)), model.first_stage.image_channels)
+    image, side = ordinary(image), min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = as_tensor(image.crop((left, top, left + side, top + side)), model.first_stage.image_channels)
     latent = model.first_stage.encode(resized(square, model.spec.size).to(model.device))
     cond = model.uncond() if prompt is None else model.text_inputs(prompt)
-    return as_pictures(model.generate(cond, how, model.uncond(negative_prompt), start=strength, start_latent=latent))
+    return to_pil(model.generate(cond, how, model.uncond(negative_prompt), start=strength, start_latent=latent))

@@ -24,7 +24,7 @@ from ldm.data.record import Box
 from ldm.diffusion.grid import Grid
 from ldm.first_stage.identity import IdentityConfig
 from ldm.guidance.thresholded import Threshold
-from ldm.pipelines.canvas import as_pictures
+from ldm.pipelines.canvas import to_pil
 from ldm.pipelines.classifier_guide import ClassifierGuide
 from ldm.pipelines.renderer import UNCONDITIONAL, Renderer
 from ldm.pipelines.sampling import OnStep, Sampling
@@ -128,7 +128,7 @@ class LatentDiffusion(Renderer):
         Raises:
             UserError: empty prompt; a model without text conditioning; see `sampling`.
         """
-        return as_pictures(self.generate(self.text_inputs(prompt), self.sampling(**options), self.uncond(negative_prompt)))
+        return to_pil(self.generate(self.text_inputs(prompt), self.sampling(**options), self.uncond(negative_prompt)))
 
     def sample(
         self,
@@ -153,7 +153,7 @@ class LatentDiffusion(Renderer):
         if classifier is not None:
             how = replace(how, guide=self.guide(classifier, () if label is None else (label,), classifier_scale))
         inputs = self.inputs(cond or {}, label=label, layout=layout, boxes=boxes, is_guided=classifier is not None)
-        return as_pictures(self.generate(inputs, how))
+        return to_pil(self.generate(inputs, how))
 
     def guide(self, classifier: str | Path | LoadedClassifier, labels: Sequence[str | int], scale: float = 1.0) -> ClassifierGuide:
         """Guides image i to class labels[i], from the first again when they are used up.

@@ -93,10 +93,10 @@ class Renderer:
         if _same(wanted, unwanted):  # nothing to lead away from: half the work
             how = replace(how, guidance=1.0)
         count = how.num_images
-        pictures = self.render([wanted] * count, [unwanted] * count, how, start=start, start_latent=start_latent, wrap=wrap)
-        if not pictures.isfinite().all():
+        images = self.render([wanted] * count, [unwanted] * count, how, start=start, start_latent=start_latent, wrap=wrap)
+        if not images.isfinite().all():
             raise UserError(f"the pictures came out as NaN or infinity in {self.precision}: use bf16 or fp32, or train the model longer")
-        return pictures
+        return images
 
     @torch.no_grad()
     def render(
@@ -119,7 +119,7 @@ class Renderer:
         start = max(start, process.t_first)
         times = how.grid.times(process, max(1, round(how.steps * start)), start)
         shape = (self.first_stage.latent_channels, *self.latent_size)
-        pictures = []
+        images = []
         starts = range(0, len(cond), self.at_once)
         for number, first in enumerate(starts):
             rows = range(first, min(first + self.at_once, len(cond)))
@@ -140,8 +140,8 @@ class Renderer:
                 denoise = wrap(denoise, streams)
             on_step = shifted(how.on_step, number, len(starts))
             latent = how.sampler.sample(denoise, x, times, process, step_noise(streams, x), on_step)
-            pictures.append(self.decode(latent))
-        return torch.cat(pictures)
+            images.append(self.decode(latent))
+        return torch.cat(images)
 
     def away_from(self, weaker: Renderer, cond: ConditionInputs, scale: float) -> Guide:
         """Autoguidance, for `Sampling.guide`: away from what a weaker model of the same task would draw under the same condition.

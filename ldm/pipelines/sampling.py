@@ -88,6 +88,6 @@ def shifted(on_step: OnStep | None, number: int, count: int) -> OnStep | None:
 
 def start_std(process: NoiseProcess, t: Tensor) -> float:
     """Standard deviation of the noise to start from at t, of which the prior is the case t = 1; for data of standard deviation 1."""
-    spread = (process.alpha(t) ** 2 + process.sigma(t) ** 2).sqrt()
+    total_std = (process.alpha(t) ** 2 + process.sigma(t) ** 2).sqrt()
     noisiest = torch.full_like(t, process.t_last)
-    return process.prior_std * (spread / (process.alpha(noisiest) ** 2 + process.sigma(noisiest) ** 2).sqrt()).item()
+    return process.prior_std * (total_std / (process.alpha(noisiest) ** 2 + process.sigma(noisiest) ** 2).sqrt()).item()

@@ -16,7 +16,7 @@ from ldm.core.random import Streams
 from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.first_stage.tiling import in_tiles
 from ldm.guidance.classifier_free import classifier_free
-from ldm.pipelines.canvas import as_pictures, as_tensor
+from ldm.pipelines.canvas import as_tensor, to_pil
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 from ldm.pipelines.sampling import Sampling, shifted, start_std
 from ldm.samplers.sampler import step_noise
@@ -25,7 +25,7 @@ OVERLAP = 0.25  # of neighbouring tiles, as a share of their side
 
 
 @torch.no_grad()
-def upscale(model: LatentDiffusion, picture: Image.Image, how: Sampling) -> list[Image.Image]:
+def upscale(model: LatentDiffusion, image: Image.Image, how: Sampling) -> list[Image.Image]:
     """The picture at the first stage's downsampling factor times its size.
 
     The network is given tiles of the size that it was trained at, and where they overlap its estimates are blended at each step (Bar-Tal et
@@ -33,7 +33,7 @@ def upscale(model: LatentDiffusion, picture: Image.Image, how: Sampling) -> list
 
     Args:
         model: trained with `low_resolution`.
-        picture: of any size; a transparent one is laid on white, one smaller than a tile is continued by its edge, which is cut off again.
+        image: of any size; a transparent one is laid on white, one smaller than a tile is continued by its edge, which is cut off again.
         how: sampling; `num_images` different pictures.
 
     Returns:
@@ -49,14 +49,14 @@ def upscale(model: LatentDiffusion, picture: Image.Image, how: Sampling) -> list
         raise UserError(
             "this model draws at the size that it is given (its first stage has downsampling factor 1), so it makes nothing larger"
         )
-    small = as_tensor(picture, model.first_stage.image_channels)
-    small = F.pad(small, (0, max(0, side - picture.width), 0, max(0, side - picture.height)), mode="replicate")
+    small = as_tensor(image, model.first_stage.image_channels)
+    small = F.pad(small, (0, max(0, side - image.width), 0, max(0, side - image.height)), mode="replicate")
     plane = small.shape[2], small.shape[3]
     values = {name: part.of_user(small) for name, part in parts.items()}
     cond = model.encode_condition(ConditionInputs(count=1, values=values), plane)
     denoise = _in_tiles(model, cond, model.encode_condition(model.uncond(), plane), how)
 
-    process, pictures = model.spec.process, []
+    process, images = model.spec.process, []
     times = how.grid.times(process, how.steps)
     for number in range(how.num_images):
         streams = Streams.of(how.seed, "image", samples=range(number, number + 1))
@@ -67,8 +67,8 @@ def upscale(model: LatentDiffusion, picture: Image.Image, how: Sampling) -> list
         drawn = model.decode(latent, tile=model.spec.size)
         if not drawn.isfinite().all():
             raise UserError(f"the picture came out as NaN or infinity in {model.precision}: use bf16 or fp32, or train the model longer")
-        pictures += as_pictures(drawn[:, :, : factor * picture.height, : factor * picture.width])
-    return pictures
+        images += to_pil(drawn[:, :, : factor * image.height, : factor * image.width])
+    return images
 
 
 def _in_tiles(model: LatentDiffusion, cond: Condition, uncond: Condition, how: Sampling) -> Denoise:

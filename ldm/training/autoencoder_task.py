@@ -94,8 +94,8 @@ class AutoencoderTask:
         return batch[0].keys
 
     def accumulate(self, batch: Share, now: Pass) -> dict[str, Tensor]:
-        pictures, positions = batch
-        images = pictures.images.to(self.world.device, memory_format=self.memory_format)
+        records, positions = batch
+        images = records.images.to(self.world.device, memory_format=self.memory_format)
         streams = Streams.of(self.seed, "train", now.step, samples=positions)
         count = min(self.config.accumulate, len(images)) or 1
         bounds = [len(images) * i // count for i in range(count + 1)]
@@ -163,7 +163,7 @@ class AutoencoderTask:
         }
         return {name: value.sum() / now.batch_size for name, value in values.items()}
 
-    def _pictures(self, dataset: ImageDataset, limit: int | None = None) -> Iterator[tuple[Tensor, range]]:
+    def _images(self, dataset: ImageDataset, limit: int | None = None) -> Iterator[tuple[Tensor, range]]:
         """The first pictures of a set in batches, with their numbers."""
         samples = dataset.some(limit)
         first = 0
@@ -176,7 +176,7 @@ class AutoencoderTask:
         average = self.average.module
         collector = StatisticsCollector()
         with autocast:
-            for images, rows in self._pictures(self.held_out or self.train_set, limit=EVALUATED):
+            for images, rows in self._images(self.held_out or self.train_set, limit=EVALUATED):
                 noise = Streams.of(self.seed, "evaluate", samples=rows).normal("posterior", average.latent_shape(images)).to(images)
                 reconstruction, posterior = average.reconstruct(images, noise)
                 perceptual = None if self.loss.perceptual is None else self.loss.perceptual(images, reconstruction)
@@ -199,10 +199,10 @@ class AutoencoderTask:
             accuracy=accuracy,
         )
 
-    def picture(self, autocast: AbstractContextManager[Any]) -> Tensor:
+    def sample_grid(self, autocast: AbstractContextManager[Any]) -> Tensor:
         """Held-out pictures above their reconstructions."""
         average = self.average.module
-        images, _ = next(self._pictures(self.held_out or self.train_set, limit=SHOWN))
+        images, _ = next(self._images(self.held_out or self.train_set, limit=SHOWN))
         images = images[:SHOWN]
         with autocast:
             mean, _ = average.moments(images)
@@ -219,7 +219,7 @@ class AutoencoderTask:
         limit = None if step == steps else QUICK_MEASURE
 
         def moments() -> Iterator[tuple[Tensor, Tensor]]:
-            for images, _ in self._pictures(self.train_set, limit):
+            for images, _ in self._images(self.train_set, limit):
                 yield rounded.moments(images)
 
         normalization = measure(

@@ -65,12 +65,12 @@ class ClassifierTask:
         return self.latents.batches(self.config.batch_size, first_step, self.world.part(self.config.batch_size))
 
     def keys(self, batch: LatentBatch) -> tuple[str, ...]:
-        return batch.pictures.keys
+        return batch.records.keys
 
     def accumulate(self, batch: LatentBatch, now: Pass) -> dict[str, Tensor]:
         streams = Streams.of(self.seed, "train", now.step, samples=batch.positions)
         labels = self._labels(batch)
-        self._unlabelled.update(key for key, label in zip(batch.pictures.keys, batch.pictures.labels.tolist(), strict=True) if label < 0)
+        self._unlabelled.update(key for key, label in zip(batch.records.keys, batch.records.labels.tolist(), strict=True) if label < 0)
         labelled = (labels >= 0).sum().float()
         self.world.sum_([labelled])  # of the global batch
         numbers = {name: torch.zeros((), device=self.world.device) for name in ("loss", "accuracy")}
@@ -90,10 +90,10 @@ class ClassifierTask:
     def _labels(self, batch: LatentBatch) -> Tensor:
         """(B,) on the device; -1 = none."""
         classes = len(self.spec.label_names)
-        for key, label in zip(batch.pictures.keys, batch.pictures.labels.tolist(), strict=True):
+        for key, label in zip(batch.records.keys, batch.records.labels.tolist(), strict=True):
             if not -1 <= label < classes:
                 raise UserError(f"picture {key!r} has label {label}, but there are {classes} classes, from 0")
-        return batch.pictures.labels.to(self.world.device)
+        return batch.records.labels.to(self.world.device)
 
     def _times(self, streams: Streams, log_snr: float | None = None) -> Tensor | None:
         """(B,) times: drawn, or those of a given log-SNR; None for a judge."""
@@ -157,7 +157,7 @@ class ClassifierTask:
             lines.append(f"{len(self._unlabelled)} pictures without a label left out so far, e.g. {min(self._unlabelled)}")
         return Evaluation(metrics=metrics, lines=tuple(lines))
 
-    def picture(self, autocast: AbstractContextManager[Any]) -> Tensor:
+    def sample_grid(self, autocast: AbstractContextManager[Any]) -> Tensor:
         """Held-out images as the network gets them, a row a noise level; framed green where the class is right, else red."""
         batch = self._held_out_parts()[0].part(0, SHOWN)
         streams, labels = Streams.of(self.seed, "evaluate", samples=batch.positions), self._labels(batch)

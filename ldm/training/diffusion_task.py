@@ -80,7 +80,7 @@ class DiffusionTask:
         return self.latents.batches(self.config.batch_size, first_step, self.world.part(self.config.batch_size))
 
     def keys(self, batch: LatentBatch) -> tuple[str, ...]:
-        return batch.pictures.keys
+        return batch.records.keys
 
     def accumulate(self, batch: LatentBatch, now: Pass) -> dict[str, Tensor]:
         streams = Streams.of(self.seed, "train", now.step, samples=batch.positions)
@@ -100,7 +100,7 @@ class DiffusionTask:
         conditioners = self.model.conditioners
         latents = self._drawn(batch, streams)
         drops = self._drops(streams)
-        inputs = self._inputs(batch.pictures, self.train_set.facts, drops, streams)
+        inputs = self._inputs(batch.records, self.train_set.facts, drops, streams)
         inputs = inputs.beside(
             {name: part.dropped(inputs.values[name], streams) for name, part in conditioners.items() if name in inputs.values}
         )
@@ -118,14 +118,14 @@ class DiffusionTask:
         return {name: together | rows for name, rows in self.model.conditioners.draw_drops(streams).items()}
 
     @torch.no_grad()
-    def _inputs(self, pictures: Batch, facts: DataFacts, drops: dict[str, Tensor], streams: Streams) -> ConditionInputs:
+    def _inputs(self, records: Batch, facts: DataFacts, drops: dict[str, Tensor], streams: Streams) -> ConditionInputs:
         """What each conditioner reads of the records, if it is not dropped from all of them."""
         values = {
-            name: part.for_training(pictures, facts, ~drops[name], streams)
+            name: part.for_training(records, facts, ~drops[name], streams)
             for name, part in self.model.conditioners.items()
             if not drops[name].all()
         }
-        return ConditionInputs(count=len(pictures.keys), values={name: value for name, value in values.items() if value is not None})
+        return ConditionInputs(count=len(records.keys), values={name: value for name, value in values.items() if value is not None})
 
     def _held_out_parts(self) -> list[LatentBatch]:
         """The first held-out pictures (training pictures, if there are none), encoded once."""
@@ -139,12 +139,12 @@ class DiffusionTask:
             streams = Streams.of(self.seed, "evaluate", samples=batch.positions)
             drops = {name: torch.full((len(batch.positions),), part.drop == 1) for name, part in model.conditioners.items()}
             with autocast:
-                condition = model.mean_conditioners(self._inputs(batch.pictures, facts, drops, streams), model.latent_size, drops)
+                condition = model.mean_conditioners(self._inputs(batch.records, facts, drops, streams), model.latent_size, drops)
                 losses.append(self.measure(model.mean_network, self._drawn(batch, streams), condition, streams))
         loss = torch.cat(losses).mean().item()
         return Evaluation(metrics={"val/loss": loss}, lines=(f"held-out loss {loss:.4f} (averaged weights)",))
 
-    def picture(self, autocast: AbstractContextManager[Any]) -> Tensor:
+    def sample_grid(self, autocast: AbstractContextManager[Any]) -> Tensor:
         """See `sample_grid`."""
         model = LatentDiffusion(
             spec=self.model.spec,
@@ -154,7 +154,7 @@ class DiffusionTask:
             device=self.world.device,
             precision=self.config.precision,
         )
-        return sample_grid(model, self._held_out_parts()[0].pictures, self.latents.measured.facts, self.prompts, self.seed)
+        return sample_grid(model, self._held_out_parts()[0].records, self.latents.measured.facts, self.prompts, self.seed)
 
     def save(self, folder: Path, step: int, steps: int) -> None:
         """See `DiffusionModel.save`."""

@@ -79,7 +79,7 @@ class Task(Protocol):
 
     def evaluate(self, autocast: AbstractContextManager[Any]) -> Evaluation: ...
 
-    def picture(self, autocast: AbstractContextManager[Any]) -> Tensor:
+    def sample_grid(self, autocast: AbstractContextManager[Any]) -> Tensor:
         """(3, H, W) in [0, 1]: the fixed-seed sample grid."""
 
     def save(self, folder: Path, step: int, steps: int) -> None:
@@ -287,7 +287,7 @@ class _Engine:
             bar.set_postfix_str("evaluating")
             with torch.no_grad():
                 found = self.task.evaluate(_autocast(self.world.device, self.config.autocast_dtype))
-                self.run.save_picture(step, self.task.picture(_autocast(self.world.device, self.config.autocast_dtype)))
+                self.run.save_sample_grid(step, self.task.sample_grid(_autocast(self.world.device, self.config.autocast_dtype)))
             for line in found.lines:
                 bar.write(f"step {step}: {line}", file=sys.stdout)
                 self.run.note(step, line)

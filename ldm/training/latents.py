@@ -23,13 +23,13 @@ PART = 32  # held-out pictures encoded at once
 class LatentBatch:
     """Some samples, for example a process's share of a global batch; positions are their numbers in it."""
 
-    pictures: Batch
+    records: Batch
     positions: tuple[int, ...]
     moments: tuple[Tensor, Tensor] | None  # raw mean and std, if cached
 
     def part(self, start: int, stop: int) -> LatentBatch:
         moments = self.moments and (self.moments[0][start:stop], self.moments[1][start:stop])
-        return LatentBatch(pictures=self.pictures.part(start, stop), positions=self.positions[start:stop], moments=moments)
+        return LatentBatch(records=self.records.part(start, stop), positions=self.positions[start:stop], moments=moments)
 
     def parts(self, most: int) -> Iterator[tuple[int, int]]:
         """[start, stop) of at most so many parts of about one size; one at least, none of them empty if the batch is not."""
@@ -70,15 +70,15 @@ class Latents:
         """The share [start, stop) of the global batches of steps first_step, first_step + 1, ..., without end."""
         start, stop = share
         if self.cache is None:
-            for pictures, positions in self.train_set.batches(batch_size, first_step, share):
-                yield LatentBatch(pictures=pictures, positions=positions, moments=None)
+            for records, positions in self.train_set.batches(batch_size, first_step, share):
+                yield LatentBatch(records=records, positions=positions, moments=None)
             return
         order = GlobalOrder(self.cache.count, batch_size, self.seed)
         for step in count(first_step):
             items = [self.cache.item(index, epoch) for index, epoch in order.indices(step)[start:stop]]
             samples, means, stds = zip(*items, strict=True)
             yield LatentBatch(
-                pictures=Batch.of(samples), positions=tuple(range(start, stop)), moments=(torch.stack(means), torch.stack(stds))
+                records=Batch.of(samples), positions=tuple(range(start, stop)), moments=(torch.stack(means), torch.stack(stds))
             )
 
     @property
@@ -92,15 +92,15 @@ class Latents:
         samples = self.measured.some(limit)
         first = 0
         while some := list(islice(samples, PART)):
-            pictures = Batch.of(some)
-            moments = self.first_stage.moments(pictures.images.to(self.device))
-            yield LatentBatch(pictures=pictures, positions=tuple(range(first, first + len(some))), moments=moments)
+            records = Batch.of(some)
+            moments = self.first_stage.moments(records.images.to(self.device))
+            yield LatentBatch(records=records, positions=tuple(range(first, first + len(some))), moments=moments)
             first += len(some)
 
     @torch.no_grad()
     def draw(self, batch: LatentBatch, streams: Streams) -> Tensor:
         """(B, C, h, w), normalised, drawn from the posterior under the streams' name "posterior"."""
-        mean, std = batch.moments or self.first_stage.moments(batch.pictures.images.to(self.device))
+        mean, std = batch.moments or self.first_stage.moments(batch.records.images.to(self.device))
         mean, std = mean.to(self.device), std.to(self.device)
         noise = streams.normal("posterior", mean.shape[1:]).to(mean)
         return self.first_stage.normalise(mean + std * noise)

@@ -81,13 +81,13 @@ class RunFolder:
             with open(self.report_path, "a") as file:
                 file.write(f"step {step}: {text}\n")
 
-    def save_picture(self, step: int, picture: Tensor) -> None:
+    def save_sample_grid(self, step: int, image: Tensor) -> None:
         """`samples/step-*.png` of a (3, H, W) picture in [0, 1]."""
         if not self.is_writer or self._board is None:
             return
         path = self.path / "samples" / f"step-{step:08d}.png"
         path.parent.mkdir(exist_ok=True)
-        bytes_ = (picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+        bytes_ = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
         to_pil_image(bytes_).save(path)
         self._board.add_image("samples", bytes_, step)
 

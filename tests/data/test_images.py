@@ -15,7 +15,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from ldm.core.errors import UserError
-from ldm.data.images import decode_array, decode_map, decode_mask, decode_picture, open_picture, picture_tensor
+from ldm.data.images import decode_array, decode_image, decode_map, decode_mask, image_tensor, open_image
 
 WHITE = (255, 255, 255)
 RAMP = np.linspace(0, 255, 48).astype(np.uint8).reshape(6, 8)
@@ -29,7 +29,7 @@ def file_of(picture: Image.Image, kind: str, **options: object) -> bytes:
 
 def levels(content: bytes, channels: int = 3, background: tuple[int, int, int] = WHITE) -> np.ndarray:
     """(H, W, C) in 0..255 as training sees it."""
-    image = picture_tensor(decode_picture(content, "it"), channels, background, "it")
+    image = image_tensor(decode_image(content, "it"), channels, background, "it")
     return ((image + 1) * 127.5).round().permute(1, 2, 0).numpy()
 
 
@@ -100,18 +100,18 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, side: int) -> N
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))))
     with pytest.raises(UserError, match="million") as caught:
-        open_picture(tmp_path / "bomb.png")
+        open_image(tmp_path / "bomb.png")
     assert "bomb.png" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "words.png").write_text("words")
     with pytest.raises(UserError, match="words.png: not a picture"):
-        open_picture(tmp_path / "words.png")
+        open_image(tmp_path / "words.png")
     with pytest.raises(UserError, match="none.png: no such file"):
-        open_picture(tmp_path / "none.png")
+        open_image(tmp_path / "none.png")
     with pytest.raises(UserError, match="cannot be read"):
-        open_picture(tmp_path)
+        open_image(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore")  # of Pillow, on what it finds odd

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from evaluations import COUNTS, StandIn, write_pictures
+from evaluations import COUNTS, StandIn, write_images
 
 from ldm.checkpoints.model import AutoencoderSpec, load_first_stage, write_autoencoder
 from ldm.pretrained import cache
@@ -38,6 +38,6 @@ def home(tmp_path, tiny, stand_in, own_cache, monkeypatch):
     spec = AutoencoderSpec(name="first", size=16, first_stage=spec.first_stage, normalization=spec.normalization)
     write_autoencoder(tmp_path / "stage-one", spec, weights, "# tiny\n", 1 << 30)
     for number, (name, count) in enumerate(COUNTS.items()):
-        write_pictures(tmp_path / name, count, number)
+        write_images(tmp_path / name, count, number)
     monkeypatch.chdir(tmp_path)
     return tmp_path

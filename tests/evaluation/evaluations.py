@@ -14,7 +14,7 @@ from torch import nn
 
 from ldm.app import cli
 from ldm.app.arguments import evaluate
-from ldm.evaluation.dataset import Preprocessing, training_pictures
+from ldm.evaluation.dataset import Preprocessing, training_images
 
 COUNTS = {"train": 12, "val": 6}
 
@@ -32,7 +32,7 @@ class StandIn(nn.Module):
         return nn.functional.adaptive_avg_pool2d(images.float(), 4).flatten(1) / 255
 
 
-def write_pictures(folder: Path, count: int, seed: int, captions: bool = True, mode: str = "RGB") -> Path:
+def write_images(folder: Path, count: int, seed: int, captions: bool = True, mode: str = "RGB") -> Path:
     folder.mkdir(parents=True)
     draw = np.random.default_rng(seed)
     for i in range(count):
@@ -72,5 +72,5 @@ def perfect(picture_of):
 
 
 def pictures_of(folder: str) -> list[torch.Tensor]:
-    drawn = training_pictures(folder, Preprocessing(size=16, channels=3, background=(255, 255, 255)))
+    drawn = training_images(folder, Preprocessing(size=16, channels=3, background=(255, 255, 255)))
     return [drawn.data.sample(i, 0).image for i in range(drawn.count)]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from evaluations import LDM, call, write_pictures
+from evaluations import LDM, call, write_images
 from evaluations import measured as measured_by_command
 from torch import Tensor, nn
 from torch.backends import cudnn
@@ -56,7 +56,7 @@ class Exact(nn.Module):
         return sigma * off - (self.mean + alpha * self.std**2 * off)  # eps - x0
 
 
-class Spread(Exact):
+class VarianceLogits(Exact):
     """The same, and a variance that it calls its own: that of q(x_t | x_s)."""
 
     def forward(self, x: Tensor, network_time: Tensor, condition: object) -> Tensor:
@@ -75,7 +75,7 @@ def model_of(
         process=process,
         prediction=VelocityPrediction(),
         network_input=Time(),
-        learned_variance=kind is Spread,
+        learned_variance=kind is VarianceLogits,
         conditioning={},
         sampling=SamplingDefaults(sampler=DDIM()),
     )
@@ -100,8 +100,8 @@ def drawn(images: Tensor) -> DrawnFrom:
 
 
 def measured(model: LatentDiffusion, images: Tensor, steps: int | None = None, variance: str | None = None) -> tuple[dict, dict]:
-    asked = LikelihoodConfig(count=COUNT, steps=steps, variance=variance, **ASKED)
-    found = bits_per_dim(EvaluationConditions(model=model, source=drawn(images[:COUNT])), drawn(images), asked, seed=0, is_held_out=True)
+    settings = LikelihoodConfig(count=COUNT, steps=steps, variance=variance, **ASKED)
+    found = bits_per_dim(EvaluationConditions(model=model, source=drawn(images[:COUNT])), drawn(images), settings, seed=0, is_held_out=True)
     return {metric.name: metric for metric in found.metrics}, found.about
 
 
@@ -135,13 +135,13 @@ def test_a_learned_variance_is_the_bounds_own():
     images, gaussian = levels(0.2 * torch.randn(COUNT, 1, 4, 4)), (VPSDE(), torch.zeros(1), torch.tensor([0.2]))
     large, _ = measured(model_of(config.build(), config, *gaussian), images, 20, "large")
     small, about = measured(model_of(config.build(), config, *gaussian), images, 20)
-    own, says = measured(model_of(config.build(), config, *gaussian, Spread), images, 20)
+    own, says = measured(model_of(config.build(), config, *gaussian, VarianceLogits), images, 20)
     for name in ("steps", "data"):
         assert own[f"bits_per_dim_{name}"].value == pytest.approx(large[f"bits_per_dim_{name}"].value, rel=1e-5)
     assert small["bits_per_dim_steps"].value > large["bits_per_dim_steps"].value + 0.1
     assert (about["bound"]["variance"], says["bound"]["variance"]) == ("small", "learned")
     with pytest.raises(UserError, match="this one has its own"):
-        measured(model_of(config.build(), config, *gaussian, Spread), images, 20, "small")
+        measured(model_of(config.build(), config, *gaussian, VarianceLogits), images, 20, "small")
 
 
 class Linear(FirstStage):
@@ -245,7 +245,7 @@ def test_the_command_on_pixels(home, monkeypatch, capsys):
 def test_the_command_on_latents_reports_its_conditions(home, monkeypatch, capsys):
     """The labels of the evaluated pictures, without guidance; the decoder's noise is of the training pictures that are left."""
     for name in ("cat", "owl"):
-        write_pictures(home / "classes" / name, 3, 5, captions=False)
+        write_images(home / "classes" / name, 3, 5, captions=False)
     conditions, bind = [], Denoiser.bind
     monkeypatch.setattr(Denoiser, "bind", lambda self, condition: conditions.append(condition.vector) or bind(self, condition))
     words = f"ldm --model labels --data classes --split train --steps 1 {BITS}"

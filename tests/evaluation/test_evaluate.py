@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from evaluations import LDM, call, measured, perfect, pictures_of, write_pictures
+from evaluations import LDM, call, measured, perfect, pictures_of, write_images
 from PIL import Image
 
 from ldm.app.arguments import evaluate, prepare_data
@@ -116,7 +116,7 @@ def test_the_reference_is_kept_and_made_anew_when_the_data_change(home, stand_in
 
 
 def test_unreadable_pictures_are_counted_in_kept_features_too(home, stand_in, monkeypatch, capsys):
-    damaged = write_pictures(home / "many", 101, 0) / "003.png"
+    damaged = write_images(home / "many", 101, 0) / "003.png"
     damaged.write_bytes(damaged.read_bytes()[:60])
     for _ in ("made", "kept"):
         found = measured("ldm --data many --held-out val --steps 1 --model plain", monkeypatch, capsys)
@@ -230,7 +230,7 @@ def test_the_condition_is_the_caption_of_the_same_number(home, monkeypatch, caps
 
 def test_labels_go_by_name(home, monkeypatch, capsys):
     for name in ("owl", "cat"):
-        write_pictures(home / "classes" / name, 3, 5, captions=False)
+        write_images(home / "classes" / name, 3, 5, captions=False)
     conditions = []
     encode = LatentDiffusion.encode_condition
     monkeypatch.setattr(
@@ -243,7 +243,7 @@ def test_labels_go_by_name(home, monkeypatch, capsys):
 
 
 def test_grey_pictures(home, monkeypatch, capsys):
-    write_pictures(home / "grey-pictures", 5, 3, captions=False, mode="L")
+    write_images(home / "grey-pictures", 5, 3, captions=False, mode="L")
     found = measured("ldm --model grey --data grey-pictures --split train --steps 1 --num-images 4", monkeypatch, capsys)
     assert found["preprocessing"]["channels"] == 1 and found["metrics"]["fid"]["value"] > 0
 
@@ -285,7 +285,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("words, said", MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_one_line_and_exit_2(home, words, said, monkeypatch, capsys):
-    write_pictures(home / "single", 1, 0)
+    write_images(home / "single", 1, 0)
     (home / "file").write_text("a file")
     assert call(words if "--out" in words else f"{words} --out made", monkeypatch) == 2
     shown = capsys.readouterr()
@@ -296,7 +296,7 @@ def test_a_mistake_is_one_line_and_exit_2(home, words, said, monkeypatch, capsys
 
 def test_labels_that_the_model_does_not_know_are_refused(home, stand_in, monkeypatch):
     for name in ("horse", "cat"):
-        write_pictures(home / "classes" / name, 3, 5, captions=False)
+        write_images(home / "classes" / name, 3, 5, captions=False)
     with pytest.raises(UserError, match="allowed: cat, dog, owl"):
         evaluate.main("ldm --model labels --data classes --split train --steps 1 --out made".split())
     assert stand_in.calls == 0  # before any work

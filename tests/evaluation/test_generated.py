@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluations import LDM, call, measured, perfect, write_pictures
+from evaluations import LDM, call, measured, perfect, write_images
 from PIL import Image
 
 from ldm.checkpoints.classifier import ClassifierSpec, LoadedClassifier, write_classifier
@@ -19,7 +19,7 @@ from ldm.metrics import bootstrap
 from ldm.metrics.inception_score import score_of_logits
 from ldm.networks.classifier import ClassifierConfig
 from ldm.pipelines import renderer
-from ldm.pipelines.canvas import as_pictures
+from ldm.pipelines.canvas import to_pil
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 
 PROCESS = DiscreteVP(num_steps=100, beta_last=0.1, zero_terminal_snr=True)  # the tiny models'
@@ -74,7 +74,7 @@ def test_pictures_are_kept_and_made_a_batch_at_a_time(home, monkeypatch, capsys)
     assert [file.name for file in files] == [f"{i:05d}.png" for i in range(18)]
     model = LatentDiffusion.from_pretrained("plain", "cpu")
     nothing = [model.encode_condition(model.uncond())] * 18
-    whole = as_pictures(render(model, nothing, nothing, model.sampling(steps=1, guidance=1.0)))
+    whole = to_pil(render(model, nothing, nothing, model.sampling(steps=1, guidance=1.0)))
     for file, picture in zip(files, whole, strict=True):
         assert np.abs(np.asarray(Image.open(file), int) - np.asarray(picture, int)).max() <= 1  # another batch, another rounding
 
@@ -87,7 +87,7 @@ def test_pictures_are_kept_and_made_a_batch_at_a_time(home, monkeypatch, capsys)
 
 
 def test_a_folder_with_other_pictures_is_left_alone(home, monkeypatch, capsys):
-    write_pictures(home / "made" / "pictures", 1, 0)
+    write_images(home / "made" / "pictures", 1, 0)
     assert call(f"{LDM} --model plain --save-images --out made", monkeypatch) == 2
     assert "made/pictures holds 000.png, which is of no finished evaluation" in capsys.readouterr().err
     assert len(list(Path("made/pictures").iterdir())) == 2

@@ -14,7 +14,7 @@ from ldm.metrics import reconstruction
 from ldm.metrics.features import cached_features, levels
 from ldm.metrics.inception_score import logits_of, score_and_interval, score_of_logits
 from ldm.metrics.report import Metric, table
-from ldm.pipelines.canvas import as_pictures
+from ldm.pipelines.canvas import to_pil
 
 
 def random_images(count=3, channels=3, size=16, seed=0):
@@ -53,7 +53,7 @@ def test_ssim_of_constant_images():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_inception_gets_what_a_png_would_hold(channels):
     images = random_images(channels=channels) * 1.2
-    for pixels, picture in zip(levels(images), as_pictures(images), strict=True):
+    for pixels, picture in zip(levels(images), to_pil(images), strict=True):
         assert np.array_equal(pixels.permute(1, 2, 0).numpy(), np.asarray(picture.convert("RGB")))
 
 

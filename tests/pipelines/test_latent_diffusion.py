@@ -23,7 +23,7 @@ from ldm.diffusion.grid import Karras, Leading
 from ldm.diffusion.prediction import EpsPrediction
 from ldm.diffusion.processes.edm import EDM
 from ldm.pipelines import renderer as module
-from ldm.pipelines.canvas import as_pictures
+from ldm.pipelines.canvas import to_pil
 from ldm.pipelines.latent_diffusion import LatentDiffusion as Model
 from ldm.samplers.ddim import DDIM
 from ldm.samplers.ode import ODE
@@ -178,7 +178,7 @@ def test_pixel_space_is_the_network_alone(plain):
 
     pictures = plain.generate(plain.uncond(), plain.sampling(num_images=2), wrap=spy)
     assert_close(pictures, landed[-1].x0, rtol=0, atol=1e-5)
-    assert as_pictures(pictures)[0].size == (16, 16)
+    assert to_pil(pictures)[0].size == (16, 16)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

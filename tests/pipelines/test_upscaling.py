@@ -17,7 +17,7 @@ from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.pipelines import upscaling
-from ldm.pipelines.canvas import as_pictures, as_tensor
+from ldm.pipelines.canvas import as_tensor, to_pil
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 from ldm.pipelines.upscaling import upscale
 
@@ -41,7 +41,7 @@ def test_one_tile_is_the_plain_model(model: LatentDiffusion) -> None:
     how = model.sampling(num_images=2, seed=3)
     drawn = upscale(model, small(8, 8), how)
     cond = ConditionInputs(count=1, values={next(iter(model.conditioners.names)): as_tensor(small(8, 8), 3)})
-    plain = as_pictures(model.generate(cond, how))
+    plain = to_pil(model.generate(cond, how))
     assert [picture.size for picture in drawn] == [(16, 16)] * 2
     assert [apart(*pair) for pair in zip(drawn, plain, strict=True)] <= [1, 1]
     assert apart(*drawn) > 1

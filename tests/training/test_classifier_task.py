@@ -113,11 +113,11 @@ def test_pictures_without_a_label_are_left_out_and_counted(tmp_path: Path) -> No
     latents = Latents(IdentityConfig().build(), LatentData(train_set=HalfLabelled()), 0, ALONE.device)
     task = ClassifierTask(spec, spec.build_network(), UniformSteps(), latents, train_config(), 0, ALONE)
     batch = next(task.batches(1))
-    labels = batch.pictures.labels
+    labels = batch.records.labels
     kept = labels >= 0
     assert 0 < kept.sum() < len(labels)
     with torch.no_grad():
-        wanted = nn.functional.cross_entropy(task.network(batch.pictures.images, torch.zeros(len(labels)))[kept], labels[kept])
+        wanted = nn.functional.cross_entropy(task.network(batch.records.images, torch.zeros(len(labels)))[kept], labels[kept])
     found = _Engine(task, task.config, RunFolder(tmp_path, True), 0, ALONE).step(1, batch)
     assert found["loss"] == pytest.approx(wanted.item(), rel=1e-5)
     assert f"{int((~kept).sum())} pictures without a label left out so far, e.g. disc-" in task.evaluate(nullcontext()).lines[-1]
@@ -143,7 +143,7 @@ def test_what_is_measured_is_of_all_labelled_pictures() -> None:
 
 def test_the_sample_grid_shows_noise_as_large_as_data() -> None:
     """x / sqrt(alpha^2 + sigma^2): of an exploding process the first row is the shades, and the last one is not black and white only."""
-    grid = shades_task(train_config(), VESDE(sigma_min=0.01, sigma_max=50.0)).picture(nullcontext())
+    grid = shades_task(train_config(), VESDE(sigma_min=0.01, sigma_max=50.0)).sample_grid(nullcontext())
     first, last = grid[:, 5 : 5 + SIDE, 5 : 5 + SIDE], grid[:, -SIDE - 5 : -5, 5 : 5 + SIDE]
     assert (first.mean() - 0.5).abs().item() == pytest.approx(LEVEL / 2, rel=0.05)
     assert ((last > 0) & (last < 1)).float().mean() > 0.5
@@ -152,7 +152,7 @@ def test_the_sample_grid_shows_noise_as_large_as_data() -> None:
 def test_a_label_that_no_class_has_is_refused() -> None:
     task = classifier_task(ALONE, train_config())
     batch = next(task.batches(1))
-    wrong = replace(batch, pictures=replace(batch.pictures, labels=torch.full((7,), 2)))
+    wrong = replace(batch, records=replace(batch.records, labels=torch.full((7,), 2)))
     with pytest.raises(UserError, match=r"picture 'disc-\d' has label 2, but there are 2 classes"):
         task._labels(wrong)
 
@@ -161,7 +161,7 @@ def test_the_sample_grid_frames_what_is_told_right(tmp_path: Path) -> None:
     """A network that always says light: light pictures have green frames, dark ones red, at every level of noise."""
     task = shades_task(train_config(), DiscreteVP(spacing="cosine"))
     task.average.module.forward = lambda x, network_time: torch.tensor([[0.0, 1.0]]).expand(len(x), 2)
-    grid = task.picture(nullcontext())
+    grid = task.sample_grid(nullcontext())
     rows, columns = (grid.shape[1] - 2) // (SIDE + 6), (grid.shape[2] - 2) // (SIDE + 6)
     assert (rows, columns) == (7, 8)
     labels = [Shades().sample(index, 0).label for index in range(columns)]

@@ -105,7 +105,7 @@ def test_a_learned_variance_is_saved_and_read_back(tmp_path: Path) -> None:
     network = spec.build_network(spec.build_conditioners())
     load_strictly(network, opened.tensors("denoiser"), "saved")
     assert network.out[-1].weight.shape[0] == 2 * 2  # twice the latent's channels
-    grid = task.picture(torch.autocast("cpu", enabled=False))
+    grid = task.sample_grid(torch.autocast("cpu", enabled=False))
     assert grid.isfinite().all()
 
 

@@ -68,7 +68,7 @@ class Regression:
     def evaluate(self, autocast) -> Evaluation:  # noqa: ANN001
         return Evaluation(metrics={"val/loss": 1.0}, lines=("fine",))
 
-    def picture(self, autocast) -> Tensor:  # noqa: ANN001
+    def sample_grid(self, autocast) -> Tensor:  # noqa: ANN001
         return torch.zeros(3, 4, 4)
 
     def save(self, folder: Path, step: int, steps: int) -> None:

@@ -42,14 +42,14 @@ def test_holes_are_as_the_convention_has_them(convention: str, hole: float, monk
     given = inputs.values["mask"]
     kept = ~drops["mask"]
     assert 0 < kept.sum() < 7
-    pictures, masks = batch.pictures.images[kept], given.masks[kept]
+    pictures, masks = batch.records.images[kept], given.masks[kept]
     assert_close(encoded[0], pictures.where(masks == 0, torch.tensor(hole)), rtol=0, atol=0)
     assert_close(given.latents[kept], encode(encoded[0]), rtol=0, atol=0)
     nothing = encode(torch.full((1, 3, 16, 16), hole))
     assert given.masks[~kept].all()
     assert_close(given.latents[~kept], nothing.expand(int((~kept).sum()), -1, -1, -1), rtol=0, atol=1e-6)
 
-    grid = task.picture(nullcontext())  # whose last row is what was shown
+    grid = task.sample_grid(nullcontext())  # whose last row is what was shown
     assert (encoded[-1][:, :, 4:12, 4:12] == hole).all() and (encoded[-1][:, :, :4] != hole).all()
     shown = grid[:, -18:-2, 2:18][:, 4:12, 4:12] * 2 - 1
     assert_close(shown, torch.full_like(shown, hole), rtol=0, atol=1e-6)

@@ -25,7 +25,7 @@ def test_latents_are_drawn_from_the_posterior(is_cached: bool, monkeypatch: pyte
     first_stage.normalization = SPACE
     latents = Latents(first_stage, LatentData(train_set=DrawnPictures()), 0, torch.device("cpu"))
     batch = next(latents.batches(1, 1, (0, 1)))
-    batch = replace(batch, pictures=replace(batch.pictures, images=batch.pictures.images.expand(COUNT, -1, -1, -1)))
+    batch = replace(batch, records=replace(batch.records, images=batch.records.images.expand(COUNT, -1, -1, -1)))
 
     means, stds = torch.tensor([1.0, -3.0]), torch.tensor([0.5, 2.0])
     moments = tuple(each[:, None, None].expand(COUNT, 2, 1, 1) for each in (means, stds))
@@ -47,11 +47,11 @@ def test_latents_are_drawn_from_the_posterior(is_cached: bool, monkeypatch: pyte
 def test_parts_of_a_batch_are_all_of_it() -> None:
     pictures = Batch.of([DrawnPictures().sample(index, 0) for index in range(7)])
     moments = torch.arange(7.0), -torch.arange(7.0)
-    batch = LatentBatch(pictures=pictures, positions=tuple(range(3, 10)), moments=moments)
+    batch = LatentBatch(records=pictures, positions=tuple(range(3, 10)), moments=moments)
     parts = [batch.part(start, stop) for start, stop in batch.parts(3)]
     assert [len(part.positions) for part in parts] == [2, 2, 3]
     assert sum((part.positions for part in parts), ()) == batch.positions
-    assert sum((part.pictures.keys for part in parts), ()) == pictures.keys
+    assert sum((part.records.keys for part in parts), ()) == pictures.keys
     for number in range(2):
         assert torch.equal(torch.cat([part.moments[number] for part in parts]), moments[number])
     assert list(batch.parts(99)) == [(i, i + 1) for i in range(7)] and list(batch.part(0, 0).parts(3)) == [(0, 0)]

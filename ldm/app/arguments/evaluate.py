@@ -11,7 +11,7 @@ from ldm.app.cli import Parser
 from ldm.core.errors import UserError
 from ldm.core.settings import Precision
 from ldm.diffusion.settings import FIRST_NOISE, Probe
-from ldm.evaluation.settings import BITS_PICTURES, MOST, TOLERANCE, Variance
+from ldm.evaluation.settings import BITS_IMAGES, MOST, TOLERANCE, Variance
 
 EXAMPLES = """examples:
   python scripts/evaluate.py vae --model checkpoints/emoji --data emoji-128
@@ -93,7 +93,7 @@ def _add_bits(parser: Parser) -> None:
         "--bits-per-dim",
         nargs="?",
         type=int,
-        const=BITS_PICTURES,
+        const=BITS_IMAGES,
         metavar="COUNT",
         help="bits/dim of the first COUNT pictures of the split; slow (ldm; default: not computed; without COUNT: %(const)s)",
     )
