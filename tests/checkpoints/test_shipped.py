@@ -7,12 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ldm import LatentDiffusion
 from ldm.data.config import DataConfig
 from ldm.data.open import open_dataset
+from ldm.pipelines.edit import inpaint
+from ldm.pipelines.latent_diffusion import SamplingOptions
 
 FOLDER = Path(__file__).parents[2] / "checkpoints" / "emoji"
+REFERENCE = Path(__file__).parent / "emoji-0.1.0.png"  # commit 03f7d14
 MIB = 1 << 20
 
 
@@ -48,3 +52,14 @@ def test_a_red_heart_is_red(model: LatentDiffusion) -> None:
         coloured = pixels[pixels.min(1) < 200]
         assert 0.15 < len(coloured) / len(pixels) < 0.9
         assert coloured[:, 0].mean() > 1.8 * max(coloured[:, 1].mean(), coloured[:, 2].mean())
+
+
+def test_its_images_at_a_seed_stay_as_they_were(model: LatentDiffusion) -> None:
+    """Text, class and inpainting as drawn before checkpoints had a format number, left to right."""
+    options: SamplingOptions = {"steps": 8, "seed": 7}
+    drawn = [*model.text_to_image("a smiling cat", **options), *model.sample(label="food-drink", **options)]
+    mask = Image.new("L", drawn[0].size)
+    mask.paste(255, (16, 32, 48, 56))
+    drawn += inpaint(model, drawn[0], mask, model.sampling(**options), "a smiling cat")
+    now = np.concatenate([np.asarray(image) for image in drawn], axis=1)
+    assert np.abs(now.astype(int) - np.asarray(Image.open(REFERENCE))).max() <= 1
