@@ -14,7 +14,7 @@ KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a devi
 def read_bytes(path: Path, most: int) -> bytes:
     """All of a file's bytes.
 
-    A pipe has its reader wait for a writer, and a device such as /dev/zero has no end, so that neither is opened as data. Links are followed.
+    A pipe has its reader wait for a writer, and a device such as /dev/zero has no end: both are refused. Links are followed.
 
     Args:
         path: of a regular file.

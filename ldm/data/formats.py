@@ -26,7 +26,7 @@ FORMATS = {
 """By Pillow's names, with the suffixes of their files; NPY is numpy's."""
 
 IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-CAMERA_RAW = {"3fr", "arw", "cr2", "dcr", "dng", "erf", "fff", "iiq", "kdc", "mef", "mos", "nef", "nrw", "orf", "pef", "rw2", "rwl", "sr2", "srw"}
+CAMERA_RAW = set("3fr arw cr2 dcr dng erf fff iiq kdc mef mos nef nrw orf pef rw2 rwl sr2 srw".split())
 """Suffixes of files that look like TIFF, but have only a preview where TIFF has its picture."""
 
 SIGNATURES = (

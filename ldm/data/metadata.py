@@ -12,13 +12,12 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ldm.data.profiles import ADOBE_GAMMA, ADOBE_RGB, SRGB, matrix_profile
 
 MAX_PROFILE = 16 * 2**20  # bytes; the largest that printers have are of about 4 MiB
 PIXEL_CHUNKS = {b"tRNS", b"acTL", b"fcTL", b"fdAT"}  # of PNG, beside those whose name begins with a capital
-ORIENTATION, INTEROPERABILITY_IFD = 0x0112, 0xA005  # EXIF's numbers for them
 GAMMA = 1 / 2.2  # that of sRGB, as PNG's gAMA has it
 XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=\"|>)([1-8])")
 
@@ -50,17 +49,17 @@ def bare(content: bytes, kind: str) -> Bare:
     return Bare(content)
 
 
-def orientation_of(exif: bytes | None, xmp: bytes | None) -> int:
+def orientation_of(exif: object, xmp: object) -> int:
     """EXIF's number from 1 (upright) to 8 of how a picture lies, from EXIF or else from XMP; 1 where neither can be read."""
     found: object = None
-    if exif:
+    if isinstance(exif, bytes):
         try:
             directory = Image.Exif()
             directory.load(exif)
-            found = directory.get(ORIENTATION)
+            found = directory.get(ExifTags.Base.Orientation)
         except Exception:  # whatever Pillow raises on damaged EXIF, it says nothing of how the picture lies
             found = None
-    if found is None and xmp and (match := XMP_ORIENTATION.search(xmp)):
+    if found is None and isinstance(xmp, bytes) and (match := XMP_ORIENTATION.search(xmp)):
         found = int(match[1])
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
@@ -169,7 +168,7 @@ def _says_adobe_rgb(exif: bytes | None) -> bool:
     try:
         directory = Image.Exif()
         directory.load(exif)
-        return directory.get_ifd(INTEROPERABILITY_IFD).get(1) == "R03"
+        return directory.get_ifd(ExifTags.IFD.Interop).get(1) == "R03"
     except Exception:  # see `orientation_of`
         return False
 

@@ -1,4 +1,7 @@
-"""Colour profiles: what the numbers of a picture mean. The network sees sRGB; a picture whose pixels are kept keeps its profile beside them."""
+"""Colour profiles: what the numbers of a picture mean.
+
+The network sees sRGB. A picture whose pixels are kept has its profile kept beside them.
+"""
 
 from __future__ import annotations
 
@@ -135,9 +138,10 @@ def _read(content: bytes, mode: str) -> Profile:
 def _changes_nothing(to_srgb: ImageCms.ImageCmsTransform, mode: str) -> bool:
     """Whether a transform moves no level of a grid by more than one: sRGB has many profiles, none of which is worth a rounding."""
     steps = np.arange(0, 256, 15, dtype=np.uint8)
-    grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, len(steps), 3) if mode == "RGB" else np.arange(256, dtype=np.uint8)[None]
-    moved = np.asarray(to_srgb.apply(Image.fromarray(grid)), dtype=np.int16)
-    return bool((np.abs(moved - (grid if mode == "RGB" else grid[..., None])) <= 1).all())
+    grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, len(steps), 3)
+    image = Image.fromarray(grid) if mode == "RGB" else Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    moved, before = (np.asarray(colours, dtype=np.int16) for colours in (to_srgb.apply(image), image.convert("RGB")))
+    return bool((np.abs(moved - before) <= 1).all())
 
 
 def _converted(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:

@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ldm.core.errors import UserError
+from ldm.data.formats import IMAGE_SUFFIXES
 
 Box = tuple[int, float, float, float, float]
 """An object's class index, then left, top, right and bottom as shares of the picture, from 0 to 1."""
-
-IMAGE_SUFFIXES = ("webp", "png", "jpg", "jpeg", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "npy")
-
 
 OWN_KEYS = ("caption", "captions", "text", "label", "boxes", "file", "file_name")  # of a record's JSON and of a table: no attributes
 

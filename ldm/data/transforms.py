@@ -21,11 +21,22 @@ def fitted(image: Tensor, size: int) -> Tensor:
     return square
 
 
+def fitted_levels(levels: Tensor, size: int) -> Tensor:
+    """(C, H, W) uint8 -> (C, size, size) float32 in [-1, 1], like `fitted`; one channel at a time, as floats are four times as large."""
+    return torch.stack([fitted(channel[None].float().div_(127.5).sub_(1), size)[0] for channel in levels], dim=-1).permute(2, 0, 1)
+
+
 def fitted_map(indices: Tensor, size: int) -> Tensor:
-    """(H, W) whole numbers -> (size, size), like `fitted`, each pixel that of the nearest."""
-    scaled = F.interpolate(indices[None, None].double(), size=_scaled(indices.shape, size), mode="nearest-exact")[0]
-    square: Tensor = V.center_crop(scaled, [size, size])[0].to(indices.dtype)
-    return square
+    """(H, W) whole numbers of any type -> (size, size) of it, like `fitted`, each pixel that of the nearest."""
+    rows, columns = (_nearest(*sides) for sides in zip(indices.shape, _scaled(indices.shape, size), strict=True))
+    top, left = (round((len(places) - size) / 2) for places in (rows, columns))
+    return indices[rows[top : top + size]][:, columns[left : left + size]]
+
+
+def _nearest(length: int, scaled: int) -> Tensor:
+    """(scaled,): which of `length` pixels in a row each of its pixels shows."""
+    places: Tensor = F.interpolate(torch.arange(length, dtype=torch.float64)[None, None], size=scaled, mode="nearest-exact")
+    return places[0, 0].long()
 
 
 def fitted_boxes(boxes: Tensor, stored: Sequence[int], size: int) -> Tensor:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ldm.core.errors import UserError
+from ldm.data.formats import IMAGE_SUFFIXES
 from ldm.data.images import open_map
-from ldm.data.record import IMAGE_SUFFIXES, Box, Record, attributes_of, boxes_of
+from ldm.data.record import Box, Record, attributes_of, boxes_of
 from ldm.data.shards import plain_key
 from ldm.data.sources.source import Source
 
