@@ -10,7 +10,6 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
-from PIL.Image import Transpose
 
 from ldm.core.errors import UserError
 from ldm.data.formats import HEAD, format_of
@@ -26,13 +25,13 @@ BYTES_A_PIXEL = {"WEBP": 20, "AVIF": 20, "HEIF": 20, "JPEG2000": 28}  # what a d
 READABLE = "JPEG, PNG, WebP, GIF, TIFF, BMP, PPM, AVIF, JPEG 2000, TGA and HEIC are"
 STORED_LEVELS = "levels"  # image.info's key: which numbers are black and white, where the file says so and they are not those of the mode
 UPRIGHT = {
-    2: Transpose.FLIP_LEFT_RIGHT,
-    3: Transpose.ROTATE_180,
-    4: Transpose.FLIP_TOP_BOTTOM,
-    5: Transpose.TRANSPOSE,
-    6: Transpose.ROTATE_270,
-    7: Transpose.TRANSVERSE,
-    8: Transpose.ROTATE_90,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
 """What undoes each orientation of EXIF."""
 

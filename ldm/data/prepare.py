@@ -95,7 +95,7 @@ class _Writer:
         self.out, self.how, self.label_names, self.map_names = out, how, label_names, map_names
         self.report = Report(counts={}, unreadable=unreadable)
         self.writers: dict[str, ShardWriter] = {}
-        self._most_classes = 0
+        self._classes: set[int] = set()
 
     def __enter__(self) -> _Writer:
         self._open = ExitStack()
@@ -118,8 +118,8 @@ class _Writer:
             first = next(iter(self.report.unreadable.values()), "there were none")
             raise UserError(f"not one picture to train on ({first})")
         splits = {split: tuple(writer.shards) for split, writer in self.writers.items()}
-        names = self.map_names or tuple(f"class {i}" for i in range(self._most_classes))
-        Index(splits=splits, label_names=self.label_names, map_names=names).write(self.folder)
+        names = self.map_names or tuple(f"class {i}" for i in range(max(self._classes, default=-1) + 1))
+        Index(splits=splits, label_names=self.label_names, map_names=names, map_classes=tuple(sorted(self._classes))).write(self.folder)
 
     def checked(self, record: Record) -> Record | None:
         """The record, decoded once for a check and made smaller if need be; None, and counted, if it cannot be read."""
@@ -148,7 +148,7 @@ class _Writer:
             classes = decode_map(record.map, f"map of {record.key}")
             if not 0 <= int(classes.min()) <= int(classes.max()) < 256:
                 raise UserError(f"map of {record.key}: classes must be from 0 to 255")
-            self._most_classes = max(self._most_classes, int(classes.max()) + 1)
+            self._classes.update(classes.unique().tolist())
             fitted = _fitted(Image.fromarray(classes.numpy().astype("uint8")), image.size, size, f"map of {record.key}")
             record = replace(record, map=_png(fitted))
         return record

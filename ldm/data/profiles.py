@@ -57,7 +57,7 @@ def in_profile_of(image: Image.Image, model: Image.Image) -> Image.Image:
     return image if transform is None else _converted(image, transform)
 
 
-def can_keep(image: Image.Image) -> bool:
+def can_keep_profile(image: Image.Image) -> bool:
     """Whether the picture can stay in its profile while parts of it are painted in sRGB."""
     profile = _profile_of(image)
     return profile.to_srgb is None or profile.from_srgb is not None

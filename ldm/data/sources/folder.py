@@ -53,7 +53,8 @@ class FolderSource(Source):
             self.has_labels = True
         self.has_masks, self.has_maps = (folder / MASKS).is_dir(), (folder / MAPS).is_dir()
         if self.has_maps:
-            self.map_names = _class_names(sorted((folder / MAPS).rglob("*.png")))
+            self.map_classes = _classes_in(sorted((folder / MAPS).rglob("*.png")))
+            self.map_names = tuple(f"class {number}" for number in range(max(self.map_classes, default=0) + 1))
         self.has_captions = any(row.captions for row in self._rows.values()) or any(
             path.with_suffix(".txt").is_file() for path in self._files
         )
@@ -179,15 +180,15 @@ def _json_row(table: Path, number: int, line: str) -> dict[str, Any]:
     return row
 
 
-def _class_names(maps: list[Path]) -> tuple[str, ...]:
-    """`class 0` and so on, up to the largest class of any map; those that cannot be read are counted when they are used."""
-    largest = 0
+def _classes_in(maps: list[Path]) -> tuple[int, ...]:
+    """The classes that occur in any map; those that cannot be read are counted when they are used."""
+    found: set[int] = set()
     for path in maps:
         try:
-            largest = max(largest, int(open_map(path).max()))
+            found.update(open_map(path).unique().tolist())
         except UserError:
             continue
-    return tuple(f"class {number}" for number in range(largest + 1))
+    return tuple(sorted(found))
 
 
 def _lines(text: str) -> tuple[str, ...]:

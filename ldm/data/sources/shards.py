@@ -19,7 +19,7 @@ class ShardSource(Source):
 
     def __init__(self, name: str, shards: Sequence[tuple[Path, ShardInfo]], index: Index) -> None:
         self.name = name
-        self.label_names, self.map_names = index.label_names, index.map_names
+        self.label_names, self.map_names, self.map_classes = index.label_names, index.map_names, index.map_classes
         self.digest = hashlib.sha256("".join(info.sha256 or str(path) for path, info in shards).encode()).hexdigest()
         self.unreadable = {}
         self._maps: dict[Path, mmap.mmap] = {}
