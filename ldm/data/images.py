@@ -16,12 +16,13 @@ from torch import Tensor
 
 from ldm.core.errors import UserError
 from ldm.core.reading import read_bytes
-from ldm.data.picture_file import MAX_FILE, MAX_PIXELS, STORED_LEVELS, decode_stored, decoding
+from ldm.data.picture_file import MAX_FILE, MAX_MEMORY, STORED_LEVELS, decode_stored, decoding
 from ldm.data.profiles import PROFILE, in_srgb, name_of
 
 Levels = tuple[float, float]
 """The numbers that are black and white."""
 
+MAX_NUMBERS = MAX_MEMORY // 4  # in an array, of which each becomes a float of 4 bytes
 HALF_A_LEVEL = 0.5 / 255  # how far beyond 0 ... 1 a float may be that is shown as black or white
 STRIP = 2**20  # pixels that are converted at once, so that a large picture is never whole in more bytes than it keeps
 BRIGHT = 128  # levels of a mask from here on are object
@@ -235,9 +236,9 @@ def decode_array(content: bytes, name: str, *, levels: Levels | None = None) -> 
     array = _array(content, name)
     if array.ndim == 2:
         array = array[..., None]
-    if array.ndim != 3 or array.dtype.kind not in "uif" or not 0 < array.size <= MAX_PIXELS * 4:
+    if array.ndim != 3 or array.dtype.kind not in "uif" or not 0 < array.size <= MAX_NUMBERS:
         raise UserError(
-            f"{name}: an array must be (H, W, C) of numbers, at most {MAX_PIXELS * 4 / 1e6:.0f} million, got {array.shape} of {array.dtype}"
+            f"{name}: an array must be (H, W, C) of numbers, at most {MAX_NUMBERS / 1e6:.0f} million, got {array.shape} of {array.dtype}"
         )
     own = (0, np.iinfo(array.dtype).max) if array.dtype.kind == "u" else None
     least, most = float(array.min()), float(array.max())

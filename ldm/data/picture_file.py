@@ -131,7 +131,7 @@ def decoding(name: str, fault: str = "damaged picture") -> Iterator[None]:
 def _kind_of(content: bytes, name: str, suffix: str) -> str:
     kind = format_of(content[:HEAD], suffix)
     if kind is None:
-        raise UserError(f"{name}: {'not a picture that can be read' if content else 'not a picture but an empty file'} ({READABLE})")
+        raise UserError(f"{name}: not a picture that can be read ({READABLE})" if content else f"{name}: an empty file, not a picture")
     if kind == "NPY":
         raise UserError(f"{name}: an array where a picture file is needed; a data set's pictures may be .npy, nothing else")
     if kind == "HEIF":

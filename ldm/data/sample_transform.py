@@ -85,9 +85,10 @@ class SampleTransform:
         size, channels, background = self.config.size, self.config.channels, self.config.background
         if format_of(record.image[:HEAD], record.suffix) != "NPY":
             picture = decode_image(record.image, record.key, suffix=record.suffix, levels=self.config.levels)
-            levels = image_levels(picture, channels, background, record.key)
-            ground = image_tensor(Image.new("RGB", (1, 1), background), channels, background, record.key)
-            return fitted_levels(levels, size), tuple(levels.shape[1:]), ground if picture.mode in ("LA", "RGBA") else None
+            is_opaque, levels = picture.mode in ("L", "RGB"), image_levels(picture, channels, background, record.key)
+            del picture  # a large one needs its memory for the next step
+            ground = None if is_opaque else image_tensor(Image.new("RGB", (1, 1), background), channels, background, record.key)
+            return fitted_levels(levels, size), tuple(levels.shape[1:]), ground
         image = decode_array(record.image, record.key, levels=self.config.levels)
         if len(image) != channels:
             raise UserError(f"{record.key}: has {len(image)} channels, data.channels is {channels}")
