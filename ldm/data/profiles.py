@@ -116,20 +116,22 @@ def _profile_of(image: Image.Image) -> Profile:
 
 @lru_cache(maxsize=32)
 def _read(content: bytes, mode: str) -> Profile:
-    """A profile, for pictures of mode L, RGB or CMYK."""
+    """A profile, for pictures of mode L, RGB or CMYK; perceptual intent."""
+    # Of a grey profile the library makes a coarse table, up to 10 levels off in the dark, unless it is told not to.
+    flags = ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(content))
         if source.profile.xcolor_space != SPACES[mode]:
             return Profile(DAMAGED)
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-        to_srgb = ImageCms.buildTransform(source, srgb, mode, "RGB", ImageCms.Intent.PERCEPTUAL)
+        to_srgb = ImageCms.buildTransform(source, srgb, mode, "RGB", flags=flags)
         name = " ".join((source.profile.profile_description or "without a name").split())
     except Exception:  # whatever the library raises on hostile bytes: such a profile says nothing
         return Profile(DAMAGED)
     if mode != "CMYK" and _changes_nothing(to_srgb, mode):
         return Profile(SRGB_NAME)
     try:
-        back = None if mode == "CMYK" else ImageCms.buildTransform(srgb, source, "RGB", mode, ImageCms.Intent.PERCEPTUAL)
+        back = None if mode == "CMYK" else ImageCms.buildTransform(srgb, source, "RGB", mode, flags=flags)
     except ImageCms.PyCMSError:  # a scanner's profile may have one direction only
         back = None
     return Profile(name, to_srgb, back)
