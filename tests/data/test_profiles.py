@@ -42,7 +42,9 @@ def expected(colours: np.ndarray, chromaticities: tuple[float, ...], gamma: floa
 
 
 @pytest.mark.parametrize("kind, tolerance", [("PNG", 2), ("TIFF", 2), ("WEBP", 2), ("JPEG", 6)])
-@pytest.mark.parametrize("chromaticities, gamma", [(P3, 2.2), (ADOBE_RGB, ADOBE_GAMMA), (SRGB, 1.8)], ids=["Display P3", "Adobe RGB", "1.8"])
+@pytest.mark.parametrize(
+    "chromaticities, gamma", [(P3, 2.2), (ADOBE_RGB, ADOBE_GAMMA), (SRGB, 1.8)], ids=["Display P3", "Adobe RGB", "1.8"]
+)
 def test_colours_are_converted_to_srgb(kind: str, tolerance: float, chromaticities: tuple[float, ...], gamma: float) -> None:
     options = {"lossless": True} if kind == "WEBP" else {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
     content = saved(PICTURE, kind, icc_profile=matrix_profile("wide", chromaticities, gamma), **options)
@@ -100,7 +102,8 @@ def test_a_damaged_profile_is_ignored_and_told(profile: bytes, kind: str) -> Non
 def with_chunks(png: bytes, **chunks: bytes) -> bytes:
     """A PNG with more chunks behind its header."""
     more = b"".join(
-        struct.pack(">I", len(data)) + name.encode() + data + struct.pack(">I", zlib.crc32(name.encode() + data)) for name, data in chunks.items()
+        struct.pack(">I", len(data)) + name.encode() + data + struct.pack(">I", zlib.crc32(name.encode() + data))
+        for name, data in chunks.items()
     )
     return png[:33] + more + png[33:]
 
@@ -111,7 +114,12 @@ def test_what_a_png_says_without_a_profile_counts() -> None:
     image, facts = examine(wide, "it")
     assert facts.profile == "as gAMA and cHRM say"
     np.testing.assert_allclose(np.asarray(image)[8::16, 8::16], expected(COLOURS, P3, 2.2), atol=2)
-    for same in ({"gAMA": struct.pack(">I", 45455)}, {"sRGB": b"\0", "gAMA": struct.pack(">I", 10**5)}, {"gAMA": b"\0\0\0\0"}, {"cHRM": b"?"}):
+    for same in (
+        {"gAMA": struct.pack(">I", 45455)},
+        {"sRGB": b"\0", "gAMA": struct.pack(">I", 10**5)},
+        {"gAMA": b"\0\0\0\0"},
+        {"cHRM": b"?"},
+    ):
         assert np.array_equal(np.asarray(decode_image(with_chunks(plain, **same), "it")), np.asarray(PICTURE))
 
 
