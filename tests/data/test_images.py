@@ -303,9 +303,13 @@ def test_smaller_copies_in_a_tiff_are_no_pages() -> None:
 
     def pages(kinds: list[int]) -> bytes:
         frames = [Image.new("L", (16 + 8 * number, 16), 20 * number) for number in range(len(kinds))]
-        for frame, kind in zip(frames, kinds, strict=True):
-            frame.encoderinfo = {"tiffinfo": {254: kind}}
-        return file_of(frames[0], "TIFF", save_all=True, append_images=frames[1:], tiffinfo={254: kinds[0]})
+        content = bytearray(file_of(frames[0], "TIFF", save_all=True, append_images=frames[1:], tiffinfo={254: 0}))
+        start = 4  # where the place of the next page's tags stands
+        for kind in kinds:
+            start = int.from_bytes(content[start : start + 4], "little")
+            content[start + 10 : start + 14] = struct.pack("<I", kind)  # the value of the first tag, which is 254
+            start += 2 + 12 * int.from_bytes(content[start : start + 2], "little")
+        return bytes(content)
 
     content = pages([0, 1, 4, 0, 1])
     assert count_pages(content, "it") == 2
