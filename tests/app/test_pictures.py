@@ -197,6 +197,21 @@ def test_inpaint_keeps_known_pixels_in_the_file(home, monkeypatch):
     assert np.array_equal(after[mask == 0], before[mask == 0]) and not np.array_equal(after[mask > 0], before[mask > 0])
 
 
+def test_a_doubtful_mask_is_told_before_it_is_painted(home, monkeypatch, capsys):
+    Image.linear_gradient("L").resize(Image.open("photo.png").size).save("grey.png")
+    call("inpaint", ["--model", "plain", "--image", "photo.png", "--mask", "grey.png", "--out", "made", "--num-images", "1"], monkeypatch)
+    note, *_ = capsys.readouterr().out.splitlines()
+    assert note.startswith("note: grey.png has ") and "128 and above is object" in note
+
+
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n" + bytes(40), b"%!PS-Adobe-3.0 EPSF-3.0\n", b""], ids=["damaged", "EPS", "empty"])
+def test_a_damaged_picture_in_the_folder_is_the_users_own(home, content, monkeypatch, capsys):
+    (home / "album").mkdir()
+    (home / "album" / "001.png").write_bytes(content)
+    assert call("sample", [*GOOD["sample"], "--num-images", "2", "--out", "album"], monkeypatch) == 2
+    assert "--out album: 001.png in it is not from this script" in capsys.readouterr().err
+
+
 TXT, EDIT = ["--model", "model", "--prompt", "a cat"], ["--model", "plain", "--image", "photo.png"]
 PLAIN, BOXED, GUIDED = ["--model", "plain"], ["--model", "boxed", "--boxes"], ["--model", "plain", "--classifier"]
 MISTAKES: dict[str, tuple[str, list[str], str]] = {

@@ -15,7 +15,8 @@ from torch.testing import assert_close
 from ldm import LatentDiffusion
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
-from ldm.pipelines.canvas import BLEND_SIDE, Square, as_tensor, blended, hole_of, known_at
+from ldm.data.profiles import in_srgb, matrix_profile
+from ldm.pipelines.canvas import BLEND_SIDE, Square, as_tensor, blended, hole_of, known_at, ordinary, pasted
 from ldm.pipelines.edit import image_to_image, inpaint
 from ldm.pipelines.latent_diffusion import LatentDiffusion as Model
 from ldm.samplers.sampler import Sampler
@@ -199,6 +200,45 @@ def test_palette_pictures_keep_their_colours_and_profiles_stay(model_of):
     buffer = io.BytesIO()
     result.save(buffer, "PNG")
     assert Image.open(buffer).info["icc_profile"] == picture.info["icc_profile"]
+
+
+def test_a_painting_has_the_colours_of_the_pictures_profile(model_of):
+    """The network sees sRGB; what it paints must look as it meant it, beside pixels whose numbers mean other colours."""
+    wide = matrix_profile("Display P3", (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060), 2.2)
+    picture, mask = noisy(16, 16, "RGBA"), mask_of((16, 16), MIDDLE)
+    picture.info["icc_profile"] = wide
+    hole = hole_of(mask)
+    red = torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(3, 16, 16)
+    result = pasted(ordinary(picture), red, Square(0, 0, 16), hole)
+    check_kept(picture, result, hole)
+    assert result.info["icc_profile"] == wide
+    assert np.abs(np.array(result)[hole][:, :3] - np.array([234, 51, 35])).max() <= 5  # sRGB's red, in numbers of Display P3
+    assert np.abs(np.array(in_srgb(result))[hole][:, :3].astype(int) - np.array([255, 0, 0])).max() <= 2
+
+    model = model_of("pixels")
+    same = in_srgb(picture)
+    seen = []
+    for image in (picture, same):
+        (painted,) = inpaint(model, image, mask, model.sampling(seed=1, steps=2))
+        seen.append(np.array(in_srgb(painted)).astype(int))
+        check_kept(image, painted, hole)
+    assert np.abs(seen[0] - seen[1])[hole].max() <= 3
+
+
+@pytest.mark.parametrize("profile", [b"nothing", matrix_profile("grey's", (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06), 1.8)])
+def test_a_profile_that_says_nothing_of_a_picture_is_not_kept(model_of, profile):
+    """A damaged one, and one of another kind of picture."""
+    model, picture = model_of("pixels"), noisy(16, 16, "L")
+    picture.info["icc_profile"] = profile
+    (result,) = inpaint(model, picture, mask_of((16, 16), MIDDLE), model.sampling(steps=1))
+    assert "icc_profile" not in result.info
+
+
+def test_pictures_of_16_bits_are_not_painted_white(model_of):
+    model = model_of("grey")
+    deep = Image.fromarray(np.array(noisy(16, 16, "L")).astype(np.uint16) * 257)
+    (result,) = inpaint(model, deep, mask_of((16, 16), MIDDLE), model.sampling(steps=1))
+    check_kept(noisy(16, 16, "L"), result, hole_of(mask_of((16, 16), MIDDLE)))
 
 
 def test_the_square():
