@@ -198,7 +198,8 @@ def test_inpaint_keeps_known_pixels_in_the_file(home, monkeypatch):
 
 
 def test_a_doubtful_mask_is_told_before_it_is_painted(home, monkeypatch, capsys):
-    Image.linear_gradient("L").resize(Image.open("photo.png").size).save("grey.png")
+    with Image.open("photo.png") as photo:
+        Image.linear_gradient("L").resize(photo.size).save("grey.png")
     call("inpaint", ["--model", "plain", "--image", "photo.png", "--mask", "grey.png", "--out", "made", "--num-images", "1"], monkeypatch)
     note, *_ = capsys.readouterr().out.splitlines()
     assert note.startswith("note: grey.png has ") and "128 and above is object" in note
