@@ -72,13 +72,18 @@ class IndexedDataset(ImageDataset):
             map_names=source.map_names,
             scan=lambda: attribute_facts(source.attributes()),
         )
-        self.digest, self.transform_digest = source.digest, self.transform.digest
+        self.transform_digest = self.transform.digest
         self.unreadable = UnreadableReport(len(source) + len(source.unreadable), config.max_lost)
         for key, reason in source.unreadable.items():
             self.unreadable.add(key, reason)
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @property
+    def digest(self) -> str:  # type: ignore[override]
+        """Found when it is first needed: a folder's files are read for it."""
+        return self.source.digest
 
     def sample(self, index: int, epoch: int) -> Sample:
         """Sample `index` as it is in an epoch.

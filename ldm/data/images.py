@@ -130,3 +130,22 @@ def image_tensor(image: Image.Image, channels: int, background: tuple[int, int, 
         image = Image.alpha_composite(ground, image.convert("RGBA"))
     levels = np.array(image.convert("L" if channels == 1 else "RGB"))
     return torch.from_numpy(levels).reshape(*levels.shape[:2], channels).permute(2, 0, 1).float() / 127.5 - 1
+
+
+HEAD = 64
+
+
+def format_of(head: bytes, suffix: str) -> str | None:
+    """TODO replaced at merge."""
+    signatures = {
+        b"\x89PNG": "png",
+        b"\xff\xd8\xff": "jpg",
+        b"GIF8": "gif",
+        b"BM": "bmp",
+        b"\x93NUMPY": "npy",
+        b"II*\0": "tif",
+        b"MM\0*": "tif",
+    }
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "webp"
+    return next((kind for mark, kind in signatures.items() if head.startswith(mark)), None)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ldm.core.errors import UserError
 from ldm.data.facts import ATTRIBUTES, BOXES, CAPTIONS, LABELS, MAPS, MASKS, PIXELS
+from ldm.data.findings import Finding
 from ldm.data.record import Record
 
 FIRST = 8
@@ -22,6 +23,7 @@ class Source(abc.ABC):
         label_names: in the order of their indices; empty = records have no labels, or numbers only.
         map_names: of the map's classes, likewise.
         unreadable: key -> reason of records that are known to be unreadable without opening them.
+        findings: what its owner may not expect.
         has_captions, has_labels, has_masks, has_maps, has_boxes, has_attributes: whether records have them, as far as the
             first few records and the members' names show.
     """
@@ -31,6 +33,7 @@ class Source(abc.ABC):
     label_names: tuple[str, ...] = ()
     map_names: tuple[str, ...] = ()
     unreadable: dict[str, str]
+    findings: tuple[Finding, ...] = ()
     has_captions: bool = False
     has_labels: bool = False
     has_masks: bool = False
@@ -43,6 +46,10 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def key(self, index: int) -> str: ...
+
+    def name_of(self, index: int) -> str:
+        """What messages call a record: its file, where it has one."""
+        return self.key(index)
 
     @property
     def conditions(self) -> frozenset[str]:
