@@ -91,7 +91,7 @@ class Record:
         try:
             meta = _json(next((lowered[suffix] for suffix in JSONS if suffix in lowered), b"{}"))
             captions, label = _meta(meta)
-            boxes = boxes_of(meta.get("boxes") or [])
+            boxes = boxes_of(meta["boxes"]) if _are_ours(meta.get("boxes")) else ()
             text = next((lowered[suffix] for suffix in TEXTS if suffix in lowered), None)
             if not captions and text is not None:
                 captions = _only_text(decode_text(text, f"{key}: its text").splitlines())
@@ -182,6 +182,11 @@ def check_label(label: int) -> None:
     """
     if not 0 <= label < 1 << 31:
         raise ValueError(f"label {label} is no class number, from 0 up")
+
+
+def _are_ours(boxes: object) -> bool:
+    """Whether a record's boxes are lists, as ours; detection sets have others under that name."""
+    return isinstance(boxes, list) and all(isinstance(box, list) for box in boxes)
 
 
 def boxes_of(content: object) -> tuple[Box, ...]:

@@ -143,7 +143,7 @@ def _cells(table: Path, number: int, header: list[str], cells: list[str], raw: s
 
 
 def _json_lines(table: Path, text: str) -> Iterator[tuple[int, Row]]:
-    return ((number, _parsed(table, number, line)) for number, line in enumerate(io.StringIO(text), 1) if line.strip())
+    return ((number, _parsed(table, number, line.strip())) for number, line in enumerate(io.StringIO(text), 1) if line.strip())
 
 
 def _array(table: Path, text: str) -> Iterator[tuple[int, Row]]:
