@@ -89,19 +89,17 @@ def test_several_captions(tmp_path: Path) -> None:
     assert captions(FolderSource(tmp_path)) == {"a.png": ("a cat", "a grey cat", "asleep")}
 
 
-@pytest.mark.parametrize(
-    "header, row", [("file,caption", "a.png,a cat, asleep, on a sofa"), ("caption,file", "a cat, asleep, on a sofa,a.png")]
-)
+@pytest.mark.parametrize("header, row", [("file,caption", "a.png,a cat, on a sofa"), ("caption,file", "a cat, on a sofa,a.png")])
 def test_of_two_columns_the_caption_may_have_commas(tmp_path: Path, header: str, row: str) -> None:
     draw(tmp_path, "a.png")
     (tmp_path / "captions.csv").write_text(f"{header}\n{row}\n")
-    assert captions(FolderSource(tmp_path)) == {"a.png": ("a cat, asleep, on a sofa",)}
+    assert captions(FolderSource(tmp_path)) == {"a.png": ("a cat, on a sofa",)}
 
 
 REFUSED: dict[str, tuple[str, bytes, str]] = {
     "commas among three columns": ("csv", b"file,caption,age\na.png,a cat,3\nb.png,a cat, old,4\n", "line 3: has 4 cells and the header 3"),
     "cp1252": ("csv", b"file,caption\na.png,caf\xe9\n", r"line 2: not UTF-8 \(byte 0xe9\); .* --encoding cp1252"),
-    "an open quote": ("csv", b'file,caption\na.png,"a cat\nb.png,a dog\n', "line 2: not CSV"),
+    "an open quote": ("csv", b'file,caption\na.png,"a cat\nb.png,a dog\n', "line 2: cannot be read as CSV"),
     "a column twice": ("csv", b"file,caption,caption\na.png,a,b\n", "the column 'caption' twice"),
     "no caption": ("csv", b"file,words\na.png,a\n", "its columns are file, words"),
     "nothing": ("csv", b"", "its columns are none"),
