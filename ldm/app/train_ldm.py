@@ -11,7 +11,7 @@ import torch
 
 from ldm.app.finetuning import check_base, completed
 from ldm.app.frozen_first_stage import FirstStageSource, check_fit, latent_cache
-from ldm.app.training_run import finish, open_run, use_deterministic_kernels
+from ldm.app.training_run import finish, open_data, open_run, use_deterministic_kernels
 from ldm.checkpoints.folder import load_strictly
 from ldm.checkpoints.lora import LoraSpec
 from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults, denoiser_digest, load_latent_diffusion
@@ -23,7 +23,6 @@ from ldm.data.config import DataConfig
 from ldm.data.facts import PIXELS
 from ldm.data.image_dataset import ImageDataset
 from ldm.data.latent_cache import STORED
-from ldm.data.open import open_dataset
 from ldm.diffusion.bound import PIXEL_LEVELS
 from ldm.diffusion.network_input import NetworkInput, TableIndex
 from ldm.diffusion.objective import Objective
@@ -132,14 +131,17 @@ def main(options: argparse.Namespace) -> None:
     world = World.join()
     first_stage, first_stage_config, normalization, weights = config.first_stage.open(config.data.channels)
     check_fit(config.data, first_stage_config)
-    train_set = open_dataset(config.data, "train", config.seed)
-    held_out = open_dataset(config.data, "val", config.seed) if config.data.val else None
+    train_set, held_out = open_data(config.data, config.seed, world)
     conditioning = {name: _fitted(name, part, train_set) for name, part in config.conditioning.items()}
     run = open_run(options.run_dir or Path("runs") / config.name, config, world)
 
     torch.manual_seed(digest(config.seed, "weights"))
     spec = config.spec(first_stage_config, normalization, conditioning)
     conditioners = spec.build_conditioners()
+    for name, part in conditioners.items():
+        for images in filter(None, (train_set, held_out)):
+            if part.reads in images.facts.has and conditioning[name].drop < 1:
+                part.check(images.facts)
     spec = spec.with_frozen(conditioners.frozen_digests())
     lora = None
     if not config.init_from:

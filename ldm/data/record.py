@@ -89,16 +89,8 @@ class Record:
             held = "no picture" if not images else f"{len(images)} pictures"
             raise UserError(f"{key}: its record holds {held} (members: {', '.join(sorted(members)) or 'none'})")
         try:
-            meta = _json(next((lowered[suffix] for suffix in JSONS if suffix in lowered), b"{}"))
-            captions, label = _meta(meta)
+            captions, label, meta = _texts_of(lowered, key)
             boxes = boxes_of(meta["boxes"]) if _are_ours(meta.get("boxes")) else ()
-            text = next((lowered[suffix] for suffix in TEXTS if suffix in lowered), None)
-            if not captions and text is not None:
-                captions = _only_text(decode_text(text, f"{key}: its text").splitlines())
-            number = next((lowered[suffix] for suffix in NUMBERS if suffix in lowered), None)
-            if label is None and number is not None:
-                label = int(decode_text(number, f"{key}: its label"))
-                check_label(label)
         except (ValueError, OverflowError, RecursionError) as error:
             raise UserError(f"{key}: its text cannot be read: {str(error)[:200] or type(error).__name__}") from None
         return Record(
@@ -118,6 +110,24 @@ class Record:
 def _of_role(role: str, members: Mapping[str, bytes]) -> list[str]:
     """Suffixes such as `mask.png`."""
     return [suffix for suffix in members if suffix.startswith(f"{role}.") and suffix.rpartition(".")[2] in IMAGE_SUFFIXES]
+
+
+def _texts_of(members: Mapping[str, bytes], key: str) -> tuple[tuple[str, ...], str | int | None, dict[str, Any]]:
+    """Captions, label and the JSON.
+
+    Raises:
+        UserError, ValueError, OverflowError, RecursionError: one that cannot be read.
+    """
+    meta = _json(next((members[suffix] for suffix in JSONS if suffix in members), b"{}"))
+    captions, label = _meta(meta)
+    text = next((members[suffix] for suffix in TEXTS if suffix in members), None)
+    if not captions and text is not None:
+        captions = _only_text(decode_text(text, f"{key}: its text").splitlines())
+    number = next((members[suffix] for suffix in NUMBERS if suffix in members), None)
+    if label is None and number is not None:
+        label = int(decode_text(number, f"{key}: its label"))
+        check_label(label)
+    return captions, label, meta
 
 
 def _json(content: bytes) -> dict[str, Any]:
@@ -150,11 +160,11 @@ def attributes_in(content: bytes) -> dict[str, Any]:
         return {}
 
 
-def label_of(content: bytes) -> str | int | None:
-    """The label in a record's JSON; None also where that cannot be read, which is counted when the record is."""
+def label_in(members: Mapping[str, bytes]) -> str | int | None:
+    """The label in a record's members; None also where they cannot be read, which is counted when the record is."""
     try:
-        return _meta(_json(content))[1]
-    except (ValueError, RecursionError):
+        return _texts_of(members, "")[1]
+    except (UserError, ValueError, OverflowError, RecursionError):
         return None
 
 

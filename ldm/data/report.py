@@ -23,7 +23,8 @@ from ldm.data.sources.source import Source
 TEXT, PAGE = "report.txt", "report.html"
 NAMED = 10  # of what could not be read, in the text; the page names all
 EXTREMES, THUMBNAIL = 6, 96  # pictures shown of a kind, and their side
-NEAR = 4  # of 128 bits of two pictures' fingerprints may differ
+NEAR = 6  # of 128 bits of two pictures' fingerprints may differ
+STEP = 4  # levels of 255 that brightness must grow by: compression makes smaller ones
 FEW_CLASSES = 32  # of a map, beside which 255 looks like "not labelled"
 
 
@@ -231,7 +232,7 @@ def fingerprint(image: Image.Image) -> int:
     They say whether brightness grows to the right, and downwards, on a grid of 9 x 9 (the difference hash of N. Krawetz, both ways).
     """
     levels = np.asarray(image.convert("L").resize((9, 9), Image.Resampling.BOX)).astype(np.int16)
-    bits = np.concatenate([(levels[:8, 1:] > levels[:8, :-1]).ravel(), (levels[1:, :8] > levels[:-1, :8]).ravel()])
+    bits = np.concatenate([(levels[:8, 1:] > levels[:8, :-1] + STEP).ravel(), (levels[1:, :8] > levels[:-1, :8] + STEP).ravel()])
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 

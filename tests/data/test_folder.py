@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +13,13 @@ import pytest
 from PIL import Image
 
 from ldm.app.arguments.prepare_data import main
+from ldm.app.train_classifier import classes_of
+from ldm.conditioning.class_label import ClassLabelConfig
 from ldm.core.errors import UserError
 from ldm.data.config import DataConfig
 from ldm.data.open import open_dataset
 from ldm.data.sources.folder import FolderSource
-from ldm.data.sources.shards import open_indexed
+from ldm.data.sources.shards import open_indexed, open_tars
 
 CAPTIONS = {"a.png": ("a cat",), "b.png": ("a dog",)}
 
@@ -373,3 +377,118 @@ def test_an_index_json_of_something_else_is_no_index(tmp_path: Path, content: by
     draw(tmp_path / "in", "a.png", "b.png")
     (tmp_path / "in/index.json").write_bytes(content)
     assert open_dataset(DataConfig(train=str(tmp_path / "in"), size=8), "train", 0).count == 2
+
+
+# ---- labels that are numbers
+
+
+def shard(path: Path, labels: list[bytes], suffix: str = "cls") -> Path:
+    with tarfile.open(path, "w") as tar:
+        for number, label in enumerate(labels):
+            buffer = io.BytesIO()
+            Image.new("RGB", (8, 8), (number % 256, 0, 0)).save(buffer, "PNG")
+            for name, content in ((f"k{number:03d}.png", buffer.getvalue()), (f"k{number:03d}.{suffix}", label)):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("labels, first", [([b"1", b"2", b"3"] * 3, "k002"), ([b"0", b"1", b"2"] * 60 + [b"3"] + [b"0"] * 9, "k180")])
+def test_a_label_beyond_the_classes_is_named_before_the_first_step(tmp_path: Path, labels: list[bytes], first: str) -> None:
+    data = open_dataset(DataConfig(train=str(shard(tmp_path / "a.tar", labels)), size=8), "train", 0)
+    with pytest.raises(UserError, match=f"^{first}: label 3 is outside 0 to 2; classes are counted from 0"):
+        classes_of(data, None, 3)
+    part = ClassLabelConfig(num_classes=3).build(context_width=None, latent_channels=4)
+    with pytest.raises(UserError, match=f"^{first}: label 3"):
+        part.check(data.facts)
+    part = ClassLabelConfig(num_classes=4).build(context_width=None, latent_channels=4)
+    part.check(data.facts)
+    with pytest.raises(UserError, match="numbers without names, the largest is 3: set its num_classes"):
+        ClassLabelConfig().fitted(data.facts)
+
+
+def test_labels_in_json_are_seen_too(tmp_path: Path) -> None:
+    data = open_dataset(DataConfig(train=str(shard(tmp_path / "a.tar", [b'{"label": 0}', b'{"label": 7}'], "json")), size=8), "train", 0)
+    assert data.facts.scan_labels() == {0: "k000", 7: "k001"}
+
+
+def test_where_names_are_numbers_a_number_is_a_name() -> None:
+    part = ClassLabelConfig(num_classes=3, names=("1", "10", "2")).build(context_width=None, latent_channels=4)
+    assert [part.index_of(label) for label in (1, "10", "2")] == [0, 1, 2]
+    with pytest.raises(UserError, match="label '0'"):
+        part.index_of(0)
+
+
+# ---- shards without an index
+
+
+def test_shards_of_other_makers(tmp_path: Path) -> None:
+    """Names with dots, several members of one role, members of one record far apart, a caption with a mark."""
+    image = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(image, "JPEG")
+    members = [
+        *((f"photo.v1.{i}.jpg", image.getvalue()) for i in range(2)),
+        *((f"photo.v1.{i}.txt", f"\ufeffcaption {i}".encode()) for i in range(2)),
+        *(("k.image.jpg", image.getvalue()), ("k.text.txt", b"a cat"), ("._k.jpg", b"")),
+    ]
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in/a.tar", "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    source = open_tars([tmp_path / "in/a.tar"])
+    assert {source.key(i): source.record(i).captions for i in range(len(source))} == {
+        "photo.v1.0": ("caption 0",),
+        "photo.v1.1": ("caption 1",),
+        "k": ("a cat",),
+    }
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    assert len(open_indexed(tmp_path / "out", "train")) == 3
+
+
+def test_a_cut_shard_without_an_index_is_refused_and_can_be_prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody knows how many records it had; a share of them says nothing."""
+    (tmp_path / "in").mkdir()
+    path = shard(tmp_path / "in/a.tar", [b"0"] * 40)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 4 // 512 * 512])
+    with pytest.raises(UserError, match=r"a\.tar: breaks off after \d+ records .*how many it had is not known"):
+        open_dataset(DataConfig(train=str(path), size=8, max_lost=0.5), "train", 0)
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    assert "breaks off after" in capsys.readouterr().out
+
+
+# ---- the report
+
+
+def test_check_writes_a_report_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "photos", "cats/1.png", "cats/2.png", "dogs/1.jpg", "dogs/<b>.png")
+    (tmp_path / "photos/cats/1.txt").write_text("a grey cat")
+    (tmp_path / "photos/dogs/3.png").write_bytes(b"no picture")
+    (tmp_path / "photos/film.mp4").write_bytes(b"")
+    before = sorted(path.name for path in (tmp_path / "photos").rglob("*"))
+    main(["photos", "--check"])
+    assert sorted(path.name for path in (tmp_path / "photos").rglob("*")) == before
+    folder = tmp_path / "outputs/check-photos"
+    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.txt"]
+    text, page = (folder / "report.txt").read_text(), (folder / "report.html").read_text()
+    assert text in capsys.readouterr().out
+    for line in ("pictures: 4 train", "classes: 2: cats 2, dogs 2", "captions: 1, 3 to 3 words", ".mp4 files", "left out: 1\n  dogs/3.png"):
+        assert line in text
+    assert page.count("data:image/webp;base64,") == 12 and "dogs/&lt;b&gt;.png" in page and "<b>.png" not in page
+
+
+def test_pictures_that_look_the_same_are_told(tmp_path: Path) -> None:
+    drawn = Image.effect_noise((8, 8), 90).convert("RGB").resize((200, 160), Image.Resampling.BICUBIC)
+    (tmp_path / "in/val").mkdir(parents=True)
+    (tmp_path / "in/train").mkdir()
+    drawn.save(tmp_path / "in/train/a.png")
+    drawn.resize((120, 96)).save(tmp_path / "in/val/b.jpg", quality=80)
+    Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "in/train/c.png")
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    text = (tmp_path / "out/report.txt").read_text()
+    assert "pairs that look almost the same in train and val: 1 (train/a.png ~ val/b.jpg)" in text

@@ -49,6 +49,7 @@ class FolderSource(Source):
         layout = self.layout = layout_of(folder)
         if not layout.pictures.get(split):
             raise UserError(_nothing(layout, split))
+        self.split = split if layout.splits else "all"
         self._pictures = layout.pictures[split]
         self._keys = unique_keys(self._pictures)
         trained = [path for part in ("train", "val") for path in layout.pictures.get(part, ())]

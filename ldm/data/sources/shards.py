@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.core.errors import UserError
-from ldm.data.record import IMAGE_SUFFIXES, Record, attributes_in, label_of
+from ldm.data.record import IMAGE_SUFFIXES, JSONS, NUMBERS, Record, attributes_in, label_in
 from ldm.data.shards import Index, Member, ShardInfo, checksum, scan_shard
 from ldm.data.sources.source import Source
 
@@ -71,8 +71,18 @@ class ShardSource(Source):
 
     def text_labels(self) -> tuple[str, ...]:
         """All labels that are texts, sorted; for shards whose index does not name them."""
-        found = {label_of(content) for content in self._json()}
+        found = {label_in({"json": content}) for content in self._json()}
         return tuple(sorted(label for label in found if isinstance(label, str)))
+
+    def label_numbers(self) -> dict[int, str]:
+        """See `Source.label_numbers`."""
+        found: dict[int, str] = {}
+        for key, path, members in self._records:
+            contents = {suffix.lower(): (offset, size) for suffix, offset, size, _ in members if suffix.lower() in (*JSONS, *NUMBERS)}
+            label = label_in({suffix: self._maps[path][start : start + size] for suffix, (start, size) in contents.items()})
+            if isinstance(label, int):
+                found.setdefault(label, key)
+        return found
 
     def attributes(self) -> Iterator[dict[str, Any]]:
         """See `Source.attributes`."""
@@ -106,7 +116,9 @@ def open_indexed(folder: Path, split: str) -> ShardSource:
             f"{folder} has no {split!r} split (it has {', '.join(index.splits)}); "
             + ("set data.val=null, or make it anew with scripts/prepare_data.py --val-every N" if split == "val" else "make it anew")
         )
-    return ShardSource(f"{folder.name} ({split})", [(folder / info.name, info) for info in index.splits[split]], index)
+    source = ShardSource(f"{folder.name} ({split})", [(folder / info.name, info) for info in index.splits[split]], index)
+    source.split = split
+    return source
 
 
 def open_tars(paths: Sequence[Path], must_be_whole: bool = True) -> ShardSource:

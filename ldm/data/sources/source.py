@@ -10,6 +10,7 @@ from ldm.core.errors import UserError
 from ldm.data.facts import ATTRIBUTES, BOXES, CAPTIONS, LABELS, MAPS, MASKS, PIXELS
 from ldm.data.findings import Finding
 from ldm.data.record import Record
+from ldm.data.shards import checksum
 
 FIRST = 8
 
@@ -19,6 +20,7 @@ class Source(abc.ABC):
 
     Attributes:
         name: for people.
+        split: "train" or "val"; "all" = the place has no splits.
         digest: changes whenever any record may have changed.
         label_names: in the order of their indices; empty = records have no labels, or numbers only.
         map_names: of the map's classes, likewise.
@@ -29,6 +31,7 @@ class Source(abc.ABC):
     """
 
     name: str
+    split: str = "all"
     digest: str
     label_names: tuple[str, ...] = ()
     map_names: tuple[str, ...] = ()
@@ -69,6 +72,10 @@ class Source(abc.ABC):
         """Of all records that have some, undecoded."""
         return ()
 
+    def label_numbers(self) -> Mapping[int, str]:
+        """The labels that are numbers, each with the first record that has it."""
+        return {}
+
     def first_records(self) -> list[Record]:
         """The readable ones among the first few; the others are counted when they are used."""
         found = []
@@ -77,6 +84,17 @@ class Source(abc.ABC):
                 found.append(self.record(index))
             except UserError:
                 continue
+        return found
+
+    @property
+    def image_checksums(self) -> list[str]:
+        """Of every record's image file; "" where it cannot be read."""
+        found = []
+        for index in range(len(self)):
+            try:
+                found.append(checksum(self.record(index).image))
+            except UserError:
+                found.append("")
         return found
 
     @abc.abstractmethod
