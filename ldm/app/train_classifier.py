@@ -23,7 +23,7 @@ from ldm.diffusion.time_density import TimeDensity, UniformSteps
 from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.networks.classifier import ClassifierConfig
 from ldm.training.classifier_task import ClassifierTask
-from ldm.training.config import TrainConfig
+from ldm.training.config import TrainConfig, check_run_name
 from ldm.training.distributed import World
 from ldm.training.latents import LatentData, Latents
 
@@ -45,6 +45,7 @@ class TrainClassifier:
     init_from: str | None = None  # a classifier's checkpoint whose weights to start from
 
     def __post_init__(self) -> None:
+        check_run_name(self.name)
         if self.process is not None and self.density.begin(self.process) is not self.density:
             raise UserError(
                 f"density {self.density.kind!r} learns from a denoiser's losses; a classifier takes one that does not, e.g. uniform"

@@ -35,7 +35,7 @@ from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.networks.config import DenoiserNetworkConfig
 from ldm.networks.lora import Lora
 from ldm.samplers.ddpm import DDPM
-from ldm.training.config import TrainConfig
+from ldm.training.config import TrainConfig, check_run_name
 from ldm.training.diffusion_model import DiffusionParts
 from ldm.training.diffusion_task import DiffusionTask
 from ldm.training.distributed import World
@@ -68,6 +68,7 @@ class TrainLDM:
     lora: Lora | None = None  # trains adapters beside that checkpoint's denoiser, and nothing else; None = all of it
 
     def __post_init__(self) -> None:
+        check_run_name(self.name)
         if not 0 <= self.drop_all <= 1:
             raise UserError(f"drop_all must be a share from 0 to 1, got {self.drop_all}")
         for part in self.conditioning.values():

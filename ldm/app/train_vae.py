@@ -20,7 +20,7 @@ from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.losses.autoencoder_loss import AutoencoderLossConfig
 from ldm.networks.patchgan import smallest_side
 from ldm.training.autoencoder_task import AutoencoderTask
-from ldm.training.config import TrainConfig
+from ldm.training.config import TrainConfig, check_run_name
 from ldm.training.distributed import World
 
 
@@ -37,6 +37,7 @@ class TrainVAE:
     init_from: str | None = None  # a checkpoint whose first stage to start from
 
     def __post_init__(self) -> None:
+        check_run_name(self.name)
         if isinstance(self.first_stage, IdentityConfig):
             raise UserError("first_stage kind 'identity' has nothing to train; use it in stage two as first_stage.kind=identity")
         if self.data.channels != self.first_stage.image_channels:
