@@ -73,6 +73,8 @@ class Report:
         """A picture, upright and in 8 bits."""
         self.kinds[f"{record.suffix} {image.mode}"] += 1
         self.sizes.append(image.size)
+        if image.mode in ("LA", "RGBA"):
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         small = image.convert("RGB").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, reducing_gap=2.0)
         brightness = ImageStat.Stat(small.convert("L")).mean[0]
         self._last = fingerprint(image)
@@ -223,7 +225,7 @@ def _webp(image: Image.Image) -> bytes:
 
 def _counted(counts: Counter[str], most: int = 20) -> str:
     more = f", and {len(counts) - most} more" if len(counts) > most else ""
-    return ", ".join(f"{name} {count}" for name, count in counts.most_common(most)) + more
+    return ", ".join(f"{name} ({count})" for name, count in counts.most_common(most)) + more
 
 
 def fingerprint(image: Image.Image) -> int:
