@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import codecs
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
+from ldm.app.train_ldm import TrainLDM
+from ldm.config.loader import load
 from ldm.core.errors import UserError
 from ldm.core.files import recover_folder
 from ldm.data.classic import open_classic
+from ldm.data.facts import CAPTIONS
 from ldm.data.names import BUILTIN, CLASSIC
 from ldm.data.prepare import Preparation, check_sources, prepare_sources
 from ldm.data.record import Record
@@ -44,6 +48,14 @@ def main(options: argparse.Namespace) -> None:
 
 
 def _make(sources: dict[str, Source], options: argparse.Namespace, how: Preparation) -> None:
+    if options.config is not None:
+        config = load(options.config, TrainLDM)
+        for name, part in config.conditioning.items():
+            if part.reads == CAPTIONS:
+                built = part.build(context_width=config.denoiser.context_width, latent_channels=1)
+                for source in sources.values():
+                    remarks = (replace(finding, what=f"{name}: {finding.what}") for finding in built.remarks(source.captions()))
+                    source.findings = (*source.findings, *remarks)
     if options.check:
         out = options.out or Path("outputs") / f"check-{Path(options.source).resolve().name}"
         _say(check_sources(sources, out, how, _progress), out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -20,8 +21,8 @@ from ldm.config.loader import build, read
 from ldm.core.errors import UserError
 from ldm.core.random import digest
 from ldm.data.config import DataConfig
-from ldm.data.facts import PIXELS
-from ldm.data.image_dataset import ImageDataset
+from ldm.data.facts import CAPTIONS, PIXELS
+from ldm.data.image_dataset import ImageDataset, IndexedDataset
 from ldm.data.latent_cache import STORED
 from ldm.diffusion.bound import PIXEL_LEVELS
 from ldm.diffusion.network_input import NetworkInput, TableIndex
@@ -40,6 +41,8 @@ from ldm.training.diffusion_model import DiffusionParts
 from ldm.training.diffusion_task import DiffusionTask
 from ldm.training.distributed import World
 from ldm.training.latents import LatentData
+
+MOST_CAPTIONS = 20_000  # records whose captions are compared with what the text encoder reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +146,9 @@ def main(options: argparse.Namespace) -> None:
         for images in filter(None, (train_set, held_out)):
             if part.reads in images.facts.has and conditioning[name].drop < 1:
                 part.check(images.facts)
+        if world.is_first and isinstance(train_set, IndexedDataset) and CAPTIONS in train_set.facts.has:
+            for finding in part.remarks(islice(train_set.source.captions(), MOST_CAPTIONS)):
+                print(f"{name}: {finding.line()}", flush=True)
     spec = spec.with_frozen(conditioners.frozen_digests())
     lora = None
     if not config.init_from:

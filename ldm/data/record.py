@@ -112,6 +112,14 @@ def _of_role(role: str, members: Mapping[str, bytes]) -> list[str]:
     return [suffix for suffix in members if suffix.startswith(f"{role}.") and suffix.rpartition(".")[2] in IMAGE_SUFFIXES]
 
 
+def captions_in(members: Mapping[str, bytes]) -> tuple[str, ...]:
+    """The captions in a record's members; none also where they cannot be read, which is counted when the record is."""
+    try:
+        return _texts_of(members, "")[0]
+    except (UserError, ValueError, OverflowError, RecursionError):
+        return ()
+
+
 def _texts_of(members: Mapping[str, bytes], key: str) -> tuple[tuple[str, ...], str | int | None, dict[str, Any]]:
     """Captions, label and the JSON.
 

@@ -477,7 +477,13 @@ def test_check_writes_a_report_and_nothing_else(
     assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.txt"]
     text, page = (folder / "report.txt").read_text(), (folder / "report.html").read_text()
     assert text in capsys.readouterr().out
-    for line in ("pictures: 4 train", "classes: 2: cats (2), dogs (2)", "captions: 1, 3 to 3 words", ".mp4 files", "left out: 1\n  dogs/3.png"):
+    for line in (
+        "pictures: 4 train",
+        "classes: 2: cats (2), dogs (2)",
+        "captions: 1, 3 to 3 words",
+        ".mp4 files",
+        "left out: 1\n  dogs/3.png",
+    ):
         assert line in text
     assert page.count("data:image/webp;base64,") == 12 and "dogs/&lt;b&gt;.png" in page and "<b>.png" not in page
 

@@ -31,6 +31,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--captions", type=Path, help="CSV, TSV or JSONL with columns file|file_name and caption|text")
     parser.add_argument("--encoding", metavar="NAME", help="of texts and tables that are not UTF-8, e.g. cp1252")
+    parser.add_argument(
+        "--config", type=Path, metavar="YAML", help="a stage-two config: the report says which captions its text encoder cannot read whole"
+    )
     parser.add_argument("--size", type=int, help="scale pictures down to this shorter side (default: keep)")
     parser.add_argument("--val-every", type=int, metavar="N", help="hold out every Nth picture of a folder (default: none)")
     parser.add_argument("--shard-size", type=float, default=256, metavar="MIB", help="largest shard (default: 256)")

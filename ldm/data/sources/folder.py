@@ -119,6 +119,14 @@ class FolderSource(Source):
         except OSError as error:
             raise UserError(f"{shown(self.folder / path)}: cannot be read ({error.strerror})") from None
 
+    def captions(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """See `Source.captions`."""
+        for path in self._pictures:
+            try:
+                yield shown(path), self._rows.get(path, ((), {}))[0] or self._text_beside(path)
+            except (UserError, OSError):
+                continue  # counted when it is used
+
     def attributes(self) -> Iterator[Mapping[str, Any]]:
         """See `Source.attributes`."""
         return (self._rows[path][1] for path in self._pictures if path in self._rows)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.core.errors import UserError
-from ldm.data.record import IMAGE_SUFFIXES, JSONS, NUMBERS, Record, attributes_in, label_in
+from ldm.data.record import IMAGE_SUFFIXES, JSONS, NUMBERS, TEXTS, Record, attributes_in, captions_in, label_in
 from ldm.data.shards import Index, Member, ShardInfo, checksum, scan_shard
 from ldm.data.sources.source import Source
 
@@ -73,6 +73,12 @@ class ShardSource(Source):
         """All labels that are texts, sorted; for shards whose index does not name them."""
         found = {label_in({"json": content}) for content in self._json()}
         return tuple(sorted(label for label in found if isinstance(label, str)))
+
+    def captions(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """See `Source.captions`."""
+        for key, path, members in self._records:
+            texts = {suffix.lower(): (start, size) for suffix, start, size, _ in members if suffix.lower() in (*JSONS, *TEXTS)}
+            yield key, captions_in({suffix: self._maps[path][start : start + size] for suffix, (start, size) in texts.items()})
 
     def label_numbers(self) -> dict[int, str]:
         """See `Source.label_numbers`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ldm.core.errors import UserError
@@ -71,6 +71,14 @@ class Source(abc.ABC):
     def attributes(self) -> Iterable[Mapping[str, Any]]:
         """Of all records that have some, undecoded."""
         return ()
+
+    def captions(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """(name, captions) of every record that can be read."""
+        for index in range(len(self)):
+            try:
+                yield self.name_of(index), self.record(index).captions
+            except UserError:
+                continue  # counted when it is used
 
     def label_numbers(self) -> Mapping[int, str]:
         """The labels that are numbers, each with the first record that has it."""
