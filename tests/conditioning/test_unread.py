@@ -30,9 +30,9 @@ def test_what_is_not_read_of_a_text(text: str, line: str) -> None:
 def test_what_is_not_read_of_a_data_set() -> None:
     part = BertScratchConfig(max_tokens=32, width=16, depth=1, heads=1, head_width=16).build(context_width=16, latent_channels=4)
     findings = part.remarks([("a.png", ("a cat", LONG)), ("b.png", ("a dog",)), ("c.png", (LONG,)), ("d.png", ("a 猫",))])
-    # 45 tokens each of two, of which 31 and the end are read; 4, 4 and 4
+    share = 2 * 13 / (2 * 45 + 12)  # of two texts of 45 tokens 31 and the end are read; the others have 4 each
     assert [finding.line() for finding in findings] == [
-        f"records with a caption of more than 32 tokens, whose end is not read ({2 * 13 / (2 * 45 + 12):.1%} of all tokens): 2 (a.png, c.png)",
+        f"records with a caption of more than 32 tokens, whose end is not read ({share:.1%} of all tokens): 2 (a.png, c.png)",
         "captions with words that the text encoder does not know: 1 (d.png: 猫)",
     ]
 
