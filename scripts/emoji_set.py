@@ -125,7 +125,7 @@ def box(alpha: np.ndarray) -> tuple[int, int, int, int]:
 
 def picture(path: Path) -> Image.Image:
     """The 3D picture at SIZE x SIZE, RGBA; one that is not square is padded."""
-    image = Image.open(path).convert("RGBA")
+    image = Image.open(path, formats=["WEBP"]).convert("RGBA")
     side = max(image.size)
     square = Image.new("RGBA", (side, side))
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
@@ -134,9 +134,8 @@ def picture(path: Path) -> Image.Image:
 
 def drawing(path: Path, alpha: np.ndarray) -> np.ndarray | None:
     """(4 SIZE, 4 SIZE, 4) uint8 of the flat drawing on the 3D picture's bounding box; None where the silhouettes differ."""
-    flat = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=512, height=512, skip_system_fonts=True)))).convert(
-        "RGBA"
-    )
+    png = bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=512, height=512, skip_system_fonts=True))
+    flat = Image.open(io.BytesIO(png), formats=["PNG"]).convert("RGBA")
     flat = flat.crop(box(np.asarray(flat)[..., 3] > 127))
     left, top, right, bottom = box(alpha)
     canvas = Image.new("RGBA", (4 * SIZE, 4 * SIZE))

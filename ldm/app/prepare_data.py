@@ -33,6 +33,8 @@ def main(options: argparse.Namespace) -> None:
         val_every=options.val_every,
         shard_bytes=int(options.shard_size * 2**20),
         background=_colour(options.background),
+        levels=options.levels and tuple(options.levels),
+        all_pages=options.pages == "all",
     )
     if options.out is None and not options.check:
         raise UserError("--out DIR says where to write; --check writes a report only")

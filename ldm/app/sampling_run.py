@@ -20,7 +20,9 @@ from torchvision.utils import make_grid
 from ldm.config.loader import to_short_form
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
+from ldm.core.reading import read_bytes
 from ldm.core.version import __version__
+from ldm.data.picture_file import MAX_FILE, decoding
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 from ldm.pipelines.sampling import OnStep, Progress, Sampling
 
@@ -132,7 +134,7 @@ def _is_ours(path: Path) -> bool:
         if path.name == PARAMETERS:
             parameters = json.loads(path.read_text(encoding="utf-8"))
         else:
-            with Image.open(path) as image:
+            with decoding(str(path)), Image.open(io.BytesIO(read_bytes(path, MAX_FILE)), formats=["PNG"]) as image:
                 parameters = json.loads(image.info["parameters"])
         return str(parameters["tool"]).startswith(TOOL)
     except (OSError, ValueError, KeyError, TypeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from ldm.core.errors import UserError
@@ -49,6 +50,9 @@ class DataConfig:
         size: side in pixels that the shorter side is scaled to, the centre square of which is used.
         channels: 1 = grey, 3 = RGB, else as many as the pictures (.npy arrays of (H, W, C)) have.
         background: RGB, 0 to 255, that transparent pictures are laid on.
+        levels: which numbers are black and white in pictures and arrays of more than 8 bits a channel; null = 0 and the largest possible,
+            for floats 0 and 1 (in .npy arrays -1 and 1), beyond which they are refused.
+        map_void: class that means "unknown" in maps, as 255 often does; null = none does.
         augment: random changes of training pictures.
         cache_latents: stage two encodes `cache_views` augmented views of each picture once; false = at every use.
         cache_views: see cache_latents.
@@ -62,6 +66,8 @@ class DataConfig:
     size: int
     channels: int = 3
     background: tuple[int, int, int] = (255, 255, 255)
+    levels: tuple[float, float] | None = None
+    map_void: int | None = None
     augment: Augment = field(default_factory=Augment)
     cache_latents: bool = True
     cache_views: int = 1
@@ -77,3 +83,7 @@ class DataConfig:
             raise UserError(f"data.max_lost must be from 0 to 1 and data.workers at least 0, got {self.max_lost}, {self.workers}")
         if not all(0 <= level <= 255 for level in self.background):
             raise UserError(f"data.background must be three levels from 0 to 255, got {self.background}")
+        if self.levels is not None and not -math.inf < self.levels[0] < self.levels[1] < math.inf:
+            raise UserError(f"data.levels must be two numbers, black before white, as in [0, 4095], got {list(self.levels)}")
+        if self.map_void is not None and self.map_void < 0:
+            raise UserError(f"data.map_void must be a class of the maps, as 255, got {self.map_void}")

@@ -59,12 +59,13 @@ class IndexedDataset(ImageDataset):
     def __init__(self, source: Source, config: DataConfig, split: Split, seed: int) -> None:
         self.source, self.config, self.seed = source, config, seed
         self.name, self.count, self.findings = source.name, len(source), source.findings
+        map_names = _known(source.map_names, source.map_classes, config.map_void)
         self.transform = SampleTransform(
             config=config,
             split=split,
             seed=seed,
             label_names=source.label_names,
-            map_names=source.map_names,
+            map_names=map_names,
             has_masks=source.has_masks,
             has_maps=source.has_maps,
             has_boxes=source.has_boxes,
@@ -72,7 +73,7 @@ class IndexedDataset(ImageDataset):
         self.facts = DataFacts(
             has=source.conditions,
             label_names=source.label_names,
-            map_names=source.map_names,
+            map_names=map_names,
             scan=lambda: attribute_facts(source.attributes()),
             scan_labels=source.label_numbers,
         )
@@ -117,3 +118,11 @@ class IndexedDataset(ImageDataset):
 
     def some(self, limit: int | None) -> Iterator[Sample]:
         return (self.sample(index, 0) for index in range(min(len(self), limit or len(self))))
+
+
+def _known(names: tuple[str, ...], classes: tuple[int, ...], void: int | None) -> tuple[str, ...]:
+    """The names of a map's classes where one of them means "unknown": up to the largest other one that occurs."""
+    if void is None or void >= len(names):
+        return names
+    largest = max((number for number in classes or range(len(names)) if number != void), default=-1)
+    return names[: largest + 1]

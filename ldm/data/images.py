@@ -1,29 +1,62 @@
-"""Image files of every kind that people have, to tensors: grey, RGB, with alpha, 16-bit, CMYK, palette, EXIF-rotated, arrays."""
+"""Picture files of every kind that people have, to tensors: grey, RGB, with alpha, 16-bit, float, CMYK, palette, EXIF-rotated, arrays."""
 
 from __future__ import annotations
 
 import io
-import struct
-import warnings
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from ldm.core.errors import UserError
+from ldm.core.reading import read_bytes
+from ldm.data.picture_file import MAX_FILE, MAX_MEMORY, STORED_LEVELS, decode_stored, decoding
+from ldm.data.profiles import PROFILE, in_srgb, name_of
 
-MAX_PIXELS = 100_000_000  # 10,000 x 10,000; more is a mistake or an attack
+Levels = tuple[float, float]
+"""The numbers that are black and white."""
+
+MAX_NUMBERS = MAX_MEMORY // 4  # in an array, of which each becomes a float of 4 bytes
+HALF_A_LEVEL = 0.5 / 255  # how far beyond 0 ... 1 a float may be that is shown as black or white
+STRIP = 2**20  # pixels that are converted at once, so that a large picture is never whole in more bytes than it keeps
+BRIGHT = 128  # levels of a mask from here on are object
+UNDECIDED = 0.05  # share of a mask's pixels that may be neither dark nor bright before it is doubted; JPEG and smooth edges have some
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureFacts:
+    """What a picture file is, as it is stored.
+
+    Attributes:
+        format: of `formats.FORMATS`.
+        mode: Pillow's: L, RGB, I;16, F, CMYK, P, ...
+        size: (width, height), upright.
+        has_alpha: whether any of it can be transparent.
+        profile: name of its colour profile; "" = none, "sRGB" if it changes nothing, "damaged" if it is ignored.
+        span: smallest and largest number in it; None for pictures of 8 bits.
+    """
+
+    format: str
+    mode: str
+    size: tuple[int, int]
+    has_alpha: bool
+    profile: str
+    span: Levels | None
 
 
 def open_image(path: Path) -> Image.Image:
-    """A picture from a file, upright, in mode L, LA, RGB or RGBA, 8 bits a channel.
+    """A picture from a file, upright, in mode L, LA, RGB or RGBA, 8 bits a channel; its colour profile stays beside it, in its info.
 
     Raises:
-        UserError: no such file, not a picture, damaged, or larger than MAX_PIXELS.
+        UserError: no such file, not a regular one, not a picture, damaged, or too large.
     """
-    return decode_image(_bytes_of(path), str(path))
+    return _decoded(read_bytes(path, MAX_FILE), str(path), Path(path).suffix, 0, None)[0]
 
 
 def open_map(path: Path) -> Tensor:
@@ -32,120 +65,224 @@ def open_map(path: Path) -> Tensor:
     Raises:
         UserError: as `open_image`; a colour picture.
     """
-    return decode_map(_bytes_of(path), str(path))
+    return decode_map(read_bytes(path, MAX_FILE), str(path), suffix=path.suffix).long()
 
 
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+def decode_image(content: bytes, name: str, *, suffix: str = "", page: int = 0, levels: Levels | None = None) -> Image.Image:
+    """A picture of a file's bytes: upright, in sRGB, in mode L, LA, RGB or RGBA, 8 bits a channel.
 
-
-def _decoded(content: bytes, name: str) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked here, with a limit of our own
-        try:
-            image = Image.open(io.BytesIO(content))
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{name}: {image.width}x{image.height} has more than {MAX_PIXELS / 1e6:.0f} million pixels; scale it down")
-            image.load()
-            return image
-        except Image.DecompressionBombError:
-            raise UserError(f"{name}: has more than {MAX_PIXELS / 1e6:.0f} million pixels; scale it down") from None
-        except UnidentifiedImageError:
-            raise UserError(f"{name}: not a picture that can be read (PNG, JPEG, WebP, TIFF, BMP, GIF, PPM are)") from None
-        except (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error) as error:
-            raise UserError(f"{name}: damaged picture ({' '.join(str(error).split()) or type(error).__name__})") from None
-
-
-def decode_image(content: bytes, name: str) -> Image.Image:
-    """`open_image` of a file's bytes."""
-    image = _decoded(content, name)
-    try:
-        image = ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, struct.error):
-        pass  # damaged EXIF on a sound picture: shown as it lies
-    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):  # 16 bits; "I" is how PIL opens some of them
-        levels = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((levels + 128) // 257).astype(np.uint8), "L")
-    if image.mode == "F":
-        return Image.fromarray((np.asarray(image).clip(0, 1) * 255).round().astype(np.uint8), "L")
-    if image.mode == "P" or "transparency" in image.info:
-        return image.convert("RGBA" if "transparency" in image.info else "RGB")
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode in ("L", "LA", "RGB", "RGBA"):
-        return image
-    return image.convert("RGBA" if image.mode in ("PA", "La", "RGBa") else "RGB")
-
-
-def decode_map(content: bytes, name: str) -> Tensor:
-    """`open_map` of a file's bytes."""
-    image = _decoded(content, name)
-    if image.mode not in ("L", "P", "1", "I;16", "I;16B", "I"):
-        raise UserError(f"{name}: a map must be a grey or palette picture whose pixels are class indices, this one is {image.mode}")
-    return torch.from_numpy(np.asarray(image).astype(np.int64))
-
-
-def decode_mask(content: bytes, name: str) -> Tensor:
-    """(1, H, W) float32 of {0, 1}: 1 where a picture is bright (128 and above)."""
-    return torch.from_numpy((np.asarray(decode_image(content, name).convert("L")) >= 128).astype(np.float32))[None]
-
-
-def decode_array(content: bytes, name: str) -> Tensor:
-    """(C, H, W) float32 in [-1, 1] of a .npy array (H, W, C) or (H, W): 8 or 16 bits unsigned, or floats already in [-1, 1].
+    Args:
+        content: of the file.
+        name: of it, for messages.
+        suffix: of its name; needed for TGA only.
+        page: of an animation or a TIFF of several pages, see `count_pages`.
+        levels: which numbers are black and white in pictures of more than 8 bits a channel; None = 0 and the largest possible, for floats
+            and signed numbers 0 and 1.
 
     Raises:
-        UserError: not such an array. Pickled objects are refused.
+        UserError: not a picture, damaged, or too large; floats or signed numbers beyond the levels if none are given, or NaN.
     """
-    try:
-        array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{name}: not a plain .npy array ({error})") from None
+    return examine(content, name, suffix=suffix, page=page, levels=levels)[0]
+
+
+def examine(
+    content: bytes, name: str, *, suffix: str = "", page: int = 0, levels: Levels | None = None
+) -> tuple[Image.Image, PictureFacts]:
+    """`decode_image`, and what the file is."""
+    image, facts = _decoded(content, name, suffix, page, levels)
+    image = in_srgb(image)
+    image.info = {}
+    return image, facts
+
+
+def _decoded(content: bytes, name: str, suffix: str, page: int, levels: Levels | None) -> tuple[Image.Image, PictureFacts]:
+    stored = decode_stored(content, name, suffix=suffix, page=page)
+    with decoding(name):
+        image = eight_bit(stored.image, name, levels)
+        facts = PictureFacts(
+            format=stored.format,
+            mode=stored.image.mode,
+            size=image.size,
+            has_alpha=image.has_transparency_data,
+            profile=name_of(stored.image if stored.image.mode == "CMYK" else image),
+            span=_span(stored.image) if _is_deep(stored.image) else None,
+        )
+        return image, facts
+
+
+def eight_bit(image: Image.Image, name: str, levels: Levels | None = None) -> Image.Image:
+    """Any picture in mode L, LA, RGB or RGBA; itself if it is in one of these. CMYK follows its profile, the others keep theirs.
+
+    Raises:
+        UserError: floats or signed numbers beyond 0 ... 1 without levels, or NaN.
+    """
+    if _is_deep(image):
+        return _scaled(image, name, levels)
+    if image.mode == "CMYK":
+        image = in_srgb(image)
+    is_transparent = image.has_transparency_data
+    if image.mode in ("1", "L"):
+        return image if image.mode == "L" and not is_transparent else image.convert("LA" if is_transparent else "L")
+    if image.mode in ("LA", "RGB", "RGBA") and "transparency" not in image.info:
+        return image
+    converted = image.convert("RGBA" if is_transparent else "RGB")
+    if image.mode in ("CMYK", "LAB"):
+        converted.info.pop(PROFILE, None)  # it is of the numbers before
+    return converted
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or image.mode in ("I", "F")
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """Some rows of a picture at a time."""
+    rows = max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
+
+
+def _span(image: Image.Image) -> Levels:
+    """Smallest and largest number in a deep picture; NaN where it has one."""
+    ends = np.array([(strip.min(), strip.max()) for strip in (np.asarray(strip) for _, strip in _strips(image))], dtype=np.float64)
+    return float(ends[:, 0].min()), float(ends[:, 1].max())
+
+
+def _scaled(image: Image.Image, name: str, levels: Levels | None) -> Image.Image:
+    """A deep picture in mode L, or LA if one of its levels is transparent."""
+    has_own = image.mode.startswith("I;16") or STORED_LEVELS in image.info
+    least, most = _span(image)
+    if not (math.isfinite(least) and math.isfinite(most)):
+        raise UserError(f"{name}: has NaN or infinity among its levels; fill them, or leave the picture out")
+    if levels is None and not has_own and (least < -HALF_A_LEVEL or most > 1 + HALF_A_LEVEL):
+        raise UserError(
+            f"{name}: its levels go from {least:g} to {most:g}; floats and signed numbers must lie between 0 and 1, "
+            f"or data.levels must say which are black and white, as in data.levels=[{least:g}, {most:g}]"
+        )
+    black, white = levels or image.info.get(STORED_LEVELS, (0, 65535) if has_own else (0, 1))
+    shown = np.empty((image.height, image.width), dtype=np.uint8)
+    for rows, strip in _strips(image):
+        shown[rows] = np.rint(((np.asarray(strip, dtype=np.float64) - black) * (255 / (white - black))).clip(0, 255))
+    result = Image.fromarray(shown)
+    if "transparency" in image.info:
+        opaque = np.concatenate([np.asarray(strip) != image.info["transparency"] for _, strip in _strips(image)])
+        result.putalpha(Image.fromarray(opaque.astype(np.uint8) * 255))
+    if PROFILE in image.info:
+        result.info[PROFILE] = image.info[PROFILE]
+    return result
+
+
+def decode_map(content: bytes, name: str, *, suffix: str = "") -> Tensor:
+    """Class indices (H, W) of a file's bytes, in the depth that they are stored in: uint8, or int32 if the picture has more than 8 bits.
+
+    Raises:
+        UserError: as `decode_image`; a colour picture.
+    """
+    image = decode_stored(content, name, suffix=suffix).image
+    if image.mode not in ("L", "P", "1", "I") and not image.mode.startswith("I;16"):
+        raise UserError(f"{name}: a map must be a grey or palette picture whose pixels are class indices, this one is {image.mode}")
+    return torch.from_numpy(np.asarray(image).astype(np.int32 if _is_deep(image) else np.uint8))
+
+
+def decode_mask(content: bytes, name: str, *, suffix: str = "") -> Tensor:
+    """(1, H, W) float32 of {0, 1}: 1 where the mask has its object, see `object_in`."""
+    return torch.from_numpy(object_in(decode_image(content, name, suffix=suffix)).astype(np.float32))[None]
+
+
+def object_in(mask: Image.Image) -> np.ndarray:
+    """(H, W) bool: where a mask is bright and opaque, so that object and paint may be white on transparent or white on black."""
+    return _mask_levels(mask) >= BRIGHT
+
+
+def doubt_about(mask: Image.Image) -> str:
+    """Why a mask may not mean what `object_in` reads in it, as the end of a sentence about it; empty if there is no doubt."""
+    counts = np.array(Image.fromarray(_mask_levels(mask)).histogram())
+    largest, undecided = int(counts.nonzero()[0].max()), counts[BRIGHT // 2 : BRIGHT * 3 // 2].sum() / counts.sum()
+    if 0 < largest < BRIGHT:
+        return f"is nowhere bright (its largest level is {largest}): only {BRIGHT} and above is object"
+    if undecided > UNDECIDED:
+        return f"has {np.count_nonzero(counts)} grey levels, {undecided:.0%} of it neither dark nor bright: {BRIGHT} and above is object"
+    return ""
+
+
+def _mask_levels(mask: Image.Image) -> np.ndarray:
+    """(H, W) uint8: how bright it is on black."""
+    return _on_ground(eight_bit(mask, "the mask"), (0, 0, 0), "L")
+
+
+def _on_ground(image: Image.Image, ground: tuple[int, int, int], mode: Literal["L", "RGB"]) -> np.ndarray:
+    """(H, W) or (H, W, 3) uint8 of a picture in sRGB or its profile, in mode L, LA, RGB or RGBA, laid on a colour."""
+    shown = np.empty((image.height, image.width) if mode == "L" else (image.height, image.width, 3), dtype=np.uint8)
+    for rows, strip in _strips(image):
+        strip = in_srgb(strip)
+        if strip.mode in ("LA", "RGBA"):
+            strip = Image.alpha_composite(Image.new("RGBA", strip.size, (*ground, 255)), strip.convert("RGBA"))
+        shown[rows] = np.asarray(strip.convert(mode))
+    return shown
+
+
+def decode_array(content: bytes, name: str, *, levels: Levels | None = None) -> Tensor:
+    """(C, H, W) float32 in [-1, 1] of a .npy array (H, W, C) or (H, W).
+
+    Args:
+        content: of the file.
+        name: of it, for messages.
+        levels: which numbers are black and white in arrays of more than 8 bits; None = 0 and the largest possible, for floats -1 and 1.
+
+    Raises:
+        UserError: not such an array; floats or signed numbers beyond the levels if none are given, or NaN. Pickled objects are refused.
+    """
+    array = _array(content, name)
     if array.ndim == 2:
         array = array[..., None]
-    if array.ndim != 3 or array.dtype.kind not in "uf" or array.size > MAX_PIXELS * 4:
-        raise UserError(f"{name}: an array must be (H, W, C) of uint8, uint16 or float, got {array.shape} of {array.dtype}")
+    if array.ndim != 3 or array.dtype.kind not in "uif" or not 0 < array.size <= MAX_NUMBERS:
+        raise UserError(
+            f"{name}: an array must be (H, W, C) of numbers, at most {MAX_NUMBERS / 1e6:.0f} million, got {array.shape} of {array.dtype}"
+        )
+    own = (0, np.iinfo(array.dtype).max) if array.dtype.kind == "u" else None
+    least, most = float(array.min()), float(array.max())
+    if not (math.isfinite(least) and math.isfinite(most)):
+        raise UserError(f"{name}: has NaN or infinity among its numbers; fill them, or leave it out")
+    if own is None and levels is None and not -1 <= least <= most <= 1:
+        raise UserError(
+            f"{name}: its numbers go from {least:g} to {most:g}; an array of floats or signed numbers must lie in [-1, 1], "
+            f"or data.levels must say which are black and white, as in data.levels=[{least:g}, {most:g}]"
+        )
+    black, white = (levels if array.dtype != np.uint8 else None) or own or (-1, 1)
     values = torch.from_numpy(array.astype(np.float32)).permute(2, 0, 1)
-    if array.dtype.kind == "u":
-        return values * (2 / np.iinfo(array.dtype).max) - 1
-    if not bool(torch.isfinite(values).all()) or values.abs().max() > 1:
-        raise UserError(f"{name}: an array of floats must lie in [-1, 1]")
+    if (black, white) != (-1, 1):
+        values = values.sub_(black).mul_(2 / (white - black)).sub_(1).clamp_(-1, 1)
     return values
 
 
-def image_tensor(image: Image.Image, channels: int, background: tuple[int, int, int], name: str) -> Tensor:
-    """(C, H, W) float32 in [-1, 1]; transparency is laid on the background first.
+def _array(content: bytes, name: str) -> np.ndarray:
+    """The array in a .npy file, whose header is believed only where the bytes behind it are as many as it says."""
+    file = io.BytesIO(content)
+    with decoding(name, "not a plain .npy array"):  # a damaged header is parsed as Python
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = read_header(file)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects")
+        there, needed = len(content) - file.tell(), math.prod(shape) * dtype.itemsize
+        if there != needed:
+            raise ValueError(f"{there} bytes where its header has {needed}")
+        return np.frombuffer(content, dtype, offset=file.tell()).reshape(shape, order="F" if is_fortran else "C")
+
+
+def image_levels(image: Image.Image, channels: int, background: tuple[int, int, int], name: str) -> Tensor:
+    """(C, H, W) uint8, in sRGB; transparency is laid on the background first.
 
     Raises:
         UserError: channels is neither 1 nor 3, which picture files cannot give.
     """
     if channels not in (1, 3):
         raise UserError(f"{name}: data.channels is {channels}, but picture files give 1 or 3; give .npy arrays of (H, W, {channels})")
-    if image.mode in ("LA", "RGBA"):
-        ground = Image.new("RGBA", image.size, (*background, 255))
-        image = Image.alpha_composite(ground, image.convert("RGBA"))
-    levels = np.array(image.convert("L" if channels == 1 else "RGB"))
-    return torch.from_numpy(levels).reshape(*levels.shape[:2], channels).permute(2, 0, 1).float() / 127.5 - 1
+    levels = torch.from_numpy(_on_ground(eight_bit(image, name), background, "L" if channels == 1 else "RGB"))
+    return levels.reshape(*levels.shape[:2], channels).permute(2, 0, 1)
 
 
-HEAD = 64
-
-
-def format_of(head: bytes, suffix: str) -> str | None:
-    """TODO replaced at merge."""
-    signatures = {
-        b"\x89PNG": "png",
-        b"\xff\xd8\xff": "jpg",
-        b"GIF8": "gif",
-        b"BM": "bmp",
-        b"\x93NUMPY": "npy",
-        b"II*\0": "tif",
-        b"MM\0*": "tif",
-    }
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "webp"
-    return next((kind for mark, kind in signatures.items() if head.startswith(mark)), None)
+def image_tensor(image: Image.Image, channels: int, background: tuple[int, int, int], name: str) -> Tensor:
+    """(C, H, W) float32 in [-1, 1], of `image_levels`."""
+    return image_levels(image, channels, background, name).float().div_(127.5).sub_(1)

@@ -12,7 +12,9 @@ from PIL import Image
 
 from ldm.core.errors import UserError
 from ldm.core.files import new_folder
-from ldm.data.images import decode_array, decode_image, decode_map, decode_mask
+from ldm.data.formats import HEAD, format_of
+from ldm.data.images import Levels, decode_array, decode_map, doubt_about, examine, object_in
+from ldm.data.picture_file import count_pages
 from ldm.data.record import Record
 from ldm.data.report import PAGE, TEXT, Report
 from ldm.data.shards import INDEX_NAME, Index, ShardWriter, checksum, plain_key, shard_writer
@@ -29,12 +31,16 @@ class Preparation:
         val_every: every so manieth picture is held out, from the last of the first so many on; None = none.
         shard_bytes: most that one shard may have.
         background: RGB that transparent pictures are laid on now; None = at training, on data.background.
+        all_pages: whether each page of a TIFF or frame of an animation becomes a record; otherwise the first is taken.
+        levels: which numbers are black and white in floats and signed pictures, as at training, data.levels.
     """
 
     size: int | None = None
     val_every: int | None = None
     shard_bytes: int = 256 * 2**20
     background: tuple[int, int, int] | None = None
+    levels: Levels | None = None
+    all_pages: bool = False
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
@@ -58,7 +64,7 @@ def prepare_sources(sources: Mapping[str, Source], out: Path, how: Preparation, 
     with new_folder(out) as folder:
         with ExitStack() as shards:
             writers: dict[str, ShardWriter] = {}
-            report = Report.of(sources)
+            report = Report.of(sources, how.all_pages)
             for split, record in _checked_records(sources, how, report, progress):
                 if split not in writers:
                     writers[split] = shards.enter_context(shard_writer(folder, split, how.shard_bytes))
@@ -67,7 +73,8 @@ def prepare_sources(sources: Mapping[str, Source], out: Path, how: Preparation, 
         report.counts = {split: sum(shard.count for shard in infos) for split, infos in written.items()}
         _refuse_none(report)
         names = first.map_names or tuple(f"class {number}" for number in range(max(report.map_classes, default=-1) + 1))
-        Index(splits=written, label_names=first.label_names, map_names=names).write(folder)
+        classes = tuple(sorted(report.map_classes))
+        Index(splits=written, label_names=first.label_names, map_names=names, map_classes=classes).write(folder)
         report.write(folder)
     return report
 
@@ -78,7 +85,7 @@ def check_sources(sources: Mapping[str, Source], out: Path, how: Preparation, pr
     Raises:
         UserError: not one picture is readable.
     """
-    report = Report.of(sources)
+    report = Report.of(sources, how.all_pages)
     for split, _ in _checked_records(sources, how, report, progress):
         report.counts[split] = report.counts.get(split, 0) + 1
     _refuse_none(report)
@@ -104,22 +111,44 @@ def _checked_records(sources: Mapping[str, Source], how: Preparation, report: Re
     readable = 0
     for split, source in sources.items():
         for record in progress(_records(source, report), len(source), split):
-            try:
-                checked = _checked(record, how, report)
-            except UserError as error:
-                report.unreadable[record.key] = str(error)
-                continue
-            readable += 1
-            digest = checksum(record.image)
-            side = split
-            if how.val_every is not None:
-                side = side_of.setdefault(digest, "val" if readable % how.val_every == 0 else "train")
-            key = plain_key(checked.key)
-            keys[key] = keys.get(key, 0) + 1
-            if keys[key] > 1:  # of another shard
-                key = plain_key(f"{key[-60:]}-{checksum(f'{checked.key} {keys[key]}'.encode())}")
-            report.add(side, record, digest)
-            yield side, replace(checked, key=key)
+            for page in _pages(record, how, report):
+                try:
+                    checked = _checked(page, how, report)
+                except UserError as error:
+                    report.unreadable[page.key] = str(error)
+                    continue
+                readable += 1
+                digest = checksum(page.image)
+                side = split
+                if how.val_every is not None:
+                    side = side_of.setdefault(digest, "val" if readable % how.val_every == 0 else "train")
+                key = plain_key(checked.key)
+                keys[key] = keys.get(key, 0) + 1
+                if keys[key] > 1:  # of another shard
+                    key = plain_key(f"{key[-60:]}-{checksum(f'{checked.key} {keys[key]}'.encode())}")
+                report.add(side, page, digest)
+                yield side, replace(checked, key=key)
+
+
+def _pages(record: Record, how: Preparation, report: Report) -> Iterator[Record]:
+    """The record, or one for each page of its picture if that is wanted; what cannot be read is left to `_checked`."""
+    try:
+        is_array = format_of(record.image[:HEAD], record.suffix) == "NPY"
+        count = 1 if is_array else count_pages(record.image, record.name, suffix=record.suffix)
+    except UserError:
+        count = 1
+    report.see_pages(record, count)
+    if count == 1 or not how.all_pages:
+        yield record
+        return
+    for page in range(count):
+        key, place = f"{record.key}-{page + 1}", f"{record.name}, page {page + 1}"
+        try:
+            image, _ = examine(record.image, place, suffix=record.suffix, page=page, levels=how.levels)
+        except UserError as error:
+            report.unreadable[key] = str(error)
+        else:
+            yield replace(record, key=key, place=place, suffix="png", image=_png(image))
 
 
 def _records(source: Source, report: Report) -> Iterator[Record]:
@@ -136,11 +165,11 @@ def _checked(record: Record, how: Preparation, report: Report) -> Record:
     Raises:
         UserError: it cannot be read.
     """
-    if record.suffix == "npy":
-        array = decode_array(record.image, record.name)
+    if format_of(record.image[:HEAD], record.suffix) == "NPY":
+        array = decode_array(record.image, record.name, levels=how.levels)
         report.see_array(record, array)
         return record
-    image = decode_image(record.image, record.name)
+    image, facts = examine(record.image, record.name, suffix=record.suffix, levels=how.levels)
     side = min(image.size)
     scale = how.size / side if how.size is not None and how.size < side else 1.0
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -149,7 +178,9 @@ def _checked(record: Record, how: Preparation, report: Report) -> Record:
     if scale != 1.0 or (transparent and how.background is not None):
         stored = replace(stored, suffix="png", image=_png(_scaled(image, size, how.background if transparent else None)))
     if record.mask is not None:
-        mask = Image.fromarray((decode_mask(record.mask, f"mask of {record.name}")[0].numpy() * 255).astype("uint8"))
+        painted, _ = examine(record.mask, f"mask of {record.name}")
+        report.see_mask(record, doubt_about(painted))
+        mask = Image.fromarray(object_in(painted))
         stored = replace(stored, mask=_png(_fitted(mask, image.size, size, f"mask of {record.name}").convert("1")))
     if record.map is not None:
         classes = decode_map(record.map, f"map of {record.name}")
@@ -158,7 +189,7 @@ def _checked(record: Record, how: Preparation, report: Report) -> Record:
         report.see_map(record, classes)
         fitted = _fitted(Image.fromarray(classes.numpy().astype("uint8")), image.size, size, f"map of {record.name}")
         stored = replace(stored, map=_png(fitted))
-    report.see_image(record, image)
+    report.see_image(record, image, facts)
     return stored
 
 

@@ -9,16 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ldm.core.errors import UserError
+from ldm.data.formats import IMAGE_SUFFIXES
 from ldm.data.text import decode_text, is_text
 
 Box = tuple[int, float, float, float, float]
 """An object's class index, then left, top, right and bottom as shares of the picture, from 0 to 1."""
-
-IMAGE_SUFFIXES = (
-    *("webp", "png", "apng", "jpg", "jpeg", "jpe", "jfif", "mpo", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"),
-    *("avif", "heic", "heif", "jp2", "j2k", "tga", "npy"),
-)
-
 
 TEXTS = ("txt", "text.txt", "caption.txt", "captions.txt", "caption", "text")
 JSONS, NUMBERS = ("json", "json.json"), ("cls", "label.cls", "label.txt", "label")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ldm.core.files import write_file
 from ldm.data.findings import Finding
+from ldm.data.images import PictureFacts
 from ldm.data.record import Record
 from ldm.data.sources.source import Source
 
@@ -25,6 +26,7 @@ NAMED = 10  # of what could not be read, in the text; the page names all
 EXTREMES, THUMBNAIL = 6, 96  # pictures shown of a kind, and their side
 NEAR = 6  # of 128 bits of two pictures' fingerprints may differ
 STEP = 4  # levels of 255 that brightness must grow by: compression makes smaller ones
+TWELVE_BITS = 4095  # what many cameras and scanners give in 16
 FEW_CLASSES = 32  # of a map, beside which 255 looks like "not labelled"
 
 
@@ -55,6 +57,12 @@ class Report:
     captions: list[int] = field(default_factory=list)  # words of each
     map_classes: Counter[int] = field(default_factory=Counter)  # pictures that each class is in
     with_255: list[str] = field(default_factory=list)  # maps
+    transparent: int = 0
+    profiles: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # pictures by the name of their colour profile
+    deep: list[tuple[str, float]] = field(default_factory=list)  # of 16 bits: (name, largest number)
+    doubts: list[str] = field(default_factory=list)  # of masks
+    paged: list[str] = field(default_factory=list)
+    all_pages: bool = False  # whether each page became a record
     silent: list[str] = field(default_factory=list)  # without a caption
     _identical: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))  # by checksum: (name, split)
     _fingerprints: list[int] = field(default_factory=list)
@@ -63,15 +71,20 @@ class Report:
     _last: int = 0  # fingerprint of the picture that was seen last
 
     @staticmethod
-    def of(sources: Mapping[str, Source]) -> Report:
+    def of(sources: Mapping[str, Source], all_pages: bool = False) -> Report:
         """What is known before any record is read."""
         findings = dict.fromkeys(finding for source in sources.values() for finding in source.findings)
         unreadable = {key: reason for source in sources.values() for key, reason in source.unreadable.items()}
-        return Report(findings=list(findings), unreadable=unreadable)
+        return Report(findings=list(findings), unreadable=unreadable, all_pages=all_pages)
 
-    def see_image(self, record: Record, image: Image.Image) -> None:
-        """A picture, upright and in 8 bits."""
-        self.kinds[f"{record.suffix} {image.mode}"] += 1
+    def see_image(self, record: Record, image: Image.Image, facts: PictureFacts) -> None:
+        """A picture, upright and in 8 bits, and what its file is."""
+        self.kinds[f"{facts.format} {facts.mode}"] += 1
+        self.transparent += facts.has_alpha
+        if facts.profile not in ("", "sRGB"):
+            self.profiles[facts.profile].append(record.name)
+        if facts.mode.startswith("I;16") and facts.span is not None:
+            self.deep.append((record.name, facts.span[1]))
         self.sizes.append(image.size)
         if image.mode in ("LA", "RGBA"):
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
@@ -83,6 +96,16 @@ class Report:
             if len(kept) < EXTREMES or (value, record.name) < (kept[-1].value, kept[-1].name):
                 kept.append(_Seen(value, record.name, _webp(small)))
                 self._extremes[kind] = sorted(kept)[:EXTREMES]
+
+    def see_mask(self, record: Record, doubt: str) -> None:
+        """What is doubtful about a mask; "" = nothing."""
+        if doubt:
+            self.doubts.append(f"{record.name} {doubt}")
+
+    def see_pages(self, record: Record, count: int) -> None:
+        """How many pages or frames a picture has."""
+        if count > 1:
+            self.paged.append(f"{record.name} ({count})")
 
     def see_array(self, record: Record, array: Tensor) -> None:
         """An array, (C, H, W)."""
@@ -124,8 +147,22 @@ class Report:
         if 255 in self.map_classes and len(others) <= FEW_CLASSES and max(others, default=0) < 128:
             what = 'maps with class 255 beside few others, which most likely means "not labelled": set data.map_void=255'
             found.append(Finding(what, tuple(self.with_255)))
+        found += self._of_files()
         found += self._duplicates()
         return found
+
+    def _of_files(self) -> Iterator[Finding]:
+        for profile, names in sorted(self.profiles.items()):
+            became = "ignored" if profile == "damaged" else "converted to sRGB"
+            yield Finding(f"pictures whose colour profile is {profile}, {became}", tuple(names))
+        if self.deep and max(most for _, most in self.deep) <= TWELVE_BITS:
+            what = f"pictures of 16 bits, none of which leaves 0 ... {TWELVE_BITS:,}: set data.levels=[0, {TWELVE_BITS}]"
+            yield Finding(what, tuple(name for name, _ in self.deep))
+        if self.doubts:
+            yield Finding("masks that may not be what was meant", tuple(self.doubts))
+        if self.paged:
+            taken = "each page taken" if self.all_pages else "the first taken (--pages all takes each)"
+            yield Finding(f"pictures of several pages or frames, {taken}", tuple(self.paged))
 
     def _duplicates(self) -> Iterator[Finding]:
         groups = [group for group in self._identical.values() if len(group) > 1]
@@ -147,6 +184,8 @@ class Report:
         """(what, how much) of the statistics."""
         yield "pictures", ", ".join(f"{count} {split}" for split, count in self.counts.items())
         yield "kinds", ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common())
+        if self.transparent:
+            yield "with transparency", f"{self.transparent}"
         if self.sizes:
             shorter = sorted(min(size) for size in self.sizes)
             aspects = sorted(width / height for width, height in self.sizes)

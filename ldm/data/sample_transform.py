@@ -14,11 +14,13 @@ from ldm.core.errors import UserError
 from ldm.core.random import generator
 from ldm.data.batch import Sample
 from ldm.data.config import DataConfig
-from ldm.data.images import decode_array, decode_image, decode_map, decode_mask, image_tensor
+from ldm.data.formats import HEAD, format_of
+from ldm.data.images import decode_array, decode_image, decode_map, decode_mask, image_levels, image_tensor
 from ldm.data.record import Record
-from ldm.data.transforms import UNKNOWN, augmented, fitted, fitted_boxes, fitted_map
+from ldm.data.transforms import UNKNOWN, augmented, fitted, fitted_boxes, fitted_levels, fitted_map
 
 Split = Literal["train", "val"]
+READ = ("size", "channels", "background", "levels", "map_void", "augment")  # what of the config decides how a record looks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class SampleTransform:
     @property
     def digest(self) -> str:
         """Of all that a sample depends on besides its record."""
-        how = {name: value for name, value in asdict(self.config).items() if name in ("size", "channels", "background", "augment")}
+        how = {name: value for name, value in asdict(self.config).items() if name in READ}
         return hashlib.sha256(repr((sorted(how.items()), self.split, self.seed)).encode()).hexdigest()
 
     def __call__(self, record: Record, epoch: int, index: int) -> Sample:
@@ -81,12 +83,13 @@ class SampleTransform:
     def _image(self, record: Record) -> tuple[Tensor, tuple[int, ...], Tensor | None]:
         """The picture, its size as stored, and the colour (C, 1, 1) it was laid on; None if it is opaque."""
         size, channels, background = self.config.size, self.config.channels, self.config.background
-        if record.suffix != "npy":
-            picture = decode_image(record.image, record.name)
-            image = image_tensor(picture, channels, background, record.name)
-            ground = image_tensor(Image.new("RGB", (1, 1), background), channels, background, record.name)
-            return fitted(image, size), tuple(image.shape[1:]), ground if picture.mode in ("LA", "RGBA") else None
-        image = decode_array(record.image, record.name)
+        if format_of(record.image[:HEAD], record.suffix) != "NPY":
+            picture = decode_image(record.image, record.name, suffix=record.suffix, levels=self.config.levels)
+            is_opaque, levels = picture.mode in ("L", "RGB"), image_levels(picture, channels, background, record.name)
+            del picture  # a large one needs its memory for the next step
+            ground = None if is_opaque else image_tensor(Image.new("RGB", (1, 1), background), channels, background, record.name)
+            return fitted_levels(levels, size), tuple(levels.shape[1:]), ground
+        image = decode_array(record.image, record.name, levels=self.config.levels)
         if len(image) != channels:
             raise UserError(f"{record.name}: has {len(image)} channels, data.channels is {channels}")
         return fitted(image, size), tuple(image.shape[1:]), None
@@ -109,7 +112,8 @@ class SampleTransform:
             return torch.full((size, size), UNKNOWN, dtype=torch.int64)
         indices = decode_map(record.map, record.name)
         _check_size("map", indices, stored, record.name)
-        return fitted_map(indices, size)
+        classes = fitted_map(indices, size).long()
+        return classes if self.config.map_void is None else classes.where(classes != self.config.map_void, UNKNOWN)
 
     def _boxes(self, record: Record, stored: tuple[int, ...]) -> Tensor | None:
         if not self.has_boxes:

@@ -47,11 +47,12 @@ class ShardInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """All of index.json. splits: "train" and, where there is one, "val"."""
+    """All of index.json. splits: "train" and, where there is one, "val"; map_classes: those that occur in maps."""
 
     splits: dict[str, tuple[ShardInfo, ...]]
     label_names: tuple[str, ...] = ()
     map_names: tuple[str, ...] = ()
+    map_classes: tuple[int, ...] = ()
     about: dict[str, object] = field(default_factory=dict)  # source, licence, palette: for people
 
     def write(self, folder: Path) -> None:
@@ -97,6 +98,7 @@ class Index:
                 splits=splits,
                 label_names=tuple(map(str, plain.get("label_names", ()))),
                 map_names=tuple(map(str, plain.get("map_names", ()))),
+                map_classes=tuple(map(int, plain.get("map_classes", ()))),
                 about=dict(plain.get("about", {})),
             )
         except FileNotFoundError:

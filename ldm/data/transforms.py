@@ -13,33 +13,57 @@ from torchvision.transforms.v2 import functional as V
 from ldm.data.config import Augment
 
 UNKNOWN = -1  # a map's class where nothing is known
+LONGEST = 32  # a side in units of the other one; of longer pictures only the middle is scaled, all of which but a square is cut off anyway
 
 
 def fitted(image: Tensor, size: int) -> Tensor:
     """(C, H, W) -> (C, size, size): the shorter side scaled to size (antialiased), the centre square kept."""
+    image = image[(..., *_middle(image.shape))]
     square: Tensor = V.center_crop(V.resize(image, _scaled(image.shape, size), antialias=True).clamp(-1, 1), [size, size])
     return square
 
 
+def fitted_levels(levels: Tensor, size: int) -> Tensor:
+    """(C, H, W) uint8 -> (C, size, size) float32 in [-1, 1], like `fitted`; one channel at a time, as floats are four times as large."""
+    return torch.stack([fitted(channel[None].float().div_(127.5).sub_(1), size)[0] for channel in levels], dim=-1).permute(2, 0, 1)
+
+
 def fitted_map(indices: Tensor, size: int) -> Tensor:
-    """(H, W) whole numbers -> (size, size), like `fitted`, each pixel that of the nearest."""
-    scaled = F.interpolate(indices[None, None].double(), size=_scaled(indices.shape, size), mode="nearest-exact")[0]
-    square: Tensor = V.center_crop(scaled, [size, size])[0].to(indices.dtype)
-    return square
+    """(H, W) whole numbers of any type -> (size, size) of it, like `fitted`, each pixel that of the nearest."""
+    indices = indices[_middle(indices.shape)]
+    rows, columns = (_nearest(*sides) for sides in zip(indices.shape, _scaled(indices.shape, size), strict=True))
+    top, left = (round((len(places) - size) / 2) for places in (rows, columns))
+    return indices[rows[top : top + size]][:, columns[left : left + size]]
+
+
+def _nearest(length: int, scaled: int) -> Tensor:
+    """(scaled,): which of `length` pixels in a row each of its pixels shows."""
+    places: Tensor = F.interpolate(torch.arange(length, dtype=torch.float64)[None, None], size=scaled, mode="nearest-exact")
+    return places[0, 0].long()
 
 
 def fitted_boxes(boxes: Tensor, stored: Sequence[int], size: int) -> Tensor:
     """(K, 5) shares of a picture of stored (H, W) -> the same of the centre square, like `fitted`; those outside it are left out."""
-    height, width = _scaled(stored, size)
-    of_whole = torch.tensor([width, height, width, height]) / size
+    rows, columns = _middle(stored)
+    middle = rows.stop - rows.start, columns.stop - columns.start
+    height, width = _scaled(middle, size)
+    of_whole = torch.tensor([stored[1] / middle[1] * width, stored[0] / middle[0] * height]).repeat(2) / size
     offset = torch.tensor([round((width - size) / 2), round((height - size) / 2)]).repeat(2) / size
-    return _seen(torch.cat([boxes[:, :1], boxes[:, 1:] * of_whole - offset], dim=1))
+    cut_off = torch.tensor([columns.start / middle[1] * width, rows.start / middle[0] * height]).repeat(2) / size
+    return _seen(torch.cat([boxes[:, :1], boxes[:, 1:] * of_whole - offset - cut_off], dim=1))
 
 
 def _seen(boxes: Tensor) -> Tensor:
     """The parts of the boxes that lie within the picture; boxes outside are left out."""
     clipped = torch.cat([boxes[:, :1], boxes[:, 1:].clamp(0, 1)], dim=1)
     return clipped[(clipped[:, 3:] > clipped[:, 1:3]).all(1)]
+
+
+def _middle(shape: Sequence[int]) -> tuple[slice, slice]:
+    """Rows and columns of a picture that is at most LONGEST times as long as it is wide: all of most pictures."""
+    most = LONGEST * min(shape[-2:])
+    starts = [max(0, side - most) // 2 for side in shape[-2:]]
+    return slice(starts[0], starts[0] + min(shape[-2], most)), slice(starts[1], starts[1] + min(shape[-1], most))
 
 
 def _scaled(shape: Sequence[int], size: int) -> list[int]:

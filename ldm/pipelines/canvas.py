@@ -11,14 +11,14 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur, resize, to_pil_image
 
-from ldm.data.images import image_tensor
+from ldm.data.images import eight_bit, image_tensor, object_in
+from ldm.data.profiles import DAMAGED, PROFILE, can_keep_profile, in_profile_of, in_srgb, name_of
 
 CONTEXT = 2.0  # side of the square in units of the hole's longer side, where the picture is large enough
 SEAM = 0.03  # width of the seam's blending, in units of the square's side
 BLEND_SIDE = 256  # the seam's correction is smooth, so a larger square's is computed at this size
 FILL_WIDTH = 1 / 8  # how far the hole's filling looks, in units of the square's side
 WHITE = (255, 255, 255)
-ICC_SPACES = {"L": b"GRAY", "LA": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB "}  # bytes 16 to 19 of a profile for this mode
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
@@ -37,17 +37,20 @@ def as_tensor(image: Image.Image, channels: int) -> Tensor:
 
 
 def ordinary(image: Image.Image) -> Image.Image:
-    """The picture in mode L, LA, RGB or RGBA; itself if it is in one of these."""
-    if image.mode in ICC_SPACES and "transparency" not in image.info:
-        return image
-    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+    """The picture in mode L, LA, RGB or RGBA; itself if it is in one of these. Its colour profile stays beside it.
+
+    It is brought to sRGB only where its profile cannot say which of its own numbers a painted colour has.
+
+    Raises:
+        UserError: floats or signed numbers beyond 0 to 1.
+    """
+    image = eight_bit(image, "the picture")
+    return image if can_keep_profile(image) else in_srgb(image)
 
 
 def hole_of(mask: Image.Image) -> np.ndarray:
-    """(H, W) bool: where a mask is bright (128 and above). What is transparent is not painted."""
-    ground = Image.new("RGBA", mask.size, (0, 0, 0, 255))
-    shown = Image.alpha_composite(ground, mask.convert("RGBA")) if mask.has_transparency_data else mask
-    return np.array(shown.convert("L")) >= 128
+    """(H, W) bool: what is to be painted, where the mask has its object."""
+    return object_in(mask)
 
 
 @dataclass(frozen=True)
@@ -153,16 +156,16 @@ def _blurred(image: Tensor, width: float) -> Tensor:
 def pasted(image: Image.Image, painting: Tensor, square: Square, hole: np.ndarray) -> Image.Image:
     """The user's picture with a painting of the square, (C, S, S) in [-1, 1], where hole, (H, W) bool, is True.
 
-    Every other pixel keeps its bytes and alpha; what is painted is opaque. The picture is `ordinary`.
+    Every other pixel keeps its bytes and alpha, and the whole its colour profile; what is painted is opaque. The picture is `ordinary`.
     """
     pixels = np.array(image)
     top, left = max(square.top, 0), max(square.left, 0)
-    levels = np.array(to_pil(painting[None])[0].convert(image.mode))[top - square.top :, left - square.left :]
+    painted = in_profile_of(to_pil(painting[None])[0].convert(image.mode), image)
+    levels = np.array(painted)[top - square.top :, left - square.left :]
     region = pixels[top : square.top + square.side, left : square.left + square.side]  # a view, cut at the picture's edges
     inside = hole[top : top + region.shape[0], left : left + region.shape[1]]
     region[inside] = levels[: region.shape[0], : region.shape[1]][inside]
     result = Image.fromarray(pixels)
-    profile = image.info.get("icc_profile")
-    if profile and profile[16:20] == ICC_SPACES[image.mode]:
-        result.info["icc_profile"] = profile
+    if name_of(image) not in ("", DAMAGED):
+        result.info[PROFILE] = image.info[PROFILE]
     return result

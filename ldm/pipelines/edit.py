@@ -11,6 +11,7 @@ from ldm.conditioning.inpaint_mask import latent_mask
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.errors import UserError
 from ldm.core.random import Streams
+from ldm.data.profiles import in_srgb
 from ldm.diffusion.estimate import Denoise
 from ldm.guidance.known_region import known_region
 from ldm.pipelines.canvas import Square, as_tensor, blended, hole_of, known_at, ordinary, pasted, resized, to_pil
@@ -30,12 +31,13 @@ def inpaint(model: LatentDiffusion, image: Image.Image, mask: Image.Image, how: 
     Args:
         model: with or without mask conditioning.
         image: of any size and mode.
-        mask: of the same size; bright (128 and above) = paint.
+        mask: of the same size; bright (128 and above) and opaque = paint.
         how: sampling; `num_images` different paintings.
         prompt: what to paint; None = whatever fits.
 
     Returns:
-        Pictures of the input's size and (for grey, RGB and either with alpha) mode; pixels outside the mask are bit-identical.
+        Pictures of the input's size and (for grey, RGB and either with alpha) mode, with its colour profile; pixels outside the mask are
+        bit-identical.
 
     Raises:
         UserError: mask of another size, or with nothing to paint; empty prompt, or one for a model that reads no text.
@@ -49,7 +51,7 @@ def inpaint(model: LatentDiffusion, image: Image.Image, mask: Image.Image, how: 
 
     image = ordinary(image)
     square = Square.around(hole, model.spec.size)
-    crop = as_tensor(Image.fromarray(square.cut(np.array(image))), model.first_stage.image_channels)
+    crop = as_tensor(Image.fromarray(square.cut(np.array(in_srgb(image)))), model.first_stage.image_channels)
     crop_hole = torch.from_numpy(square.cut(hole))[None, None].float()
     known, small_hole = known_at(crop, crop_hole, model.spec.size)
     cond = model.uncond() if prompt is None else model.text_inputs(prompt)

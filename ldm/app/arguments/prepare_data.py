@@ -34,6 +34,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="YAML", help="a stage-two config: the report says which captions its text encoder cannot read whole"
     )
+    parser.add_argument(
+        "--levels", type=float, nargs=2, metavar=("BLACK", "WHITE"), help="numbers that are black and white in float and signed pictures"
+    )
+    parser.add_argument(
+        "--pages",
+        choices=("first", "all"),
+        default="first",
+        help="of TIFFs and animations the first page, or each as a picture",
+    )
     parser.add_argument("--size", type=int, help="scale pictures down to this shorter side (default: keep)")
     parser.add_argument("--val-every", type=int, metavar="N", help="hold out every Nth picture of a folder (default: none)")
     parser.add_argument("--shard-size", type=float, default=256, metavar="MIB", help="largest shard (default: 256)")

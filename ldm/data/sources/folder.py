@@ -12,8 +12,11 @@ from typing import Any
 
 from ldm.core.errors import UserError
 from ldm.core.files import sha256_of
+from ldm.core.reading import read_bytes
 from ldm.data.findings import Finding
-from ldm.data.images import format_of, open_map
+from ldm.data.formats import FORMATS, HEAD, format_of
+from ldm.data.images import open_map
+from ldm.data.picture_file import MAX_FILE
 from ldm.data.record import Box, Record, boxes_of
 from ldm.data.shards import plain_key
 from ldm.data.sources.contents import checksums
@@ -23,6 +26,7 @@ from ldm.data.sources.source import Source
 from ldm.data.tables import TABLES, read_table
 from ldm.data.text import decode_text, one_form, shown
 
+MAX_TEXT = 1 << 24  # bytes of the captions or boxes of one picture
 Row = tuple[tuple[str, ...], dict[str, Any]]
 """A picture's captions and attributes."""
 
@@ -60,7 +64,8 @@ class FolderSource(Source):
         asides = layout.asides
         self.has_masks, self.has_maps, self.has_boxes = (any(p in asides[name] for p in self._pictures) for name in (MASKS, MAPS, BOXES))
         if self.has_maps:
-            self.map_names = _class_names([folder / path for path in asides[MAPS].values()])
+            self.map_classes = _classes_in([folder / path for path in asides[MAPS].values()])
+            self.map_names = tuple(f"class {number}" for number in range(max(self.map_classes, default=0) + 1))
         self.tables = tuple(self._own_tables() if table is None else [(PurePosixPath(), table)])
         self._rows, unmatched = self._matched()
         stems = {path.with_suffix(""): path for path in layout.files if path.suffix.lower() in CAPTION_SUFFIXES}
@@ -103,11 +108,11 @@ class FolderSource(Source):
         captions, attributes = self._rows.get(path, ((), {}))
         boxes = self.layout.asides[BOXES].get(path)
         try:
-            image = (self.folder / path).read_bytes()
+            image = read_bytes(self.folder / path, MAX_FILE)
             return Record(
                 key=self._keys[index],
                 place=shown(path),
-                suffix=format_of(image, path.suffix) or path.suffix.lower()[1:],
+                suffix=_suffix_of(image, path),
                 image=image,
                 captions=captions or self._text_beside(path),
                 label=self._label(path) if self.label_names else None,
@@ -136,14 +141,14 @@ class FolderSource(Source):
 
     def _aside(self, name: str, path: PurePosixPath) -> bytes | None:
         found = self.layout.asides[name].get(path)
-        return None if found is None else (self.folder / found).read_bytes()
+        return None if found is None else read_bytes(self.folder / found, MAX_FILE)
 
     def _text_beside(self, path: PurePosixPath) -> tuple[str, ...]:
         """Each line of the text beside a picture is a caption."""
         if path not in self._texts:
             return ()
         text = self.folder / self._texts[path]
-        lines = decode_text(text.read_bytes(), shown(text), self.encoding).splitlines()
+        lines = decode_text(read_bytes(text, MAX_TEXT), shown(text), self.encoding).splitlines()
         return tuple(line.strip() for line in lines if line.strip())
 
     def _own_tables(self) -> Iterator[tuple[PurePosixPath, Path]]:
@@ -235,19 +240,23 @@ def read_boxes(path: Path) -> tuple[Box, ...]:
         UserError: no such file, or not boxes.
     """
     try:
-        return boxes_of(json.loads(decode_text(path.read_bytes(), shown(path))))
-    except FileNotFoundError:
-        raise UserError(f"{shown(path)}: no such file") from None
-    except (OSError, ValueError, OverflowError, RecursionError) as error:
+        return boxes_of(json.loads(decode_text(read_bytes(path, MAX_TEXT), shown(path))))
+    except (ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"{shown(path)}: not boxes as JSON ({error})") from None
 
 
-def _class_names(maps: list[Path]) -> tuple[str, ...]:
-    """`class 0` and so on, up to the largest class of any map; those that cannot be read are counted when they are used."""
-    largest = 0
+def _suffix_of(image: bytes, path: PurePosixPath) -> str:
+    """The suffix of the format that a picture has, whatever its name says; its own if it has none."""
+    own, found = path.suffix.lower()[1:], format_of(image[:HEAD], path.suffix)
+    return own if found is None or own in FORMATS[found] else FORMATS[found][0]
+
+
+def _classes_in(maps: list[Path]) -> tuple[int, ...]:
+    """The classes that occur in any map; those that cannot be read are counted when they are used."""
+    found: set[int] = set()
     for path in maps:
         try:
-            largest = max(largest, int(open_map(path).max()))
+            found.update(open_map(path).unique().tolist())
         except UserError:
             continue
-    return tuple(f"class {number}" for number in range(largest + 1))
+    return tuple(sorted(found))

@@ -10,8 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from ldm.core.errors import UserError
 from ldm.data.findings import Finding, by_kind
-from ldm.data.images import HEAD, format_of
-from ldm.data.record import IMAGE_SUFFIXES
+from ldm.data.formats import HEAD, IMAGE_SUFFIXES, format_of
 from ldm.data.tables import TABLES
 from ldm.data.text import shown
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ldm.core.errors import UserError
-from ldm.data.record import IMAGE_SUFFIXES, JSONS, NUMBERS, TEXTS, Record, attributes_in, captions_in, label_in
+from ldm.data.formats import IMAGE_SUFFIXES
+from ldm.data.record import JSONS, NUMBERS, TEXTS, Record, attributes_in, captions_in, label_in
 from ldm.data.shards import Index, Member, ShardInfo, checksum, scan_shard
 from ldm.data.sources.source import Source
 
@@ -20,7 +21,7 @@ class ShardSource(Source):
 
     def __init__(self, name: str, shards: Sequence[tuple[Path, ShardInfo]], index: Index) -> None:
         self.name = name
-        self.label_names, self.map_names = index.label_names, index.map_names
+        self.label_names, self.map_names, self.map_classes = index.label_names, index.map_names, index.map_classes
         self._shards = shards
         self.unreadable = {}
         self._maps: dict[Path, mmap.mmap] = {}

@@ -24,6 +24,7 @@ class Source(abc.ABC):
         digest: changes whenever any record may have changed.
         label_names: in the order of their indices; empty = records have no labels, or numbers only.
         map_names: of the map's classes, likewise.
+        map_classes: those that occur, in order; empty = not known.
         unreadable: key -> reason of records that are known to be unreadable without opening them.
         findings: what its owner may not expect.
         has_captions, has_labels, has_masks, has_maps, has_boxes, has_attributes: whether records have them, as far as the
@@ -35,6 +36,7 @@ class Source(abc.ABC):
     digest: str
     label_names: tuple[str, ...] = ()
     map_names: tuple[str, ...] = ()
+    map_classes: tuple[int, ...] = ()
     unreadable: dict[str, str]
     findings: tuple[Finding, ...] = ()
     has_captions: bool = False

@@ -1,0 +1,184 @@
+"""What of a picture file decides how it looks, taken out of all that else stands in it.
+
+A decoder refuses a sound picture for a damaged comment, a long text or a wrong checksum in what it does not need. So that is cut out
+before the decoder sees it, and what decides how the picture looks (colour profile, orientation) is read here.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from PIL import ExifTags, Image
+
+from ldm.data.profiles import ADOBE_GAMMA, ADOBE_RGB, SRGB, matrix_profile
+
+MAX_PROFILE = 16 * 2**20  # bytes; the largest that printers have are of about 4 MiB
+PIXEL_CHUNKS = {b"tRNS", b"acTL", b"fcTL", b"fdAT"}  # of PNG, beside those whose name begins with a capital
+GAMMA = 1 / 2.2  # that of sRGB, as PNG's gAMA has it
+XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=\"|>)([1-8])")
+
+
+class Bare(NamedTuple):
+    """A file without its metadata.
+
+    Attributes:
+        content: the file's bytes, cut.
+        profile: its ICC profile; None = there was none, or the decoder gives it.
+        exif: likewise; it begins with a TIFF header.
+        xmp: likewise.
+    """
+
+    content: bytes
+    profile: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+
+
+def bare(content: bytes, kind: str) -> Bare:
+    """The file without what its decoder may stumble over; other formats than PNG, JPEG and AVIF as they are."""
+    if kind == "PNG":
+        return _bare_png(content)
+    if kind == "JPEG":
+        return _bare_jpeg(content)
+    if kind == "AVIF":  # EXIF and XMP get an unknown type; AVIF has its orientation elsewhere
+        return Bare(re.sub(rb"(infe[\2\3].{7}|infe[\2\3].{9})(?:Exif|mime)", rb"\1none", content, flags=re.DOTALL))
+    return Bare(content)
+
+
+def orientation_of(exif: object, xmp: object) -> int:
+    """EXIF's number from 1 (upright) to 8 of how a picture lies, from EXIF or else from XMP; 1 where neither can be read."""
+    found: object = None
+    if isinstance(exif, bytes):
+        try:
+            directory = Image.Exif()
+            directory.load(exif)
+            found = directory.get(ExifTags.Base.Orientation)
+        except Exception:  # whatever Pillow raises on damaged EXIF, it says nothing of how the picture lies
+            found = None
+    if found is None and isinstance(xmp, bytes) and (match := XMP_ORIENTATION.search(xmp)):
+        found = int(match[1])
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _bare_png(content: bytes) -> Bare:
+    kept, start, profile, exif, xmp = [content[:8]], 8, None, None, None
+    declared: dict[bytes, bytes] = {}
+    for name, end in _png_chunks(content):
+        if name[:1].isupper() or name in PIXEL_CHUNKS:
+            kept.append(content[start:end])
+        else:
+            data = content[start + 8 : end - 4]
+            if name == b"iCCP":
+                profile = _inflated(data.partition(b"\0")[2][1:])
+            elif name in (b"sRGB", b"gAMA", b"cHRM"):
+                declared[name] = data
+            elif name == b"eXIf":
+                exif = data
+            elif name == b"iTXt" and data.startswith(b"XML:com.adobe.xmp\0\0"):
+                xmp = data
+            elif name == b"tEXt" and data.startswith(b"Raw profile type exif\0"):
+                exif = exif or _raw_profile(data.partition(b"\0")[2])
+            elif name == b"zTXt" and data.startswith(b"Raw profile type exif\0"):
+                exif = exif or _raw_profile(_inflated(data.partition(b"\0")[2][1:]))
+        start = end
+    kept.append(content[start:])  # a chunk that breaks off, which is the decoder's to judge
+    if profile is None and content[25:26] in (b"\2", b"\3", b"\6"):  # its colour type: not grey
+        profile = _declared_profile(declared)
+    return Bare(b"".join(kept), profile, exif, xmp)
+
+
+def _declared_profile(declared: dict[bytes, bytes]) -> bytes | None:
+    """The profile of what a PNG says in gAMA and cHRM; None if that is sRGB, or nonsense."""
+    if b"sRGB" in declared:
+        return None
+    try:
+        gamma = struct.unpack_from(">I", declared[b"gAMA"])[0] / 1e5 if b"gAMA" in declared else GAMMA
+        xy = tuple(part / 1e5 for part in struct.unpack_from(">8I", declared[b"cHRM"])) if b"cHRM" in declared else SRGB
+        is_srgb = abs(gamma - GAMMA) < 0.01 and all(abs(one - other) < 0.01 for one, other in zip(xy, SRGB, strict=True))
+        return None if is_srgb else matrix_profile("as gAMA and cHRM say", xy, 1 / gamma)
+    except (struct.error, ZeroDivisionError, ValueError):
+        return None
+
+
+def _png_chunks(content: bytes) -> Iterator[tuple[bytes, int]]:
+    """Name and end of each whole chunk, up to the last."""
+    start = 8
+    while start + 12 <= len(content):
+        length, name = struct.unpack_from(">I4s", content, start)
+        start += 12 + length
+        if start > len(content):
+            return
+        yield name, start
+        if name == b"IEND":
+            return
+
+
+def _raw_profile(text: bytes) -> bytes | None:
+    """EXIF as ImageMagick writes it into a text: three lines, then hexadecimal digits."""
+    try:
+        return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
+    except ValueError:
+        return None
+
+
+def _inflated(data: bytes) -> bytes:
+    """What zlib unpacks; empty, which is no profile, where it is damaged or too large."""
+    unpacking = zlib.decompressobj()
+    try:
+        whole = unpacking.decompress(data, MAX_PROFILE)
+    except zlib.error:
+        return b""
+    return b"" if unpacking.unconsumed_tail else whole
+
+
+def _bare_jpeg(content: bytes) -> Bare:
+    kept, start, exif, xmp, components = [content[:2]], 2, None, None, 0
+    profile: dict[int, bytes] = {}
+    for marker, end in _jpeg_segments(content):
+        data = content[start + 4 : end]
+        if marker == 0xE1 and data.startswith(b"Exif\0\0"):
+            exif = (exif or b"") + data[6:]
+        elif marker == 0xE1 and data.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
+            xmp = data
+        elif marker == 0xE2 and data.startswith(b"ICC_PROFILE\0") and len(data) > 14:
+            profile[data[12]] = data[14:]
+        elif marker in (0xC0, 0xC1, 0xC2) and len(data) > 5:
+            components = data[5]
+        is_needed = (marker == 0xE0 and data.startswith(b"JFIF\0") and len(data) >= 14) or (
+            marker == 0xEE and data.startswith(b"Adobe") and len(data) >= 12  # these two say which colours the numbers mean
+        )
+        if is_needed or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+            kept.append(content[start:end])
+        start = end
+    kept.append(content[start:])
+    whole = b"".join(profile[number] for number in sorted(profile)) or None
+    if whole is None and components == 3 and _says_adobe_rgb(exif):
+        whole = matrix_profile("Adobe RGB, as EXIF says", ADOBE_RGB, ADOBE_GAMMA)
+    return Bare(b"".join(kept), whole, exif, xmp)
+
+
+def _says_adobe_rgb(exif: bytes | None) -> bool:
+    """Whether a camera says so by the rules of DCF 2.0, without a profile: interoperability index R03."""
+    if not exif:
+        return False
+    try:
+        directory = Image.Exif()
+        directory.load(exif)
+        return directory.get_ifd(ExifTags.IFD.Interop).get(1) == "R03"
+    except Exception:  # see `orientation_of`
+        return False
+
+
+def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:
+    """Marker and end of each whole segment up to the first scan; none beyond what is no segment, which is the decoder's to judge."""
+    start = 2
+    while start + 4 <= len(content) and content[start] == 0xFF and 0xC0 <= (marker := content[start + 1]) <= 0xFE and marker != 0xDA:
+        length = int.from_bytes(content[start + 2 : start + 4], "big")
+        start += 2 + length
+        if length < 2 or start > len(content):
+            return
+        yield marker, start
