@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from ldm.core.errors import UserError
@@ -17,6 +19,11 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str, examples: str) -> None:
         super().__init__(description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
+        """As argparse does, with the home folder in place of `~/`, which no shell expands in `--out=~/x`."""
+        home = str(Path.home())
+        return super().parse_args([re.sub(r"^(--[\w-]+=)?~(?=/|$)", lambda found: (found[1] or "") + home, word) for word in args])
 
     def error(self, message: str) -> NoReturn:
         """

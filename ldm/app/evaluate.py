@@ -41,7 +41,7 @@ def main(options: argparse.Namespace) -> None:
         "device": device().type,
     }
     text = json.dumps(whole, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-    shown = "\n".join([table(result.metrics), *([result.attribution["line"]] if result.attribution else [])])
+    shown = "\n".join([table(result.metrics), *([result.attribution["line"]] if result.attribution else []), *result.remarks])
     if not options.save_images:
         SavedImages(options.out).clear()
     write_file(options.out / "evaluation.json", text)

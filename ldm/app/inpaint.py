@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ldm.app.sampling_run import prepare, write_images
+from ldm.app.sampling_run import prepare, tell_unread, write_images
 from ldm.data.images import doubt_about, open_image
 from ldm.pipelines.edit import inpaint
 
@@ -15,4 +15,5 @@ def main(options: argparse.Namespace) -> None:
     if doubt := doubt_about(mask):
         print(f"note: {options.mask} {doubt}", flush=True)
     model, how = prepare(options)
+    tell_unread(model, options.prompt)
     write_images(inpaint(model, image, mask, how, options.prompt), options, how)

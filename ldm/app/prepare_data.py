@@ -3,56 +3,100 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
+from ldm.app.train_ldm import TrainLDM
+from ldm.config.loader import load
 from ldm.core.errors import UserError
 from ldm.core.files import recover_folder
 from ldm.data.classic import open_classic
+from ldm.data.facts import CAPTIONS
 from ldm.data.names import BUILTIN, CLASSIC
-from ldm.data.prepare import Preparation, Report, prepare_sources
+from ldm.data.prepare import Preparation, check_sources, prepare_sources
 from ldm.data.record import Record
-from ldm.data.shards import INDEX_NAME, Index
+from ldm.data.report import PAGE, Report
+from ldm.data.shards import Index
 from ldm.data.sources.folder import FolderSource
-from ldm.data.sources.shards import open_indexed
+from ldm.data.sources.shards import open_indexed, open_tars
 from ldm.data.sources.source import Source
-
-NAMED_LOSSES = 10
 
 
 def main(options: argparse.Namespace) -> None:
-    """Makes shards and index.json."""
+    """Makes shards and index.json, or only the report."""
     how = Preparation(
         size=options.size,
         val_every=options.val_every,
         shard_bytes=int(options.shard_size * 2**20),
         background=_colour(options.background),
+        levels=options.levels and tuple(options.levels),
+        all_pages=options.pages == "all",
     )
-    recover_folder(options.out)
+    if options.out is None and not options.check:
+        raise UserError("--out DIR says where to write; --check writes a report only")
+    if options.out is not None and not options.check:
+        recover_folder(options.out)
     if options.source in CLASSIC:
-        _only(options, "captions")
+        _only(options, "captions", "encoding")
         with open_classic(options.source, options.raw, options.cache) as data:
-            _say(prepare_sources(data, options.out, how, _progress), options.out)
+            _make(data, options, how)
         return
     _only(options, "raw")
-    _say(prepare_sources(_from_source(options), options.out, how, _progress), options.out)
+    _make(_from_source(options), options, how)
+
+
+def _make(sources: dict[str, Source], options: argparse.Namespace, how: Preparation) -> None:
+    if options.config is not None:
+        config = load(options.config, TrainLDM)
+        for name, part in config.conditioning.items():
+            if part.reads == CAPTIONS:
+                built = part.build(context_width=config.denoiser.context_width, latent_channels=1)
+                for source in sources.values():
+                    remarks = (replace(finding, what=f"{name}: {finding.what}") for finding in built.remarks(source.captions()))
+                    source.findings = (*source.findings, *remarks)
+    if options.check:
+        out = options.out or Path("outputs") / f"check-{Path(options.source).resolve().name}"
+        _say(check_sources(sources, out, how, _progress), out)
+        return
+    report = prepare_sources(sources, options.out, how, _progress)
+    _say(report, options.out)
+    counts = ", ".join(f"{count} {split}" for split, count in report.counts.items())
+    val = f" data.val={options.out}" if "val" in report.counts else ""
+    print(f"done: {counts} pictures in {options.out}; train on them with data.train={options.out}{val}")
 
 
 def _from_source(options: argparse.Namespace) -> dict[str, Source]:
     """The source's records by split."""
-    folder = BUILTIN.get(options.source, Path(options.source))
+    folder = BUILTIN.get(options.source, Path(options.source).expanduser())
     if not folder.is_dir():
         raise UserError(f"{options.source}: neither a folder nor one of {', '.join((*BUILTIN, *CLASSIC))}")
-    if folder.resolve() in (options.out.resolve(), *options.out.resolve().parents):
+    if options.out is not None and folder.resolve() in (options.out.resolve(), *options.out.resolve().parents):
         raise UserError(f"--out {options.out} lies in the source folder; give another")
-    if not (folder / INDEX_NAME).is_file():
-        if options.captions is not None and not options.captions.is_file():
-            raise UserError(f"--captions {options.captions}: no such file")
-        return {"train": FolderSource(folder, options.captions)}
-    _only(options, "captions")
-    return {split: open_indexed(folder, split) for split in ("train", "val") if split in Index.read(folder).splits}
+    if Index.is_in(folder):
+        _only(options, "captions", "encoding")
+        return {split: open_indexed(folder, split) for split in ("train", "val") if split in Index.read(folder).splits}
+    tars = sorted(folder.glob("*.tar"))
+    if tars:
+        _only(options, "captions", "encoding")
+        return {"train": open_tars(tars, must_be_whole=False)}
+    if options.captions is not None and not options.captions.is_file():
+        raise UserError(f"--captions {options.captions}: no such file")
+    _check_encoding(options.encoding)
+    train = FolderSource(folder, table=options.captions, encoding=options.encoding)
+    if "val" not in train.layout.pictures:
+        return {"train": train}
+    return {"train": train, "val": FolderSource(folder, "val", table=options.captions, encoding=options.encoding)}
+
+
+def _check_encoding(name: str | None) -> None:
+    try:
+        codecs.lookup(name or "utf-8")
+    except LookupError:
+        raise UserError(f"--encoding {name!r}: no such encoding; common ones are cp1252, latin-1, shift_jis, gb18030, cp1251") from None
 
 
 def _only(options: argparse.Namespace, *unused: str) -> None:
@@ -75,15 +119,6 @@ def _progress(records: Iterable[Record], count: int, name: str) -> Iterable[Reco
     return tqdm(records, total=count, desc=name, unit=" pictures", mininterval=0.5)
 
 
-def _say(report: Report, out: Path) -> None:
-    if report.unreadable:
-        print(f"{len(report.unreadable)} could not be read and were left out:")
-        for key, reason in list(report.unreadable.items())[:NAMED_LOSSES]:
-            print(f"  {key}: {reason}")
-        if len(report.unreadable) > NAMED_LOSSES:
-            print(f"  and {len(report.unreadable) - NAMED_LOSSES} more")
-    total, silent = sum(report.counts.values()), report.without_caption
-    if 0 < len(silent) < total:
-        print(f"{len(silent)} of {total} pictures have no caption and are trained as unconditional, e.g. {', '.join(silent[:3])}")
-    counts = ", ".join(f"{count} {split}" for split, count in report.counts.items())
-    print(f"done: {counts} pictures in {out}; train on them with data.train={out}" + (f" data.val={out}" if "val" in report.counts else ""))
+def _say(report: Report, folder: Path) -> None:
+    print("\n".join(report.lines()))
+    print(f"report: {folder / PAGE}")

@@ -68,6 +68,13 @@ def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
     return model, how
 
 
+def tell_unread(model: LatentDiffusion, *texts: str | None) -> None:
+    """Says which words of prompts are not read: the end of a long one, words that the text encoder does not know."""
+    for name, part in model.conditioners.controlled_by("text").items():
+        for line in part.unread(tuple(filter(None, texts))):
+            print(f"{name}: {line}")
+
+
 def check_folder(out: Path) -> None:
     """Refuses, before any work, a folder that could not be made or written."""
     there = next(path for path in (out, *out.parents, Path()) if path.exists())

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ldm.app.frozen_first_stage import FirstStageSource, check_fit, latent_cache
-from ldm.app.training_run import finish, load_config, open_run, use_deterministic_kernels
+from ldm.app.training_run import finish, load_config, open_data, open_run, use_deterministic_kernels
 from ldm.checkpoints.classifier import ClassifierSpec, load_classifier
 from ldm.checkpoints.folder import load_strictly
 from ldm.core.errors import UserError
@@ -17,14 +17,13 @@ from ldm.core.random import digest
 from ldm.data.config import DataConfig
 from ldm.data.facts import LABELS
 from ldm.data.image_dataset import ImageDataset
-from ldm.data.open import open_dataset
 from ldm.diffusion.network_input import NetworkInput, TableIndex
 from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.time_density import TimeDensity, UniformSteps
 from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.networks.classifier import ClassifierConfig
 from ldm.training.classifier_task import ClassifierTask
-from ldm.training.config import TrainConfig
+from ldm.training.config import TrainConfig, check_run_name
 from ldm.training.distributed import World
 from ldm.training.latents import LatentData, Latents
 
@@ -46,6 +45,7 @@ class TrainClassifier:
     init_from: str | None = None  # a classifier's checkpoint whose weights to start from
 
     def __post_init__(self) -> None:
+        check_run_name(self.name)
         if self.process is not None and self.density.begin(self.process) is not self.density:
             raise UserError(
                 f"density {self.density.kind!r} learns from a denoiser's losses; a classifier takes one that does not, e.g. uniform"
@@ -71,8 +71,7 @@ def main(options: argparse.Namespace) -> None:
     world = World.join()
     first_stage, first_stage_config, normalization, _ = config.first_stage.open(config.data.channels)
     check_fit(config.data, first_stage_config)
-    train_set = open_dataset(config.data, "train", config.seed)
-    held_out = open_dataset(config.data, "val", config.seed) if config.data.val else None
+    train_set, held_out = open_data(config.data, config.seed, world)
     spec = config.spec(normalization, classes_of(train_set, held_out, config.num_classes))
     torch.manual_seed(digest(config.seed, "weights"))
     network = spec.build_network()
@@ -106,4 +105,7 @@ def classes_of(train_set: ImageDataset, held_out: ImageDataset | None, count: in
         raise UserError(f"num_classes is {count}, but data.train names {len(names)} labels: leave num_classes null")
     if not names and count is None:
         raise UserError("the data's labels are numbers without names: set num_classes")
+    if not names:
+        for data in filter(None, (train_set, held_out)):
+            data.facts.check_labels(count or 0)
     return names or tuple(str(number) for number in range(count or 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ import torch
 
 from ldm.app.finetuning import check_base, completed
 from ldm.app.frozen_first_stage import FirstStageSource, check_fit, latent_cache
-from ldm.app.training_run import finish, open_run, use_deterministic_kernels
+from ldm.app.training_run import finish, open_data, open_run, use_deterministic_kernels
 from ldm.checkpoints.folder import load_strictly
 from ldm.checkpoints.lora import LoraSpec
 from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults, denoiser_digest, load_latent_diffusion
@@ -20,10 +21,9 @@ from ldm.config.loader import build, read
 from ldm.core.errors import UserError
 from ldm.core.random import digest
 from ldm.data.config import DataConfig
-from ldm.data.facts import PIXELS
-from ldm.data.image_dataset import ImageDataset
+from ldm.data.facts import CAPTIONS, PIXELS
+from ldm.data.image_dataset import ImageDataset, IndexedDataset
 from ldm.data.latent_cache import STORED
-from ldm.data.open import open_dataset
 from ldm.diffusion.bound import PIXEL_LEVELS
 from ldm.diffusion.network_input import NetworkInput, TableIndex
 from ldm.diffusion.objective import Objective
@@ -36,11 +36,13 @@ from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.networks.config import DenoiserNetworkConfig
 from ldm.networks.lora import Lora
 from ldm.samplers.ddpm import DDPM
-from ldm.training.config import TrainConfig
+from ldm.training.config import TrainConfig, check_run_name
 from ldm.training.diffusion_model import DiffusionParts
 from ldm.training.diffusion_task import DiffusionTask
 from ldm.training.distributed import World
 from ldm.training.latents import LatentData
+
+MOST_CAPTIONS = 20_000  # records whose captions are compared with what the text encoder reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,7 @@ class TrainLDM:
     lora: Lora | None = None  # trains adapters beside that checkpoint's denoiser, and nothing else; None = all of it
 
     def __post_init__(self) -> None:
+        check_run_name(self.name)
         if not 0 <= self.drop_all <= 1:
             raise UserError(f"drop_all must be a share from 0 to 1, got {self.drop_all}")
         for part in self.conditioning.values():
@@ -132,14 +135,20 @@ def main(options: argparse.Namespace) -> None:
     world = World.join()
     first_stage, first_stage_config, normalization, weights = config.first_stage.open(config.data.channels)
     check_fit(config.data, first_stage_config)
-    train_set = open_dataset(config.data, "train", config.seed)
-    held_out = open_dataset(config.data, "val", config.seed) if config.data.val else None
+    train_set, held_out = open_data(config.data, config.seed, world)
     conditioning = {name: _fitted(name, part, train_set) for name, part in config.conditioning.items()}
     run = open_run(options.run_dir or Path("runs") / config.name, config, world)
 
     torch.manual_seed(digest(config.seed, "weights"))
     spec = config.spec(first_stage_config, normalization, conditioning)
     conditioners = spec.build_conditioners()
+    for name, part in conditioners.items():
+        for images in filter(None, (train_set, held_out)):
+            if part.reads in images.facts.has and conditioning[name].drop < 1:
+                part.check(images.facts)
+        if world.is_first and isinstance(train_set, IndexedDataset) and CAPTIONS in train_set.facts.has:
+            for finding in part.remarks(islice(train_set.source.captions(), MOST_CAPTIONS)):
+                print(f"{name}: {finding.line()}", flush=True)
     spec = spec.with_frozen(conditioners.frozen_digests())
     lora = None
     if not config.init_from:

@@ -8,20 +8,19 @@ from pathlib import Path
 
 import torch
 
-from ldm.app.training_run import finish, load_config, open_run, use_deterministic_kernels
+from ldm.app.training_run import finish, load_config, open_data, open_run, use_deterministic_kernels
 from ldm.checkpoints.folder import load_strictly
 from ldm.checkpoints.model import AutoencoderSpec, load_first_stage
 from ldm.core.errors import UserError
 from ldm.core.random import digest
 from ldm.data.config import DataConfig
-from ldm.data.open import open_dataset
 from ldm.first_stage.config import FirstStageConfig
 from ldm.first_stage.identity import IdentityConfig
 from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.losses.autoencoder_loss import AutoencoderLossConfig
 from ldm.networks.patchgan import smallest_side
 from ldm.training.autoencoder_task import AutoencoderTask
-from ldm.training.config import TrainConfig
+from ldm.training.config import TrainConfig, check_run_name
 from ldm.training.distributed import World
 
 
@@ -38,6 +37,7 @@ class TrainVAE:
     init_from: str | None = None  # a checkpoint whose first stage to start from
 
     def __post_init__(self) -> None:
+        check_run_name(self.name)
         if isinstance(self.first_stage, IdentityConfig):
             raise UserError("first_stage kind 'identity' has nothing to train; use it in stage two as first_stage.kind=identity")
         if self.data.channels != self.first_stage.image_channels:
@@ -62,8 +62,7 @@ def main(options: argparse.Namespace) -> None:
     use_deterministic_kernels()
     world = World.join()
     run = open_run(options.run_dir or Path("runs") / config.name, config, world)
-    train_set = open_dataset(config.data, "train", config.seed)
-    held_out = open_dataset(config.data, "val", config.seed) if config.data.val else None
+    train_set, held_out = open_data(config.data, config.seed, world)
 
     torch.manual_seed(digest(config.seed, "weights"))
     first_stage = config.first_stage.build()

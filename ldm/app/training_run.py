@@ -12,6 +12,9 @@ import yaml
 from ldm.checkpoints.folder import MANIFEST
 from ldm.config.loader import build, dump, load, to_yaml
 from ldm.core.errors import UserError
+from ldm.data.config import DataConfig
+from ldm.data.image_dataset import ImageDataset
+from ldm.data.open import open_dataset
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.engine import Task, fit
@@ -26,6 +29,20 @@ FREE_KEYS = ("train.steps", "train.checkpoint_every", "train.keep_every", "train
 def load_config(options: argparse.Namespace, schema: type[T]) -> T:
     """The config of the command line."""
     return load(options.config, schema, options.overrides)
+
+
+def open_data(data: DataConfig, seed: int, world: World) -> tuple[ImageDataset, ImageDataset | None]:
+    """The training and the held-out pictures; the first process says what their owner may not expect.
+
+    Raises:
+        UserError: see `open_dataset`.
+    """
+    train_set = open_dataset(data, "train", seed)
+    held_out = open_dataset(data, "val", seed) if data.val else None
+    if world.is_first:
+        for finding in dict.fromkeys(finding for each in (train_set, held_out) if each is not None for finding in each.findings):
+            print(finding.line(), flush=True)
+    return train_set, held_out
 
 
 def open_run(run_dir: Path, config: Any, world: World) -> RunFolder:

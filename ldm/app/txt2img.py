@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from ldm.app.sampling_run import prepare, write_images
+from ldm.app.sampling_run import prepare, tell_unread, write_images
 from ldm.pipelines.canvas import to_pil
 
 
 def main(options: argparse.Namespace) -> None:
     """Draws a prompt."""
     model, how = prepare(options)
+    tell_unread(model, options.prompt, options.negative_prompt)
     images = to_pil(model.generate(model.text_inputs(options.prompt), how, model.uncond(options.negative_prompt)))
     write_images(images, options, how)

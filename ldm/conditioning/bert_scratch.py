@@ -67,11 +67,18 @@ class BertScratch(TextConditioner):
         length = self.config.max_tokens
         if self.device.type == "meta":
             return torch.zeros(len(captions), length, dtype=torch.long), torch.ones(len(captions), length, dtype=torch.bool)
+        return padded([word_pieces(self._loaded_tokenizer(), caption, length) for caption in captions], length)  # BERT's [PAD] is 0
+
+    def _loaded_tokenizer(self) -> PreTrainedTokenizerBase:
         if self._tokenizer is None:
             from ldm.pretrained import bert_tokenizer
 
             self._tokenizer = bert_tokenizer()
-        return padded([word_pieces(self._tokenizer, caption, length) for caption in captions], length)  # BERT's [PAD] is 0
+        return self._tokenizer
+
+    def tokens_read(self) -> tuple[PreTrainedTokenizerBase, int] | None:
+        """See `TextConditioner.tokens_read`."""
+        return None if self.device.type == "meta" else (self._loaded_tokenizer(), self.config.max_tokens)
 
     @property
     def num_unused(self) -> int:

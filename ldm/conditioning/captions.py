@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from ldm.conditioning.control import Control, Text
 from ldm.core.errors import UserError
 from ldm.data.batch import Batch
 from ldm.data.facts import DataFacts
+from ldm.data.findings import Finding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,10 +45,78 @@ class TextConditioner(Conditioner[tuple[str, ...]]):
             raise UserError("the prompt is empty: say what to draw, or leave it out for images of nothing in particular")
         return (str(value),)
 
+    def tokens_read(self) -> tuple[PreTrainedTokenizerBase, int] | None:
+        """The tokenizer, and the most tokens of a caption that are read; None = there is none on the meta device."""
+        raise NotImplementedError
+
+    def unread(self, value: tuple[str, ...]) -> list[str]:
+        """What of texts is not read, a line each."""
+        reads = self.tokens_read()
+        found = [] if reads is None else [unread_of(text, *reads) for text in value]
+        return [one.line for one in found if one.line]
+
+    def remarks(self, captions: Iterable[tuple[str, tuple[str, ...]]]) -> list[Finding]:
+        """See `Conditioner.remarks`."""
+        reads = self.tokens_read()
+        if reads is None:
+            return []
+        cut: list[str] = []
+        unknown: list[str] = []
+        lost = total = 0
+        for record, texts in captions:
+            found = [unread_of(text, *reads) for text in texts]
+            lost, total = lost + sum(one.lost for one in found), total + sum(one.tokens for one in found)
+            cut += [record] * any(one.cut for one in found)
+            unknown += [f"{record}: {' '.join(one.unknown)}" for one in found if one.unknown]
+        findings = []
+        if cut:
+            what = f"records with a caption of more than {reads[1]} tokens, whose end is not read ({lost / total:.1%} of all tokens)"
+            findings.append(Finding(what, tuple(cut)))
+        if unknown:
+            findings.append(Finding("captions with words that the text encoder does not know", tuple(unknown)))
+        return findings
+
     def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...]) -> Examples:
         """The config's prompts, or the batch's captions."""
         shown = prompts or batch.captions[:count]
         return Examples(value=tuple(shown[i % len(shown)] for i in range(count)))
+
+
+class Unread(NamedTuple):
+    """What of a text is not read.
+
+    Attributes:
+        cut: its end, which does not fit; "" = all fits.
+        unknown: words that the tokenizer does not know.
+        tokens: of the whole text.
+        lost: of these, those in `cut`.
+        most: that are read.
+    """
+
+    cut: str
+    unknown: tuple[str, ...]
+    tokens: int
+    lost: int
+    most: int
+
+    @property
+    def line(self) -> str:
+        """In one line; empty if everything is read."""
+        parts = [f"{self.cut!r} is not read: the text encoder reads {self.most} tokens and this text has {self.tokens}"] if self.cut else []
+        parts += [f"the text encoder does not know {', '.join(map(repr, self.unknown))}"] if self.unknown else []
+        return "; ".join(parts)
+
+
+def unread_of(text: str, tokenizer: PreTrainedTokenizerBase, most: int) -> Unread:
+    """What a tokenizer that reads `most` tokens, the last of which ends the text, does not read."""
+    encoded = tokenizer(text, truncation=False, return_offsets_mapping=True, verbose=False)
+    tokens, places = encoded["input_ids"], encoded["offset_mapping"]
+    kept = len(tokens) if len(tokens) <= most else most - 1
+    unknown = tokenizer.unk_token_id if tokenizer.unk_token_id != tokenizer.eos_token_id else None  # CLIP's reads bytes
+    strange = [place for token, place in zip(tokens, places, strict=True) if token == unknown and place[1] > place[0]]
+    words = dict.fromkeys(text[start:end][:40] for start, end in strange)
+    cut = text[places[kept][0] :].strip() if kept < len(tokens) else ""
+    return Unread(cut=cut, unknown=tuple(words), tokens=len(tokens), lost=max(0, len(tokens) - 1 - kept) if cut else 0, most=most)
 
 
 def word_pieces(tokenizer: PreTrainedTokenizerBase, caption: str, max_tokens: int) -> Tensor:

@@ -61,7 +61,9 @@ class ClassLabelConfig(ConditionerConfig):
         """See `ConditionerConfig.fitted`."""
         super().fitted(facts)
         if self.num_classes is None and not facts.label_names:
-            raise UserError("class_label: the data's labels are numbers without names: set its num_classes")
+            most = max(facts.scan_labels(), default=None)
+            there = "" if most is None else f", the largest is {most}"
+            raise UserError(f"class_label: the data's labels are numbers without names{there}: set its num_classes")
         if self.num_classes in (None, len(facts.label_names)) and not self.names:
             return replace(self, num_classes=len(facts.label_names), names=facts.label_names)
         check_names("class_label", self.names, facts.label_names)
@@ -123,6 +125,8 @@ class ClassLabel(Conditioner[Tensor]):
         """See `Conditioner.check`."""
         for name in facts.label_names:
             self.index_of(name)
+        if not facts.label_names:
+            facts.check_labels(self.config.classes)
 
     def index_of(self, label: str | int) -> int:
         """The index of a label that the user names; see `label_index`."""
@@ -130,7 +134,7 @@ class ClassLabel(Conditioner[Tensor]):
 
 
 def label_index(label: str | int, names: tuple[str, ...], classes: int) -> int:
-    """The index of a label that the user names, by its name or number.
+    """The index of a label that the user names, by its name or, where no name is a number, by its number.
 
     Args:
         names: of the classes; empty = they have none.
@@ -142,6 +146,8 @@ def label_index(label: str | int, names: tuple[str, ...], classes: int) -> int:
     text = str(label)
     if text in names:
         return names.index(text)
+    if any(name.isdigit() for name in names):  # a number means a name here
+        raise unknown("label", text, names)
     if text.lstrip("-").isdigit():
         if 0 <= int(text) < classes:
             return int(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -20,6 +20,7 @@ from ldm.core.family import Family
 from ldm.core.random import Streams
 from ldm.data.batch import Batch
 from ldm.data.facts import PIXELS, DataFacts
+from ldm.data.findings import Finding
 
 V = TypeVar("V")
 
@@ -130,6 +131,18 @@ class Conditioner(nn.Module, abc.ABC, Generic[V]):
         Raises:
             UserError: names the first.
         """
+
+    def remarks(self, captions: Iterable[tuple[str, tuple[str, ...]]]) -> list[Finding]:
+        """What it does not read of a data set's captions.
+
+        Args:
+            captions: (record's name, its captions).
+        """
+        return []
+
+    def unread(self, value: V) -> list[str]:
+        """What of a user's value has no effect, a line each."""
+        return []
 
     def attach(self, encode: Encode, image_shape: tuple[int, int, int]) -> None:
         """Lends it the frozen first stage, if it encodes images.

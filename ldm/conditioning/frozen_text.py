@@ -87,6 +87,7 @@ class FrozenText:
         cached: int,
     ) -> None:
         self.encoder, self.digest, self.max_tokens = pretrained.encoder, pretrained.digest, max_tokens
+        self.tokenizer = pretrained.tokenizer
         self.width: int = pretrained.encoder.config.hidden_size
         self._pieces, self._read, self._cached = pieces, read, cached
         self._known: OrderedDict[str, Tensor] = OrderedDict()
@@ -131,6 +132,10 @@ class FrozenTextConditioner(TextConditioner):
     def __init__(self, config: ConditionerConfig, name: str, frozen: FrozenText) -> None:
         super().__init__(config)
         self.name, self.frozen = name, frozen
+
+    def tokens_read(self) -> tuple[PreTrainedTokenizerBase, int] | None:
+        """See `TextConditioner.tokens_read`."""
+        return None if self.frozen.tokenizer is None else (self.frozen.tokenizer, self.frozen.max_tokens)
 
     def frozen_digests(self) -> dict[str, str]:
         """The encoder's."""

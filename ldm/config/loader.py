@@ -24,6 +24,8 @@ from ldm.core.settings import Limit
 
 T = TypeVar("T")
 
+COMMAND_LINE_ONLY = ("data.allow_remote",)  # what a config file cannot set: it lets a run fetch URLs and start commands
+
 
 def load(path: Path | str, schema: type[T], overrides: Sequence[str] = ()) -> T:
     """A config file with `key=value` overrides, as `schema`.
@@ -35,24 +37,60 @@ def load(path: Path | str, schema: type[T], overrides: Sequence[str] = ()) -> T:
 
 
 def read(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The merged, interpolated file, not yet checked."""
-    path = Path(path)
+    """The interpolated file with overrides, not yet checked: a value given in an override replaces the file's, a mapping too.
+
+    Raises:
+        UserError: the file is missing or not YAML; it asks for what only the command line may; a resolver, such as `${oc.env:HOME}`.
+    """
+    path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"config {path}: no such file. The shipped configs are in configs/.")
-    for override in overrides:
-        if "=" not in override:
-            raise UserError(f"override {override!r}: must read key=value, e.g. train.steps=1000")
     try:
-        loaded = OmegaConf.load(path)
-        if isinstance(loaded, ListConfig):
+        config = OmegaConf.load(path)
+        if isinstance(config, ListConfig):
             raise UserError(f"config {path}: must be a mapping of keys, found list")
-        merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
-        content = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"config {path}: {' '.join(str(error).split())}") from error
+        for key in COMMAND_LINE_ONLY:
+            if OmegaConf.select(config, key):
+                raise UserError(f"config {path}: {key}=true is allowed on the command line only, so that no file starts commands by itself")
+        for override in overrides:
+            key, sign, value = override.partition("=")
+            if not sign or not key:
+                raise UserError(f"override {override!r}: must read key=value, e.g. train.steps=1000")
+            given = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=False)
+            assert isinstance(given, dict)
+            OmegaConf.update(config, key, given["value"], merge=False)
+        _refuse_resolvers(OmegaConf.to_container(config, resolve=False), path)
+        content = OmegaConf.to_container(config, resolve=True)
+    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError, ValueError, RecursionError, OverflowError) as error:
+        raise UserError(f"config {path}: {' '.join(str(error).split())[:300] or type(error).__name__}") from error
     if not isinstance(content, dict):
         raise UserError(f"config {path}: must be a mapping of keys, found {type(content).__name__}")
-    return {str(key): value for key, value in content.items()}
+    return {str(key): _expanded(value) for key, value in content.items()}
+
+
+def _refuse_resolvers(content: Any, path: Path) -> None:
+    """Refuses interpolations that read anything but other keys: configs travel with checkpoints, the environment should not."""
+    if isinstance(content, dict | list):
+        for item in content.values() if isinstance(content, dict) else content:
+            _refuse_resolvers(item, path)
+    if isinstance(content, str):
+        open_ones: list[str] = []
+        for place, letter in enumerate(content):
+            if letter == "{":
+                open_ones.append(content[place - 1 : place])
+            elif letter == "}" and open_ones:
+                open_ones.pop()
+            elif letter == ":" and "$" in open_ones:
+                raise UserError(f"config {path}: {content[:80]!r} is not read: only ${{other.key}} is; write the value itself")
+
+
+def _expanded(content: Any) -> Any:
+    """With the home folder in place of a leading `~/`."""
+    if isinstance(content, dict):
+        return {key: _expanded(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_expanded(item) for item in content]
+    return str(Path(content).expanduser()) if isinstance(content, str) and content.startswith("~/") else content
 
 
 def build(content: Any, schema: type[T], path: str = "") -> T:
@@ -106,7 +144,7 @@ def _value(content: Any, wanted: Any, path: str) -> Any:
     if origin is dict:
         if not isinstance(content, dict):
             raise _mismatch(content, "a mapping", path)
-        return {str(key): _value(item, arguments[1], f"{path}.{key}") for key, item in content.items()}
+        return {str(key): _value(item, arguments[1], f"{path}.{key}") for key, item in content.items() if item is not None}
     if isinstance(wanted, type) and issubclass(wanted, Family):
         return _family(content, wanted, path)
     if is_dataclass(wanted):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from ldm.core.errors import UserError
+
 PIXELS, CAPTIONS, LABELS, MASKS, MAPS, BOXES, ATTRIBUTES = "pixels", "captions", "labels", "masks", "maps", "boxes", "attributes"
 
 
@@ -30,17 +32,31 @@ class DataFacts:
         has: of PIXELS, CAPTIONS, LABELS, MASKS, MAPS, BOXES and ATTRIBUTES, those that records have.
         label_names, map_names: in the order of their indices; empty = numbers only.
         scan: reads all records' attributes.
+        scan_labels: reads all records' labels that are numbers, and gives for each number the first record that has it.
     """
 
     has: frozenset[str]
     label_names: tuple[str, ...] = ()
     map_names: tuple[str, ...] = ()
     scan: Callable[[], Mapping[str, AttributeFacts]] = dict
+    scan_labels: Callable[[], Mapping[int, str]] = dict
 
     @cached_property
     def attributes(self) -> Mapping[str, AttributeFacts]:
         """By column of the table or key of the JSON."""
         return self.scan()
+
+    def check_labels(self, classes: int) -> None:
+        """Refuses labels that are no class of a model.
+
+        Raises:
+            UserError: a label beyond the last class; with the record.
+        """
+        for number, name in self.scan_labels().items():
+            if number >= classes:
+                raise UserError(
+                    f"{name}: label {number} is outside 0 to {classes - 1}; classes are counted from 0: mend the labels, or set num_classes"
+                )
 
 
 def parts_of(value: Any) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from ldm.core.errors import UserError
 from ldm.data.batch import Batch, Sample
 from ldm.data.config import DataConfig
 from ldm.data.facts import DataFacts, attribute_facts
+from ldm.data.findings import Finding
 from ldm.data.loader import report_unreadable, steps_in_order
 from ldm.data.order import GlobalOrder
 from ldm.data.sample_transform import SampleTransform, Split
@@ -28,6 +29,7 @@ class ImageDataset(abc.ABC):
         transform: how records become samples; it has the names of labels and map classes.
         unreadable: what could not be read.
         facts: what it can teach.
+        findings: what its owner may not expect.
     """
 
     name: str
@@ -36,6 +38,7 @@ class ImageDataset(abc.ABC):
     transform: SampleTransform
     unreadable: UnreadableReport
     facts: DataFacts
+    findings: tuple[Finding, ...] = ()
 
     @abc.abstractmethod
     def batches(self, batch_size: int, first_step: int, part: tuple[int, int]) -> Iterator[Share]:
@@ -55,7 +58,7 @@ class IndexedDataset(ImageDataset):
 
     def __init__(self, source: Source, config: DataConfig, split: Split, seed: int) -> None:
         self.source, self.config, self.seed = source, config, seed
-        self.name, self.count = source.name, len(source)
+        self.name, self.count, self.findings = source.name, len(source), source.findings
         map_names = _known(source.map_names, source.map_classes, config.map_void)
         self.transform = SampleTransform(
             config=config,
@@ -72,14 +75,20 @@ class IndexedDataset(ImageDataset):
             label_names=source.label_names,
             map_names=map_names,
             scan=lambda: attribute_facts(source.attributes()),
+            scan_labels=source.label_numbers,
         )
-        self.digest, self.transform_digest = source.digest, self.transform.digest
+        self.transform_digest = self.transform.digest
         self.unreadable = UnreadableReport(len(source) + len(source.unreadable), config.max_lost)
         for key, reason in source.unreadable.items():
             self.unreadable.add(key, reason)
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @property
+    def digest(self) -> str:  # type: ignore[override]
+        """Found when it is first needed: a folder's files are read for it."""
+        return self.source.digest
 
     def sample(self, index: int, epoch: int) -> Sample:
         """Sample `index` as it is in an epoch.

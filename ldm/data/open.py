@@ -11,8 +11,9 @@ from ldm.data.config import DataConfig
 from ldm.data.image_dataset import ImageDataset, IndexedDataset
 from ldm.data.names import BUILTIN
 from ldm.data.sample_transform import Split
-from ldm.data.shards import INDEX_NAME, Index
+from ldm.data.shards import Index
 from ldm.data.sources.folder import FolderSource
+from ldm.data.sources.layout import layout_of
 from ldm.data.sources.shards import open_indexed, open_tars
 from ldm.data.sources.source import Source
 from ldm.data.stream import StreamedDataset, is_remote
@@ -48,15 +49,17 @@ def open_source(place: str, split: Split = "train", is_shared: bool = False) -> 
     if place in BUILTIN:
         return open_indexed(BUILTIN[place], split)
     folder = Path(place).expanduser()
-    if (folder / INDEX_NAME).is_file():
+    if Index.is_in(folder):
         return open_indexed(folder, split if is_shared or split == "train" else _only_split(folder))
+    tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
+    if folder.is_dir() and not tars:
+        return FolderSource(folder, split if is_shared or split == "train" else _held_out_part(folder))
     if is_shared:
         raise UserError(
             f"{place} has no held-out split; set data.val=null, name another folder, or run scripts/prepare_data.py --val-every 20"
         )
-    if folder.is_dir():
-        tars = sorted(folder.glob("*.tar"))
-        return open_tars(tars) if tars else FolderSource(folder)
+    if tars:
+        return open_tars(tars)
     if place.endswith(".tar"):
         return open_tars([Path(path) for path in SimpleShardList(place).urls])
     raise UserError(f"data {place!r}: no such folder or shard; allowed: {', '.join(BUILTIN)}, a folder, .tar shards, or a URL")
@@ -67,6 +70,11 @@ def is_same_place(one: str, other: str) -> bool:
     if any(not place or place in BUILTIN or is_remote(place) for place in (one, other)):
         return one == other
     return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+
+
+def _held_out_part(folder: Path) -> Split:
+    """A folder of pictures named as held-out set: its held-out split if it has one, else all of it."""
+    return "val" if "val" in layout_of(folder).pictures else "train"
 
 
 def _only_split(folder: Path) -> Split:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
-import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
 from ldm.core.errors import UserError
 from ldm.core.files import new_folder
-from ldm.data.images import decode_array, decode_image, decode_map, decode_mask
+from ldm.data.formats import HEAD, format_of
+from ldm.data.images import Levels, decode_array, decode_map, doubt_about, examine, object_in
+from ldm.data.picture_file import count_pages
 from ldm.data.record import Record
-from ldm.data.shards import INDEX_NAME, Index, ShardWriter, shard_writer
+from ldm.data.report import PAGE, TEXT, Report
+from ldm.data.shards import INDEX_NAME, Index, ShardWriter, checksum, plain_key, shard_writer
 from ldm.data.sources.source import Source
 
 Progress = Callable[[Iterable[Record], int, str], Iterable[Record]]
@@ -29,12 +31,16 @@ class Preparation:
         val_every: every so manieth picture is held out, from the last of the first so many on; None = none.
         shard_bytes: most that one shard may have.
         background: RGB that transparent pictures are laid on now; None = at training, on data.background.
+        all_pages: whether each page of a TIFF or frame of an animation becomes a record; otherwise the first is taken.
+        levels: which numbers are black and white in floats and signed pictures, as at training, data.levels.
     """
 
     size: int | None = None
     val_every: int | None = None
     shard_bytes: int = 256 * 2**20
     background: tuple[int, int, int] | None = None
+    levels: Levels | None = None
+    all_pages: bool = False
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
@@ -47,120 +53,144 @@ class Preparation:
             raise UserError(f"--background must be three levels from 0 to 255, got {self.background}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What was written: pictures by split, how many of them have no caption, and the unreadable ones by key with the reason."""
-
-    counts: dict[str, int]
-    without_caption: list[str] = field(default_factory=list)
-    unreadable: dict[str, str] = field(default_factory=dict)
-
-
-def prepare_sources(sources: dict[str, Source], out: Path, how: Preparation, progress: Progress) -> Report:
-    """The records of "train", and of "val" where the source has its own, into `out`; the whole folder or nothing.
+def prepare_sources(sources: Mapping[str, Source], out: Path, how: Preparation, progress: Progress) -> Report:
+    """The records of "train", and of "val" where the source has its own, into `out`, with a report; the whole folder or nothing.
 
     Raises:
         UserError: not one picture is readable, `out` is a folder of something else, or there is a held-out split already.
     """
+    _check_own(out)
+    first = sources["train"]
+    with new_folder(out) as folder:
+        with ExitStack() as shards:
+            writers: dict[str, ShardWriter] = {}
+            report = Report.of(sources, how.all_pages)
+            for split, record in _checked_records(sources, how, report, progress):
+                if split not in writers:
+                    writers[split] = shards.enter_context(shard_writer(folder, split, how.shard_bytes))
+                writers[split].add(record)
+        written = {split: tuple(writer.shards) for split, writer in writers.items()}
+        report.counts = {split: sum(shard.count for shard in infos) for split, infos in written.items()}
+        _refuse_none(report)
+        names = first.map_names or tuple(f"class {number}" for number in range(max(report.map_classes, default=-1) + 1))
+        classes = tuple(sorted(report.map_classes))
+        Index(splits=written, label_names=first.label_names, map_names=names, map_classes=classes).write(folder)
+        report.write(folder)
+    return report
+
+
+def check_sources(sources: Mapping[str, Source], out: Path, how: Preparation, progress: Progress) -> Report:
+    """The report alone, into a folder: every record is read and decoded as for preparing.
+
+    Raises:
+        UserError: not one picture is readable.
+    """
+    report = Report.of(sources, how.all_pages)
+    for split, _ in _checked_records(sources, how, report, progress):
+        report.counts[split] = report.counts.get(split, 0) + 1
+    _refuse_none(report)
+    report.write(out)
+    return report
+
+
+def _refuse_none(report: Report) -> None:
+    if not report.counts.get("train"):
+        reason = next(iter(report.unreadable.values()), "there were none")
+        raise UserError(f"not one picture to train on ({reason})")
+
+
+def _checked_records(sources: Mapping[str, Source], how: Preparation, report: Report, progress: Progress) -> Iterator[tuple[str, Record]]:
+    """Every record that can be read, as it is to be stored, under a new plain key, with its split.
+
+    Identical pictures fall on one side of the split that is made here.
+    """
     if "val" in sources and how.val_every is not None:
         raise UserError("--val-every does not go with this source: it has a held-out split already")
-    unreadable = {key: reason for source in sources.values() for key, reason in source.unreadable.items()}
+    side_of: dict[str, str] = {}
+    keys: dict[str, int] = {}
+    readable = 0
+    for split, source in sources.items():
+        for record in progress(_records(source, report), len(source), split):
+            for page in _pages(record, how, report):
+                try:
+                    checked = _checked(page, how, report)
+                except UserError as error:
+                    report.unreadable[page.key] = str(error)
+                    continue
+                readable += 1
+                digest = checksum(page.image)
+                side = split
+                if how.val_every is not None:
+                    side = side_of.setdefault(digest, "val" if readable % how.val_every == 0 else "train")
+                key = plain_key(checked.key)
+                keys[key] = keys.get(key, 0) + 1
+                if keys[key] > 1:  # of another shard
+                    key = plain_key(f"{key[-60:]}-{checksum(f'{checked.key} {keys[key]}'.encode())}")
+                report.add(side, page, digest)
+                yield side, replace(checked, key=key)
 
-    def records(source: Source) -> Iterator[Record]:
-        for index in range(len(source)):
-            try:
-                yield source.record(index)
-            except UserError as error:
-                unreadable[source.key(index)] = str(error)
 
-    first = sources["train"]
-    with _Writer(out, how, unreadable, first.label_names, first.map_names) as writer:
-        for split, source in sources.items():
-            readable = itertools.count(1)
-            for record in progress(records(source), len(source), split):
-                checked = writer.checked(record)
-                if checked is not None:
-                    held_out = how.val_every is not None and next(readable) % how.val_every == 0
-                    writer.add("val" if held_out else split, checked)
-    return writer.report
-
-
-class _Writer:
-    """An output folder in the making."""
-
-    def __init__(
-        self, out: Path, how: Preparation, unreadable: dict[str, str], label_names: tuple[str, ...], map_names: tuple[str, ...]
-    ) -> None:
-        _check_own(out)
-        self.out, self.how, self.label_names, self.map_names = out, how, label_names, map_names
-        self.report = Report(counts={}, unreadable=unreadable)
-        self.writers: dict[str, ShardWriter] = {}
-        self._classes: set[int] = set()
-
-    def __enter__(self) -> _Writer:
-        self._open = ExitStack()
-        self.folder = self._open.enter_context(new_folder(self.out))
-        self._shards = self._open.enter_context(ExitStack())
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+def _pages(record: Record, how: Preparation, report: Report) -> Iterator[Record]:
+    """The record, or one for each page of its picture if that is wanted; what cannot be read is left to `_checked`."""
+    try:
+        is_array = format_of(record.image[:HEAD], record.suffix) == "NPY"
+        count = 1 if is_array else count_pages(record.image, record.name, suffix=record.suffix)
+    except UserError:
+        count = 1
+    report.see_pages(record, count)
+    if count == 1 or not how.all_pages:
+        yield record
+        return
+    for page in range(count):
+        key, place = f"{record.key}-{page + 1}", f"{record.name}, page {page + 1}"
         try:
-            if error is None:
-                self._finish()
-        except BaseException as failed:
-            self._open.__exit__(type(failed), failed, failed.__traceback__)
-            raise
-        self._open.__exit__(kind, error, trace)  # type: ignore[arg-type]
-
-    def _finish(self) -> None:
-        self._shards.close()
-        if not self.report.counts.get("train"):
-            first = next(iter(self.report.unreadable.values()), "there were none")
-            raise UserError(f"not one picture to train on ({first})")
-        splits = {split: tuple(writer.shards) for split, writer in self.writers.items()}
-        names = self.map_names or tuple(f"class {i}" for i in range(max(self._classes, default=-1) + 1))
-        Index(splits=splits, label_names=self.label_names, map_names=names, map_classes=tuple(sorted(self._classes))).write(self.folder)
-
-    def checked(self, record: Record) -> Record | None:
-        """The record, decoded once for a check and made smaller if need be; None, and counted, if it cannot be read."""
-        try:
-            return self._checked(record)
+            image, _ = examine(record.image, place, suffix=record.suffix, page=page, levels=how.levels)
         except UserError as error:
-            self.report.unreadable[record.key] = str(error)
-            return None
+            report.unreadable[key] = str(error)
+        else:
+            yield replace(record, key=key, place=place, suffix="png", image=_png(image))
 
-    def _checked(self, record: Record) -> Record:
-        how = self.how
-        if record.suffix == "npy":
-            decode_array(record.image, record.key)
-            return record
-        image = decode_image(record.image, record.key)
-        side = min(image.size)
-        scale = how.size / side if how.size is not None and how.size < side else 1.0
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        transparent = image.mode in ("LA", "RGBA")
-        if scale != 1.0 or (transparent and how.background is not None):
-            record = replace(record, suffix="png", image=_png(_scaled(image, size, how.background if transparent else None)))
-        if record.mask is not None:
-            mask = Image.fromarray((decode_mask(record.mask, f"mask of {record.key}")[0].numpy() * 255).astype("uint8"))
-            record = replace(record, mask=_png(_fitted(mask, image.size, size, f"mask of {record.key}").convert("1")))
-        if record.map is not None:
-            classes = decode_map(record.map, f"map of {record.key}")
-            if not 0 <= int(classes.min()) <= int(classes.max()) < 256:
-                raise UserError(f"map of {record.key}: classes must be from 0 to 255")
-            self._classes.update(classes.unique().tolist())
-            fitted = _fitted(Image.fromarray(classes.numpy().astype("uint8")), image.size, size, f"map of {record.key}")
-            record = replace(record, map=_png(fitted))
+
+def _records(source: Source, report: Report) -> Iterator[Record]:
+    for index in range(len(source)):
+        try:
+            yield source.record(index)
+        except UserError as error:
+            report.unreadable[source.key(index)] = str(error)
+
+
+def _checked(record: Record, how: Preparation, report: Report) -> Record:
+    """The record, decoded once for a check and made smaller if need be.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if format_of(record.image[:HEAD], record.suffix) == "NPY":
+        array = decode_array(record.image, record.name, levels=how.levels)
+        report.see_array(record, array)
         return record
-
-    def add(self, split: str, record: Record) -> None:
-        """Writes a checked record."""
-        if split not in self.writers:
-            self.writers[split] = self._shards.enter_context(shard_writer(self.folder, split, self.how.shard_bytes))
-        self.writers[split].add(record)
-        if not record.captions:
-            self.report.without_caption.append(record.key)
-        self.report.counts[split] = self.report.counts.get(split, 0) + 1
+    image, facts = examine(record.image, record.name, suffix=record.suffix, levels=how.levels)
+    side = min(image.size)
+    scale = how.size / side if how.size is not None and how.size < side else 1.0
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    transparent = image.mode in ("LA", "RGBA")
+    stored = record
+    if scale != 1.0 or (transparent and how.background is not None):
+        stored = replace(stored, suffix="png", image=_png(_scaled(image, size, how.background if transparent else None)))
+    if record.mask is not None:
+        painted, _ = examine(record.mask, f"mask of {record.name}")
+        report.see_mask(record, doubt_about(painted))
+        mask = Image.fromarray(object_in(painted))
+        stored = replace(stored, mask=_png(_fitted(mask, image.size, size, f"mask of {record.name}").convert("1")))
+    if record.map is not None:
+        classes = decode_map(record.map, f"map of {record.name}")
+        if not 0 <= int(classes.min()) <= int(classes.max()) < 256:
+            raise UserError(f"map of {record.name}: classes must be from 0 to 255")
+        report.see_map(record, classes)
+        fitted = _fitted(Image.fromarray(classes.numpy().astype("uint8")), image.size, size, f"map of {record.name}")
+        stored = replace(stored, map=_png(fitted))
+    report.see_image(record, image, facts)
+    return stored
 
 
 def _scaled(image: Image.Image, size: tuple[int, int], background: tuple[int, int, int] | None) -> Image.Image:
@@ -192,7 +222,7 @@ def _check_own(out: Path) -> None:
         return
     there = {path.name for path in out.iterdir()} if out.is_dir() else {"a file"}
     try:
-        own = {INDEX_NAME, *(shard.name for shards in Index.read(out).splits.values() for shard in shards)}
+        own = {INDEX_NAME, TEXT, PAGE, *(shard.name for shards in Index.read(out).splits.values() for shard in shards)}
     except UserError:
         own = set()
     if there - own:

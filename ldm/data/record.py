@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ldm.core.errors import UserError
 from ldm.data.formats import IMAGE_SUFFIXES
+from ldm.data.text import decode_text, is_text
 
 Box = tuple[int, float, float, float, float]
 """An object's class index, then left, top, right and bottom as shares of the picture, from 0 to 1."""
 
+TEXTS = ("txt", "text.txt", "caption.txt", "captions.txt", "caption", "text")
+JSONS, NUMBERS = ("json", "json.json"), ("cls", "label.cls", "label.txt", "label")
 OWN_KEYS = ("caption", "captions", "text", "label", "boxes", "file", "file_name")  # of a record's JSON and of a table: no attributes
 
 
@@ -22,6 +26,7 @@ class Record:
 
     Attributes:
         key: unique in its data set; in shards [A-Za-z0-9_-] only.
+        place: the file it came from, for people; "" = nothing better than the key.
         suffix: of the image, one of IMAGE_SUFFIXES.
         image: an image file's bytes (npy: an array (H, W, C), never pickled).
         captions: all known; empty = none.
@@ -33,6 +38,7 @@ class Record:
     """
 
     key: str
+    place: str = ""
     suffix: str
     image: bytes
     captions: tuple[str, ...] = ()
@@ -42,6 +48,11 @@ class Record:
     boxes: tuple[Box, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.place or self.key
+
     def members(self) -> dict[str, bytes]:
         """What a shard holds of it: suffix -> bytes."""
         meta: dict[str, object] = {"caption": self.captions[0] if self.captions else "", "captions": list(self.captions)}
@@ -49,6 +60,8 @@ class Record:
             meta["label"] = self.label
         if self.boxes:
             meta["boxes"] = [list(box) for box in self.boxes]
+        if self.place:
+            meta["file"] = self.place
         meta |= self.attributes
         parts = {self.suffix: self.image, "json": json.dumps(meta, ensure_ascii=False).encode()}
         if self.mask is not None:
@@ -59,36 +72,77 @@ class Record:
 
     @staticmethod
     def of(key: str, members: dict[str, bytes]) -> Record:
-        """The inverse of `members`; also reads foreign shards: `.txt` captions, `.cls` labels.
+        """The inverse of `members`; also reads foreign shards: `.txt` captions, `.cls` labels, JSON with keys of its own.
 
         Raises:
-            UserError: no image, or its JSON is not an object of the known form.
+            UserError: no image, several, or a text that cannot be read.
         """
         lowered = {suffix.lower(): content for suffix, content in members.items()}
-        suffix = next((s for s in IMAGE_SUFFIXES if s in lowered), None)
-        if suffix is None:
-            raise UserError(f"record {key!r} holds no picture (members: {', '.join(sorted(members)) or 'none'})")
+        masks, maps = _of_role("mask", lowered), _of_role("map", lowered)
+        images = [suffix for suffix in lowered if suffix.rpartition(".")[2] in IMAGE_SUFFIXES and suffix not in masks + maps]
+        if len(images) != 1:
+            held = "no picture" if not images else f"{len(images)} pictures"
+            raise UserError(f"{key}: its record holds {held} (members: {', '.join(sorted(members)) or 'none'})")
         try:
-            meta = json.loads(lowered["json"]) if "json" in lowered else {}
-            captions, label = _meta(meta)
-            boxes = boxes_of(meta.get("boxes") or [])
-            if not captions and "txt" in lowered:
-                captions = _only_text([lowered["txt"].decode()])
-            if label is None and "cls" in lowered:
-                label = int(lowered["cls"])
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"record {key!r}: its text cannot be read: {error}") from None
+            captions, label, meta = _texts_of(lowered, key)
+            boxes = boxes_of(meta["boxes"]) if _are_ours(meta.get("boxes")) else ()
+        except (ValueError, OverflowError, RecursionError) as error:
+            raise UserError(f"{key}: its text cannot be read: {str(error)[:200] or type(error).__name__}") from None
         return Record(
             key=key,
-            suffix=suffix,
-            image=lowered[suffix],
+            place=str(meta["file"]) if isinstance(meta.get("file"), str) else "",
+            suffix=images[0].rpartition(".")[2],
+            image=lowered[images[0]],
             captions=captions,
             label=label,
-            mask=lowered.get("mask.png"),
-            map=lowered.get("map.png"),
+            mask=lowered[masks[0]] if masks else None,
+            map=lowered[maps[0]] if maps else None,
             boxes=boxes,
             attributes=attributes_of(meta),
         )
+
+
+def _of_role(role: str, members: Mapping[str, bytes]) -> list[str]:
+    """Suffixes such as `mask.png`."""
+    return [suffix for suffix in members if suffix.startswith(f"{role}.") and suffix.rpartition(".")[2] in IMAGE_SUFFIXES]
+
+
+def captions_in(members: Mapping[str, bytes]) -> tuple[str, ...]:
+    """The captions in a record's members; none also where they cannot be read, which is counted when the record is."""
+    try:
+        return _texts_of(members, "")[0]
+    except (UserError, ValueError, OverflowError, RecursionError):
+        return ()
+
+
+def _texts_of(members: Mapping[str, bytes], key: str) -> tuple[tuple[str, ...], str | int | None, dict[str, Any]]:
+    """Captions, label and the JSON.
+
+    Raises:
+        UserError, ValueError, OverflowError, RecursionError: one that cannot be read.
+    """
+    meta = _json(next((members[suffix] for suffix in JSONS if suffix in members), b"{}"))
+    captions, label = _meta(meta)
+    text = next((members[suffix] for suffix in TEXTS if suffix in members), None)
+    if not captions and text is not None:
+        captions = _only_text(decode_text(text, f"{key}: its text").splitlines())
+    number = next((members[suffix] for suffix in NUMBERS if suffix in members), None)
+    if label is None and number is not None:
+        label = int(decode_text(number, f"{key}: its label"))
+        check_label(label)
+    return captions, label, meta
+
+
+def _json(content: bytes) -> dict[str, Any]:
+    """An object.
+
+    Raises:
+        ValueError, RecursionError: not one.
+    """
+    meta = json.loads(content)
+    if not isinstance(meta, dict):
+        raise ValueError("the JSON is not an object")
+    return meta
 
 
 def attributes_of(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,36 +151,55 @@ def attributes_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_attribute(value: Any) -> bool:
-    return isinstance(value, str | int | float) or (isinstance(value, list) and all(isinstance(item, str | int | float) for item in value))
+    items = value if isinstance(value, list) else [value]
+    return all(isinstance(item, str | int) or (isinstance(item, float) and math.isfinite(item)) for item in items)
 
 
 def attributes_in(content: bytes) -> dict[str, Any]:
     """The attributes in a record's JSON; none also where that cannot be read, which is counted when the record is."""
     try:
-        meta = json.loads(content)
+        return attributes_of(_json(content))
     except (ValueError, RecursionError):
         return {}
-    return attributes_of(meta) if isinstance(meta, dict) else {}
 
 
-def label_of(content: bytes) -> str | int | None:
-    """The label in a record's JSON; None also where that cannot be read, which is counted when the record is."""
+def label_in(members: Mapping[str, bytes]) -> str | int | None:
+    """The label in a record's members; None also where they cannot be read, which is counted when the record is."""
     try:
-        return _meta(json.loads(content))[1]
-    except (ValueError, RecursionError):
+        return _texts_of(members, "")[1]
+    except (UserError, ValueError, OverflowError, RecursionError):
         return None
 
 
-def _meta(meta: object) -> tuple[tuple[str, ...], str | int | None]:
-    if not isinstance(meta, dict):
-        raise ValueError("the JSON is not an object")
-    captions = meta.get("captions") or [meta.get("caption") or meta.get("text") or ""]
+def _meta(meta: Mapping[str, Any]) -> tuple[tuple[str, ...], str | int | None]:
+    """Captions and label; a label of another form than a text or an integer is somebody else's, and none here."""
+    captions = meta.get("captions") or meta.get("caption") or meta.get("text") or []
+    captions = [captions] if isinstance(captions, str) else captions
     label = meta.get("label")
     if not isinstance(captions, list) or not all(isinstance(c, str) for c in captions):
-        raise ValueError("captions must be a list of texts")
-    if isinstance(label, bool) or not isinstance(label, str | int | None):
-        raise ValueError("label must be a text or an integer")
+        raise ValueError("captions must be a text or a list of texts")
+    if isinstance(label, bool) or not isinstance(label, str | int):
+        label = None
+    if isinstance(label, int):
+        check_label(label)
+    if not all(map(is_text, (*captions, str(label)))):
+        raise ValueError("half of a character (a lone surrogate)")
     return _only_text(captions), label
+
+
+def check_label(label: int) -> None:
+    """Refuses a number that is no class.
+
+    Raises:
+        ValueError: it is negative, or has more digits than a class number can have.
+    """
+    if not 0 <= label < 1 << 31:
+        raise ValueError(f"label {label} is no class number, from 0 up")
+
+
+def _are_ours(boxes: object) -> bool:
+    """Whether a record's boxes are lists, as ours; detection sets have others under that name."""
+    return isinstance(boxes, list) and all(isinstance(box, list) for box in boxes)
 
 
 def boxes_of(content: object) -> tuple[Box, ...]:
@@ -142,7 +215,7 @@ def boxes_of(content: object) -> tuple[Box, ...]:
         if not isinstance(box, list) or len(box) != 5 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in box):
             raise ValueError("boxes must be a list of [class, left, top, right, bottom]")
         index, left, top, right, bottom = box
-        if index != int(index) or index < 0 or not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        if not 0 <= index < 1 << 31 or index != int(index) or not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
             raise ValueError(f"box {box} must have a class index, then left < right and top < bottom as shares from 0 to 1")
         found.append((int(index), float(left), float(top), float(right), float(bottom)))
     return tuple(found)

@@ -84,14 +84,14 @@ class SampleTransform:
         """The picture, its size as stored, and the colour (C, 1, 1) it was laid on; None if it is opaque."""
         size, channels, background = self.config.size, self.config.channels, self.config.background
         if format_of(record.image[:HEAD], record.suffix) != "NPY":
-            picture = decode_image(record.image, record.key, suffix=record.suffix, levels=self.config.levels)
-            is_opaque, levels = picture.mode in ("L", "RGB"), image_levels(picture, channels, background, record.key)
+            picture = decode_image(record.image, record.name, suffix=record.suffix, levels=self.config.levels)
+            is_opaque, levels = picture.mode in ("L", "RGB"), image_levels(picture, channels, background, record.name)
             del picture  # a large one needs its memory for the next step
-            ground = None if is_opaque else image_tensor(Image.new("RGB", (1, 1), background), channels, background, record.key)
+            ground = None if is_opaque else image_tensor(Image.new("RGB", (1, 1), background), channels, background, record.name)
             return fitted_levels(levels, size), tuple(levels.shape[1:]), ground
-        image = decode_array(record.image, record.key, levels=self.config.levels)
+        image = decode_array(record.image, record.name, levels=self.config.levels)
         if len(image) != channels:
-            raise UserError(f"{record.key}: has {len(image)} channels, data.channels is {channels}")
+            raise UserError(f"{record.name}: has {len(image)} channels, data.channels is {channels}")
         return fitted(image, size), tuple(image.shape[1:]), None
 
     def _mask(self, record: Record, stored: tuple[int, ...]) -> Tensor | None:
@@ -100,8 +100,8 @@ class SampleTransform:
             return None
         if record.mask is None:
             return torch.zeros(1, size, size)
-        mask = decode_mask(record.mask, record.key)
-        _check_size("mask", mask, stored, record.key)
+        mask = decode_mask(record.mask, record.name)
+        _check_size("mask", mask, stored, record.name)
         return (fitted(mask, size) >= 0.5).float()
 
     def _map(self, record: Record, stored: tuple[int, ...]) -> Tensor | None:
@@ -110,8 +110,8 @@ class SampleTransform:
             return None
         if record.map is None:
             return torch.full((size, size), UNKNOWN, dtype=torch.int64)
-        indices = decode_map(record.map, record.key)
-        _check_size("map", indices, stored, record.key)
+        indices = decode_map(record.map, record.name)
+        _check_size("map", indices, stored, record.name)
         classes = fitted_map(indices, size).long()
         return classes if self.config.map_void is None else classes.where(classes != self.config.map_void, UNKNOWN)
 
@@ -126,7 +126,9 @@ class SampleTransform:
         if isinstance(record.label, int):
             return record.label
         if record.label not in self.label_names:
-            raise UserError(f"{record.key}: label {record.label!r} is not among the set's labels ({', '.join(self.label_names) or 'none'})")
+            raise UserError(
+                f"{record.name}: label {record.label!r} is not among the set's labels ({', '.join(self.label_names) or 'none'})"
+            )
         return self.label_names.index(record.label)
 
 

@@ -1,11 +1,12 @@
 """Shards on disk: tar files in the webdataset form, beside one index.json.
 
-The index has, for every split, the shards with their bytes and sha256, and for every record the offsets of its members, so that a record
-is read by one slice of a memory-map; the names of labels and map classes stand there too.
+The index has, for every split, the shards with their bytes and sha256, and for every record the offsets and checksums of its members, so
+that a record is read, and compared, by one slice of a memory-map; the names of labels and map classes stand there too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -23,8 +24,14 @@ from ldm.core.files import sha256_of, write_file
 from ldm.data.record import Record
 
 INDEX_NAME = "index.json"
-VERSION = 1  # of an index
-Member = tuple[str, int, int]  # suffix, offset, size
+VERSION = 2  # of an index; 1 had no checksums
+Member = tuple[str, int, int, str]
+"""Suffix, offset, size, and checksum; "" = none is known."""
+
+
+def checksum(content: bytes | memoryview) -> str:
+    """64 bits of BLAKE2b, as hex: what changed on a disk or on its way is seen, what somebody forged is not."""
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +60,19 @@ class Index:
         plain = asdict(self)
         plain["version"] = VERSION
         text = json.dumps(plain, ensure_ascii=False, indent=1)
-        text = re.sub(r"\[\s+(\"[^\"]*\"),\s+(\d+),\s+(\d+)\s+\]", r"[\1, \2, \3]", text)
+        text = re.sub(r"\[\s+(\"[^\"]*\"),\s+(\d+),\s+(\d+),\s+(\"[0-9a-f]*\")\s+\]", r"[\1, \2, \3, \4]", text)
         write_file(folder / INDEX_NAME, text + "\n")
+
+    @staticmethod
+    def is_in(folder: Path) -> bool:
+        """Whether a folder has an index of ours, known by its form: `index.json` is a common name."""
+        try:
+            plain = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError, RecursionError):
+            return any(folder.glob("*.tar"))  # a damaged one of ours, which `read` names
+        return isinstance(plain, dict) and isinstance(plain.get("splits"), dict)
 
     @staticmethod
     def read(folder: Path) -> Index:
@@ -67,8 +85,8 @@ class Index:
         try:
             plain = json.loads(path.read_text(encoding="utf-8"))
             version = plain.get("version", VERSION)
-            if version != VERSION:
-                raise ValueError(f"version {version}; this release reads version {VERSION}")
+            if version not in (1, VERSION):
+                raise ValueError(f"version {version}; this release reads versions 1 and {VERSION}")
             splits = {
                 split: tuple(ShardInfo(**{**shard, "records": _records(shard["records"])}) for shard in shards)
                 for split, shards in plain["splits"].items()
@@ -90,16 +108,31 @@ class Index:
 
 
 def _records(plain: dict[str, list[list[Any]]]) -> dict[str, tuple[Member, ...]]:
-    records = {str(key): tuple((str(s), int(offset), int(size)) for s, offset, size in members) for key, members in plain.items()}
-    if any(offset < 0 or size < 0 for members in records.values() for _, offset, size in members):
+    def member(suffix: str, offset: int, size: int, digest: str = "") -> Member:
+        return str(suffix), int(offset), int(size), str(digest)
+
+    records = {str(key): tuple(member(*one) for one in members) for key, members in plain.items()}
+    if any(offset < 0 or size < 0 for members in records.values() for _, offset, size, _ in members):
         raise ValueError("negative offset or size")
     return records
 
 
+ROLES = ("image", "img", "mask", "map", "text", "caption", "captions", "label", "json")  # of a member, before its suffix
+
+
 def split_name(member: str) -> tuple[str, str]:
-    """(key, suffix) of a member's name as webdataset splits it: at the first dot of the last path component."""
+    """(key, suffix) of a member's name; both empty for a name that begins with a dot or two underscores, which is no record's.
+
+    The suffix is what follows the last dot, with a role before it: `k.mask.png` is the mask of k. webdataset splits at the first dot, which
+    makes one record of `photo.v1.0.jpg` and `photo.v1.1.jpg`.
+    """
     folder, _, name = member.rpartition("/")
-    stem, _, suffix = name.partition(".")
+    stem, _, suffix = name.rpartition(".")
+    first, _, role = stem.rpartition(".")
+    if first and role.lower() in ROLES:
+        stem, suffix = first, f"{role}.{suffix}"
+    if not stem or name.startswith((".", "__")):
+        return "", ""
     return (f"{folder}/{stem}" if folder else stem), suffix
 
 
@@ -126,7 +159,7 @@ def scan_shard(path: Path) -> tuple[dict[str, tuple[Member, ...]], str | None]:
                 if member.offset_data + member.size > size:
                     fault = "truncated"
                     break
-                records.setdefault(key, []).append((suffix, member.offset_data, member.size))
+                records.setdefault(key, []).append((suffix, member.offset_data, member.size, ""))
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         fault = str(error) or type(error).__name__
     if fault is None and not _has_end(path, end):
@@ -147,6 +180,7 @@ class ShardWriter:
     def __init__(self, folder: Path, prefix: str, max_bytes: int) -> None:
         self.folder, self.prefix, self.max_bytes = folder, prefix, max_bytes
         self.shards: list[ShardInfo] = []
+        self._keys: set[str] = set()
         self._buffer, self._count = io.BytesIO(), 0
         self._tar = self._new()
 
@@ -155,7 +189,9 @@ class ShardWriter:
         return TarWriter(self._buffer, encoder=False, mtime=0, user="ldm", group="ldm")
 
     def add(self, record: Record) -> None:
-        """One record more; its key must be plain (see `plain_key`) and new."""
+        """One record more; its key must be plain (see `plain_key`) and new: two records of one key would be read as one."""
+        assert record.key not in self._keys and plain_key(record.key) == record.key, record.key
+        self._keys.add(record.key)
         members = record.members()
         needed = sum(512 + -(-len(content) // 512) * 512 for content in members.values())
         if self._count and self._buffer.tell() + needed + 10240 > self.max_bytes:
@@ -168,11 +204,16 @@ class ShardWriter:
         self._tar.close()
         if self._count:
             path = self.folder / f"{self.prefix}-{len(self.shards):06d}.tar"
-            write_file(path, self._buffer.getvalue())
+            content = self._buffer.getbuffer()
+            write_file(path, bytes(content))
             records, fault = scan_shard(path)
-            assert fault is None, fault
+            assert fault is None and len(records) == self._count, (fault, len(records), self._count)
+            summed = {
+                key: tuple((suffix, start, size, checksum(content[start : start + size])) for suffix, start, size, _ in members)
+                for key, members in records.items()
+            }
             size = path.stat().st_size
-            self.shards.append(ShardInfo(name=path.name, bytes=size, sha256=sha256_of(path), count=len(records), records=records))
+            self.shards.append(ShardInfo(name=path.name, bytes=size, sha256=sha256_of(path), count=len(records), records=summed))
         self._tar = self._new()
 
 

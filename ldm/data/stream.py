@@ -126,9 +126,9 @@ class StreamedDataset(ImageDataset):
                 except UserError as error:
                     self.unreadable.add(key, str(error))
             if not stream.ends_well():
-                self.unreadable.add(url, "breaks off (no end mark)")  # tarfile takes a cut header for the end, without a word
+                self.unreadable.add(url, f"{url}: breaks off (no end mark)")  # tarfile takes a cut header for the end, without a word
         except Exception as error:  # of the network or of a command that is not ours
-            self.unreadable.add(url, f"breaks off ({' '.join(str(error).split())[:200]})")
+            self.unreadable.add(url, f"{url}: breaks off ({' '.join(str(error).split())[:200]})")
 
     def _numbered(self, shuffled: bool) -> Iterator[Numbered]:
         """Epoch after epoch, without end."""
@@ -175,7 +175,7 @@ def _grouped(stream: _Tail) -> Iterator[tuple[str, dict[str, bytes]]]:
         def members() -> Iterator[tuple[str, str, bytes]]:
             for member in tar:
                 key, suffix = split_name(member.name)
-                content = tar.extractfile(member) if member.isreg() and suffix and not key.startswith("__") else None
+                content = tar.extractfile(member) if member.isreg() and suffix else None
                 if content is not None:
                     yield key, suffix, content.read()
                 tar.members.clear()

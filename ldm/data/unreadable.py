@@ -8,7 +8,7 @@ ENOUGH = 100  # records of a stream before its share of unreadable records means
 
 
 class UnreadableReport:
-    """Records (or tails of shards) that could not be read, by key, with the reason.
+    """Records (or tails of shards) that could not be read, by key, with the reason, which begins with the file or key.
 
     Attributes:
         total: records in all; for a stream, those read so far.
@@ -29,13 +29,13 @@ class UnreadableReport:
         if len(self.records) > self.most * self.total:
             raise UserError(
                 f"{len(self.records)} of {self.total} records cannot be read, more than data.max_lost={self.most} allows; "
-                f"the last: {key}: {reason}. Fix or remove them (scripts/prepare_data.py does), or raise data.max_lost in a config."
+                f"the last: {reason}. Fix or remove them (scripts/prepare_data.py does), or raise data.max_lost in a config."
             )
 
     def line(self) -> str:
         """All of them in one line; empty if there are none."""
         if not self.records:
             return ""
-        shown = "; ".join(f"{key} ({reason})" for key, reason in list(self.records.items())[:10])
+        shown = "; ".join(list(self.records.values())[:10])
         more = f"; and {len(self.records) - 10} more" if len(self.records) > 10 else ""
         return f"{len(self.records)} of {self.total} records could not be read: {shown}{more}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +12,8 @@ from torch import Tensor
 from ldm.core.errors import UserError
 from ldm.data.config import DataConfig
 from ldm.data.image_dataset import IndexedDataset
-from ldm.data.names import BUILTIN
 from ldm.data.open import open_dataset
 from ldm.data.sample_transform import Split
-from ldm.data.shards import INDEX_NAME, Index
 from ldm.data.stream import is_remote
 from ldm.evaluation.settings import MOST
 from ldm.metrics.features import SHOWN_AS, InceptionFeatures, cached_features
@@ -91,11 +88,13 @@ class Result:
         about: what was evaluated and how, for the JSON.
         metrics: in the order of the table.
         attribution: which stage is the limit, for the JSON; its "line" is for people too.
+        remarks: what makes the numbers mean less, for people.
     """
 
     about: dict[str, Any]
     metrics: list[Metric]
     attribution: dict[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 def training_images(place: str, how: Preprocessing, count: int | None = None) -> DrawnFrom:
@@ -136,12 +135,17 @@ def _drawn(place: str, split: Split, config: DataConfig, count: int | None) -> D
         raise UserError(f"{place}: evaluation reads pictures more than once: fetch the shards and name their folder")
     data = open_dataset(config, split, DATA_SEED)
     assert isinstance(data, IndexedDataset)
-    folder = BUILTIN.get(place, Path(place).expanduser())
-    is_split = (folder / INDEX_NAME).is_file() and split in Index.read(folder).splits
     taken = min(len(data), count or MOST)
     if taken < 2:
         raise UserError(f"{place}: {taken} picture{'s' * (taken != 1)} in split {split}; a distance between sets needs at least 2")
-    return DrawnFrom(place=place, split=split if is_split else "all", data=data, count=taken)
+    return DrawnFrom(place=place, split=data.source.split, data=data, count=taken)
+
+
+def in_training_set(held_out: DrawnFrom, training: DrawnFrom) -> list[str]:
+    """The held-out pictures whose very bytes are in the training set too."""
+    trained = set(training.data.source.image_checksums) - {""}
+    sums = held_out.data.source.image_checksums[: held_out.count]
+    return [held_out.data.source.name_of(index) for index, digest in enumerate(sums) if digest in trained]
 
 
 def device() -> torch.device:

@@ -107,7 +107,7 @@ def _rfid(first_stage: FirstStage, drawn: DrawnFrom) -> Metric:
     real = drawn.features(inception, "pictures")
     given = inception.of((given for _, given in reconstructions(first_stage, drawn)), drawn.count, "reconstructions")
     value = FrechetReference(real).distance(given)
-    few = drawn.count < bootstrap.FEW
+    few = bootstrap.has_interval(drawn.count)
     replicates = paired_replicates(real, given, bootstrap.draws(drawn.count), progress=True) if few else None
     return Metric(
         name="rfid",

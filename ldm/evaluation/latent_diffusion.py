@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,10 +11,11 @@ from torch import Tensor
 from ldm.config.loader import to_short_form
 from ldm.core.errors import UserError
 from ldm.core.precision import whole_float32
+from ldm.data.findings import Finding
 from ldm.data.open import is_same_place
 from ldm.data.sample_transform import Split
 from ldm.evaluation.conditions import EvaluationConditions
-from ldm.evaluation.dataset import DrawnFrom, Preprocessing, Result, held_out_images, training_images
+from ldm.evaluation.dataset import DrawnFrom, Preprocessing, Result, held_out_images, in_training_set, training_images
 from ldm.evaluation.first_stage import LATENT, reconstructions
 from ldm.evaluation.generated import RECORD, SavedImages, made
 from ldm.evaluation.judge import Judge, Verdict
@@ -117,7 +119,7 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig
     )
     metrics = [metric for measure in MEASURES for metric in measure(evaluated)]
     found = attribute(FrechetReference(reference), real[:shared], reconstructed, generated[:shared], progress=True)
-    about: dict[str, object] = {
+    about: dict[str, Any] = {
         "model": {"checkpoint": config.name, "name": spec.name, "process": spec.process.kind, "prediction": spec.prediction.kind},
         "sampling": _how(how, config.classifier) | {"precision": model.precision},
         "data": {
@@ -139,7 +141,10 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig
         about["bits_per_dim"] = bits.about
     if config.folder is not None:
         about[RECORD] = how.num_images
-    return Result(about=about, metrics=metrics, attribution=_plain(found))
+    trained = in_training_set(source, training) if is_held_out else []
+    data = {**about["data"], "held_out_in_training": len(trained)}
+    remarks = (Finding("held-out pictures that are in the training set too", tuple(trained)).line(),) if trained else ()
+    return Result(about=about | {"data": data}, metrics=metrics, attribution=_plain(found), remarks=remarks)
 
 
 def _held_out(place: str, held_out: str | None, how: Preprocessing) -> DrawnFrom:

@@ -62,7 +62,7 @@ def _kid(seen: Evaluated) -> list[Metric]:
     reference = KernelReference(seen.reference)
     about = f"Binkowski et al. 2018, all pictures at once, to {len(seen.reference)} training pictures. Without bias"
     found = _distance(seen, "kid", reference.distance, reference.replicates, about)
-    if found.interval is None and found.value is not None:
+    if found.interval is None and found.value is not None and len(seen.generated) >= bootstrap.SMALLEST:
         found = replace(found, interval=bootstrap.normal(found.value, reference.standard_error(seen.generated)))
     return [found]
 
@@ -72,7 +72,7 @@ def _distance(
 ) -> Metric:
     """Of the generated pictures to the training set, with an interval where they are few."""
     count, value, interval = len(seen.generated), distance(seen.generated), None
-    if count < bootstrap.FEW:
+    if bootstrap.has_interval(count):
         interval = bootstrap.around(value, replicates(seen.generated, bootstrap.draws(count)))
     return Metric(name=name, title=name.upper(), value=value, interval=interval, pictures=count, better="lower", about=about)
 

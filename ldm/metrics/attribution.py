@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ldm.metrics.bootstrap import FEW, Interval, around, draws
+from ldm.metrics.bootstrap import SMALLEST, Interval, around, draws, has_interval
 from ldm.metrics.frechet import FrechetReference
 
 
@@ -49,6 +49,8 @@ class Attribution:
     def line(self) -> str:
         """The conclusion in one line."""
         shares = f"stage one adds {self.stage_one} to FID, stage two {self.stage_two}, over the {self.real:.1f} that real pictures have"
+        if self.pictures < SMALLEST:
+            return f"{self.pictures} pictures say nothing of which stage is the limit: {shares}"
         if not self.stage_one.is_significant and not self.stage_two.is_significant:
             return f"neither stage is the limit at {self.pictures} pictures: {shares}"
         interval = self.difference.interval
@@ -71,7 +73,7 @@ def attribute(reference: FrechetReference, real: Tensor, reconstructed: Tensor, 
     sets = (real, reconstructed, generated)
     first, second, third = (reference.distance(features) for features in sets)
     replicates: list[Tensor] | None = None
-    if len(real) < FEW:
+    if has_interval(len(real)):
         drawn = draws(len(real))  # row i of all three sets belongs to image i, so they are drawn together
         replicates = [reference.replicates(features, drawn, progress) for features in sets]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ldm.core.random import generator
 
+SMALLEST = 10  # for fewer images no interval is given: their own variety says little of other samples
 FEW = 5000  # for at least this many images no interval is given: it would be small compared with the differences of interest
 LEVEL = 0.95
 Z = 1.959964  # a normal variable is within +-Z with that probability
@@ -19,6 +20,11 @@ REPLICATES = 200  # of a distance between sets
 MEAN_REPLICATES = 1000  # of a mean, which is cheap
 
 Interval = tuple[float, float]
+
+
+def has_interval(count: int) -> bool:
+    """Whether a statistic of so many images is given an interval."""
+    return SMALLEST <= count < FEW
 
 
 def draws(count: int, replicates: int = REPLICATES) -> Tensor:
@@ -44,13 +50,13 @@ def around(value: float, replicates: Tensor) -> Interval:
 
 
 def of_statistic(values: Tensor, statistic: Callable[[Tensor], Tensor]) -> Interval | None:
-    """The percentile interval of a statistic of one number per image; None for FEW images or more.
+    """The percentile interval of a statistic of one number per image; None for fewer than SMALLEST or at least FEW.
 
     Args:
         values: (N,).
         statistic: (R, N) -> (R,), e.g. the mean of each row.
     """
-    if len(values) >= FEW:
+    if not has_interval(len(values)):
         return None
     return _percentiles(statistic(values.double()[draws(len(values), MEAN_REPLICATES)]))
 
@@ -66,17 +72,17 @@ def of_mean(values: Tensor) -> Interval | None:
 
 
 def of_share(share: float, count: int) -> Interval | None:
-    """The interval of a share of `count` images (Wilson 1927, eq. 12); None for FEW images or more.
+    """The interval of a share of `count` images (Wilson 1927, eq. 12); None for fewer than SMALLEST or at least FEW.
 
     Not by bootstrap: if the share is 0 or 1, it is so in every replicate, and the interval would have no width.
     """
-    return None if count >= FEW else _wilson(share, count)
+    return _wilson(share, count) if has_interval(count) else None
 
 
 def of_share_with_error(share: float, standard_error: float, count: int) -> Interval | None:
     """`of_share` with a known error: uses the number of independent images that has this error, or `count` if that is not defined."""
     is_usable = standard_error > 0 and 0 < share < 1
-    return None if count >= FEW else _wilson(share, share * (1 - share) / standard_error**2 if is_usable else count)
+    return None if not has_interval(count) else _wilson(share, share * (1 - share) / standard_error**2 if is_usable else count)
 
 
 def _wilson(share: float, count: float) -> Interval:

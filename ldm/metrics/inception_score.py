@@ -31,9 +31,9 @@ def score_of_logits(logits: Tensor) -> float:
 
 
 def score_and_interval(logits: Tensor) -> tuple[float, bootstrap.Interval | None]:
-    """`score_of_logits`, and its interval if there are fewer than FEW rows."""
+    """`score_of_logits`, and its interval where a statistic of so many rows has one."""
     value = score_of_logits(logits)
-    if len(logits) >= bootstrap.FEW:
+    if not bootstrap.has_interval(len(logits)):
         return value, None
     replicates = [score_of_logits(logits[rows]) for rows in bootstrap.draws(len(logits))]
     return value, bootstrap.around(value, torch.tensor(replicates))

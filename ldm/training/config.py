@@ -79,3 +79,13 @@ class TrainConfig:
     @property
     def autocast_dtype(self) -> torch.dtype | None:
         return None if self.precision == "fp32" else DTYPES[self.precision]
+
+
+def check_run_name(name: str) -> None:
+    """Refuses a name that would be another folder than one in `runs`.
+
+    Raises:
+        UserError: empty, hidden, too long, or with a slash or a character that cannot be printed.
+    """
+    if not name or name.startswith(".") or "/" in name or "\\" in name or not name.isprintable() or len(name.encode()) > 100:
+        raise UserError(f"name {name[:100]!r} must be a plain name of at most 100 bytes: the run's folder in runs is called so")

@@ -55,7 +55,7 @@ def test_its_input_is_scaled_and_its_network_time_set_as_a_denoisers(tiny_classi
 def test_a_label_by_name_or_number(tiny_classifier: Callable[..., Path]) -> None:
     loaded: LoadedClassifier = load_classifier(tiny_classifier(label_names=("2", "0", "1")), CPU)
     assert [loaded.index_of(label) for label in ("2", 2, "0", "1")] == [0, 0, 1, 2]  # a name takes precedence over an index
-    assert "label 3 is outside 0 to 2" in refusal(lambda: loaded.index_of("3"))
+    assert "unknown label '3'; allowed: 0, 1, 2" in refusal(lambda: loaded.index_of("3"))  # where names are numbers, a number is a name
     assert "unknown label 'cat'; allowed: 0, 1, 2" in refusal(lambda: loaded.index_of("cat"))
 
 

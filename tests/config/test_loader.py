@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ldm.app.cli import Parser
+from ldm.app.train_ldm import TrainLDM
 from ldm.app.train_vae import TrainVAE
 from ldm.checkpoints.model import SamplingDefaults
-from ldm.config.loader import build, dump, load, to_short_form, to_yaml
+from ldm.config.loader import build, dump, load, read, to_short_form, to_yaml
 from ldm.core.errors import UserError
+from ldm.data.config import Augment
 from ldm.samplers.pc import PredictorCorrector
 from ldm.samplers.sampler import Sampler
 from ldm.training.config import TrainConfig
@@ -99,3 +102,48 @@ def test_a_kind_may_be_a_bare_name_and_never_a_python_path() -> None:
     assert dump(build({"sampler": "ddim"}, SamplingDefaults))["sampler"]["kind"] == "ddim"
     with pytest.raises(UserError, match="allowed: ddim, ddpm, dpmpp_2m"):
         build({"sampler": "os.system"}, SamplingDefaults)
+
+
+def test_an_override_replaces_a_mapping_and_null_removes_an_entry() -> None:
+    config = ROOT / "configs" / "ldm" / "emoji.yaml"
+    plain = load(config, TrainLDM)
+    assert plain.data.augment != Augment() and "mask" in plain.conditioning
+    changed = load(config, TrainLDM, ["data.augment={}", "conditioning.mask=null"])
+    assert changed.data.augment == Augment()
+    assert set(changed.conditioning) == set(plain.conditioning) - {"mask"}
+    assert load(config, TrainLDM, ["data.augment={flip: 0.25}"]).data.augment == Augment(flip=0.25)
+
+
+def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.yaml").write_text(CONFIG.read_text())
+    config = load("~/a.yaml", TrainVAE, ["data.train=~/photos", "init_from=~/model"])
+    assert (config.data.train, config.init_from) == (f"{tmp_path}/photos", f"{tmp_path}/model")
+    parser = Parser("", "")
+    parser.add_argument("--out", type=Path)
+    assert [parser.parse_args([*words]).out for words in (["--out=~/x"], ["--out", "~/x"], ["--out", "a~/x"])] == [
+        *(tmp_path / "x", tmp_path / "x", Path("a~/x"))
+    ]
+
+
+@pytest.mark.parametrize("text", ["${oc.env:HOME}", '"${${seed}:HOME}"', "[a, {b: '${oc.env:HOME}'}]", "x${oc.decode:1}y"])
+def test_a_config_reads_nothing_but_itself(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"seed: oc.env\nname: {text}\n")
+    with pytest.raises(UserError, match=r"is not read: only \$\{other\.key\} is"):
+        read(tmp_path / "a.yaml")
+    with pytest.raises(UserError, match=r"is not read"):
+        read(CONFIG, [f"name={text.strip(chr(34))}"])
+
+
+def test_a_file_cannot_allow_itself_to_start_commands(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(CONFIG.read_text().replace("data:\n", "data:\n  allow_remote: true\n"))
+    with pytest.raises(UserError, match="data.allow_remote=true is allowed on the command line only"):
+        load(tmp_path / "a.yaml", TrainVAE)
+    assert load(CONFIG, TrainVAE, ["data.allow_remote=true"]).data.allow_remote
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/b", "..", "", ".hidden", "a\0b", "a\nb", "x" * 200])
+def test_a_runs_name_is_a_plain_name(name: str) -> None:
+    content = read(CONFIG)
+    with pytest.raises(UserError, match="name .* must be a plain name"):
+        build(content | {"name": name}, TrainVAE)

@@ -91,7 +91,7 @@ def test_unreadable_files_are_counted_and_named(tmp_path: Path, capsys: pytest.C
     (source / "words.jpg").write_text("not a picture")
     main([str(source), "--out", str(tmp_path / "out")])
     printed = capsys.readouterr().out
-    assert "2 could not be read" in printed and "cut" in printed and "words" in printed
+    assert "could not be read and were left out: 2\n  cut.png: damaged" in printed and "words.jpg" in printed
     assert list(records_of(tmp_path / "out")) == ["good"]
 
 
@@ -102,12 +102,12 @@ def test_pictures_without_a_caption_are_counted_where_others_have_one(tmp_path: 
     assert "caption" not in capsys.readouterr().out
     (tmp_path / "in/b.txt").write_text("a boat")
     main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
-    assert "2 of 3 pictures have no caption and are trained as unconditional, e.g. a, c" in capsys.readouterr().out
+    assert "pictures without a caption, trained as unconditional: 2 (a.png, c.png)\n" in capsys.readouterr().out
 
 
 def test_every_nth_readable_picture_is_held_out(tmp_path: Path) -> None:
     for number in range(9):
-        picture(tmp_path / f"in/{number}.png")
+        picture(tmp_path / f"in/{number}.png", colour=(number, 0, 0))
     (tmp_path / "in/2.png").write_bytes(b"")  # unreadable: does not count
     main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--val-every", "4"])
     assert list(records_of(tmp_path / "out")) == ["0", "1", "3", "5", "6", "7"]
@@ -291,19 +291,48 @@ def test_an_index_cannot_name_files_elsewhere(tmp_path: Path, name: str) -> None
 
 
 def test_an_index_of_a_later_version_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "index.json").write_text(json.dumps({"splits": {}, "version": 2}))
-    with pytest.raises(UserError, match="version 2; this release reads version 1"):
+    (tmp_path / "index.json").write_text(json.dumps({"splits": {}, "version": 3}))
+    with pytest.raises(UserError, match="version 3; this release reads versions 1 and 2"):
         Index.read(tmp_path)
 
 
-def test_names_split_where_webdataset_splits_them() -> None:
-    assert split_name("a.b/c.mask.png") == ("a.b/c", "mask.png")
+@pytest.mark.parametrize(
+    "name, parts",
+    [
+        ("a.b/c.mask.png", ("a.b/c", "mask.png")),
+        ("photo.v1.0.jpg", ("photo.v1.0", "jpg")),
+        ("k.image.jpg", ("k", "image.jpg")),
+        ("__key__.jpg", ("", "")),
+        ("a/._k.jpg", ("", "")),
+        ("README", ("", "")),
+    ],
+)
+def test_names_split_at_the_suffix_and_its_role(name: str, parts: tuple[str, str]) -> None:
+    assert split_name(name) == parts
 
 
-@pytest.mark.parametrize("meta", [b"[1]", b'{"captions": "text"}', b'{"label": [1]}', b"{", b"\xff"])
+@pytest.mark.parametrize(
+    "meta",
+    [
+        *(b"[1]", b'{"captions": [1]}', b"{", b"\xff", b'{"label": -5}', b'{"label": 1e400, "boxes": [[1, 0, 0, Infinity, 1]]}'),
+        *(b'{"label": 1' + b"0" * 30 + b"}", b'{"caption": "\\ud800"}', b"[" * 10_000 + b"]" * 10_000, b'{"boxes": [[1e30, 0, 0, 1, 1]]}'),
+    ],
+)
 def test_a_corrupt_record_says_so(meta: bytes) -> None:
-    with pytest.raises(UserError, match="'k'"):
+    with pytest.raises(UserError, match="^k: its text cannot be read"):
         Record.of("k", {"png": b"", "json": meta})
+
+
+def test_keys_of_somebody_else_hurt_nobody() -> None:
+    meta = {"text": "a cat", "label": {"id": 7}, "score": float("nan"), "box_count": 2, "exif": {"iso": 100}}
+    record = Record.of("k", {"JPG": b"image", "json": json.dumps(meta).encode()})
+    assert (record.captions, record.label, record.attributes) == (("a cat",), None, {"box_count": 2})
+
+
+@pytest.mark.parametrize("members, held", [({"txt": b""}, "no picture"), ({"jpg": b"", "png": b""}, "2 pictures")])
+def test_a_record_holds_one_picture(members: dict[str, bytes], held: str) -> None:
+    with pytest.raises(UserError, match=f"^k: its record holds {held}"):
+        Record.of("k", members)
 
 
 def test_every_set_that_help_names_can_be_opened() -> None:

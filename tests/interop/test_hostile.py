@@ -78,9 +78,29 @@ def climb_out(home: Path) -> None:
 
 
 BIAS = "model.diffusion_model.out.2.bias"
+
+
+def flip_a_bit(home: Path) -> None:
+    """Of a weight, in the middle of the largest entry."""
+    with zipfile.ZipFile(home / "model.ckpt") as archive:
+        entry = max(archive.infolist(), key=lambda entry: entry.file_size)
+    content = bytearray((home / "model.ckpt").read_bytes())
+    content[entry.header_offset + entry.file_size // 2] ^= 1
+    (home / "model.ckpt").write_bytes(content)
+
+
+class Huge:
+    """Takes 4 GB when it is unpickled."""
+
+    def __reduce__(self):
+        return bytearray, (1 << 32,)
+
+
 FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "runs a command": (lambda home: torch.save({"state_dict": state(home), "more": Command()}, home / "model.ckpt"), "nothing was run"),
     "zip slip": (climb_out, "outside of itself"),
+    "a flipped bit": (flip_a_bit, "is not what was written there (checksum)"),
+    "takes memory": (lambda home: torch.save({"state_dict": state(home), "more": Huge()}, home / "model.ckpt"), "names bytearray"),
     "truncated": (lambda home: os.truncate(home / "model.ckpt", 50_000), "truncated"),
     "empty": (lambda home: os.truncate(home / "model.ckpt", 0), "truncated"),
     "one of another shape": (

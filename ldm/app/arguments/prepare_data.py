@@ -9,6 +9,8 @@ from ldm.app.cli import Parser
 from ldm.data.names import CLASSIC
 
 EXAMPLES = """examples:
+  python scripts/prepare_data.py photos --check
+      what is in the folder, what is odd, and what would be passed over: a text, and a page with pictures
   python scripts/prepare_data.py photos --out data/photos --size 256 --val-every 20
       a folder of pictures; captions.csv or captions.jsonl in it (columns file, caption), .txt beside pictures, class folders,
       masks/, maps/ and boxes/ are found by themselves
@@ -23,8 +25,24 @@ def main(arguments: Sequence[str]) -> None:
     """Makes shards and index.json."""
     parser = Parser("Make shards of pictures, with captions, labels, masks and maps, ready for training.", EXAMPLES)
     parser.add_argument("source", help=f"a folder of pictures, one of {', '.join(CLASSIC)}, or emoji-128")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; one that this script made is replaced")
-    parser.add_argument("--captions", type=Path, help="CSV or JSONL with columns file|file_name and caption|text")
+    parser.add_argument("--out", type=Path, help="folder to write; one that this script made is replaced")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing but a report of what is there (into --out, default: outputs/check-SOURCE)"
+    )
+    parser.add_argument("--captions", type=Path, help="CSV, TSV or JSONL with columns file|file_name and caption|text")
+    parser.add_argument("--encoding", metavar="NAME", help="of texts and tables that are not UTF-8, e.g. cp1252")
+    parser.add_argument(
+        "--config", type=Path, metavar="YAML", help="a stage-two config: the report says which captions its text encoder cannot read whole"
+    )
+    parser.add_argument(
+        "--levels", type=float, nargs=2, metavar=("BLACK", "WHITE"), help="numbers that are black and white in float and signed pictures"
+    )
+    parser.add_argument(
+        "--pages",
+        choices=("first", "all"),
+        default="first",
+        help="of TIFFs and animations the first page, or each as a picture",
+    )
     parser.add_argument("--size", type=int, help="scale pictures down to this shorter side (default: keep)")
     parser.add_argument("--val-every", type=int, metavar="N", help="hold out every Nth picture of a folder (default: none)")
     parser.add_argument("--shard-size", type=float, default=256, metavar="MIB", help="largest shard (default: 256)")

@@ -1,112 +1,236 @@
-"""Records from a folder of pictures: class folders, captions in a table or beside each picture, masks and maps folders."""
+"""Records from a folder of pictures: class folders, splits, captions in a table or beside each picture, masks and maps folders."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ldm.core.errors import UserError
-from ldm.data.formats import IMAGE_SUFFIXES
+from ldm.core.files import sha256_of
+from ldm.core.reading import read_bytes
+from ldm.data.findings import Finding
+from ldm.data.formats import FORMATS, HEAD, format_of
 from ldm.data.images import open_map
-from ldm.data.record import Box, Record, attributes_of, boxes_of
+from ldm.data.picture_file import MAX_FILE
+from ldm.data.record import Box, Record, boxes_of
 from ldm.data.shards import plain_key
+from ldm.data.sources.contents import checksums
+from ldm.data.sources.layout import BOXES, CAPTION_SUFFIXES, MAPS, MASKS, SPLITS, Layout, layout_of
+from ldm.data.sources.matching import Names
 from ldm.data.sources.source import Source
+from ldm.data.tables import TABLES, read_table
+from ldm.data.text import decode_text, one_form, shown
 
-TABLES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
-MASKS, MAPS, BOXES = "masks", "maps", "boxes"
-FILE_COLUMNS, CAPTION_COLUMNS = ("file", "file_name"), ("caption", "text")
+MAX_TEXT = 1 << 24  # bytes of the captions or boxes of one picture
+Row = tuple[tuple[str, ...], dict[str, Any]]
+"""A picture's captions and attributes."""
 
 
 class FolderSource(Source):
-    """All pictures below a folder, in the order of their paths.
+    """All pictures of a split of a folder, in the order of their paths; docs/data.md says what is read of which file.
 
-    Labels are the first folder's names where every picture lies in a folder. A caption comes from the table (`captions` or
-    `metadata`, CSV or JSONL, columns file|file_name and caption|text; several rows of one file are several captions) or from a
-    `.txt` beside it. The table's other columns are attributes.
-    `masks/PATH.png`, `maps/PATH.png` and `boxes/PATH.json`, a list of [class, left, top, right, bottom], mirror the pictures' paths.
+    Labels are the first folder's names where every picture lies in a folder. A caption comes from a table or from a text beside the
+    picture. The table's other columns are attributes. `masks/PATH`, `maps/PATH` and `boxes/PATH.json` mirror the pictures' paths.
     """
 
-    def __init__(self, folder: Path, table: Path | None = None) -> None:
-        self.folder, self.name, self.unreadable = folder, folder.name or str(folder), {}
-        self._files = sorted(
-            path
-            for path in folder.rglob("*")
-            if path.suffix.lower()[1:] in IMAGE_SUFFIXES
-            and path.is_file()
-            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-            and path.relative_to(folder).parts[0] not in (MASKS, MAPS, BOXES)
-        )
-        if not self._files:
-            raise UserError(f"{folder}: no pictures below it (looked for {', '.join(IMAGE_SUFFIXES)})")
-        self.table = table or next((folder / name for name in TABLES if (folder / name).is_file()), None)
-        self._rows = read_table(self.table) if self.table else {}
-        self._check_table()
-        relative = [path.relative_to(folder) for path in self._files]
-        if all(len(path.parts) > 1 for path in relative):
-            self.label_names = tuple(sorted({path.parts[0] for path in relative}))
-            self.has_labels = True
-        self.has_masks, self.has_maps = (folder / MASKS).is_dir(), (folder / MAPS).is_dir()
-        if self.has_maps:
-            self.map_classes = _classes_in(sorted((folder / MAPS).rglob("*.png")))
-            self.map_names = tuple(f"class {number}" for number in range(max(self.map_classes, default=0) + 1))
-        self.has_captions = any(row.captions for row in self._rows.values()) or any(
-            path.with_suffix(".txt").is_file() for path in self._files
-        )
-        self.has_boxes = (folder / BOXES).is_dir()
-        self.has_attributes = any(row.attributes for row in self._rows.values())
-        beside = [path for place in (f"{MASKS}/**/*.png", f"{MAPS}/**/*.png", f"{BOXES}/**/*.json") for path in folder.glob(place)]
-        facts = [self.table, *self._files, *beside]
-        stats = [(os.path.relpath(path, folder), path.stat().st_size, path.stat().st_mtime_ns) for path in facts if path is not None]
-        self.digest = hashlib.sha256(repr(stats).encode()).hexdigest()
-        self._keys = _unique([plain_key(str(path.with_suffix(""))) for path in relative])
+    def __init__(self, folder: Path, split: str = "train", *, table: Path | None = None, encoding: str | None = None) -> None:
+        """
+        Args:
+            folder: of the pictures.
+            split: "train", or "val" of a folder that has such a folder.
+            table: of captions, in place of those in the folder.
+            encoding: of texts that are not UTF-8.
 
-    def _check_table(self) -> None:
-        """Refuses a table that names none of the pictures: a wrong column or folder, most likely."""
-        if self._rows and not any(self._row_of(path) for path in self._files):
-            first = next(iter(self._rows))
-            raise UserError(
-                f"{self.table} names no picture of {self.folder} (its first is {first!r}); paths must be relative to that folder"
-            )
+        Raises:
+            UserError: no picture; a table that cannot be read, or names none of the pictures.
+        """
+        self.folder, self.name, self.unreadable, self.encoding = folder, shown(folder.name or str(folder)), {}, encoding
+        layout = self.layout = layout_of(folder)
+        if not layout.pictures.get(split):
+            raise UserError(_nothing(layout, split))
+        self.split = split if layout.splits else "all"
+        self._pictures = layout.pictures[split]
+        self._keys = unique_keys(self._pictures)
+        trained = [path for part in ("train", "val") for path in layout.pictures.get(part, ())]
+        at_top = [path for path in trained if len(path.relative_to(layout.base_of(path)).parts) == 1]
+        if not at_top:
+            self.label_names = tuple(sorted({self._label(path) for path in trained}))
+        self.has_labels = bool(self.label_names)
+        asides = layout.asides
+        self.has_masks, self.has_maps, self.has_boxes = (any(p in asides[name] for p in self._pictures) for name in (MASKS, MAPS, BOXES))
+        if self.has_maps:
+            self.map_classes = _classes_in([folder / path for path in asides[MAPS].values()])
+            self.map_names = tuple(f"class {number}" for number in range(max(self.map_classes, default=0) + 1))
+        self.tables = tuple(self._own_tables() if table is None else [(PurePosixPath(), table)])
+        self._rows, unmatched = self._matched()
+        stems = {path.with_suffix(""): path for path in layout.files if path.suffix.lower() in CAPTION_SUFFIXES}
+        self._texts = {path: stems[path.with_suffix("")] for path in self._pictures if path.with_suffix("") in stems}
+        self.has_captions = bool(self._texts) or any(captions for captions, _ in self._rows.values())
+        self.has_attributes = any(attributes for _, attributes in self._rows.values())
+        self.findings = (*layout.findings, *unmatched, *self._remarks(at_top, len(trained)))
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._pictures)
 
     def key(self, index: int) -> str:
         return self._keys[index]
 
+    def name_of(self, index: int) -> str:
+        """See `Source.name_of`."""
+        return shown(self.folder / self._pictures[index])
+
+    @cached_property
+    def digest(self) -> str:  # type: ignore[override]
+        """Of the contents and names of all that belongs to the split; see `checksums`."""
+        return hashlib.sha256(repr(self._checksums).encode(errors="surrogateescape")).hexdigest()
+
+    @property
+    def image_checksums(self) -> list[str]:
+        """See `Source.image_checksums`."""
+        by_path = dict(self._checksums)
+        return [by_path[str(path)] for path in self._pictures]
+
+    @cached_property
+    def _checksums(self) -> list[tuple[str, str]]:
+        beside = [mirrored[path] for path in self._pictures for mirrored in self.layout.asides.values() if path in mirrored]
+        paths = [*self._pictures, *beside, *self._texts.values()]
+        found = checksums(self.folder, [self.layout.files[path] for path in paths])
+        tables = [(str(base), sha256_of(table)) for base, table in self.tables]
+        return [*zip(map(str, paths), found, strict=True), *tables]
+
     def record(self, index: int) -> Record:
-        path = self._files[index]
-        relative = path.relative_to(self.folder)
+        path = self._pictures[index]
+        captions, attributes = self._rows.get(path, ((), {}))
+        boxes = self.layout.asides[BOXES].get(path)
         try:
-            text, boxes = path.with_suffix(".txt"), self.folder / BOXES / relative.with_suffix(".json")
-            row = self._row_of(path) or TableRow((), {})
-            captions = row.captions or (_lines(text.read_text(encoding="utf-8")) if text.is_file() else ())
+            image = read_bytes(self.folder / path, MAX_FILE)
             return Record(
                 key=self._keys[index],
-                suffix=path.suffix.lower()[1:],
-                image=path.read_bytes(),
-                captions=captions,
-                label=relative.parts[0] if self.label_names else None,
-                mask=_beside(self.folder / MASKS / relative),
-                map=_beside(self.folder / MAPS / relative),
-                boxes=read_boxes(boxes) if boxes.is_file() else (),
-                attributes=row.attributes,
+                place=shown(path),
+                suffix=_suffix_of(image, path),
+                image=image,
+                captions=captions or self._text_beside(path),
+                label=self._label(path) if self.label_names else None,
+                mask=self._aside(MASKS, path),
+                map=self._aside(MAPS, path),
+                boxes=() if boxes is None else read_boxes(self.folder / boxes),
+                attributes=attributes,
             )
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot be read ({error})") from None
+        except OSError as error:
+            raise UserError(f"{shown(self.folder / path)}: cannot be read ({error.strerror})") from None
+
+    def captions(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """See `Source.captions`."""
+        for path in self._pictures:
+            try:
+                yield shown(path), self._rows.get(path, ((), {}))[0] or self._text_beside(path)
+            except (UserError, OSError):
+                continue  # counted when it is used
 
     def attributes(self) -> Iterator[Mapping[str, Any]]:
         """See `Source.attributes`."""
-        return (row.attributes for row in map(self._row_of, self._files) if row is not None)
+        return (self._rows[path][1] for path in self._pictures if path in self._rows)
 
-    def _row_of(self, path: Path) -> TableRow | None:
-        return self._rows.get(path.relative_to(self.folder).as_posix()) or self._rows.get(path.name)
+    def _label(self, path: PurePosixPath) -> str:
+        return one_form(shown(path.relative_to(self.layout.base_of(path)).parts[0]))
+
+    def _aside(self, name: str, path: PurePosixPath) -> bytes | None:
+        found = self.layout.asides[name].get(path)
+        return None if found is None else read_bytes(self.folder / found, MAX_FILE)
+
+    def _text_beside(self, path: PurePosixPath) -> tuple[str, ...]:
+        """Each line of the text beside a picture is a caption."""
+        if path not in self._texts:
+            return ()
+        text = self.folder / self._texts[path]
+        lines = decode_text(read_bytes(text, MAX_TEXT), shown(text), self.encoding).splitlines()
+        return tuple(line.strip() for line in lines if line.strip())
+
+    def _own_tables(self) -> Iterator[tuple[PurePosixPath, Path]]:
+        """At the top and in each split's folder the first that is there."""
+        for base in self.layout.bases:
+            found = next((name for name in TABLES if base / name in self.layout.files), None)
+            if found is not None:
+                yield base, self.folder / base / found
+
+    def _matched(self) -> tuple[dict[PurePosixPath, Row], list[Finding]]:
+        """What the tables say of each picture, and the rows that fit none or several.
+
+        Raises:
+            UserError: a table whose rows fit no picture at all: a wrong column or folder, most likely.
+        """
+        names = Names(self.folder, [path for paths in self.layout.pictures.values() for path in paths])
+        rows: dict[PurePosixPath, tuple[list[str], dict[str, Any]]] = {}
+        none: list[str] = []
+        several: list[str] = []
+        for base, table in self.tables:
+            fitting = 0
+            row = None
+            for row in read_table(table, self.encoding):
+                found = names.find(row.file, base)
+                if len(found) == 1:
+                    fitting += 1
+                    captions, attributes = rows.setdefault(found[0], ([], {}))
+                    captions.extend(row.captions)
+                    attributes |= row.attributes
+                else:
+                    (several if found else none).append(f"{row.file!r} (line {row.line})")
+            if not fitting and row is not None:
+                raise UserError(
+                    f"{table} names no picture of {shown(self.folder)} (its last is {row.file!r}); "
+                    "paths must be relative to that folder, or lie in it"
+                )
+        findings = [
+            Finding(f"rows of a table {what}, passed over", tuple(which))
+            for what, which in (("fit no picture", none), ("fit several pictures", several))
+            if which
+        ]
+        return {path: (tuple(captions), attributes) for path, (captions, attributes) in rows.items()}, findings
+
+    def _remarks(self, at_top: Sequence[PurePosixPath], count: int) -> Iterator[Finding]:
+        """What its owner may not expect of the pictures themselves."""
+        if self.has_captions:
+            silent = [p for p in self._pictures if p not in self._texts and not self._rows.get(p, ((), {}))[0]]
+            if silent:
+                yield Finding("pictures without a caption, trained as unconditional", tuple(map(shown, silent)))
+        if 0 < len(at_top) < count:
+            yield Finding("pictures beside the folders, so that no folder is a label", tuple(map(shown, at_top)))
+        test = self.layout.pictures.get("test")
+        if test:
+            yield Finding("pictures of the test split, kept apart", tuple(map(shown, test)))
+
+
+def _nothing(layout: Layout, split: str) -> str:
+    """Why a folder has no picture of a split."""
+    if split == "train":
+        passed = "; ".join(finding.line() for finding in layout.findings)
+        return f"{shown(layout.folder)}: no pictures below it" + (f" ({passed})" if passed else "")
+    names = ", ".join(SPLITS["val"])
+    return (
+        f"{shown(layout.folder)} has no held-out split (a folder {names} beside train); set data.val=null, name another folder, or run "
+        "scripts/prepare_data.py --val-every 20"
+    )
+
+
+def unique_keys(paths: Sequence[PurePosixPath]) -> list[str]:
+    """A plain key for each path: the path's own, with a checksum of the path where another would have the same."""
+    plain = [plain_key(str(path.with_suffix(""))) for path in paths]
+    count = Counter(plain)
+    keys: list[str] = []
+    taken = {key for key in plain if count[key] == 1}
+    for path, key in zip(paths, plain, strict=True):
+        raw, salt = str(path).encode(errors="surrogateescape"), 0
+        while count[key] > 1 or key in taken and plain[len(keys)] != key:
+            key = f"{plain[len(keys)][-71:]}-{hashlib.sha256(raw + bytes(salt)).hexdigest()[:8]}"
+            salt += 1
+        taken.add(key)
+        keys.append(key)
+    return keys
 
 
 def read_boxes(path: Path) -> tuple[Box, ...]:
@@ -116,68 +240,15 @@ def read_boxes(path: Path) -> tuple[Box, ...]:
         UserError: no such file, or not boxes.
     """
     try:
-        return boxes_of(json.loads(path.read_text(encoding="utf-8-sig")))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not boxes as JSON ({error})") from None
+        return boxes_of(json.loads(decode_text(read_bytes(path, MAX_TEXT), shown(path))))
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise UserError(f"{shown(path)}: not boxes as JSON ({error})") from None
 
 
-class TableRow(NamedTuple):
-    """A table's row of one picture; several rows of one file are several captions, whose last attributes count."""
-
-    captions: tuple[str, ...]
-    attributes: dict[str, Any]
-
-
-def read_table(table: Path) -> dict[str, TableRow]:
-    """By file name. All columns but those of file and caption are attributes.
-
-    Raises:
-        UserError: the columns are not there, or a line cannot be read.
-    """
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{table}: cannot be read as UTF-8 text ({error})") from None
-    if table.suffix.lower() == ".csv":
-        rows = _csv_rows(table, text)
-    elif table.suffix.lower() == ".jsonl":
-        rows = [_json_row(table, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    else:
-        raise UserError(f"{table}: captions must be a .csv or .jsonl file")
-    columns = set().union(*(row.keys() for row in rows)) if rows else set()
-    file_column = next((c for c in FILE_COLUMNS if c in columns), None)
-    caption_column = next((c for c in CAPTION_COLUMNS if c in columns), None)
-    if file_column is None or caption_column is None:
-        found = ", ".join(sorted(map(str, columns))) or "none"
-        raise UserError(f"{table}: needs a column file or file_name, and a column caption or text; its columns are {found}")
-    table_rows: dict[str, TableRow] = {}
-    for row in rows:
-        name, caption = str(row.get(file_column) or "").strip(), str(row.get(caption_column) or "").strip()
-        attributes = {key: value for key, value in attributes_of(row).items() if value != ""}
-        if name and (caption or attributes):
-            name = Path(name).as_posix()
-            earlier = table_rows.get(name, TableRow((), {}))
-            table_rows[name] = TableRow((*earlier.captions, caption) if caption else earlier.captions, earlier.attributes | attributes)
-    return table_rows
-
-
-def _csv_rows(table: Path, text: str) -> list[dict[str, Any]]:
-    try:
-        return list(csv.DictReader(io.StringIO(text, newline="")))
-    except csv.Error as error:
-        raise UserError(f"{table}: not a CSV table that can be read ({error})") from None
-
-
-def _json_row(table: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{table}, line {number}: not JSON ({error.msg})") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{table}, line {number}: must be an object with file and caption")
-    return row
+def _suffix_of(image: bytes, path: PurePosixPath) -> str:
+    """The suffix of the format that a picture has, whatever its name says; its own if it has none."""
+    own, found = path.suffix.lower()[1:], format_of(image[:HEAD], path.suffix)
+    return own if found is None or own in FORMATS[found] else FORMATS[found][0]
 
 
 def _classes_in(maps: list[Path]) -> tuple[int, ...]:
@@ -189,25 +260,3 @@ def _classes_in(maps: list[Path]) -> tuple[int, ...]:
         except UserError:
             continue
     return tuple(sorted(found))
-
-
-def _lines(text: str) -> tuple[str, ...]:
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
-
-
-def _beside(path: Path) -> bytes | None:
-    """The .png that mirrors a picture's path, or the file of the very same name."""
-    for candidate in (path.with_suffix(".png"), path):
-        if candidate.is_file():
-            return candidate.read_bytes()
-    return None
-
-
-def _unique(keys: list[str]) -> list[str]:
-    """Keys made unique by a number, in order."""
-    seen: dict[str, int] = {}
-    unique = []
-    for key in keys:
-        seen[key] = seen.get(key, 0) + 1
-        unique.append(key if seen[key] == 1 else f"{key}-{seen[key]}")
-    return unique

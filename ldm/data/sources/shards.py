@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import mmap
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ldm.core.errors import UserError
-from ldm.data.record import Record, attributes_in, label_of
-from ldm.data.shards import Index, Member, ShardInfo, scan_shard
+from ldm.data.formats import IMAGE_SUFFIXES
+from ldm.data.record import JSONS, NUMBERS, TEXTS, Record, attributes_in, captions_in, label_in
+from ldm.data.shards import Index, Member, ShardInfo, checksum, scan_shard
 from ldm.data.sources.source import Source
 
 
@@ -20,7 +22,7 @@ class ShardSource(Source):
     def __init__(self, name: str, shards: Sequence[tuple[Path, ShardInfo]], index: Index) -> None:
         self.name = name
         self.label_names, self.map_names, self.map_classes = index.label_names, index.map_names, index.map_classes
-        self.digest = hashlib.sha256("".join(info.sha256 or str(path) for path, info in shards).encode()).hexdigest()
+        self._shards = shards
         self.unreadable = {}
         self._maps: dict[Path, mmap.mmap] = {}
         self._records: list[tuple[str, Path, tuple[Member, ...]]] = []
@@ -32,13 +34,13 @@ class ShardSource(Source):
                 with open(path, "rb") as file:
                     self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             for key, members in info.records.items():
-                if all(offset + length <= size for _, offset, length in members):
+                if all(offset + length <= size for _, offset, length, _ in members):
                     self._records.append((key, path, members))
                 else:
-                    self.unreadable[key] = f"{path.name} is truncated"
+                    self.unreadable[key] = f"{key}: {path} is truncated"
         if not self._records:
             raise UserError(f"{name}: its shards hold no readable record")
-        suffixes = {suffix for _, _, members in self._records for suffix, _, _ in members}
+        suffixes = {suffix for _, _, members in self._records for suffix, *_ in members}
         self.has_masks, self.has_maps = "mask.png" in suffixes, "map.png" in suffixes
         first = self.first_records()
         self.has_captions = any(record.captions for record in first)
@@ -52,10 +54,42 @@ class ShardSource(Source):
     def key(self, index: int) -> str:
         return self._records[index][0]
 
+    @cached_property
+    def digest(self) -> str:  # type: ignore[override]
+        """Of the members' checksums; of shards without any, of the files."""
+        known = [(key, [(suffix, digest) for suffix, _, _, digest in members]) for key, _, members in self._records]
+        whole = [] if all(digest for _, members in known for _, digest in members) else [info.sha256 for _, info in self._shards]
+        return hashlib.sha256(repr((known, whole)).encode(errors="surrogateescape")).hexdigest()
+
+    @property
+    def image_checksums(self) -> list[str]:
+        """See `Source.image_checksums`."""
+        found = []
+        for _, path, members in self._records:
+            image = next(((o, n, digest) for suffix, o, n, digest in members if suffix.lower() in IMAGE_SUFFIXES), None)
+            found.append("" if image is None else image[2] or checksum(self._maps[path][image[0] : image[0] + image[1]]))
+        return found
+
     def text_labels(self) -> tuple[str, ...]:
         """All labels that are texts, sorted; for shards whose index does not name them."""
-        found = {label_of(content) for content in self._json()}
+        found = {label_in({"json": content}) for content in self._json()}
         return tuple(sorted(label for label in found if isinstance(label, str)))
+
+    def captions(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """See `Source.captions`."""
+        for key, path, members in self._records:
+            texts = {suffix.lower(): (start, size) for suffix, start, size, _ in members if suffix.lower() in (*JSONS, *TEXTS)}
+            yield key, captions_in({suffix: self._maps[path][start : start + size] for suffix, (start, size) in texts.items()})
+
+    def label_numbers(self) -> dict[int, str]:
+        """See `Source.label_numbers`."""
+        found: dict[int, str] = {}
+        for key, path, members in self._records:
+            contents = {suffix.lower(): (offset, size) for suffix, offset, size, _ in members if suffix.lower() in (*JSONS, *NUMBERS)}
+            label = label_in({suffix: self._maps[path][start : start + size] for suffix, (start, size) in contents.items()})
+            if isinstance(label, int):
+                found.setdefault(label, key)
+        return found
 
     def attributes(self) -> Iterator[dict[str, Any]]:
         """See `Source.attributes`."""
@@ -63,14 +97,18 @@ class ShardSource(Source):
 
     def _json(self) -> Iterator[bytes]:
         for _, path, members in self._records:
-            for suffix, offset, size in members:
-                if suffix == "json":
+            for suffix, offset, size, _ in members:
+                if suffix.lower() == "json":
                     yield self._maps[path][offset : offset + size]
 
     def record(self, index: int) -> Record:
         key, path, members = self._records[index]
-        content = self._maps[path]
-        return Record.of(key, {suffix: content[offset : offset + size] for suffix, offset, size in members})
+        found = {}
+        for suffix, offset, size, digest in members:
+            found[suffix] = self._maps[path][offset : offset + size]
+            if digest and checksum(found[suffix]) != digest:
+                raise UserError(f"{key}: its {suffix} in {path} is not what was written there (checksum); prepare or copy the data anew")
+        return Record.of(key, found)
 
 
 def open_indexed(folder: Path, split: str) -> ShardSource:
@@ -85,18 +123,30 @@ def open_indexed(folder: Path, split: str) -> ShardSource:
             f"{folder} has no {split!r} split (it has {', '.join(index.splits)}); "
             + ("set data.val=null, or make it anew with scripts/prepare_data.py --val-every N" if split == "val" else "make it anew")
         )
-    return ShardSource(f"{folder.name} ({split})", [(folder / info.name, info) for info in index.splits[split]], index)
+    source = ShardSource(f"{folder.name} ({split})", [(folder / info.name, info) for info in index.splits[split]], index)
+    source.split = split
+    return source
 
 
-def open_tars(paths: Sequence[Path]) -> ShardSource:
-    """Bare shards without an index: their members are found by `tarfile`, once."""
+def open_tars(paths: Sequence[Path], must_be_whole: bool = True) -> ShardSource:
+    """Bare shards without an index: their members are found by `tarfile`, once.
+
+    Args:
+        paths: of the shards.
+        must_be_whole: refuse a shard that breaks off, as nobody knows how many records it had; otherwise that is counted as one.
+
+    Raises:
+        UserError: no such shard, or one that breaks off.
+    """
     shards, unreadable = [], {}
     for path in paths:
         if not path.is_file():
             raise UserError(f"{path}: no such shard")
         records, fault = scan_shard(path)
         if fault:
-            unreadable[path.name] = fault
+            unreadable[path.name] = f"{path}: breaks off after {len(records)} records ({fault}); how many it had is not known"
+            if must_be_whole:
+                raise UserError(f"{unreadable[path.name]}. Fetch it again, or take what is there with scripts/prepare_data.py")
         digest = hashlib.sha256(f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}".encode()).hexdigest()
         shards.append((path, ShardInfo(name=path.name, bytes=path.stat().st_size, sha256=digest, count=len(records), records=records)))
     source = ShardSource(paths[0].parent.name or "shards", shards, Index(splits={}))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ldm.core.errors import UserError
 from ldm.data.facts import ATTRIBUTES, BOXES, CAPTIONS, LABELS, MAPS, MASKS, PIXELS
+from ldm.data.findings import Finding
 from ldm.data.record import Record
+from ldm.data.shards import checksum
 
 FIRST = 8
 
@@ -18,21 +20,25 @@ class Source(abc.ABC):
 
     Attributes:
         name: for people.
+        split: "train" or "val"; "all" = the place has no splits.
         digest: changes whenever any record may have changed.
         label_names: in the order of their indices; empty = records have no labels, or numbers only.
         map_names: of the map's classes, likewise.
         map_classes: those that occur, in order; empty = not known.
         unreadable: key -> reason of records that are known to be unreadable without opening them.
+        findings: what its owner may not expect.
         has_captions, has_labels, has_masks, has_maps, has_boxes, has_attributes: whether records have them, as far as the
             first few records and the members' names show.
     """
 
     name: str
+    split: str = "all"
     digest: str
     label_names: tuple[str, ...] = ()
     map_names: tuple[str, ...] = ()
     map_classes: tuple[int, ...] = ()
     unreadable: dict[str, str]
+    findings: tuple[Finding, ...] = ()
     has_captions: bool = False
     has_labels: bool = False
     has_masks: bool = False
@@ -45,6 +51,10 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def key(self, index: int) -> str: ...
+
+    def name_of(self, index: int) -> str:
+        """What messages call a record: its file, where it has one."""
+        return self.key(index)
 
     @property
     def conditions(self) -> frozenset[str]:
@@ -64,6 +74,18 @@ class Source(abc.ABC):
         """Of all records that have some, undecoded."""
         return ()
 
+    def captions(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """(name, captions) of every record that can be read."""
+        for index in range(len(self)):
+            try:
+                yield self.name_of(index), self.record(index).captions
+            except UserError:
+                continue  # counted when it is used
+
+    def label_numbers(self) -> Mapping[int, str]:
+        """The labels that are numbers, each with the first record that has it."""
+        return {}
+
     def first_records(self) -> list[Record]:
         """The readable ones among the first few; the others are counted when they are used."""
         found = []
@@ -72,6 +94,17 @@ class Source(abc.ABC):
                 found.append(self.record(index))
             except UserError:
                 continue
+        return found
+
+    @property
+    def image_checksums(self) -> list[str]:
+        """Of every record's image file; "" where it cannot be read."""
+        found = []
+        for index in range(len(self)):
+            try:
+                found.append(checksum(self.record(index).image))
+            except UserError:
+                found.append("")
         return found
 
     @abc.abstractmethod

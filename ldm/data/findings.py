@@ -1,0 +1,36 @@
+"""What a reader of data tells people: a count, what it is of, and some names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that may not be as its owner thinks.
+
+    Attributes:
+        what: e.g. "pictures without a caption, trained as unconditional".
+        names: of all of them.
+    """
+
+    what: str
+    names: tuple[str, ...]
+
+    def line(self, most: int = 2) -> str:
+        """`pictures without a caption: 3 (a.png, b.png, ...)`."""
+        return f"{self.what}: {len(self.names)} ({', '.join(self.names[:most])}{', ...' * (len(self.names) > most)})"
+
+
+def by_kind(what: str, files: Iterable[tuple[str, str]]) -> list[Finding]:
+    """A finding for each kind of file, the most frequent first.
+
+    Args:
+        what: with a `{}` for the kind.
+        files: (kind, name) of each.
+    """
+    kinds: dict[str, list[str]] = {}
+    for kind, name in files:
+        kinds.setdefault(kind, []).append(name)
+    return [Finding(what.format(kind), tuple(names)) for kind, names in sorted(kinds.items(), key=lambda one: (-len(one[1]), one[0]))]

@@ -1,0 +1,168 @@
+"""Tables of captions and attributes: CSV as any program writes it, JSON lines, a JSON array."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ldm.core.errors import UserError
+from ldm.data.record import attributes_of
+from ldm.data.text import decode_text, is_text
+
+TABLES = tuple(f"{name}.{suffix}" for name in ("captions", "metadata") for suffix in ("csv", "jsonl", "tsv", "json"))
+FILE_COLUMNS, CAPTION_COLUMNS = ("file", "file_name"), ("caption", "text", "captions")
+DELIMITERS = ",;\t|"
+MOST_BYTES = 1 << 29  # of a table; in memory it takes several times as much
+Row = dict[str, Any]
+
+
+class TableRow(NamedTuple):
+    """What a table says of one file.
+
+    Attributes:
+        file: its name, as the table has it.
+        line: where it stands.
+        captions: of its row; empty = none.
+        attributes: the other columns that are not empty.
+    """
+
+    file: str
+    line: int
+    captions: tuple[str, ...]
+    attributes: dict[str, Any]
+
+
+def read_table(table: Path, encoding: str | None = None) -> list[TableRow]:
+    """All rows, in order.
+
+    Args:
+        table: .csv or .tsv (delimited by comma, semicolon, tab or bar, whichever the header has), .jsonl or .json: objects a line, or an
+            array of them.
+        encoding: of a table that is not UTF-8.
+
+    Raises:
+        UserError: the columns are not there, or a line cannot be read.
+    """
+    try:
+        if table.stat().st_size > MOST_BYTES:
+            raise UserError(f"{table}: larger than {MOST_BYTES >> 20} MiB; split the data, or write shards with the captions in them")
+        text = decode_text(table.read_bytes(), str(table), encoding)
+    except OSError as error:
+        raise UserError(f"{table}: cannot be read ({error.strerror})") from None
+    suffix = table.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        rows = _csv_rows(table, text)
+    elif suffix in (".jsonl", ".json"):
+        rows = _array(table, text) if text.lstrip().startswith("[") else _json_lines(table, text)
+    else:
+        raise UserError(f"{table}: captions must be a .csv, .tsv, .jsonl or .json file")
+    columns: dict[str, None] = {}
+    found = [_row(table, number, row, columns) for number, row in rows]
+    if not found or not any(c in columns for c in FILE_COLUMNS) or not any(c in columns for c in CAPTION_COLUMNS):
+        listed = ", ".join(columns) or "none"
+        raise UserError(f"{table}: needs a column file or file_name, and a column caption or text; its columns are {listed}")
+    return found
+
+
+def _row(table: Path, number: int, row: Row, columns: dict[str, None]) -> TableRow:
+    """One row, whose columns are added to those met so far."""
+    by_name: Row = {}
+    for column, value in row.items():
+        plain = column.strip().lower()
+        name = plain if plain in FILE_COLUMNS + CAPTION_COLUMNS else column.strip()
+        if name in by_name:
+            raise UserError(f"{table}, line {number}: column {name!r} is there twice")
+        by_name[name] = value
+    columns |= dict.fromkeys(by_name)
+    file = next((by_name[c] for c in FILE_COLUMNS if c in by_name), None)
+    captions = next((by_name[c] for c in CAPTION_COLUMNS if c in by_name and by_name[c] not in (None, "", [])), ())
+    listed = [one for one in (captions if isinstance(captions, list | tuple) else [captions]) if one == one]  # NaN is an empty cell
+    if not all(isinstance(one, str | int | float) for one in listed) or not isinstance(file, str | int | None):
+        raise UserError(f"{table}, line {number}: the file must be a text, and the caption a text or a list of texts")
+    attributes = {key: value for key, value in attributes_of(by_name).items() if key and value not in ("", [])}
+    texts = [text for text in (str(one).strip() for one in listed) if text]
+    if not all(map(is_text, (str(file), *texts, json.dumps(attributes, ensure_ascii=False)))):
+        raise UserError(f"{table}, line {number}: has half of a character (a lone surrogate); mend its escapes")
+    return TableRow("" if file is None else str(file).strip(), number, tuple(texts), attributes)
+
+
+def _csv_rows(table: Path, text: str) -> Iterator[tuple[int, Row]]:
+    """(line, row) of each row that is not blank.
+
+    With two columns, a caption may have delimiters without being quoted: the rest of its line is the caption.
+    """
+    lines = list(io.StringIO(text, newline=""))
+    first = next((number for number, line in enumerate(lines) if line.strip()), 0)
+    if lines and lines[first].strip().lower() in {f"sep={delimiter}" for delimiter in DELIMITERS}:  # Excel's own first line
+        first += 1
+    delimiter = max(DELIMITERS, key=lambda d: _header_score(next(csv.reader(lines[first : first + 1], delimiter=d), [])))
+    reader = csv.reader(lines[first:], delimiter=delimiter, strict=True, skipinitialspace=True)
+    header: list[str] = []
+    while True:
+        start = first + reader.line_num
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise UserError(
+                f"{table}, line {start + 1}: cannot be read as CSV ({error}); a quote within a quoted text is doubled"
+            ) from None
+        if cells is None:
+            return
+        if not any(cell.strip() for cell in cells):
+            continue
+        if not header:
+            header = [cell.strip() for cell in cells]
+            continue
+        raw = "".join(lines[start : first + reader.line_num]).strip("\r\n")
+        yield start + 1, _cells(table, start + 1, header, cells, raw, delimiter)
+
+
+def _header_score(cells: list[str]) -> int:
+    """How well a header is cut: both columns found counts most."""
+    names = {cell.strip().lower() for cell in cells}
+    return 2 * bool(names & set(FILE_COLUMNS)) + 2 * bool(names & set(CAPTION_COLUMNS)) + (len(cells) > 1)
+
+
+def _cells(table: Path, number: int, header: list[str], cells: list[str], raw: str, delimiter: str) -> Row:
+    if len(cells) > len(header) and any(cell.strip() for cell in cells[len(header) :]):
+        caption_is_last = header[-1].lower() in CAPTION_COLUMNS
+        if len(header) != 2 or '"' in raw or not (caption_is_last or header[0].lower() in CAPTION_COLUMNS):
+            raise UserError(
+                f"{table}, line {number}: has {len(cells)} cells and the header {len(header)}; "
+                f'put a text that has "{delimiter}" in it in double quotes'
+            )
+        cells = raw.split(delimiter, 1) if caption_is_last else raw.rsplit(delimiter, 1)
+    if len(set(header)) < len([name for name in header if name]) + ("" in header):
+        twice = next(name for name in header if name and header.count(name) > 1)
+        raise UserError(f"{table}: its header has the column {twice!r} twice")
+    return {name: cell.strip() for name, cell in zip(header, cells, strict=False) if name}
+
+
+def _json_lines(table: Path, text: str) -> Iterator[tuple[int, Row]]:
+    return ((number, _parsed(table, number, line.strip())) for number, line in enumerate(io.StringIO(text), 1) if line.strip())
+
+
+def _array(table: Path, text: str) -> Iterator[tuple[int, Row]]:
+    """(number, row) of a JSON array's objects, counted from 1."""
+    rows = _parsed(table, 1, text, kind=list)
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise UserError(f"{table}, entry {number}: must be an object with file and caption")
+        yield number, row
+
+
+def _parsed(table: Path, number: int, text: str, kind: type = dict) -> Any:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{table}, line {number + error.lineno - 1}: not JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{table}, line {number}: cannot be read as JSON ({str(error)[:100] or type(error).__name__})") from None
+    if not isinstance(found, kind):
+        wanted = "an object with file and caption" if kind is dict else "an array of objects with file and caption (or make it .jsonl)"
+        raise UserError(f"{table}, line {number}: must be {wanted}")
+    return found

@@ -1,0 +1,500 @@
+"""Folders and tables as people have them: every picture and caption is read as it was meant, or told in a line."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ldm.app.arguments.prepare_data import main
+from ldm.app.train_classifier import classes_of
+from ldm.conditioning.class_label import ClassLabelConfig
+from ldm.core.errors import UserError
+from ldm.data.config import DataConfig
+from ldm.data.open import open_dataset
+from ldm.data.sources.folder import FolderSource
+from ldm.data.sources.shards import open_indexed, open_tars
+
+CAPTIONS = {"a.png": ("a cat",), "b.png": ("a dog",)}
+
+
+def draw(folder: Path, *names: str | bytes, suffix: str = "PNG") -> Path:
+    """Pictures, each of another colour."""
+    for number, name in enumerate(names):
+        path = Path(os.fsdecode(os.path.join(os.fsencode(folder), os.fsencode(name))))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 40 + len(names), 80)).save(str(path), suffix)
+    return folder
+
+
+def captions(source: FolderSource) -> dict[str, tuple[str, ...]]:
+    return {record.place: record.captions for record in map(source.record, range(len(source)))}
+
+
+def told(source: FolderSource) -> str:
+    return "\n".join(finding.line() for finding in source.findings)
+
+
+# ---- tables
+
+TABLES: dict[str, bytes] = {
+    "plain": b"file,caption\na.png,a cat\nb.png,a dog\n",
+    "semicolon": b"file;caption\r\na.png;a cat\r\nb.png;a dog\r\n",
+    "tab": b"file\tcaption\na.png\ta cat\nb.png\ta dog\n",
+    "bar": b"file|caption\na.png|a cat\nb.png|a dog\n",
+    "Excel's own": b"sep=;\r\nfile;caption\r\na.png;a cat\r\nb.png;a dog\r\n",
+    "mark and more columns": "\ufeffid,file,caption,tags\r\n1,a.png,a cat,\r\n2,b.png,a dog,\r\n".encode(),
+    "spaces": b" file , caption\na.png, a cat \n b.png , a dog\n\n",
+    "capitals": b"File,CAPTION\na.png,a cat\nb.png,a dog\n",
+    "other names": b"text,file_name\na cat,a.png\na dog,b.png\n",
+    "an index column": b",file,caption\n0,a.png,a cat\n1,b.png,a dog\n",
+    "trailing delimiters": b"file,caption,,\na.png,a cat,,\nb.png,a dog,,\n",
+    "old Macintosh lines": b"file,caption\ra.png,a cat\rb.png,a dog\r",
+    "UTF-16": "file,caption\na.png,a cat\nb.png,a dog\n".encode("utf-16"),
+    "UTF-16 without a mark": "file,caption\na.png,a cat\nb.png,a dog\n".encode("utf-16-le"),
+    "backslashes and dots": b"file,caption\n.\\a.png,a cat\n./b.png,a dog\n",
+    "no suffix": b"file,caption\na,a cat\nb,a dog\n",
+    "other capitals": b"file,caption\nA.PNG,a cat\nB.png,a dog\n",
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_is_read_as_it_was_meant(tmp_path: Path, table: str) -> None:
+    draw(tmp_path, "a.png", "b.png")
+    (tmp_path / "captions.csv").write_bytes(TABLES[table])
+    source = FolderSource(tmp_path)
+    assert captions(source) == CAPTIONS and not source.findings
+    assert all(source.record(i).attributes in ({}, {"id": str(i + 1)}) for i in range(2))
+
+
+JSONS: dict[str, str] = {
+    "lines": '{"file_name": "a.png", "text": "a cat"}\n\n{"file_name": "b.png", "text": ["a dog"], "score": NaN}\n',
+    "an array": '[{"file": "a.png", "caption": "a cat"},\n {"file": "b.png", "caption": "a dog"}]',
+}
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+@pytest.mark.parametrize("table", JSONS)
+def test_a_json_table_is_read(tmp_path: Path, table: str, suffix: str) -> None:
+    draw(tmp_path, "a.png", "b.png")
+    (tmp_path / f"metadata.{suffix}").write_text(JSONS[table])
+    assert captions(FolderSource(tmp_path)) == CAPTIONS
+
+
+def test_several_captions(tmp_path: Path) -> None:
+    draw(tmp_path, "a.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file": "a.png", "text": ["a cat", "a grey cat"]}\n{"file": "a.png", "text": "asleep"}\n')
+    assert captions(FolderSource(tmp_path)) == {"a.png": ("a cat", "a grey cat", "asleep")}
+
+
+@pytest.mark.parametrize("header, row", [("file,caption", "a.png,a cat, on a sofa"), ("caption,file", "a cat, on a sofa,a.png")])
+def test_of_two_columns_the_caption_may_have_commas(tmp_path: Path, header: str, row: str) -> None:
+    draw(tmp_path, "a.png")
+    (tmp_path / "captions.csv").write_text(f"{header}\n{row}\n")
+    assert captions(FolderSource(tmp_path)) == {"a.png": ("a cat, on a sofa",)}
+
+
+REFUSED: dict[str, tuple[str, bytes, str]] = {
+    "commas among three columns": ("csv", b"file,caption,age\na.png,a cat,3\nb.png,a cat, old,4\n", "line 3: has 4 cells and the header 3"),
+    "cp1252": ("csv", b"file,caption\na.png,caf\xe9\n", r"line 2: not UTF-8 \(byte 0xe9\); .* --encoding cp1252"),
+    "an open quote": ("csv", b'file,caption\na.png,"a cat\nb.png,a dog\n', "line 2: cannot be read as CSV"),
+    "a column twice": ("csv", b"file,caption,caption\na.png,a,b\n", "the column 'caption' twice"),
+    "no caption": ("csv", b"file,words\na.png,a\n", "its columns are file, words"),
+    "nothing": ("csv", b"", "its columns are none"),
+    "a nested object": (
+        "jsonl",
+        b'{"file": "b.png", "text": "a"}\n{"file": "a.png", "text": {"en": "a cat"}}\n',
+        "line 2: .* text or a list",
+    ),
+    "not JSON": ("jsonl", b'{"file": "a.png", "text": "a"}\n{"file":\n', "line 2: not JSON"),
+    "half a character": ("jsonl", b'{"file": "a.png", "text": "\\ud800"}\n', "line 1: has half of a character"),
+    "deep": ("jsonl", b"[" * 100_000, "not JSON|cannot be read as JSON"),
+    "no file of the folder": ("csv", b"file,caption\n/data/x/a.png,a cat\n", "names no picture"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_table_that_cannot_be_meant_is_refused_with_its_line(tmp_path: Path, case: str) -> None:
+    suffix, content, words = REFUSED[case]
+    draw(tmp_path, "a.png", "b.png")
+    (tmp_path / f"metadata.{suffix}").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        FolderSource(tmp_path)
+
+
+def test_an_encoding_can_be_named(tmp_path: Path) -> None:
+    draw(tmp_path / "in", "a.png", "b.png")
+    (tmp_path / "in/captions.csv").write_bytes("file,caption\na.png,un café\nb.png,\u201chi\u201d\n".encode("cp1252"))
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--encoding", "cp1252"])
+    source = open_indexed(tmp_path / "out", "train")
+    assert [source.record(i).captions for i in range(2)] == [("un café",), ("\u201chi\u201d",)]
+    with pytest.raises(UserError, match="no such encoding"):
+        main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--encoding", "cp12520"])
+
+
+def test_absolute_paths_in_the_folder_are_read(tmp_path: Path) -> None:
+    draw(tmp_path / "real", "a.png", "sub/b.png")
+    os.symlink(tmp_path / "real", tmp_path / "link")
+    (tmp_path / "real/captions.csv").write_text(f"file,caption\n{tmp_path}/link/a.png,a cat\n{tmp_path}/real/sub/b.png,a dog\n")
+    assert captions(FolderSource(tmp_path / "link")) == {"a.png": ("a cat",), "sub/b.png": ("a dog",)}
+
+
+def test_rows_without_a_picture_and_pictures_without_a_row_are_told(tmp_path: Path) -> None:
+    draw(tmp_path, "cats/1.png", "dogs/1.png", "dogs/2.png")
+    (tmp_path / "captions.csv").write_text("file,caption\n1.png,a cat\ndogs/2.png,a dog\nfox.png,a fox\n")
+    source = FolderSource(tmp_path)
+    assert captions(source) == {"cats/1.png": (), "dogs/1.png": (), "dogs/2.png": ("a dog",)}
+    assert told(source).splitlines() == [
+        "rows of a table fit no picture, passed over: 1 ('fox.png' (line 4))",
+        "rows of a table fit several pictures, passed over: 1 ('1.png' (line 2))",
+        "pictures without a caption, trained as unconditional: 2 (cats/1.png, dogs/1.png)",
+    ]
+
+
+def test_names_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
+    draw(tmp_path, "cafe\u0301.png", "b.png")  # as macOS writes it
+    (tmp_path / "captions.csv").write_text("file,caption\ncaf\u00e9.png,a cat\nb.png,a dog\n", encoding="utf-8")
+    assert list(captions(FolderSource(tmp_path)).values()) == [("a dog",), ("a cat",)]
+
+
+# ---- texts beside pictures
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("suffix", [".txt", ".caption"])
+def test_a_text_beside_a_picture(tmp_path: Path, suffix: str, encoding: str) -> None:
+    draw(tmp_path, "a.png")
+    (tmp_path / f"a{suffix}").write_bytes("a red heart\r\nun cœur\r\n".encode(encoding))
+    assert captions(FolderSource(tmp_path)) == {"a.png": ("a red heart", "un cœur")}
+
+
+def test_a_text_of_another_encoding_loses_one_picture_by_name(tmp_path: Path) -> None:
+    draw(tmp_path, "a.png", "b.png")
+    (tmp_path / "a.txt").write_bytes(b"a dog\x92s bone")
+    source = FolderSource(tmp_path)
+    with pytest.raises(UserError, match=r"a\.txt, line 1: not UTF-8 \(byte 0x92\).*--encoding cp1252"):
+        source.record(0)
+    assert source.record(1).captions == ()
+
+
+def test_files_that_belong_to_no_picture_are_told_by_kind(tmp_path: Path) -> None:
+    draw(tmp_path, "a.png")
+    for name in ("a.txt", "notes.txt", "a.mp4", "b.mp4", "c.mp4", "LICENSE"):
+        (tmp_path / name).write_text("x")
+    assert told(FolderSource(tmp_path)).splitlines() == [
+        ".mp4 files, which are no pictures and belong to none: 3 (a.mp4, b.mp4, ...)",
+        ".txt files, which are no pictures and belong to none: 1 (notes.txt)",
+        "files without a suffix, which are no pictures and belong to none: 1 (LICENSE)",
+    ]
+
+
+# ---- files and folders
+
+
+def test_every_file_is_a_record_under_its_own_key(tmp_path: Path) -> None:
+    """A key of one file is not what the key of another is made into."""
+    names = (
+        "cat-2.png",
+        "cat.png",
+        "cat.jpg",
+        "cat-2-2.png",
+        "猫.png",
+        "犬.png",
+        "a b.png",
+        "a_b.png",
+        f"{'x' * 90}1.png",
+        f"{'x' * 90}2.png",
+    )
+    draw(tmp_path / "in", *names)
+    table = "".join(f"{name},of {name}\n" for name in names)
+    (tmp_path / "in/captions.csv").write_text(f"file,caption\n{table}", encoding="utf-8")
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    source = open_indexed(tmp_path / "out", "train")
+    records = [source.record(i) for i in range(len(source))]
+    assert {record.place: record.captions for record in records} == {name: (f"of {name}",) for name in names}
+    assert len({record.key for record in records}) == len(names) and len({record.image for record in records}) == len(names)
+
+
+def test_names_that_are_no_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw(tmp_path / "in", b"caf\xe9/0.png", b"caf\xe9/1.png")
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/in/caf\xe9")) / "1.png").write_bytes(b"no picture")
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    assert open_indexed(tmp_path / "out", "train").label_names == ("café",)
+    assert "\n  café/1.png: not a picture" in capsys.readouterr().out
+
+
+def test_links_are_followed_and_what_is_there_twice_is_taken_once(tmp_path: Path) -> None:
+    store = draw(tmp_path / "store", "1.png", "2.png")
+    draw(tmp_path / "in", "cats/1.png")
+    os.symlink(store, tmp_path / "in/dogs")
+    os.symlink(tmp_path / "in/cats/1.png", tmp_path / "in/a.png")  # before the file it leads to
+    os.symlink(store / "1.png", tmp_path / "in/dogs2.png")
+    os.symlink(tmp_path / "in", tmp_path / "in/cats/up")
+    os.symlink(tmp_path / "nowhere.png", tmp_path / "in/b.png")
+    os.mkfifo(tmp_path / "in/pipe.png")
+    source = FolderSource(tmp_path / "in")
+    assert [source.record(i).place for i in range(len(source))] == ["cats/1.png", "dogs/1.png", "dogs/2.png"]
+    assert source.label_names == ("cats", "dogs")
+    lines = told(source)
+    for line in (
+        "links to a file that is there already, taken once: 2 (a.png, dogs2.png)",
+        "links back to a folder they lie in: 1 (cats/up)",
+        "links that lead nowhere: 1 (b.png)",
+        "that are no regular files (pipes, sockets, devices): 1 (pipe.png)",
+    ):
+        assert line in lines
+
+
+def test_classes_may_be_called_as_our_own_folders(tmp_path: Path) -> None:
+    names = [f"{name}/{i}.png" for name in ("boxes", "bottles", "maps") for i in range(2)]
+    source = FolderSource(draw(tmp_path, *names))
+    assert source.label_names == ("bottles", "boxes", "maps") and len(source) == 6
+    assert not source.has_maps and not source.has_boxes
+
+
+def test_masks_that_mirror_pictures_are_masks_and_the_others_are_told(tmp_path: Path) -> None:
+    source = FolderSource(draw(tmp_path, "cats/1.png", "masks/cats/1.png", "masks/cats/9.png", "maps/1.png"))
+    assert source.has_masks and source.record(0).mask == (tmp_path / "masks/cats/1.png").read_bytes()
+    assert source.label_names == ("cats", "maps")
+    assert "files in masks that mirror no picture's path: 1 (masks/cats/9.png)" in told(source)
+
+
+SPLITS: dict[str, tuple[tuple[str, ...], dict[str, list[str]]]] = {
+    "three": (("train/0.png", "validation/1.png", "test/2.png"), {"train": ["train/0.png"], "val": ["validation/1.png"]}),
+    "with classes": (("train/a/0.png", "dev/b/1.png"), {"train": ["train/a/0.png"], "val": ["dev/b/1.png"]}),
+    "one": (("train/0.png",), {"train": ["train/0.png"], "val": []}),
+    "capitals": (("Train/0.png", "Val/1.png"), {"train": ["Train/0.png"], "val": ["Val/1.png"]}),
+    "classes": (("train/0.png", "plane/1.png"), {"train": ["plane/1.png", "train/0.png"], "val": []}),
+}
+
+
+@pytest.mark.parametrize("case", SPLITS)
+def test_split_folders(tmp_path: Path, case: str) -> None:
+    names, expected = SPLITS[case]
+    draw(tmp_path, *names)
+    for split, places in expected.items():
+        if places:
+            source = FolderSource(tmp_path, split)
+            assert [source.record(i).place for i in range(len(source))] == places
+            assert source.label_names == {"with classes": ("a", "b"), "classes": ("plane", "train")}.get(case, ())
+        else:
+            with pytest.raises(UserError, match="has no held-out split"):
+                FolderSource(tmp_path, split)
+
+
+def test_a_folder_with_splits_trains_on_one_and_holds_out_the_other(tmp_path: Path) -> None:
+    draw(tmp_path / "in", "train/0.png", "train/1.png", "val/0.png", "test/0.png")
+    for split in ("train", "val", "test"):
+        (tmp_path / f"in/{split}/metadata.csv").write_text(f"file_name,text\n0.png,{split} 0\n1.png,{split} 1\n")
+    config = DataConfig(train=str(tmp_path / "in"), val=str(tmp_path / "in"), size=8)
+    train, val = (open_dataset(config, split, 0) for split in ("train", "val"))  # type: ignore[arg-type]
+    assert [sample.captions for sample in train.some(None)] == [("train 0",), ("train 1",)]
+    assert [sample.captions for sample in val.some(None)] == [("val 0",)]
+    assert not train.facts.label_names
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    assert [len(open_indexed(tmp_path / "out", split)) for split in ("train", "val")] == [2, 1]
+
+
+def test_pictures_outside_of_the_splits_are_told(tmp_path: Path) -> None:
+    source = FolderSource(draw(tmp_path, "train/0.png", "test/1.png", "extra/2.png", "3.png"))
+    assert len(source) == 1
+    assert "pictures outside of test, train, passed over: 2 (3.png, extra/2.png)" in told(source)
+    assert "pictures of the test split, kept apart: 1 (test/1.png)" in told(source)
+
+
+def test_identical_pictures_fall_on_one_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw(tmp_path / "in", *(f"{i}.png" for i in range(8)))
+    for i in (9, 10, 11):
+        (tmp_path / f"in/{i}.png").write_bytes((tmp_path / "in/3.png").read_bytes())
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--val-every", "4"])
+    images = [
+        {source.record(i).image for i in range(len(source))} for source in (open_indexed(tmp_path / "out", s) for s in ("train", "val"))
+    ]
+    assert not images[0] & images[1]
+    assert "groups of identical pictures: 1 (" in capsys.readouterr().out
+
+
+# ---- what a folder is
+
+
+def same(folder: Path) -> str:
+    return FolderSource(folder).digest
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "a picture": lambda folder: draw(folder, "x.png", "a.png"),
+    "its caption": lambda folder: (folder / "a.txt").write_text("a dog"),
+    "the table": lambda folder: (folder / "captions.csv").write_text("file,caption\na.png,a fox\n"),
+    "a mask": lambda folder: draw(folder, "x.png", "masks/a.png"),
+    "a name": lambda folder: (folder / "a.png").rename(folder / "b.png"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_copied_folder_is_the_same_data_and_a_changed_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    monkeypatch.setenv("LDM_CACHE", str(tmp_path / "cache"))
+    draw(tmp_path / "in", "a.png", "masks/a.png")
+    (tmp_path / "in/a.txt").write_text("a cat")
+    (tmp_path / "in/captions.csv").write_text("file,caption\na.png,a cat\n")
+    before = same(tmp_path / "in")
+    copy = tmp_path / "copy"
+    for path in (tmp_path / "in").rglob("*"):
+        if path.is_file():
+            target = copy / path.relative_to(tmp_path / "in")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+            os.utime(target, ns=(1, 1))
+    assert same(copy) == before
+    CHANGES[change](copy)
+    assert same(copy) != before
+
+
+def test_a_prepared_folder_copied_elsewhere_is_the_same_data_and_a_flipped_bit_is_told(tmp_path: Path) -> None:
+    draw(tmp_path / "in", "a.png", "b.png")
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "one")])
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "two")])
+    one, two = (open_indexed(tmp_path / name, "train") for name in ("one", "two"))
+    assert one.digest == two.digest
+    shard = next((tmp_path / "two").glob("*.tar"))
+    content = bytearray(shard.read_bytes())
+    (suffix, offset, size, _), *_ = json.loads((tmp_path / "two/index.json").read_text())["splits"]["train"][0]["records"]["a"]
+    content[offset + size // 2] ^= 1
+    shard.write_bytes(content)
+    damaged = open_indexed(tmp_path / "two", "train")
+    with pytest.raises(UserError, match=f"^a: its {suffix} in .* is not what was written there"):
+        damaged.record(0)
+    assert damaged.record(1).image == one.record(1).image
+
+
+@pytest.mark.parametrize("content", [b'{"pages": []}', b"[1]", b"not json", b"[" * 100_000])
+def test_an_index_json_of_something_else_is_no_index(tmp_path: Path, content: bytes) -> None:
+    draw(tmp_path / "in", "a.png", "b.png")
+    (tmp_path / "in/index.json").write_bytes(content)
+    assert open_dataset(DataConfig(train=str(tmp_path / "in"), size=8), "train", 0).count == 2
+
+
+# ---- labels that are numbers
+
+
+def shard(path: Path, labels: list[bytes], suffix: str = "cls") -> Path:
+    with tarfile.open(path, "w") as tar:
+        for number, label in enumerate(labels):
+            buffer = io.BytesIO()
+            Image.new("RGB", (8, 8), (number % 256, 0, 0)).save(buffer, "PNG")
+            for name, content in ((f"k{number:03d}.png", buffer.getvalue()), (f"k{number:03d}.{suffix}", label)):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("labels, first", [([b"1", b"2", b"3"] * 3, "k002"), ([b"0", b"1", b"2"] * 60 + [b"3"] + [b"0"] * 9, "k180")])
+def test_a_label_beyond_the_classes_is_named_before_the_first_step(tmp_path: Path, labels: list[bytes], first: str) -> None:
+    data = open_dataset(DataConfig(train=str(shard(tmp_path / "a.tar", labels)), size=8), "train", 0)
+    with pytest.raises(UserError, match=f"^{first}: label 3 is outside 0 to 2; classes are counted from 0"):
+        classes_of(data, None, 3)
+    part = ClassLabelConfig(num_classes=3).build(context_width=None, latent_channels=4)
+    with pytest.raises(UserError, match=f"^{first}: label 3"):
+        part.check(data.facts)
+    part = ClassLabelConfig(num_classes=4).build(context_width=None, latent_channels=4)
+    part.check(data.facts)
+    with pytest.raises(UserError, match="numbers without names, the largest is 3: set its num_classes"):
+        ClassLabelConfig().fitted(data.facts)
+
+
+def test_labels_in_json_are_seen_too(tmp_path: Path) -> None:
+    data = open_dataset(DataConfig(train=str(shard(tmp_path / "a.tar", [b'{"label": 0}', b'{"label": 7}'], "json")), size=8), "train", 0)
+    assert data.facts.scan_labels() == {0: "k000", 7: "k001"}
+
+
+def test_where_names_are_numbers_a_number_is_a_name() -> None:
+    part = ClassLabelConfig(num_classes=3, names=("1", "10", "2")).build(context_width=None, latent_channels=4)
+    assert [part.index_of(label) for label in (1, "10", "2")] == [0, 1, 2]
+    with pytest.raises(UserError, match="label '0'"):
+        part.index_of(0)
+
+
+# ---- shards without an index
+
+
+def test_shards_of_other_makers(tmp_path: Path) -> None:
+    """Names with dots, several members of one role, members of one record far apart, a caption with a mark."""
+    image = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(image, "JPEG")
+    members = [
+        *((f"photo.v1.{i}.jpg", image.getvalue()) for i in range(2)),
+        *((f"photo.v1.{i}.txt", f"\ufeffcaption {i}".encode()) for i in range(2)),
+        *(("k.image.jpg", image.getvalue()), ("k.text.txt", b"a cat"), ("._k.jpg", b"")),
+    ]
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in/a.tar", "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    source = open_tars([tmp_path / "in/a.tar"])
+    assert {source.key(i): source.record(i).captions for i in range(len(source))} == {
+        "photo.v1.0": ("caption 0",),
+        "photo.v1.1": ("caption 1",),
+        "k": ("a cat",),
+    }
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    assert len(open_indexed(tmp_path / "out", "train")) == 3
+
+
+def test_a_cut_shard_without_an_index_is_refused_and_can_be_prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody knows how many records it had; a share of them says nothing."""
+    (tmp_path / "in").mkdir()
+    path = shard(tmp_path / "in/a.tar", [b"0"] * 40)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 4 // 512 * 512])
+    with pytest.raises(UserError, match=r"a\.tar: breaks off after \d+ records .*how many it had is not known"):
+        open_dataset(DataConfig(train=str(path), size=8, max_lost=0.5), "train", 0)
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    assert "breaks off after" in capsys.readouterr().out
+
+
+# ---- the report
+
+
+def test_check_writes_a_report_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "photos", "cats/1.png", "cats/2.png", "dogs/1.jpg", "dogs/<b>.png")
+    (tmp_path / "photos/cats/1.txt").write_text("a grey cat")
+    (tmp_path / "photos/dogs/3.png").write_bytes(b"no picture")
+    (tmp_path / "photos/film.mp4").write_bytes(b"")
+    before = sorted(path.name for path in (tmp_path / "photos").rglob("*"))
+    main(["photos", "--check"])
+    assert sorted(path.name for path in (tmp_path / "photos").rglob("*")) == before
+    folder = tmp_path / "outputs/check-photos"
+    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.txt"]
+    text, page = (folder / "report.txt").read_text(), (folder / "report.html").read_text()
+    assert text in capsys.readouterr().out
+    for line in (
+        "pictures: 4 train",
+        "classes: 2: cats (2), dogs (2)",
+        "captions: 1, 3 to 3 words",
+        ".mp4 files",
+        "left out: 1\n  dogs/3.png",
+    ):
+        assert line in text
+    assert page.count("data:image/webp;base64,") == 12 and "dogs/&lt;b&gt;.png" in page and "<b>.png" not in page
+
+
+def test_pictures_that_look_the_same_are_told(tmp_path: Path) -> None:
+    drawn = Image.effect_noise((8, 8), 90).convert("RGB").resize((200, 160), Image.Resampling.BICUBIC)
+    (tmp_path / "in/val").mkdir(parents=True)
+    (tmp_path / "in/train").mkdir()
+    drawn.save(tmp_path / "in/train/a.png")
+    drawn.resize((120, 96)).save(tmp_path / "in/val/b.jpg", quality=80)
+    Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "in/train/c.png")
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    text = (tmp_path / "out/report.txt").read_text()
+    assert "pairs that look almost the same in train and val: 1 (train/a.png ~ val/b.jpg)" in text
