@@ -10,6 +10,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
+from ldm.metrics import bootstrap
 from ldm.metrics.attribution import attribute
 from ldm.metrics.bootstrap import FEW, around, draws, of_mean, of_share, of_share_with_error
 from ldm.metrics.frechet import FrechetReference, paired_replicates
