@@ -18,7 +18,7 @@ from ldm.core.errors import UserError
 from ldm.core.version import __version__
 
 RECORD = ".ldm-written.json"
-TOOL = "ldm "  # with which the tool's name in a manifest begins
+TOOL = "ldm"  # the tool's name in a manifest, before its version
 SMALL = 4 << 20  # bytes; of a larger file only the size is compared: nobody edits weights by hand, and reading them takes minutes
 
 
@@ -26,19 +26,19 @@ SMALL = 4 << 20  # bytes; of a larger file only the size is compared: nobody edi
 class Mark:
     """By what a file is known again: its size, its hex sha256 (one of several while it is replaced); None = its name suffices."""
 
-    bytes: int | None = None
+    size: int | None = None  # in bytes
     sha256: tuple[str, ...] | None = None
 
     @staticmethod
     def of(content: bytes) -> Mark:
-        return Mark(bytes=None, sha256=(hashlib.sha256(content).hexdigest(),))
+        return Mark(size=None, sha256=(hashlib.sha256(content).hexdigest(),))
 
     def fits(self, path: Path) -> bool:
         """Whether a file is as it was written."""
         if not path.is_file() or path.is_symlink():
             return False
         size = path.stat().st_size
-        if self.bytes is not None and size != self.bytes:
+        if self.size not in (None, size):
             return False
         return self.sha256 is None or size > SMALL or hashlib.sha256(path.read_bytes()).hexdigest() in self.sha256
 
@@ -109,13 +109,13 @@ def record_of(folder: Path) -> str:
 
 def record(files: Mapping[str, Mark]) -> str:
     """The content of a `RECORD`."""
-    plain = {name: {"bytes": mark.bytes, "sha256": mark.sha256} for name, mark in sorted(files.items())}
-    return json.dumps({"tool": f"{TOOL}{__version__}", "files": plain}, ensure_ascii=False, indent=1) + "\n"
+    plain = {name: {"bytes": mark.size, "sha256": mark.sha256} for name, mark in sorted(files.items())}
+    return json.dumps({"tool": f"{TOOL} {__version__}", "files": plain}, ensure_ascii=False, indent=1) + "\n"
 
 
 def _measured(path: Path) -> Mark:
     size = path.stat().st_size
-    return Mark(bytes=size, sha256=None if size > SMALL else Mark.of(path.read_bytes()).sha256)
+    return Mark(size=size, sha256=None if size > SMALL else Mark.of(path.read_bytes()).sha256)
 
 
 def _is_inside(name: str) -> bool:
@@ -151,7 +151,7 @@ def _of_latents(content: Any) -> dict[str, Mark]:
 
 
 def _from_here(content: Any) -> Any:
-    if not str(content["tool"]).startswith(TOOL):
+    if str(content["tool"]).split()[:1] != [TOOL]:
         raise ValueError
     return content
 
@@ -159,7 +159,7 @@ def _from_here(content: Any) -> Any:
 def _mark(file: Any) -> Mark:
     size, sha256 = file["bytes"], file["sha256"]
     known = None if sha256 is None else (sha256,) if isinstance(sha256, str) else tuple(map(str, sha256))
-    return Mark(bytes=None if size is None else int(size), sha256=known)
+    return Mark(size=None if size is None else int(size), sha256=known)
 
 
 def _of_manifest(content: Any) -> dict[str, Mark]:

@@ -50,7 +50,7 @@ def _started(pid: int) -> float:
     process = psutil.Process(pid)
     if process.status() == psutil.STATUS_ZOMBIE:  # it has ended, and its parent has not yet asked how
         raise psutil.NoSuchProcess(pid)
-    return process.create_time() - psutil.boot_time()
+    return float(process.create_time() - psutil.boot_time())
 
 
 def _space() -> str:
