@@ -23,6 +23,7 @@ from ldm.networks.patchgan import smallest_side
 from ldm.training.autoencoder_task import AutoencoderTask
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
+from ldm.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,11 @@ def main(options: argparse.Namespace) -> None:
     config = load_config(options, TrainVAE)
     use_deterministic_kernels()
     world = World.join()
-    run = open_run(options.run_dir or Path("runs") / config.name, config, world)
+    with open_run(options.run_dir or Path("runs") / config.name, config, world) as run:
+        _train(config, run, world)
+
+
+def _train(config: TrainVAE, run: RunFolder, world: World) -> None:
     train_set = open_dataset(config.data, "train", config.seed)
     held_out = open_dataset(config.data, "val", config.seed) if config.data.val else None
 
@@ -81,4 +86,4 @@ def main(options: argparse.Namespace) -> None:
     )
     loss = config.loss.build(config.data.channels)
     task = AutoencoderTask(spec, first_stage, loss, train_set, held_out, config.train, config.seed, world)
-    finish(task, config.train, run, config, config.seed, world)
+    finish(task, config.train, run, config.seed, world)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 import yaml
@@ -26,6 +27,9 @@ from ldm.config.loader import build
 from ldm.core.errors import UserError, unknown
 from ldm.core.files import new_folder, recover_folder, sha256_of, standing_folder, write_file
 from ldm.core.version import __version__
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -77,6 +81,34 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+
+
+def save_archive(path: Path, content: Any) -> None:
+    """Writes tensors in torch's own format.
+
+    Raises:
+        OSError: the disk is full, or the file may not be written.
+    """
+    with _Writer(io.FileIO(path, "w")) as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError:  # torch then reports only that its archive is incomplete
+            if file.error is None:
+                raise
+            raise file.error from None
+
+
+class _Writer(io.BufferedWriter):
+    """A file that remembers why it could not be written."""
+
+    error: OSError | None = None
+
+    def write(self, content: Buffer, /) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def _split(tensors: dict[str, Tensor], max_file_bytes: int) -> list[dict[str, Tensor]]:

@@ -61,7 +61,7 @@ def write_file(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder that appears under its name only when it is complete; one that this tool wrote is replaced, through a link the link's target.
+    """A folder that appears under its name only when it is complete; one that this tool wrote is replaced. Through a link, its target.
 
     Yields a temporary sibling folder to write into. On an error (disk full, kill) the old folder is untouched. What somebody else laid
     into the old folder, or changed in it, lies in the new one too, as NAME.kept where there is a new file of that name.

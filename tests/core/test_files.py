@@ -76,7 +76,9 @@ def test_a_failure_at_a_rename_is_undone(tmp_path: Path, monkeypatch: pytest.Mon
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
 
 
-@pytest.mark.parametrize("other", [{"c.png": "mine"}, {"manifest.json": "[]"}, {"manifest.json": '{"files": {"a": 1}}'}, {"index.json": "{}"}])
+@pytest.mark.parametrize(
+    "other", [{"c.png": "mine"}, {"manifest.json": "[]"}, {"manifest.json": '{"files": {"a": 1}}'}, {"index.json": "{}"}]
+)
 def test_a_folder_of_somebody_else_is_refused_untouched(tmp_path: Path, other: dict[str, str]) -> None:
     target = tmp_path / "photos"
     target.mkdir()
@@ -181,20 +183,24 @@ def test_single_files_replace_only_their_own(tmp_path: Path) -> None:
     assert tree(out.folder)["0.png"] == "d" and set(written_in(out.folder) or ()) == {RECORD, "0.png", "grid.png"}
 
 
+def fail_at_replacement(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace, seen = os.replace, []
+
+    def failing(old: Path, new: Path) -> None:
+        seen.append(new)
+        if len(seen) == number:
+            raise KeyboardInterrupt
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", failing)
+
+
 def test_a_kill_while_single_files_are_written_leaves_them_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is the old one or the new one, and either is this tool's."""
     out = Outputs(tmp_path)
     out.write({"0.png": "a", "1.png": "b"})
     for number in range(1, 5):
-        replace, seen = os.replace, []
-
-        def failing(old: Path, new: Path, number: int = number, seen: list[Path] = seen) -> None:
-            seen.append(new)
-            if len(seen) == number:
-                raise KeyboardInterrupt
-            replace(old, new)
-
-        monkeypatch.setattr(os, "replace", failing)
+        fail_at_replacement(number, monkeypatch)
         with pytest.raises(KeyboardInterrupt):
             out.write({"0.png": f"c{number}", "1.png": f"d{number}"})
         monkeypatch.undo()
@@ -202,7 +208,10 @@ def test_a_kill_while_single_files_are_written_leaves_them_known(tmp_path: Path,
 
 
 def test_a_checkpoints_own_files_are_not_those_of_a_script(tmp_path: Path) -> None:
-    manifest = {"tool": "ldm 0.1.0", "files": {"config.yaml": {"bytes": 1, "sha256": "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"}}}
+    manifest = {
+        "tool": "ldm 0.1.0",
+        "files": {"config.yaml": {"bytes": 1, "sha256": "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"}},
+    }
     (tmp_path / "config.yaml").write_text("a")
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     assert strangers(tmp_path) == []
