@@ -89,12 +89,12 @@ def _begin(run: RunFolder, config: Any, held: ExitStack) -> None:
             f"or the same config to resume; only {', '.join(FREE_KEYS)} may change."
         )
     if not states(run.state_path):
-        for path in (run.checkpoint_path, run.path / "checkpoints", run.path / "lora"):
-            if path.exists():
-                raise UserError(
-                    f"{path} is there, but no state to go on from: training would begin anew and overwrite it. Give --run-dir a new folder, "
-                    f"where init_from={run.checkpoint_path} starts from its weights"
-                )
+        models = [path for path in (run.checkpoint_path, run.path / "checkpoints", run.path / "lora") if path.exists()]
+        if models:
+            raise UserError(
+                f"{models[0]} is there, but no state to go on from: training would begin anew and overwrite it. Give --run-dir a new "
+                f"folder, where init_from={run.checkpoint_path} starts from its weights"
+            )
     write_file(run.path / "config.yaml", to_yaml(config))
     held.callback(_forget_unbegun, run)
 
