@@ -23,7 +23,7 @@ from ldm.training.distributed import World
 from ldm.training.ema import Ema
 from ldm.training.engine import Evaluation, Pass, fit
 from ldm.training.run_folder import RunFolder
-from ldm.training.state import load_state
+from ldm.training.state import load_state, save_state
 
 WORLD = World(0, 1, torch.device("cpu"))
 
@@ -149,6 +149,33 @@ def test_what_is_logged_past_the_restored_step_is_cut(tmp_path: Path, whole: Ten
     assert "step 5: fine\n" in report and "all is well" not in report and "step 7: al" not in report
 
 
+LINES = [
+    "[]",
+    "3",
+    '"x"',
+    "{}",
+    '{"step": "a"}',
+    '{"step": 1e999}',
+    '{"step": 1, "loss": null}',
+    "\udcff",
+    "",
+    "[" * 100_000,
+    f'{{"step": {10**400}}}',
+]
+
+
+@pytest.mark.parametrize("line", LINES, ids=range(len(LINES)))
+@pytest.mark.parametrize("name", ["metrics.jsonl", "report.txt"])
+def test_a_line_that_no_run_writes_is_named_and_stays(tmp_path: Path, name: str, line: str) -> None:
+    broken = b"\n".join(
+        [{"metrics.jsonl": b'{"step": 1, "loss": NaN}', "report.txt": b"step 1: a"}[name], line.encode(errors="surrogateescape"), b""]
+    )
+    (tmp_path / name).write_bytes(broken)
+    with pytest.raises(UserError, match=f"{name}, line 2: no run writes such a line .*: remove it"):
+        RunFolder(tmp_path, True).open(5)
+    assert (tmp_path / name).read_bytes() == broken
+
+
 def test_micro_batches_make_the_same_gradient(tmp_path: Path) -> None:
     def first_step(accumulate: int) -> Tensor:
         task = Regression(config(steps=1, accumulate=accumulate, ema_decay=0.0))
@@ -188,6 +215,14 @@ def test_a_nan_loss_reaches_neither_weights_nor_average(tmp_path: Path) -> None:
     assert torch.equal(weights(task), before)
     found = load_state(tmp_path / "long" / "state", torch.device("cpu"))
     assert found and found[0] == 5
+
+
+@pytest.mark.parametrize("manifest", ["[]", "{}", '{"step": 6}', "[" * 100_000, '{"sha256": 1e999}', "", "\udcff"])
+def test_a_state_whose_manifest_is_broken_is_refused_in_one_line(tmp_path: Path, manifest: str) -> None:
+    save_state(tmp_path / "state", 6, {})
+    (tmp_path / "state" / "step-00000006" / "manifest.json").write_bytes(manifest.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=f"step-00000006 (cannot be read|was truncated).*with init_from={tmp_path}/checkpoint"):
+        load_state(tmp_path / "state", WORLD.device)
 
 
 def test_an_altered_state_is_refused_in_one_line(tmp_path: Path) -> None:
