@@ -8,11 +8,23 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ldm.core.errors import UserError
-from ldm.core.ownership import RECORD, Mark, check_replaceable, is_recorded, record, record_of, recorded_in, strangers, written_in
+from ldm.core.ownership import (
+    RECORD,
+    Marks,
+    check_replaceable,
+    fingerprint,
+    fingerprint_of,
+    fits,
+    record,
+    record_of,
+    recorded_in,
+    strangers,
+    written_in,
+)
 from ldm.core.processes import ProcessName
 
 # Of what a write leaves if it is killed: whose name it was to have, and the process that wrote it.
@@ -156,31 +168,50 @@ class Outputs:
         Raises:
             UserError: a file of that name is there that no script wrote, or that somebody changed since.
         """
+        recorded = recorded_in(self.folder)
         for name in names:
             path = self.folder / name
-            if os.path.lexists(path) and not is_recorded(path):
+            if os.path.lexists(path) and not (name in recorded and fits(path, recorded[name])):
                 raise UserError(f"{path} is not from this tool, or was changed since, and would be overwritten; name another folder")
 
     def write(self, files: Mapping[str, bytes | str], *, stale: frozenset[str] = frozenset()) -> None:
         """Writes files, and removes those of an earlier call that are `stale`, but for those that somebody changed.
-
-        A kill at any moment leaves every file known: names are recorded before files are written.
 
         Raises:
             UserError: see `check`.
         """
         self.check(*files)
         contents = {name: content.encode() if isinstance(content, str) else content for name, content in files.items()}
-        before = {name: mark for name, mark in recorded_in(self.folder).items() if mark.fits(self.folder / name)}
-        after = {name: Mark.of(content) for name, content in contents.items()}
-        both = {name: Mark(sha256=(*(before[name].sha256 or ()), *(mark.sha256 or ()))) for name, mark in after.items() if name in before}
-        write_file(self.folder / RECORD, record(before | after | both))
-        for name, content in contents.items():
-            write_file(self.folder / name, content)
-        gone = {name for name in stale - contents.keys() if name in before}
+        with self._recording({name: fingerprint_of(content) for name, content in contents.items()}, stale - contents.keys()):
+            for name, content in contents.items():
+                write_file(self.folder / name, content)
+
+    @contextmanager
+    def new_file(self, name: str) -> Iterator[Path]:
+        """One file, see `ldm.core.files.new_file`.
+
+        Raises:
+            UserError: see `check`.
+        """
+        self.check(name)
+        with ExitStack() as renamed:
+            temporary = renamed.enter_context(new_file(self.folder / name))
+            yield temporary
+            with self._recording({name: fingerprint(temporary)}, frozenset()):
+                renamed.close()
+
+    @contextmanager
+    def _recording(self, new: Mapping[str, str], stale: frozenset[str]) -> Iterator[None]:
+        """Records names before their files are written, so that a kill at any moment leaves every file known; then removes stale ones."""
+        before = {name: marks for name, marks in recorded_in(self.folder).items() if fits(self.folder / name, marks)}
+        either: dict[str, Marks] = {name: (*before.get(name, ()), mark) for name, mark in new.items()}
+        write_file(self.folder / RECORD, record(before | either))
+        yield
+        gone = stale & before.keys()
         for name in gone:
             (self.folder / name).unlink()
-        write_file(self.folder / RECORD, record({name: mark for name, mark in (before | after).items() if name not in gone}))
+        after: dict[str, Marks] = {name: marks for name, marks in before.items() if name not in gone}
+        write_file(self.folder / RECORD, record(after | {name: (mark,) for name, mark in new.items()}))
 
 
 def _target(path: Path) -> Path:

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from ldm.app import cli
 from ldm.app.arguments import img2img, inpaint, sample, txt2img, upscale
 from ldm.core.errors import UserError
+from ldm.core.ownership import RECORD
 
 ROOT = Path(__file__).parents[2]
 MAINS = {"txt2img": txt2img.main, "sample": sample.main, "inpaint": inpaint.main, "img2img": img2img.main, "upscale": upscale.main}
@@ -173,22 +174,40 @@ def test_a_second_call_leaves_no_mix(home, monkeypatch):
     ]
 
 
-def test_an_altered_parameters_file_removes_nothing(home, monkeypatch):
+@pytest.mark.parametrize("listed", ["../photo.png", "/etc/x.png", "", "a\0b", 3])
+def test_a_forged_record_removes_nothing(home, listed, monkeypatch):
+    """A record that lists anything outside its folder is no record."""
     (home / "made").mkdir()
-    (home / "made" / "parameters.json").write_text('{"tool": "ldm 1", "pictures": ["../photo.png", "/etc/x.png", 3, "mine.png"]}')
-    (home / "made" / "mine.png").write_text("mine")
+    files = {"mine.png": ["0"], "5.png": [], str(listed) if listed != 3 else "3.png": 3}
+    (home / "made" / RECORD).write_text(json.dumps({"tool": "ldm 1", "files": files}))
+    (home / "made" / "5.png").write_text("mine")
     assert call("sample", [*GOOD["sample"], "--num-images", "1", "--out", "made"], monkeypatch) == 0
-    assert (home / "photo.png").is_file() and (home / "made" / "mine.png").is_file()
+    assert (home / "photo.png").is_file() and (home / "made" / "5.png").read_text() == "mine"
 
 
+@pytest.mark.parametrize("earlier", [0, 3])
 @pytest.mark.parametrize("name", ["001.png", "grid.png", "parameters.json"])
-def test_a_users_own_file_is_never_overwritten(home, name, monkeypatch, capsys):
-    (home / "album").mkdir()
+def test_a_users_own_file_is_never_overwritten(home, name, earlier, monkeypatch, capsys):
+    """Nor one of an earlier call that was painted over since."""
+    if earlier:
+        assert call("sample", [*GOOD["sample"], "--num-images", str(earlier), "--out", "album"], monkeypatch) == 0
+    (home / "album").mkdir(exist_ok=True)
     content = (home / "photo.png").read_bytes() if name.endswith(".png") else b'{"tool": "mine"}'
     (home / "album" / name).write_bytes(content)
+    before = {path.name: path.read_bytes() for path in (home / "album").iterdir()}
     assert call("sample", [*GOOD["sample"], "--num-images", "2", "--out", "album"], monkeypatch) == 2
-    assert f"--out album: {name} in it is not from this script" in capsys.readouterr().err
-    assert [(path.name, path.read_bytes()) for path in (home / "album").iterdir()] == [(name, content)]
+    assert f"album/{name} is not from this tool, or was changed since" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (home / "album").iterdir()} == before
+
+
+def test_a_picture_that_was_painted_over_stays_when_fewer_follow(home, monkeypatch):
+    for count in (4, 2):
+        assert call("sample", [*GOOD["sample"], "--num-images", str(count), "--out", "album"], monkeypatch) == 0
+        (home / "album" / "003.png").write_bytes(b"mine")
+        (home / "album" / "notes.txt").write_text("mine")
+    found = {path.name for path in (home / "album").iterdir()} - {RECORD}
+    assert found == {"000.png", "001.png", "003.png", "grid.png", "notes.txt", "parameters.json"}
+    assert (home / "album" / "003.png").read_bytes() == b"mine"
 
 
 def test_inpaint_keeps_known_pixels_in_the_file(home, monkeypatch):
