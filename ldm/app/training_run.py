@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from ldm.checkpoints.folder import MANIFEST
-from ldm.config.loader import build, dump, load, to_yaml
+from ldm.config.loader import UNREADABLE, build, dump, load, to_yaml
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.core.ownership import written_in
@@ -123,7 +123,7 @@ def _stored(run: RunFolder, config: Any) -> Any:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(stored, dict):
             raise ValueError(f"it is no mapping but {type(stored).__name__}")
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except UNREADABLE as error:
         if is_run:
             raise UserError(f"{path}, of the run, cannot be read ({error}): put it back as it was, or name another --run-dir") from error
         stored = None

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ldm.checkpoints.formats import FORMAT, check_format, upgraded
-from ldm.config.loader import build
+from ldm.config.loader import UNREADABLE, build
 from ldm.core.errors import UserError, unknown
 from ldm.core.files import new_folder, recover_folder, sha256_of, standing_folder, write_file
 from ldm.core.version import __version__
@@ -148,7 +148,7 @@ def _seal(folder: Path | str) -> bytes | None:
     """The manifest, in which are the digests of all files."""
     try:
         return (standing_folder(Path(folder)) / MANIFEST).read_bytes()
-    except OSError:
+    except (OSError, ValueError):  # no such file; no such name
         return None
 
 
@@ -186,7 +186,7 @@ class Checkpoint:
                 raise UserError(f"checkpoint {folder}: {name} was altered (its sha256 is not manifest.json's); copy it again")
         try:
             config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        except UNREADABLE as error:
             raise UserError(f"checkpoint {folder}: config.yaml cannot be read ({' '.join(str(error).split())})") from error
         if not isinstance(config, dict):
             raise UserError(f"checkpoint {folder}: config.yaml must be a mapping of keys, found {type(config).__name__}")
