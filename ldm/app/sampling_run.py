@@ -26,6 +26,7 @@ from ldm.pipelines.latent_diffusion import LatentDiffusion
 from ldm.pipelines.sampling import OnStep, Progress, Sampling
 
 GRID, PARAMETERS = "grid.png", "parameters.json"
+MOST_IMAGES = 10_000  # of one call, which holds all in memory and shows all in one grid
 GRID_TILE = 512  # larger pictures are shown in the grid at this size
 
 
@@ -55,6 +56,8 @@ def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
     Raises:
         UserError: a model that cannot be opened, unknown sampler or grid, a number out of range, a place that cannot be written.
     """
+    if options.num_images > MOST_IMAGES:
+        raise UserError(f"--num-images must be at most {MOST_IMAGES:,}, got {options.num_images}: give several calls a --seed each")
     check_folder(options.out)
     Outputs(options.out).check(*_names(options.num_images), GRID, PARAMETERS)
     if options.lora is None and options.lora_scale is not None:
