@@ -11,7 +11,6 @@ from typing import NoReturn
 
 from ldm.core.errors import UserError
 
-
 LESS_MEMORY = (
     "in training raise train.accumulate or set train.precision=bf16, with which the same command goes on (a smaller train.batch_size needs "
     "another --run-dir); in sampling ask for fewer or smaller images, or --precision bf16."

@@ -230,7 +230,8 @@ class _Engine:
                     if last or stopping or step % config.checkpoint_every == 0 or config.keeps(step):
                         self.save(step)
                 if stopping and not last:
-                    bar.write(f"stopped after step {step}, state saved; the same command goes on from here", file=sys.stdout)
+                    if self.world.is_first:
+                        bar.write(f"stopped after step {step}, state saved; the same command goes on from here", file=sys.stdout)
                     return False
         return True
 
