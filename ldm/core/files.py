@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from ldm.core.errors import UserError
 from ldm.core.ownership import (
+    LEFTOVER,
     RECORD,
     Marks,
     check_replaceable,
@@ -27,8 +27,6 @@ from ldm.core.ownership import (
 )
 from ldm.core.processes import ProcessName
 
-# Of what a write leaves if it is killed: whose name it was to have, and the process that wrote it.
-_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<what>tmp|old)-(?P<pid>\d{1,9})-(?P<started>\d{1,12})-(?P<place>[0-9a-f]{8})", re.DOTALL)
 _EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE, AT_FDCWD: renameat2(2)
 
 
@@ -117,7 +115,7 @@ def remove_folder(path: Path) -> None:
     """Removes a folder's files that this tool wrote, and the folder itself if nothing else is in it."""
     strange = set(strangers(path))
     if not strange:
-        shutil.rmtree(path)
+        _discard(path, path)
         return
     for name in (written_in(path) or {}).keys() - strange:
         (path / name).unlink(missing_ok=True)
@@ -145,6 +143,8 @@ def recover_folder(path: Path, *, alone: bool = False) -> None:
             leftover.unlink()
         elif what == "old" and not path.exists():
             os.rename(leftover, path)
+        elif what == "gone":
+            shutil.rmtree(leftover)
         elif what == "old" or (written_in(leftover) is not None and path.exists()):  # killed after the exchange, it may be the old one
             _retire(leftover, path)
         else:  # a new folder that was never completed
@@ -153,7 +153,7 @@ def recover_folder(path: Path, *, alone: bool = False) -> None:
 
 def recover_all(folder: Path, *, alone: bool = False) -> None:
     """`recover_folder` for all that a folder holds or held."""
-    for name in sorted({found["name"] for entry in _entries(folder) if (found := _LEFTOVER.fullmatch(entry))}):
+    for name in sorted({found["name"] for entry in _entries(folder) if (found := LEFTOVER.fullmatch(entry))}):
         recover_folder(folder / name, alone=alone)
 
 
@@ -234,10 +234,10 @@ def _entries(folder: Path) -> list[str]:
 
 
 def _leftovers(folder: Path, name: str) -> list[tuple[str, Path, ProcessName | None]]:
-    """(tmp or old, path, who wrote it) of what writes of that name left, or are leaving; None for a writer elsewhere."""
+    """(tmp, old or gone; path; who wrote it) of what writes of that name left, or are leaving; None for a writer elsewhere."""
     here, found = ProcessName.of_this(), []
     for entry in _entries(folder):
-        match = _LEFTOVER.fullmatch(entry)
+        match = LEFTOVER.fullmatch(entry)
         if match is not None and match["name"] == name:
             writer = ProcessName(host=here.host, space=here.space, pid=int(match["pid"]), started=int(match["started"]) / 100)
             is_here = match["place"] == _place(here.host, here.space)
@@ -266,4 +266,11 @@ def _retire(old: Path, new: Path) -> None:
             number += 1
             goal = (new / name).with_name(f"{Path(name).stem}.kept{number if number > 1 else ''}{Path(name).suffix}")
         os.rename(old / name, goal)
-    shutil.rmtree(old)
+    _discard(old, new)
+
+
+def _discard(folder: Path, of: Path) -> None:
+    """Removes a folder in which all is this tool's; under another name, since half of it would not be known as such after a kill."""
+    gone = _beside(of, "gone")
+    os.rename(folder, gone)
+    shutil.rmtree(gone)

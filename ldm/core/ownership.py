@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,6 +21,9 @@ RECORD = ".ldm-written.json"
 TOOL = "ldm"  # the tool's name in a manifest, before its version
 SMALL = 4 << 20  # bytes; of a larger file only the size is compared: nobody edits weights by hand, and reading them takes minutes
 
+
+# Of what a write leaves if it is killed: whose name it was to have, and the process that wrote it.
+LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<what>tmp|old|gone)-(?P<pid>\d{1,9})-(?P<started>\d{1,12})-(?P<place>[0-9a-f]{8})", re.DOTALL)
 
 Marks = tuple[str, ...]
 """By what a file is known again: its `fingerprint`; two while it is replaced; none where its name suffices."""
@@ -73,7 +77,7 @@ def strangers(folder: Path) -> list[str]:
             name = (Path(entry.path)).relative_to(folder).as_posix()
             if name in holds_own and not entry.is_symlink():
                 yield from below(Path(entry.path))
-            elif name not in own:
+            elif name not in own and not (entry.is_file(follow_symlinks=False) and LEFTOVER.fullmatch(entry.name)):
                 yield name
 
     return list(below(folder))

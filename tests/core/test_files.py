@@ -53,7 +53,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"checkpoint/b": "new"} and [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
 
 
-@pytest.mark.parametrize("fails_at", [1, 2])
+@pytest.mark.parametrize("fails_at", [1, 2, 3])
 @pytest.mark.usefixtures("any_system")
 def test_a_failure_at_a_rename_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int) -> None:
     target = write(tmp_path / "checkpoint", a="old")
@@ -123,6 +123,8 @@ def test_a_folder_and_a_file_are_written_through_a_link(tmp_path: Path) -> None:
 def test_leftovers_of_processes_that_ended_are_cleaned_and_nothing_else(tmp_path: Path, name: str) -> None:
     (tmp_path / f".{name}.old-{DEAD}").mkdir()
     (tmp_path / f".{name}.tmp-{DEAD}").mkdir()
+    (tmp_path / f".{name}.gone-{DEAD}").mkdir()
+    (tmp_path / f".{name}.gone-{DEAD}" / "half").write_text("")
     others = [f".{name}.tmp-notes", f".{name}.tmp-2024", f".{name}.old-1", f".{name}.tmp-{AWAY}", f".{name}2.tmp-{DEAD}"]
     for other in others:
         (tmp_path / other).mkdir()
