@@ -219,3 +219,21 @@ def test_a_checkpoints_own_files_are_not_those_of_a_script(tmp_path: Path) -> No
     assert strangers(tmp_path) == []
     with pytest.raises(UserError, match="config.yaml is not from this tool"):
         Outputs(tmp_path).write({"config.yaml": "b"})
+
+
+def test_no_reader_ever_misses_a_folder_that_is_replaced(tmp_path: Path) -> None:
+    """Where the system can exchange two names; before and after each change on disk."""
+    target = write(tmp_path / "set", a="1")
+    probe = write(tmp_path / "probe", a="1"), write(tmp_path / "probe-2", a="1")
+    if not files._exchange(*probe):
+        pytest.skip("this file system cannot exchange names")
+    watched, is_watching = [], True
+
+    def watching(event: str, details: tuple[object, ...]) -> None:
+        if is_watching and event.startswith(("os.", "shutil.", "open")):
+            watched.append((target / "a").is_file())
+
+    sys.addaudithook(watching)
+    write(target, a="2")
+    is_watching = False
+    assert len(watched) > 10 and all(watched)
