@@ -95,7 +95,7 @@ def save_archive(path: Path, content: Any) -> None:
         except RuntimeError:  # torch then reports only that its archive is incomplete
             if file.error is None:
                 raise
-            raise file.error from None
+            raise OSError(file.error.errno, file.error.strerror, str(path)) from None
 
 
 class _Writer(io.BufferedWriter):

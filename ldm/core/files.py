@@ -59,6 +59,9 @@ def new_file(path: Path) -> Iterator[Path]:
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # which a failed write does not name
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -90,7 +93,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        if written_in(temporary) is None:
+        if strangers(temporary):  # files that no manifest of their own lists
             write_file(temporary / RECORD, record_of(temporary))
         for file in temporary.rglob("*"):
             sync(file)

@@ -45,7 +45,7 @@ def refuse_held(folder: Path) -> None:
 def _take(path: Path) -> None:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        with open(handle, "r+b") as file:
+        with open(handle, "r+b", buffering=0) as file:
             with contextlib.suppress(OSError):  # a network file system without it: then only the instant of taking is unguarded
                 fcntl.flock(file, fcntl.LOCK_EX)
             if not (path.exists() and os.path.samestat(path.stat(), os.fstat(handle))):
@@ -53,7 +53,11 @@ def _take(path: Path) -> None:
             _refuse_holder(path, file.read())
             file.seek(0)
             file.truncate()
-            file.write(json.dumps({**asdict(ProcessName.of_this()), "since": time.strftime("%Y-%m-%d %H:%M:%S")}).encode())
+            try:
+                file.write(json.dumps({**asdict(ProcessName.of_this()), "since": time.strftime("%Y-%m-%d %H:%M:%S")}).encode())
+            except OSError:  # the disk is full
+                path.unlink()
+                raise
             return
 
 

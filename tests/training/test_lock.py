@@ -85,3 +85,10 @@ def test_a_lock_that_cannot_be_read_says_what_to_remove(tmp_path: Path, content:
     with pytest.raises(UserError, match=f"{NAME} cannot be read.*remove it"), locked(tmp_path):
         pytest.fail("it began")
     assert (tmp_path / NAME).read_text() == content
+
+
+def test_a_full_disk_leaves_no_lock(tmp_path: Path) -> None:
+    (tmp_path / NAME).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"), locked(tmp_path):
+        pytest.fail("it began")
+    assert list(tmp_path.iterdir()) == []
