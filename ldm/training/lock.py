@@ -16,6 +16,7 @@ from ldm.core.errors import UserError
 from ldm.core.processes import ProcessName
 
 NAME = ".ldm-lock.json"
+LONGEST = 1 << 16  # bytes that are read of it
 
 
 @contextmanager
@@ -38,8 +39,8 @@ def refuse_held(folder: Path) -> None:
     Raises:
         UserError: see `locked`.
     """
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        _refuse_holder(folder / NAME, (folder / NAME).read_bytes())
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(folder / NAME, "rb") as file:
+        _refuse_holder(folder / NAME, file.read(LONGEST))
 
 
 def _take(path: Path) -> None:
@@ -50,7 +51,7 @@ def _take(path: Path) -> None:
                 fcntl.flock(file, fcntl.LOCK_EX)
             if not (path.exists() and os.path.samestat(path.stat(), os.fstat(handle))):
                 continue  # whoever held it has just removed it
-            _refuse_holder(path, file.read())
+            _refuse_holder(path, file.read(LONGEST))
             file.seek(0)
             file.truncate()
             try:

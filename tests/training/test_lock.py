@@ -87,8 +87,11 @@ def test_a_lock_that_cannot_be_read_says_what_to_remove(tmp_path: Path, content:
     assert (tmp_path / NAME).read_text() == content
 
 
-def test_a_full_disk_leaves_no_lock(tmp_path: Path) -> None:
-    (tmp_path / NAME).symlink_to("/dev/full")
+def test_a_full_disk_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(content: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(json, "dumps", full)
     with pytest.raises(OSError, match="No space left"), locked(tmp_path):
         pytest.fail("it began")
     assert list(tmp_path.iterdir()) == []
