@@ -6,7 +6,7 @@ import ctypes
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -202,6 +202,12 @@ class Outputs:
             yield temporary
             with self._recording({name: fingerprint(temporary)}, frozenset()):
                 renamed.close()
+
+    def record(self, names: Iterable[str]) -> None:
+        """Lists files that a script has written there by itself; until then they count as somebody else's."""
+        before = {name: marks for name, marks in recorded_in(self.folder).items() if fits(self.folder / name, marks)}
+        new: dict[str, Marks] = {name: (fingerprint(self.folder / name),) for name in names}
+        write_file(self.folder / RECORD, record(before | new))
 
     @contextmanager
     def _recording(self, new: Mapping[str, str], stale: frozenset[str]) -> Iterator[None]:

@@ -15,7 +15,7 @@ from ldm.data.sample_transform import Split
 from ldm.evaluation.conditions import EvaluationConditions
 from ldm.evaluation.dataset import DrawnFrom, Preprocessing, Result, held_out_images, training_images
 from ldm.evaluation.first_stage import LATENT, reconstructions
-from ldm.evaluation.generated import RECORD, SavedImages, made
+from ldm.evaluation.generated import COUNT, SavedImages, made
 from ldm.evaluation.judge import Judge, Verdict
 from ldm.evaluation.likelihood import bits_per_dim
 from ldm.evaluation.likelihood_task import LikelihoodConfig
@@ -138,7 +138,7 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig
         metrics += bits.metrics
         about["bits_per_dim"] = bits.about
     if config.folder is not None:
-        about[RECORD] = how.num_images
+        about[COUNT] = how.num_images
     return Result(about=about, metrics=metrics, attribution=_plain(found))
 
 
@@ -165,6 +165,8 @@ def _seen(
         if folder is not None:
             folder.add(images, count)
         count += len(images)
+    if folder is not None:
+        folder.finish(count)
     return torch.cat(features), torch.cat(logits)
 
 

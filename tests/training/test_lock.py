@@ -46,10 +46,20 @@ def test_a_second_training_is_refused_with_host_process_and_time_of_the_first(tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_two_that_start_at_once_one_trains(tmp_path: Path) -> None:
+SLOW = """
+import time
+from ldm.training import lock
+
+look = lock._refuse_holder
+lock._refuse_holder = lambda path, content: (look(path, content), time.sleep(0.5))
+"""
+
+
+def test_of_several_that_start_at_once_one_trains(tmp_path: Path) -> None:
+    """Even if all look before the first has written that it is there."""
     stamp(tmp_path, replace(HERE, started=HERE.started - 100))  # a stale lock, which all find
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    several = [subprocess.Popen([sys.executable, "-c", PROGRAM, str(tmp_path)], **pipes) for _ in range(4)]
+    several = [subprocess.Popen([sys.executable, "-c", SLOW + PROGRAM, str(tmp_path)], **pipes) for _ in range(4)]
     said = [process.stdout.readline() for process in several]  # a line, or the end
     assert sorted(said) == [b"", b"", b"", b"1\n"]
     for process in several:
