@@ -13,6 +13,11 @@ from typing import NoReturn
 
 from ldm.core.errors import UserError
 
+LESS_MEMORY = (
+    "in training raise train.accumulate or set train.precision=bf16, with which the same command goes on (a smaller train.batch_size needs "
+    "another --run-dir); in sampling ask for fewer or smaller images, or --precision bf16."
+)
+
 
 class Parser(argparse.ArgumentParser):
     """argparse whose complaints are one line, and whose help keeps the examples' line breaks."""
@@ -47,7 +52,7 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest goes at the exit
         sys.exit(141)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             _refuse(
                 f"disk full while writing {error.filename or 'a file'}: what was saved before is intact. "
                 "Free some space and run the same command again."
@@ -60,9 +65,17 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     except RuntimeError as error:
         from torch import OutOfMemoryError  # only here: `--help` and a mistyped flag do without torch, which takes seconds to load
 
-        if not isinstance(error, OutOfMemoryError):
-            raise
-        _refuse(f"out of GPU memory ({str(error).splitlines()[0]}): lower the batch size or raise train.accumulate, or use bf16.")
+        first_line = str(error).partition("\n")[0]
+        if isinstance(error, OutOfMemoryError) or "allocate memory" in first_line:
+            _refuse(f"out of memory ({first_line}): {LESS_MEMORY}")
+        if first_line.startswith("DataLoader worker"):
+            _refuse(
+                f"a process that reads data has ended ({first_line}); mostly the system killed it for want of memory: lower data.workers. "
+                "What was saved is intact: the same command goes on from it."
+            )
+        raise
+    except MemoryError:
+        _refuse(f"out of memory: {LESS_MEMORY}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -7,6 +7,8 @@ import argparse
 from ldm.app.sampling_run import check_folder
 from ldm.checkpoints.lora import is_lora, load_lora
 from ldm.core.errors import UserError
+from ldm.core.files import Outputs
+from ldm.core.ownership import check_replaceable
 from ldm.interop.compvis.export import export_compvis
 from ldm.interop.diffusers.export import export_diffusers
 from ldm.interop.importing import import_checkpoint
@@ -41,10 +43,16 @@ def main(options: argparse.Namespace) -> None:
 
 
 def _check_out(options: argparse.Namespace) -> None:
-    """Refuses, before any work, to replace what no earlier call left."""
-    if options.out.is_dir():
-        left = (OURS,) if options.way == "import" else (PIPELINE, PARTS, FILE)
-        if options.to == "compvis" or not any((options.out / name).is_file() for name in left):
-            raise UserError(f"--out {options.out}: is a folder with something else in it; name another")
-    elif options.out.exists() and options.to != "compvis":
-        raise UserError(f"--out {options.out}: is a file; name a folder")
+    """Refuses, before any work, to replace what no earlier call left, or what it reads."""
+    out, source = options.out.resolve(), options.source.resolve()
+    if out in (source, *source.parents):
+        raise UserError(f"--out {options.out}: {options.source}, which is read, would be replaced; name another")
+    if options.to == "compvis":
+        if options.out.is_dir():
+            raise UserError(f"--out {options.out}: is a folder; name a file in it")
+        Outputs(options.out.parent).check(options.out.name, options.out.with_suffix(".yaml").name)
+        return
+    check_replaceable(options.out)
+    left = (OURS,) if options.way == "import" else (PIPELINE, PARTS, FILE)
+    if options.out.is_dir() and any(options.out.iterdir()) and not any((options.out / name).is_file() for name in left):
+        raise UserError(f"--out {options.out}: is a folder with something else in it; name another")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import html
+import io
+import itertools
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from ldm.core.errors import UserError
-from ldm.core.files import write_file
+from ldm.core.files import Outputs
 from ldm.data.config import DataConfig
 from ldm.data.open import open_dataset
 from ldm.pipelines.canvas import to_pil
@@ -33,6 +34,7 @@ SIMPLE = (
     "a black square",
 )  # after minutes of training a model knows colours, and little of shapes
 VAE_STEPS, LDM_STEPS = 300, 400
+INPUTS = ("inputs/picture.png", "inputs/mask.png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +50,12 @@ class Scene:
 def main(options: argparse.Namespace) -> None:
     """Runs all scenes and writes the page."""
     out: Path = options.out
-    _write_inputs(out / "inputs")
-    shutil.rmtree(out / "runs", ignore_errors=True)  # train from scratch, not from the demo before
+    outputs = Outputs(out)
+    outputs.check("index.html", *INPUTS)
+    outputs.write(_inputs())
+    runs = next(folder for number in itertools.count(1) if not (folder := out / "runs" / str(number)).exists())  # the demos before stay
 
-    scenes = _scenes(out)
+    scenes = _scenes(out, runs)
     seconds = []
     for number, scene in enumerate(scenes, 1):
         print(f"\n[{number}/{len(scenes)}] {scene.title}\n$ {shlex.join(('python', *scene.command))}", flush=True)
@@ -60,22 +64,25 @@ def main(options: argparse.Namespace) -> None:
         if done.returncode:
             raise UserError(f"the demo stopped: the command above ended with exit code {done.returncode}")
         seconds.append(time.perf_counter() - started)
-    write_file(out / "index.html", _page(scenes, seconds, out))
+    outputs.write({"index.html": _page(scenes, seconds, out)})
     print(f"\nall of it on one page: {(out / 'index.html').resolve()}")
 
 
-def _write_inputs(folder: Path) -> None:
+def _inputs() -> dict[str, bytes]:
     """A held-out picture and a mask over its middle, as a user would have them."""
-    folder.mkdir(parents=True, exist_ok=True)
     held_out = open_dataset(DataConfig(train="emoji-128", val="emoji-128", size=128), "val", 0)
     picture = to_pil(next(held_out.some(1)).image[None])[0]
-    picture.save(folder / "picture.png")
     mask = Image.new("L", picture.size)
     ImageDraw.Draw(mask).ellipse((64, 30, 118, 100), fill=255)
-    mask.save(folder / "mask.png")
+    files = {}
+    for name, image in zip(INPUTS, (picture, mask), strict=True):
+        png = io.BytesIO()
+        image.save(png, "PNG")
+        files[name] = png.getvalue()
+    return files
 
 
-def _scenes(out: Path) -> list[Scene]:
+def _scenes(out: Path, runs: Path) -> list[Scene]:
     grid = out / "txt2img"
     drawn = [
         Scene(
@@ -87,7 +94,7 @@ def _scenes(out: Path) -> list[Scene]:
         for prompt in PROMPTS
     ]
     inputs, painted = out / "inputs", out / "inpaint"
-    vae, ldm = out / "runs" / "vae", out / "runs" / "ldm"
+    vae, ldm = runs / "vae", runs / "ldm"
     return [
         *drawn,
         Scene(

@@ -9,7 +9,7 @@ import sys
 import torch
 
 from ldm.app.sampling_run import check_folder, sampling_of
-from ldm.core.files import write_file
+from ldm.core.files import Outputs
 from ldm.core.version import __version__
 from ldm.diffusion.settings import FIRST_NOISE
 from ldm.evaluation.dataset import Result, device
@@ -27,6 +27,8 @@ from ldm.pretrained.table import TABLE
 def main(options: argparse.Namespace) -> None:
     """Evaluates a model."""
     check_folder(options.out)
+    outputs = Outputs(options.out)
+    outputs.check("evaluation.json", "evaluation.txt")
     result = _evaluate(options)
     whole = {
         "stage": options.stage,
@@ -44,8 +46,7 @@ def main(options: argparse.Namespace) -> None:
     shown = "\n".join([table(result.metrics), *([result.attribution["line"]] if result.attribution else []), *result.remarks])
     if not options.save_images:
         SavedImages(options.out).clear()
-    write_file(options.out / "evaluation.json", text)
-    write_file(options.out / "evaluation.txt", shown + "\n")
+    outputs.write({"evaluation.json": text, "evaluation.txt": shown + "\n"})
     last = f"{f'{FOLDER}/, ' if options.save_images else ''}evaluation.json and evaluation.txt in {options.out}"
     if options.json:
         print(text, end="")

@@ -19,14 +19,14 @@ from torchvision.utils import make_grid
 
 from ldm.config.loader import to_short_form
 from ldm.core.errors import UserError
-from ldm.core.files import write_file
-from ldm.core.reading import read_bytes
+from ldm.core.files import Outputs
+from ldm.core.ownership import recorded_in
 from ldm.core.version import __version__
-from ldm.data.picture_file import MAX_FILE, decoding
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 from ldm.pipelines.sampling import OnStep, Progress, Sampling
 
-GRID, PARAMETERS, TOOL = "grid.png", "parameters.json", "ldm "
+GRID, PARAMETERS = "grid.png", "parameters.json"
+MOST_IMAGES = 10_000  # of one call, which holds all in memory and shows all in one grid
 GRID_TILE = 512  # larger pictures are shown in the grid at this size
 
 
@@ -56,10 +56,10 @@ def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
     Raises:
         UserError: a model that cannot be opened, unknown sampler or grid, a number out of range, a place that cannot be written.
     """
+    if options.num_images > MOST_IMAGES:
+        raise UserError(f"--num-images must be at most {MOST_IMAGES:,}, got {options.num_images}: give several calls a --seed each")
     check_folder(options.out)
-    for name in (*_names(options.num_images), GRID, PARAMETERS):
-        if (options.out / name).exists() and not _is_ours(options.out / name):
-            raise UserError(f"--out {options.out}: {name} in it is not from this script and would be overwritten; name another folder")
+    Outputs(options.out).check(*_names(options.num_images), GRID, PARAMETERS)
     if options.lora is None and options.lora_scale is not None:
         raise UserError("--lora-scale goes with --lora")
     lora_scale = 1.0 if options.lora_scale is None else options.lora_scale
@@ -87,24 +87,23 @@ def check_folder(out: Path) -> None:
 def write_images(images: Sequence[Image.Image], options: argparse.Namespace, how: Sampling) -> None:
     """`NNN.png`, each with its parameters; `grid.png`; `parameters.json`. Says where they are.
 
-    Pictures that an earlier call left in the folder, and only those, are replaced or removed: the folder shows one call.
+    Pictures that an earlier call left in the folder, and nobody changed, are replaced or removed: the folder shows one call.
     """
     out = options.out
     parameters: dict[str, Any] = {key: str(value) if isinstance(value, Path) else value for key, value in sorted(vars(options).items())}
     parameters |= {"sampler": to_short_form(how.sampler), "grid": to_short_form(how.grid), "steps": how.steps, "guidance": how.guidance}
     parameters |= {"guidance_interval": _as_json(how.guidance_interval), "guidance_rescale": how.guidance_rescale}
     parameters |= {"threshold": how.threshold}
-    parameters |= {"tool": f"{TOOL}{__version__}", "torch": torch.__version__}
-    stale = _images_of(out)
-    names = _names(len(images))
+    parameters |= {"tool": f"ldm {__version__}", "torch": torch.__version__}
+    names, files = _names(len(images)), {}
     for number, (name, image) in enumerate(zip(names, images, strict=True)):
         info = PngInfo()
         info.add_itxt("parameters", json.dumps(parameters | {"number": number}, ensure_ascii=False))
-        write_file(out / name, _png(image, info))
-    write_file(out / GRID, _png(_grid(images)))
-    for name in stale - set(names):
-        (out / name).unlink(missing_ok=True)
-    write_file(out / PARAMETERS, json.dumps(parameters | {"pictures": names}, ensure_ascii=False, indent=1) + "\n")
+        files[name] = _png(image, info)
+    files[GRID] = _png(_grid(images))
+    files[PARAMETERS] = (json.dumps(parameters | {"pictures": names}, ensure_ascii=False, indent=1) + "\n").encode()
+    stale = frozenset(name for name in recorded_in(out) if name.removesuffix(".png").isdigit())
+    Outputs(out).write(files, stale=stale)
     print(f"{len(images)} picture{'s' * (len(images) > 1)}, grid.png and parameters.json in {out}")
 
 
@@ -113,32 +112,8 @@ def _as_json(interval: tuple[float, float] | None) -> list[float | str] | None:
     return interval and [level if math.isfinite(level) else str(level) for level in interval]
 
 
-def _images_of(out: Path) -> set[str]:
-    """The pictures that an earlier call says it left."""
-    try:
-        names = json.loads((out / PARAMETERS).read_text(encoding="utf-8"))["pictures"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
-    return {name for name in names if isinstance(name, str) and name.removesuffix(".png").isdigit()}
-
-
 def _names(count: int) -> list[str]:
     return [f"{number:03d}.png" for number in range(count)]
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether a picture, or the JSON, says that a script here made it; the grid says nothing, and is whose its neighbours are."""
-    if path.name == GRID:
-        return any(_is_ours(path.with_name(name)) for name in (PARAMETERS, *_names(1)))
-    try:
-        if path.name == PARAMETERS:
-            parameters = json.loads(path.read_text(encoding="utf-8"))
-        else:
-            with decoding(str(path)), Image.open(io.BytesIO(read_bytes(path, MAX_FILE)), formats=["PNG"]) as image:
-                parameters = json.loads(image.info["parameters"])
-        return str(parameters["tool"]).startswith(TOOL)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def _grid(images: Sequence[Image.Image]) -> Image.Image:

@@ -26,6 +26,7 @@ from ldm.training.classifier_task import ClassifierTask
 from ldm.training.config import TrainConfig, check_run_name
 from ldm.training.distributed import World
 from ldm.training.latents import LatentData, Latents
+from ldm.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,11 @@ def main(options: argparse.Namespace) -> None:
     config = load_config(options, TrainClassifier)
     use_deterministic_kernels()
     world = World.join()
+    with open_run(options.run_dir or Path("runs") / config.name, config, world) as run:
+        _train(config, run, world)
+
+
+def _train(config: TrainClassifier, run: RunFolder, world: World) -> None:
     first_stage, first_stage_config, normalization, _ = config.first_stage.open(config.data.channels)
     check_fit(config.data, first_stage_config)
     train_set, held_out = open_data(config.data, config.seed, world)
@@ -79,13 +85,12 @@ def main(options: argparse.Namespace) -> None:
         start = load_classifier(config.init_from, torch.device("cpu"))
         load_strictly(network, start.network.state_dict(), f"init_from={config.init_from}")
 
-    run = open_run(options.run_dir or Path("runs") / config.name, config, world)
     first_stage.to(world.device)
     cache = latent_cache(run.path / "latents", train_set, first_stage, config.data, world, keeps_pixels=False)
     data = LatentData(train_set=train_set, held_out=held_out, cache=cache)
     latents = Latents(first_stage, data, config.seed, world.device)
     task = ClassifierTask(spec, network, config.density, latents, config.train, config.seed, world)
-    finish(task, config.train, run, config, config.seed, world)
+    finish(task, config.train, run, config.seed, world)
 
 
 def classes_of(train_set: ImageDataset, held_out: ImageDataset | None, count: int | None) -> tuple[str, ...]:

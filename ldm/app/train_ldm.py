@@ -41,6 +41,7 @@ from ldm.training.diffusion_model import DiffusionParts
 from ldm.training.diffusion_task import DiffusionTask
 from ldm.training.distributed import World
 from ldm.training.latents import LatentData
+from ldm.training.run_folder import RunFolder
 
 MOST_CAPTIONS = 20_000  # records whose captions are compared with what the text encoder reads
 
@@ -133,11 +134,15 @@ def main(options: argparse.Namespace) -> None:
     config = build(completed(read(options.config, options.overrides)), TrainLDM)
     use_deterministic_kernels()
     world = World.join()
+    with open_run(options.run_dir or Path("runs") / config.name, config, world) as run:
+        _train(config, run, world)
+
+
+def _train(config: TrainLDM, run: RunFolder, world: World) -> None:
     first_stage, first_stage_config, normalization, weights = config.first_stage.open(config.data.channels)
     check_fit(config.data, first_stage_config)
     train_set, held_out = open_data(config.data, config.seed, world)
     conditioning = {name: _fitted(name, part, train_set) for name, part in config.conditioning.items()}
-    run = open_run(options.run_dir or Path("runs") / config.name, config, world)
 
     torch.manual_seed(digest(config.seed, "weights"))
     spec = config.spec(first_stage_config, normalization, conditioning)
@@ -179,7 +184,7 @@ def main(options: argparse.Namespace) -> None:
     task = DiffusionTask(
         parts, config.objective(), data, config.train, drop_all=config.drop_all, prompts=config.prompts, seed=config.seed, world=world
     )
-    finish(task, config.train, run, config, config.seed, world)
+    finish(task, config.train, run, config.seed, world)
 
 
 def _fitted(name: str, part: ConditionerConfig, data: ImageDataset) -> ConditionerConfig:

@@ -22,6 +22,7 @@ from ldm.networks.patchgan import smallest_side
 from ldm.training.autoencoder_task import AutoencoderTask
 from ldm.training.config import TrainConfig, check_run_name
 from ldm.training.distributed import World
+from ldm.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,11 @@ def main(options: argparse.Namespace) -> None:
     config = load_config(options, TrainVAE)
     use_deterministic_kernels()
     world = World.join()
-    run = open_run(options.run_dir or Path("runs") / config.name, config, world)
+    with open_run(options.run_dir or Path("runs") / config.name, config, world) as run:
+        _train(config, run, world)
+
+
+def _train(config: TrainVAE, run: RunFolder, world: World) -> None:
     train_set, held_out = open_data(config.data, config.seed, world)
 
     torch.manual_seed(digest(config.seed, "weights"))
@@ -80,4 +85,4 @@ def main(options: argparse.Namespace) -> None:
     )
     loss = config.loss.build(config.data.channels)
     task = AutoencoderTask(spec, first_stage, loss, train_set, held_out, config.train, config.seed, world)
-    finish(task, config.train, run, config, config.seed, world)
+    finish(task, config.train, run, config.seed, world)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,20 +12,48 @@ import torch
 import yaml
 
 from ldm.checkpoints.folder import MANIFEST
-from ldm.config.loader import build, dump, load, to_yaml
+from ldm.config.loader import UNREADABLE, build, dump, load, to_yaml
 from ldm.core.errors import UserError
+from ldm.core.files import write_file
+from ldm.core.ownership import written_in
 from ldm.data.config import DataConfig
 from ldm.data.image_dataset import ImageDataset
 from ldm.data.open import open_dataset
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.engine import Task, fit
-from ldm.training.run_folder import RunFolder
+from ldm.training.lock import locked, refuse_held
+from ldm.training.run_folder import NAMES, RunFolder
+from ldm.training.state import states
 
 T = TypeVar("T")
 
-# What may change between two sittings of one run.
-FREE_KEYS = ("train.steps", "train.checkpoint_every", "train.keep_every", "train.sample_every", "train.checkpoint_file_mib", "data.workers")
+# What may change between two sittings of one run, with all keys below each: how long and how carefully it trains, how it computes, and
+# what is evaluated, shown and kept. None of it changes what a weight means, or which samples a step sees.
+FREE_KEYS = (
+    "train.steps",
+    "train.optimizer.learning_rate",
+    "train.optimizer.warmup_steps",
+    "train.optimizer.decay",
+    "train.optimizer.final_rate",
+    "train.optimizer.clip_norm",
+    "train.precision",
+    "train.accumulate",
+    "train.channels_last",
+    "train.compile",
+    "train.checkpoint_every",
+    "train.keep_every",
+    "train.sample_every",
+    "train.checkpoint_dtype",
+    "train.checkpoint_file_mib",
+    "denoiser.attention_backend",
+    "denoiser.checkpointing",
+    "sampling",
+    "prompts",
+    "data.val",
+    "data.workers",
+    "data.max_lost",
+)
 
 
 def load_config(options: argparse.Namespace, schema: type[T]) -> T:
@@ -45,37 +75,110 @@ def open_data(data: DataConfig, seed: int, world: World) -> tuple[ImageDataset, 
     return train_set, held_out
 
 
-def open_run(run_dir: Path, config: Any, world: World) -> RunFolder:
-    """The run's folder, checked against the config of the run that is in it.
+@contextmanager
+def open_run(run_dir: Path, config: Any, world: World) -> Iterator[RunFolder]:
+    """The run's folder, locked, checked against the config of the run that is in it, and with the config written.
+
+    A run that ends before its first step, by a mistake in its config say, leaves no config behind.
 
     Raises:
-        UserError: the folder holds a run of another config, or something else.
+        UserError: another training holds the folder; it holds a run of another config, or something that training would overwrite.
     """
     run = RunFolder(run_dir, world.is_first)
-    before = run_dir / "config.yaml"
-    is_run = run.metrics_path.is_file() or run.state_path.is_dir()
-    if (run_dir / MANIFEST).exists() or (before.exists() and not is_run):
-        what = "a checkpoint" if (run_dir / MANIFEST).exists() else "the config.yaml of something else"
-        raise UserError(f"--run-dir {run_dir} holds {what}, which training would overwrite; name the folder of a run, or a new one")
-    if before.is_file() and run.state_path.is_dir():
-        changed = [key for key in _differences(_with_defaults(before, config), dump(config)) if not key.startswith(FREE_KEYS)]
-        if changed:
+    with ExitStack() as held:
+        world.on_first(lambda: _begin(run, config, held))
+        yield run
+
+
+def _begin(run: RunFolder, config: Any, held: ExitStack) -> None:
+    refuse_held(run.path)
+    _stored(run, config)  # refuses a folder of something else before anything is written into it
+    _refuse_among_pictures(run.path, config)
+    if not run.path.exists():
+        run.path.mkdir(parents=True)
+        held.callback(_remove_if_empty, run.path)
+    held.enter_context(locked(run.path))
+    run.recover()
+    stored = _stored(run, config)
+    if stored is not None and (changed := _changes(stored, config)):
+        raise UserError(
+            f"{run.path} holds a run of another config (differs in {', '.join(changed[:5])}). Give --run-dir another folder, "
+            f"or the same config to resume; only {', '.join(FREE_KEYS)} may change."
+        )
+    if not states(run.state_path):
+        models = [path for path in (run.checkpoint_path, run.path / "checkpoints", run.path / "lora") if path.exists()]
+        if models:
             raise UserError(
-                f"{run_dir} holds a run of another config (differs in {', '.join(changed[:5])}). Give --run-dir another folder, "
-                f"or the same config to resume; only {', '.join(FREE_KEYS)} may change."
+                f"{models[0]} is there, but no state to go on from: training would begin anew and overwrite it. Give --run-dir a new "
+                f"folder, where init_from={run.checkpoint_path} starts from its weights"
             )
-    if world.is_first:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    world.wait()
-    return run
+    write_file(run.path / "config.yaml", to_yaml(config))
+    held.callback(_forget_unbegun, run)
 
 
-def finish(task: Task, train: TrainConfig, run: RunFolder, config: Any, seed: int, world: World) -> None:
+def _stored(run: RunFolder, config: Any) -> Any:
+    """The config of the run in a folder, with what keys that are newer than it stand for by default; None if there is no run.
+
+    Raises:
+        UserError: the folder holds something that a run would overwrite.
+    """
+    folder, path = run.path, run.path / "config.yaml"
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--run-dir {folder} is a file; name a folder")
+    if (folder / MANIFEST).exists():
+        raise UserError(f"--run-dir {folder} holds a checkpoint, which training would overwrite; name the folder of a run, or a new one")
+    if not path.exists():
+        for name in NAMES:
+            if (folder / name).exists() and not (name == "latents" and written_in(folder / name)):
+                raise UserError(
+                    f"--run-dir {folder} holds {name!r}, which training would overwrite, and no config.yaml, so it is not a run's: "
+                    "name the folder of a run, or a new one"
+                )
+        return None
+    is_run = run.metrics_path.is_file() or run.state_path.is_dir()
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(stored, dict):
+            raise ValueError(f"it is no mapping but {type(stored).__name__}")
+    except UNREADABLE as error:
+        if is_run:
+            raise UserError(f"{path}, of the run, cannot be read ({error}): put it back as it was, or name another --run-dir") from error
+        stored = None
+    try:
+        return dump(build(stored, type(config)))
+    except UserError as error:
+        if is_run:
+            return stored
+        raise UserError(
+            f"--run-dir {folder} holds the config.yaml of something else, which training would overwrite; "
+            "name the folder of a run, or a new one"
+        ) from error
+
+
+def _refuse_among_pictures(folder: Path, config: Any) -> None:
+    """Refuses, by UserError, a run in a plain folder of training pictures, which its sample grids would join."""
+    for key in ("train", "val"):
+        place = Path(getattr(config.data, key) or "/dev/null").expanduser()
+        if place.is_dir() and place.resolve() in (folder.resolve(), *folder.resolve().parents) and not (place / "index.json").is_file():
+            raise UserError(f"--run-dir {folder} lies in data.{key}={place}, whose pictures its own would join: name a folder elsewhere")
+
+
+def _forget_unbegun(run: RunFolder) -> None:
+    if not run.metrics_path.exists() and not states(run.state_path):
+        (run.path / "config.yaml").unlink(missing_ok=True)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def finish(task: Task, train: TrainConfig, run: RunFolder, seed: int, world: World) -> None:
     """Trains and says where the results are."""
     try:
         if world.is_first:
-            print(to_yaml(config), flush=True)
-        done = fit(task, train, run, to_yaml(config), seed, world)
+            print((run.path / "config.yaml").read_text(encoding="utf-8"), flush=True)
+        done = fit(task, train, run, seed, world)
         if world.is_first:
             print(f"{'done' if done else 'stopped'}: checkpoint in {run.checkpoint_path}, curves and samples in {run.path}", flush=True)
     finally:
@@ -88,13 +191,9 @@ def use_deterministic_kernels() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def _with_defaults(path: Path, config: Any) -> Any:
-    """A run's stored config, with what keys that are newer than the run stand for by default; as it is, if it cannot be read so."""
-    stored = yaml.safe_load(path.read_text())
-    try:
-        return dump(build(stored, type(config)))
-    except UserError:
-        return stored
+def _changes(stored: Any, config: Any) -> list[str]:
+    """Keys that differ and may not."""
+    return [key for key in _differences(stored, dump(config)) if not any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)]
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm.checkpoints.folder import Checkpoint, load_strictly, write_checkpoint
+from ldm.checkpoints.folder import Checkpoint, load_strictly, read_again, write_checkpoint
 from ldm.conditioning.class_label import label_index
 from ldm.config.loader import to_yaml
 from ldm.core.errors import UserError
@@ -104,6 +104,7 @@ def write_classifier(folder: Path, spec: ClassifierSpec, weights: dict[str, Tens
     write_checkpoint(folder, to_yaml(spec), {"classifier": weights}, card, max_file_bytes)
 
 
+@read_again
 def load_classifier(folder: Path | str, device: torch.device) -> LoadedClassifier:
     """A classifier from a checkpoint folder.
 

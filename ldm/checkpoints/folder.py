@@ -5,13 +5,16 @@ A part larger than the size limit is split as `PART-00001-of-00003.safetensors`.
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import io
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 import yaml
@@ -20,25 +23,32 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ldm.checkpoints.formats import FORMAT, check_format, upgraded
-from ldm.config.loader import build
+from ldm.config.loader import UNREADABLE, build
 from ldm.core.errors import UserError, unknown
 from ldm.core.files import new_folder, recover_folder, sha256_of, standing_folder, write_file
 from ldm.core.version import __version__
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 T = TypeVar("T")
+P = ParamSpec("P")
+F = TypeVar("F", Path, Path | str)
 
 MANIFEST = "manifest.json"
+READINGS = 20  # of a folder that is replaced each time
 HEADER_BYTES = 160  # upper bound for a tensor's entry in a file's header, without its name; and for the rest of the header
 
 _PART = re.compile(r"(.+?)(?:-\d{5}-of-\d{5})?\.safetensors")
 
 
 def write_checkpoint(folder: Path, config_yaml: str, parts: dict[str, dict[str, Tensor]], card: str, max_file_bytes: int = 4 << 30) -> None:
-    """Writes or replaces a checkpoint. On an error the previous one stays.
+    """Writes or replaces a checkpoint. On an error the previous one stays; see `new_folder` for what is not replaced.
 
     A part larger than max_file_bytes is split between tensors; a single larger tensor gets a file of its own.
 
     Raises:
+        UserError: a folder that is no checkpoint of this tool.
         OSError: the disk is full, or the folder may not be written.
     """
     recover_folder(folder)
@@ -50,8 +60,9 @@ def write_checkpoint(folder: Path, config_yaml: str, parts: dict[str, dict[str, 
                 name = f"{part}.safetensors" if len(pieces) == 1 else f"{part}-{number:05d}-of-{len(pieces):05d}.safetensors"
                 save_tensors(new / name, {key: tensor.detach().cpu().contiguous() for key, tensor in piece.items()})
         files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in sorted(new.iterdir())}
-        write_file(new / MANIFEST, json.dumps({"format": FORMAT, "tool": f"ldm {__version__}", "files": files}, indent=1) + "\n")
-        write_file(new / "README.md", card)  # not in the manifest, so that its owner may edit it
+        about = {"format": FORMAT, "tool": f"ldm {__version__}", "card": hashlib.sha256(card.encode()).hexdigest()}
+        write_file(new / MANIFEST, json.dumps(about | {"files": files}, indent=1) + "\n")
+        write_file(new / "README.md", card)  # not among the files that are verified, so that its owner may edit it
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -72,6 +83,34 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
+def save_archive(path: Path, content: Any) -> None:
+    """Writes tensors in torch's own format.
+
+    Raises:
+        OSError: the disk is full, or the file may not be written.
+    """
+    with _Writer(io.FileIO(path, "w")) as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError:  # torch then reports only that its archive is incomplete
+            if file.error is None:
+                raise
+            raise OSError(file.error.errno, file.error.strerror, str(path)) from None
+
+
+class _Writer(io.BufferedWriter):
+    """A file that remembers why it could not be written."""
+
+    error: OSError | None = None
+
+    def write(self, content: Buffer, /) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            self.error = error
+            raise
+
+
 def _split(tensors: dict[str, Tensor], max_file_bytes: int) -> list[dict[str, Tensor]]:
     pieces: list[dict[str, Tensor]] = [{}]
     filled = 0
@@ -85,6 +124,34 @@ def _split(tensors: dict[str, Tensor], max_file_bytes: int) -> list[dict[str, Te
     return pieces
 
 
+def read_again(load: Callable[Concatenate[F, P], T]) -> Callable[Concatenate[F, P], T]:
+    """A function that reads a checkpoint folder, repeated if the folder was replaced meanwhile: it may have read some of each."""
+
+    @functools.wraps(load)
+    def steady(folder: F, /, *arguments: P.args, **keywords: P.kwargs) -> T:
+        for _ in range(READINGS):
+            before = _seal(folder)
+            try:
+                found = load(folder, *arguments, **keywords)
+            except (UserError, OSError):
+                if _seal(folder) == before:
+                    raise
+            else:
+                if _seal(folder) == before:
+                    return found
+        raise UserError(f"checkpoint {folder} was replaced {READINGS} times while it was read; read it when its run has ended")
+
+    return steady
+
+
+def _seal(folder: Path | str) -> bytes | None:
+    """The manifest, in which are the digests of all files."""
+    try:
+        return (standing_folder(Path(folder)) / MANIFEST).read_bytes()
+    except (OSError, ValueError):  # no such file; no such name
+        return None
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """An opened, verified checkpoint folder."""
@@ -94,6 +161,7 @@ class Checkpoint:
     files: tuple[str, ...]
 
     @staticmethod
+    @read_again
     def open(folder: Path | str, *, verified: bool = True) -> Checkpoint:
         """Opens a folder and verifies the size and sha256 of every file, unless `verified` is False because only the config is read.
 
@@ -118,7 +186,7 @@ class Checkpoint:
                 raise UserError(f"checkpoint {folder}: {name} was altered (its sha256 is not manifest.json's); copy it again")
         try:
             config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except UNREADABLE as error:
             raise UserError(f"checkpoint {folder}: config.yaml cannot be read ({' '.join(str(error).split())})") from error
         if not isinstance(config, dict):
             raise UserError(f"checkpoint {folder}: config.yaml must be a mapping of keys, found {type(config).__name__}")
@@ -169,11 +237,11 @@ def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files = {name: (int(file["bytes"]), str(file["sha256"])) for name, file in content["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"checkpoint {folder}: manifest.json is damaged; copy the whole folder again") from error
     check_format(content.get("format", 1), f"checkpoint {folder}")
     for name in files:
-        if Path(name).name != name:
+        if Path(name).name != name or "\0" in name:
             raise UserError(f"checkpoint {folder}: manifest.json names {name!r}, which is not a file of this folder")
     return files
 

@@ -15,7 +15,7 @@ def check_format(found: object, where: str) -> None:
     Raises:
         UserError: the format of a later version.
     """
-    if not isinstance(found, int) or not 1 <= found <= FORMAT:
+    if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= FORMAT:
         raise UserError(f"{where} is of format {found}; this version reads formats 1 to {FORMAT}: update it")
 
 

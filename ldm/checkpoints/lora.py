@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm.checkpoints.folder import Checkpoint, load_strictly, write_checkpoint
+from ldm.checkpoints.folder import Checkpoint, load_strictly, read_again, write_checkpoint
 from ldm.checkpoints.model import LatentDiffusionSpec, LoadedParts, denoiser_digest, load_latent_diffusion
 from ldm.config.loader import to_yaml
 from ldm.core.errors import UserError
@@ -63,6 +63,7 @@ def is_lora(folder: Path | str) -> bool:
     return Checkpoint.open(folder, verified=False).has(PART)
 
 
+@read_again
 def load_lora(folder: Path | str) -> LoadedLora:
     """A LoRA from its folder.
 
@@ -75,6 +76,7 @@ def load_lora(folder: Path | str) -> LoadedLora:
     return LoadedLora(spec=opened.spec(LoraSpec), tensors=opened.tensors(PART))
 
 
+@read_again
 def load_with_lora(folder: Path | str, lora: Path | str, scale: float, device: torch.device, precision: Precision = "fp32") -> LoadedParts:
     """Both stages from a checkpoint folder, changed by a LoRA.
 

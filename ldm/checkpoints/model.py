@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ldm.checkpoints.folder import Checkpoint, load_strictly, write_checkpoint
+from ldm.checkpoints.folder import Checkpoint, load_strictly, read_again, write_checkpoint
 from ldm.conditioning.conditioner import ConditionerConfig, Conditioners, build_conditioners
 from ldm.config.loader import to_yaml
 from ldm.core.errors import UserError
@@ -155,6 +155,7 @@ def write_latent_diffusion(
     write_checkpoint(folder, to_yaml(spec), {name: part for name, part in parts.items() if part}, card, max_file_bytes)
 
 
+@read_again
 def load_first_stage(folder: Path | str, device: torch.device) -> tuple[FirstStage, AutoencoderSpec, dict[str, Tensor]]:
     """The frozen first stage of a stage-one or stage-two checkpoint, its spec, and its weights as stored.
 
@@ -239,6 +240,7 @@ def located(spec: LatentDiffusionSpec, folder: Path) -> LatentDiffusionSpec:
     return dataclasses.replace(spec, conditioning=conditioning, frozen=frozen)
 
 
+@read_again
 def denoiser_digest(folder: Path | str) -> str:
     """Hex sha256 of a checkpoint's denoiser as it is stored, see `weights_digest`. A LoRA identifies its base by it.
 
@@ -258,6 +260,7 @@ class LoadedParts:
     conditioners: Conditioners
 
 
+@read_again
 def load_latent_diffusion(folder: Path | str, device: torch.device, precision: Precision = "fp32") -> LoadedParts:
     """Both stages from a checkpoint folder.
 

@@ -39,10 +39,14 @@ class TextConditioner(Conditioner[tuple[str, ...]]):
         """A text.
 
         Raises:
-            UserError: an empty one.
+            UserError: an empty one; one that is no Unicode.
         """
         if not str(value).strip():
             raise UserError("the prompt is empty: say what to draw, or leave it out for images of nothing in particular")
+        try:
+            str(value).encode()
+        except UnicodeEncodeError as error:
+            raise UserError("the prompt has bytes that are not UTF-8: type it in a terminal whose encoding is UTF-8") from error
         return (str(value),)
 
     def tokens_read(self) -> tuple[PreTrainedTokenizerBase, int] | None:

@@ -25,6 +25,8 @@ from ldm.core.settings import Limit
 T = TypeVar("T")
 
 COMMAND_LINE_ONLY = ("data.allow_remote",)  # what a config file cannot set: it lets a run fetch URLs and start commands
+UNREADABLE = (OSError, yaml.YAMLError, ValueError, AttributeError, RecursionError)  # what reading a text as YAML raises: some is PyYAML's
+LARGEST = 2**63  # from which on no number fits into 64 bits
 
 
 def load(path: Path | str, schema: type[T], overrides: Sequence[str] = ()) -> T:
@@ -61,7 +63,9 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
             OmegaConf.update(config, key, given["value"], merge=False)
         _refuse_resolvers(OmegaConf.to_container(config, resolve=False), path)
         content = OmegaConf.to_container(config, resolve=True)
-    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError, ValueError, RecursionError, OverflowError) as error:
+    except UserError:
+        raise
+    except (OmegaConfBaseException, *UNREADABLE) as error:
         raise UserError(f"config {path}: {' '.join(str(error).split())[:300] or type(error).__name__}") from error
     if not isinstance(content, dict):
         raise UserError(f"config {path}: must be a mapping of keys, found {type(content).__name__}")
@@ -155,6 +159,10 @@ def _value(content: Any, wanted: Any, path: str) -> Any:
 def _plain(content: Any, wanted: Any, path: str) -> Any:
     if wanted == Limit:
         return math.inf if content in (math.inf, "inf") else _plain(content, float, path)
+    if isinstance(content, int) and abs(content) >= LARGEST:
+        raise _mismatch(content, "smaller than 2^63", path)
+    if isinstance(content, str) and "\0" in content:
+        raise _mismatch(content, "text without the character NUL", path)
     if wanted is float and isinstance(content, int) and not isinstance(content, bool):
         return float(content)
     if wanted is float and isinstance(content, str):  # YAML 1.1 reads 1e-6 as a string
@@ -170,7 +178,11 @@ def _plain(content: Any, wanted: Any, path: str) -> Any:
 
 
 def _mismatch(content: Any, wanted: str, path: str) -> UserError:
-    return UserError(f"{_at(path)}: must be {wanted}, got {content!r}")
+    try:
+        got = repr(content)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        got = "a number of thousands of digits"
+    return UserError(f"{_at(path)}: must be {wanted}, got {got if len(got) < 200 else f'{got[:200]}...'}")
 
 
 def _union(content: Any, arguments: tuple[Any, ...], path: str) -> Any:
@@ -206,7 +218,7 @@ def _family(content: Any, family: type[Family], path: str) -> Family:
     name = content.pop("kind", None)
     if name is None:
         raise UserError(f"{_at(path)}: needs `kind:`; allowed: {', '.join(family.kinds())}")
-    if name not in family.kinds():
+    if not isinstance(name, str) or name not in family.kinds():
         raise unknown(f"kind at {_at(path)}:", name, family.kinds())
     part: Family = _dataclass(content, family.of_kind(name), path)
     return part

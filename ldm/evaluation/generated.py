@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,12 +9,14 @@ from pathlib import Path
 from torch import Tensor
 
 from ldm.core.errors import UserError
+from ldm.core.files import Outputs
+from ldm.core.ownership import fits, recorded_in
 from ldm.evaluation.conditions import EvaluationConditions
 from ldm.pipelines.canvas import to_pil
 from ldm.pipelines.sampling import Progress, Sampling, shifted
 
 FOLDER = "pictures"
-RECORD = "saved_pictures"  # key of the JSON that says how many an evaluation left in FOLDER
+COUNT = "saved_pictures"  # key of the JSON that says how many an evaluation left in FOLDER
 
 
 def made(conditions: EvaluationConditions, how: Sampling) -> Iterator[Tensor]:
@@ -51,7 +52,7 @@ class SavedImages:
         return self.out / FOLDER
 
     def check(self) -> None:
-        """Refuses, before any work, a folder in which there is more than what the last evaluation there says that it left.
+        """Refuses, before any work, a folder in which there is more than what the last evaluation left, or something changed since.
 
         Raises:
             UserError: so it is.
@@ -62,7 +63,9 @@ class SavedImages:
             raise UserError(f"{self.path} is a file; the pictures need a folder of that name: choose another --out")
         other = sorted({path.name for path in self.path.iterdir()} - self._earlier())
         if other:
-            raise UserError(f"{self.path} holds {other[0]}, which is of no finished evaluation: move it away, or choose another --out")
+            raise UserError(
+                f"{self.path} holds {other[0]}, which is of no finished evaluation, or was changed since: move it, or choose another --out"
+            )
 
     def clear(self) -> None:
         """Removes what the last evaluation left, and the folder if nothing else is in it."""
@@ -77,12 +80,14 @@ class SavedImages:
         for number, image in enumerate(to_pil(images), first):
             image.save(self.path / _name(number))
 
+    def finish(self, count: int) -> None:
+        """Records so many pictures as this tool's."""
+        Outputs(self.out).record(f"{FOLDER}/{_name(number)}" for number in range(count))
+
     def _earlier(self) -> set[str]:
-        try:
-            count = json.loads((self.out / "evaluation.json").read_text(encoding="utf-8"))[RECORD]
-            return {_name(number) for number in range(count)}
-        except (OSError, ValueError, KeyError, TypeError):
-            return set()
+        """What the last evaluation left, and nobody changed since."""
+        listed = {Path(name): marks for name, marks in recorded_in(self.out).items()}
+        return {name.name for name, marks in listed.items() if name.parent == Path(FOLDER) and fits(self.out / name, marks)}
 
 
 def _name(number: int) -> str:

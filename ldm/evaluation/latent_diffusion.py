@@ -17,7 +17,7 @@ from ldm.data.sample_transform import Split
 from ldm.evaluation.conditions import EvaluationConditions
 from ldm.evaluation.dataset import DrawnFrom, Preprocessing, Result, held_out_images, in_training_set, training_images
 from ldm.evaluation.first_stage import LATENT, reconstructions
-from ldm.evaluation.generated import RECORD, SavedImages, made
+from ldm.evaluation.generated import COUNT, SavedImages, made
 from ldm.evaluation.judge import Judge, Verdict
 from ldm.evaluation.likelihood import bits_per_dim
 from ldm.evaluation.likelihood_task import LikelihoodConfig
@@ -140,7 +140,7 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig
         metrics += bits.metrics
         about["bits_per_dim"] = bits.about
     if config.folder is not None:
-        about[RECORD] = how.num_images
+        about[COUNT] = how.num_images
     trained = in_training_set(source, training) if is_held_out else []
     data = {**about["data"], "held_out_in_training": len(trained)}
     remarks = (Finding("held-out pictures that are in the training set too", tuple(trained)).line(),) if trained else ()
@@ -170,6 +170,8 @@ def _seen(
         if folder is not None:
             folder.add(images, count)
         count += len(images)
+    if folder is not None:
+        folder.finish(count)
     return torch.cat(features), torch.cat(logits)
 
 

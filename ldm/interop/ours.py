@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ldm.checkpoints.folder import Checkpoint
+from ldm.checkpoints.folder import Checkpoint, read_again
 from ldm.checkpoints.model import LatentDiffusionSpec, located
 from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
 from ldm.conditioning.conditioner import Conditioner
@@ -33,6 +33,7 @@ class Ours:
     conditioner: dict[str, Tensor]
 
     @staticmethod
+    @read_again
     def open(folder: Path) -> Ours:
         """The checkpoint in a folder.
 

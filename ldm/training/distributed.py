@@ -8,7 +8,11 @@ gradient, with no bucket that is rebuilt and no parameter that must be declared 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -17,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 LONGEST_WAIT = timedelta(hours=12)  # the first process encodes, measures and evaluates while the others wait
+GRACE = 30.0  # seconds in which a worker whose torchrun has ended may save its state; as many as torchrun itself gives
 BUCKET_ELEMENTS = 8_000_000  # 32 MB of float32 a message
 
 
@@ -35,6 +40,8 @@ class World:
         device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         if size > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
         return World(rank, size, device)
@@ -46,6 +53,17 @@ class World:
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+    def on_first(self, work: Callable[[], None]) -> None:
+        """Has the first process do something while the others wait. If it fails there, it says so, and the others end without a word."""
+        if self.is_first:
+            try:
+                work()
+            except BaseException:
+                self.any(True)
+                raise
+        if self.any(False):
+            sys.exit(2)
 
     def part(self, count: int) -> tuple[int, int]:
         """This rank's share [start, stop) of `count` samples; the first ranks get one more where it does not divide."""
@@ -84,3 +102,12 @@ class World:
         """All ranks reach this line before any goes on."""
         if self.size > 1:
             dist.barrier()
+
+
+def _end_with(parent: int) -> None:
+    """Stops this process when its parent has ended: as by Ctrl-C, and if that takes too long at once. A torchrun that is killed cannot."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -24,7 +24,7 @@ from ldm.training.distributed import World
 from ldm.training.ema import Ema
 from ldm.training.preflight import SPEED_STEPS, sizes, speed
 from ldm.training.run_folder import RunFolder
-from ldm.training.state import is_published, load_state, mark_published, recover_states, save_state
+from ldm.training.state import is_published, load_state, mark_published, save_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,14 +107,15 @@ class _Stop:
                 signal.signal(number, handler)
 
 
-def fit(task: Task, config: TrainConfig, run: RunFolder, config_yaml: str, seed: int, world: World) -> bool:
+def fit(task: Task, config: TrainConfig, run: RunFolder, seed: int, world: World) -> bool:
     """Trains from the run folder's newest state, or from the start, to `config.steps`.
 
     Returns:
         True if the run is finished, False if a signal stopped it after a saved state.
 
     Raises:
-        UserError: a loss or gradient is not finite; nothing of that step has reached weights or average.
+        UserError: a loss or gradient is not finite, and nothing of that step has reached weights or average; or weights are not, and they
+            are not saved.
     """
     if config.batch_size < world.size:
         raise UserError(
@@ -130,7 +131,7 @@ def fit(task: Task, config: TrainConfig, run: RunFolder, config_yaml: str, seed:
         engine.publish(first_step - 1)
     if first_step > config.steps:
         return True
-    run.open(config_yaml, first_step - 1)
+    run.open(first_step - 1)
     stop = _Stop()
     try:
         with stop.listening():
@@ -144,11 +145,12 @@ class _Engine:
         self.task, self.config, self.run, self.seed, self.world = task, config, run, seed, world
         self.optimizers = {name: config.optimizer.build(group) for name, group in task.groups.items()}
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
+        self.saved = 0  # step of the newest state
 
     def restore(self) -> int:
         """Loads the newest state; returns its step, 0 if there is none."""
         if self.world.is_first:
-            recover_states(self.run.state_path)
+            self.run.recover()
         self.world.wait()
         found = load_state(self.run.state_path, self.world.device)
         if found is None:
@@ -165,11 +167,14 @@ class _Engine:
             average.module.load_state_dict(content["averaged"][name])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(content["optimizers"][name])
-        self.scaler.load_state_dict(content["scaler"])
+        if content["scaler"]:  # none before a change to fp16
+            self.scaler.load_state_dict(content["scaler"])
+        self.saved = step
         return step
 
     def save(self, step: int) -> None:
         """State first, then the loadable checkpoint made from it."""
+        self._refuse_non_finite_weights(step)
         if self.world.is_first:
             content = {
                 "data": self.task.data_digest,
@@ -179,6 +184,7 @@ class _Engine:
                 "scaler": self.scaler.state_dict(),
             }
             save_state(self.run.state_path, step, content)
+        self.saved = step
         self.publish(step)
 
     def publish(self, step: int) -> None:
@@ -224,7 +230,8 @@ class _Engine:
                     if last or stopping or step % config.checkpoint_every == 0 or config.keeps(step):
                         self.save(step)
                 if stopping and not last:
-                    bar.write(f"stopped after step {step}, state saved; the same command goes on from here", file=sys.stdout)
+                    if self.world.is_first:
+                        bar.write(f"stopped after step {step}, state saved; the same command goes on from here", file=sys.stdout)
                     return False
         return True
 
@@ -277,8 +284,22 @@ class _Engine:
             keys = ", ".join(self.task.keys(batch)[:16])
             raise UserError(
                 f"step {step}: {', '.join(bad)} is not a finite number; weights and average are as before it. Batch: {keys}. "
-                "Look at those pictures, lower train.optimizer.learning_rate, or train in fp32; the same command resumes."
+                f"Look at those pictures; {self._advice}"
             )
+
+    def _refuse_non_finite_weights(self, step: int) -> None:
+        modules = {**self.task.trained, **{f"average of {name}": average.module for name, average in self.task.averaged.items()}}
+        for name, module in modules.items():
+            bad = [key for key, tensor in module.state_dict().items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+            if bad:
+                raise UserError(
+                    f"step {step}: {name} has {len(bad)} tensors that are not finite, {bad[0]} first; not saved: {self._advice}"
+                )
+
+    @property
+    def _advice(self) -> str:
+        where = f"goes on from step {self.saved}" if self.saved else "starts again, since no step was saved yet"
+        return f"lower train.optimizer.learning_rate, or set train.precision=fp32; the same command with that {where}."
 
     def evaluate(self, step: int, bar: tqdm[Any]) -> dict[str, float]:
         """Numbers and sample grid, on the first process; the others wait."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, TextIO
@@ -13,16 +16,18 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from ldm.core.files import write_file
+from ldm.core.errors import UserError
+from ldm.core.files import recover_all, write_file
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+NAMES = ("config.yaml", "metrics.jsonl", "report.txt", "curves.png", "samples", "state", "checkpoint", "checkpoints", "lora", "latents")
 LOGARITHMIC = 20  # a curve that falls from so many times its median would be a flat line
 
 
 class RunFolder:
-    """The folder of one run; only the first process writes to it."""
+    """The folder of one run; only the first process writes to it, under `NAMES` and TensorBoard's."""
 
     def __init__(self, path: Path, is_writer: bool) -> None:
         self.path = path
@@ -50,19 +55,25 @@ class RunFolder:
     def report_path(self) -> Path:
         return self.path / "report.txt"
 
-    def open(self, config_yaml: str, step: int) -> None:
-        """Writes the config, cuts the lines of metrics and report of steps past the restored one, and opens the logs."""
+    def recover(self) -> None:
+        """Cleans up after a kill; for the holder of the run's lock, beside whom nobody writes here."""
+        for folder in (self.path, self.path / "samples", self.state_path, self.path / "checkpoints"):
+            recover_all(folder, alone=True)
+
+    def open(self, step: int) -> None:
+        """Cuts the lines of metrics and report of steps past the restored one, and opens the logs.
+
+        Raises:
+            UserError: `metrics.jsonl` or `report.txt` has lines that no run writes.
+        """
         if not self.is_writer:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        write_file(self.path / "config.yaml", config_yaml)
-        if self.metrics_path.exists():
-            kept = [line for line in self.metrics_path.read_text().splitlines() if _step_of(line, step) <= step]
-            write_file(self.metrics_path, "".join(f"{line}\n" for line in kept))
-        if self.report_path.exists():
-            kept = [line for line in self.report_path.read_text().splitlines() if _step_of_note(line, step) <= step]
-            write_file(self.report_path, "".join(f"{line}\n" for line in kept))
+        self.path.mkdir(parents=True, exist_ok=True)
+        for path, step_of in ((self.metrics_path, _step_of), (self.report_path, _step_of_note)):
+            if path.exists():
+                write_file(path, "".join(f"{line}\n" for line in _lines(path, step_of) if step_of(line) <= step))
         self._metrics = open(self.metrics_path, "a")  # noqa: SIM115 - open for the whole run
         self._board = SummaryWriter(str(self.path), purge_step=step + 1)
 
@@ -86,9 +97,10 @@ class RunFolder:
         if not self.is_writer or self._board is None:
             return
         path = self.path / "samples" / f"step-{step:08d}.png"
-        path.parent.mkdir(exist_ok=True)
         bytes_ = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-        to_pil_image(bytes_).save(path)
+        png = io.BytesIO()
+        to_pil_image(bytes_).save(png, "PNG")
+        write_file(path, png.getvalue())
         self._board.add_image("samples", bytes_, step)
 
     def draw_curves(self) -> None:
@@ -104,7 +116,7 @@ class RunFolder:
         for line in self.metrics_path.read_text().splitlines():
             row = json.loads(line)
             for name, value in row.items():
-                if name not in ("step", "samples_per_second", "learning_rate"):
+                if name not in ("step", "samples_per_second", "learning_rate") and math.isfinite(value):
                     series[name].append((row["step"], value))
         if not series:
             return
@@ -125,10 +137,10 @@ class RunFolder:
             axis.grid(alpha=0.3)
         for axis in list(axes.flat)[len(series) :]:
             axis.axis("off")
-        temporary = self.path / ".curves.tmp.png"
-        figure.savefig(temporary, dpi=110)
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=110)
         pyplot.close(figure)
-        temporary.replace(self.path / "curves.png")
+        write_file(self.path / "curves.png", png.getvalue())
 
     def close(self) -> None:
         if self._metrics is not None and self._board is not None:
@@ -136,18 +148,40 @@ class RunFolder:
             self._board.close()
 
 
-def _step_of(line: str, limit: int) -> int:
-    """The step of a metrics line; a line that a kill cut short counts as past the limit."""
-    try:
-        return int(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError):
-        return limit + 1
+def _lines(path: Path, step_of: Callable[[str], int]) -> list[str]:
+    """The whole lines of a log. The last may be cut short by a kill, and is left out then.
+
+    Raises:
+        UserError: another line is not of a run's.
+    """
+    *whole, cut = path.read_bytes().split(b"\n")
+    found = []
+    for number, line in enumerate([*whole, cut] if cut else whole, 1):
+        try:
+            text = line.decode()
+            step_of(text)
+            found.append(text)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            if number <= len(whole):
+                raise UserError(
+                    f"{path}, line {number}: no run writes such a line ({line[:60]!r}): remove it, or move the file away"
+                ) from error
+    return found
 
 
-def _step_of_note(line: str, limit: int) -> int:
-    """The step of a line of the report; a line that a kill cut short counts as past the limit."""
-    found = re.match(r"step (\d+): ", line)
-    return int(found[1]) if found else limit + 1
+def _step_of(line: str) -> int:
+    """The step of a line of the metrics, all of whose values are numbers."""
+    row = json.loads(line)
+    _ = [math.isfinite(value) for value in row.values()]  # an error for what is no number
+    return int(row["step"])
+
+
+def _step_of_note(line: str) -> int:
+    """The step of a line of the report."""
+    found = re.match(r"step (\d{1,18}): ", line)
+    if found is None:
+        raise ValueError
+    return int(found[1])
 
 
 def _smooth(values: tuple[float, ...]) -> list[float]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import pickle
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ldm.checkpoints.folder import save_archive
 from ldm.core.errors import UserError
-from ldm.core.files import new_folder, recover_folder, sha256_of, write_file
+from ldm.core.files import new_folder, remove_folder, sha256_of, write_file
 
 _NAME = re.compile(r"step-(\d{8})")
 
@@ -24,18 +24,11 @@ _NAME = re.compile(r"step-(\d{8})")
 def save_state(folder: Path, step: int, content: dict[str, Any]) -> None:
     """Writes the state of a step, then removes older ones."""
     with new_folder(folder / f"step-{step:08d}") as new:
-        with open(new / "state.pt", "wb") as file:
-            torch.save(content, file)
+        save_archive(new / "state.pt", content)
         write_file(new / "manifest.json", json.dumps({"step": step, "sha256": sha256_of(new / "state.pt")}))
-    for other_step, other in _states(folder):
+    for other_step, other in states(folder):
         if other_step != step:
-            shutil.rmtree(other)
-
-
-def recover_states(folder: Path) -> None:
-    """Removes what a killed `save_state` left; by one process, before any loads."""
-    for leftover in list(folder.glob(".step-*")):
-        recover_folder(folder / leftover.name.split(".")[1])
+            remove_folder(other)
 
 
 def load_state(folder: Path, device: torch.device) -> tuple[int, dict[str, Any]] | None:
@@ -44,18 +37,20 @@ def load_state(folder: Path, device: torch.device) -> tuple[int, dict[str, Any]]
     Raises:
         UserError: the state was truncated or altered.
     """
-    states = _states(folder)
-    if not states:
+    found = states(folder)
+    if not found:
         return None
-    step, path = states[-1]
-    advice = f"restore that folder, or delete {folder} to start the run again"
+    step, path = found[-1]
+    advice = f"restore that folder; or go on from the run's checkpoint in a new --run-dir, with init_from={folder.parent / 'checkpoint'}"
     try:
         wanted = json.loads((path / "manifest.json").read_text())["sha256"]
         if sha256_of(path / "state.pt") != wanted:
             raise UserError(f"training state {path} was truncated or altered (sha256 differs): {advice}")
         return step, torch.load(path / "state.pt", map_location=device, weights_only=True)
-    except (OSError, KeyError, json.JSONDecodeError, pickle.UnpicklingError, RuntimeError) as error:
-        raise UserError(f"training state {path} cannot be read ({error}): {advice}") from error
+    except UserError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, EOFError, pickle.UnpicklingError, RuntimeError) as error:
+        raise UserError(f"training state {path} cannot be read ({type(error).__name__}: {error}): {advice}") from error
 
 
 def mark_published(folder: Path, step: int) -> None:
@@ -67,7 +62,8 @@ def is_published(folder: Path, step: int) -> bool:
     return (folder / f"step-{step:08d}" / "published").exists()
 
 
-def _states(folder: Path) -> list[tuple[int, Path]]:
+def states(folder: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of each saved state, the newest last."""
     if not folder.is_dir():
         return []
     return sorted((int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)))

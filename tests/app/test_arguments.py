@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 from ldm.app import cli
+from ldm.app.arguments import prepare_data
+from ldm.core.errors import UserError
 from ldm.diffusion.grid import Grid
 from ldm.samplers.sampler import Sampler
 
@@ -94,6 +98,39 @@ def test_torch_out_of_memory_is_one_line_and_other_faults_keep_their_traceback(c
 
     with pytest.raises(SystemExit, match="2"):
         cli.run(out_of_memory)
-    assert re.fullmatch(r"error: out of GPU memory \(CUDA out of memory[^\n]+ 2 GiB\.\)[^\n]+\n", capsys.readouterr().err)
+    assert re.fullmatch(r"error: out of memory \(CUDA out of memory[^\n]+ 2 GiB\.\)[^\n]+\n", capsys.readouterr().err)
     with pytest.raises(RuntimeError, match="ours"):
         cli.run(fault)
+
+
+def _killed_reader() -> None:
+    class Data(torch.utils.data.Dataset[int]):
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> int:
+            os.kill(os.getpid(), signal.SIGKILL)
+            return index
+
+    list(torch.utils.data.DataLoader(Data(), num_workers=1, multiprocessing_context="fork"))
+
+
+FAULTS: dict[str, tuple[Callable[[], object], str]] = {
+    "a data worker that was killed": (_killed_reader, "a process that reads data has ended .*lower data.workers.*the same command goes on"),
+    "no memory for a tensor": (lambda: torch.empty(2**60, dtype=torch.uint8), "out of memory .*train.accumulate"),
+    "no memory in Python": (lambda: bytearray(2**60), "out of memory: .*train.accumulate"),
+    "a limit of file size": (lambda: (_ for _ in ()).throw(OSError(errno.EFBIG, "File too large", "x")), "disk full while writing x"),
+}
+
+
+@pytest.mark.parametrize("fault, said", FAULTS.values(), ids=FAULTS)
+def test_what_the_machine_lacks_is_one_line(fault: Callable[[], object], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.run(lambda _: fault() and None)
+    assert re.fullmatch(f"error: {said}[^\n]*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("size", ["inf", "nan", "1e400"])
+def test_a_size_of_shards_is_a_number(size: str) -> None:
+    with pytest.raises(UserError, match="--shard-size must be a number of MiB"):
+        prepare_data.main(["photos", "--out", "set", "--shard-size", size])

@@ -21,7 +21,8 @@ from tiny_runs import FORKS, Mishap, arguments, checkpoint, finish, metrics, sta
 
 from ldm.checkpoints.folder import Checkpoint, write_checkpoint
 from ldm.checkpoints.model import load_first_stage
-from ldm.training.state import load_state, mark_published, recover_states, save_state
+from ldm.core.files import recover_all
+from ldm.training.state import load_state, mark_published, save_state
 
 STEPS = 12
 CPU = torch.device("cpu")
@@ -124,7 +125,7 @@ def test_killed_at_every_change_on_disk(tmp_path: Path) -> None:
         for step, weight in ((state_step, content["weight"]), (opened.config["step"], opened.tensors("first_stage")["weight"])):
             torch.testing.assert_close(weight, torch.full_like(weight, step))
         found.append((state_step, opened.config["step"]))
-        recover_states(run / "state")
+        recover_all(run / "state", alone=True)
         _save(run, 3)
         assert sorted(path.name for path in (*run.iterdir(), *run.glob("state/*"))) == ["checkpoint", "state", "step-00000003"]
     assert found == sorted(found) and set(found) == {(1, 1), (2, 1), (2, 2)}

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from ldm.app import cli
 from ldm.app.arguments import img2img, inpaint, sample, txt2img, upscale
 from ldm.core.errors import UserError
+from ldm.core.ownership import RECORD
 
 ROOT = Path(__file__).parents[2]
 MAINS = {"txt2img": txt2img.main, "sample": sample.main, "inpaint": inpaint.main, "img2img": img2img.main, "upscale": upscale.main}
@@ -70,6 +71,11 @@ def call(script: str, arguments: str | Sequence[str], monkeypatch: pytest.Monkey
     return int(left.value.code)
 
 
+def names_in(folder: Path) -> list[str]:
+    """What a user sees in a folder: without the record of what the scripts wrote."""
+    return sorted(path.name for path in folder.iterdir() if path.name != RECORD)
+
+
 GOOD = {
     "txt2img": ["--model", "model", "--prompt", "a red heart", "--steps", "1"],
     "sample": "--model plain --steps 1".split(),
@@ -83,7 +89,7 @@ GOOD = {
 def test_what_a_script_leaves(home, script, monkeypatch, capsys):
     assert call(script, [*GOOD[script], "--num-images", "3", "--seed", "7", "--out", "made/here"], monkeypatch) == 0
     out = home / "made" / "here"
-    assert sorted(f.name for f in out.iterdir()) == ["000.png", "001.png", "002.png", "grid.png", "parameters.json"]
+    assert names_in(out) == ["000.png", "001.png", "002.png", "grid.png", "parameters.json"]
     assert capsys.readouterr().out.splitlines()[-1] == "3 pictures, grid.png and parameters.json in made/here"
 
     parameters = json.loads((out / "parameters.json").read_text())
@@ -163,32 +169,42 @@ def test_a_second_call_leaves_no_mix(home, monkeypatch):
     for own in ("010.png", "notes.txt"):
         (home / "made" / own).write_text("mine")
     assert call("sample", [*GOOD["sample"], "--num-images", "2", "--out", "made"], monkeypatch) == 0
-    assert sorted(f.name for f in (home / "made").iterdir()) == [
-        "000.png",
-        "001.png",
-        "010.png",
-        "grid.png",
-        "notes.txt",
-        "parameters.json",
-    ]
+    assert names_in(home / "made") == ["000.png", "001.png", "010.png", "grid.png", "notes.txt", "parameters.json"]
 
 
-def test_an_altered_parameters_file_removes_nothing(home, monkeypatch):
+@pytest.mark.parametrize("listed", ["../photo.png", "/etc/x.png", "", "a\0b", 3])
+def test_a_forged_record_removes_nothing(home, listed, monkeypatch):
+    """A record that lists anything outside its folder is no record."""
     (home / "made").mkdir()
-    (home / "made" / "parameters.json").write_text('{"tool": "ldm 1", "pictures": ["../photo.png", "/etc/x.png", 3, "mine.png"]}')
-    (home / "made" / "mine.png").write_text("mine")
+    files = {"mine.png": ["0"], "5.png": [], str(listed) if listed != 3 else "3.png": 3}
+    (home / "made" / RECORD).write_text(json.dumps({"tool": "ldm 1", "files": files}))
+    (home / "made" / "5.png").write_text("mine")
     assert call("sample", [*GOOD["sample"], "--num-images", "1", "--out", "made"], monkeypatch) == 0
-    assert (home / "photo.png").is_file() and (home / "made" / "mine.png").is_file()
+    assert (home / "photo.png").is_file() and (home / "made" / "5.png").read_text() == "mine"
 
 
+@pytest.mark.parametrize("earlier", [0, 3])
 @pytest.mark.parametrize("name", ["001.png", "grid.png", "parameters.json"])
-def test_a_users_own_file_is_never_overwritten(home, name, monkeypatch, capsys):
-    (home / "album").mkdir()
+def test_a_users_own_file_is_never_overwritten(home, name, earlier, monkeypatch, capsys):
+    """Nor one of an earlier call that was painted over since."""
+    if earlier:
+        assert call("sample", [*GOOD["sample"], "--num-images", str(earlier), "--out", "album"], monkeypatch) == 0
+    (home / "album").mkdir(exist_ok=True)
     content = (home / "photo.png").read_bytes() if name.endswith(".png") else b'{"tool": "mine"}'
     (home / "album" / name).write_bytes(content)
+    before = {path.name: path.read_bytes() for path in (home / "album").iterdir()}
     assert call("sample", [*GOOD["sample"], "--num-images", "2", "--out", "album"], monkeypatch) == 2
-    assert f"--out album: {name} in it is not from this script" in capsys.readouterr().err
-    assert [(path.name, path.read_bytes()) for path in (home / "album").iterdir()] == [(name, content)]
+    assert f"album/{name} is not from this tool, or was changed since" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (home / "album").iterdir()} == before
+
+
+def test_a_picture_that_was_painted_over_stays_when_fewer_follow(home, monkeypatch):
+    for count in (4, 2):
+        assert call("sample", [*GOOD["sample"], "--num-images", str(count), "--out", "album"], monkeypatch) == 0
+        (home / "album" / "003.png").write_bytes(b"mine")
+        (home / "album" / "notes.txt").write_text("mine")
+    assert names_in(home / "album") == ["000.png", "001.png", "003.png", "grid.png", "notes.txt", "parameters.json"]
+    assert (home / "album" / "003.png").read_bytes() == b"mine"
 
 
 def test_inpaint_keeps_known_pixels_in_the_file(home, monkeypatch):
@@ -312,9 +328,12 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_pictures(home, monkeypatch, 
     old = (home / "made" / "000.png").read_bytes()
     capsys.readouterr()
 
+    write = Path.write_bytes
+
     def full(self: Path, content: bytes) -> int:
-        with open(self, "wb") as file:
-            file.write(content[:10])
+        if "000.png" not in self.name:
+            return write(self, content)
+        write(self, content[:10])
         raise OSError(errno.ENOSPC, "No space left on device", str(self))
 
     monkeypatch.setattr(Path, "write_bytes", full)
@@ -322,7 +341,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_pictures(home, monkeypatch, 
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: disk full while writing") and "000.png" in line
     assert (home / "made" / "000.png").read_bytes() == old
-    assert sorted(f.name for f in (home / "made").iterdir()) == ["000.png", "grid.png", "parameters.json"]
+    assert names_in(home / "made") == ["000.png", "grid.png", "parameters.json"]
 
 
 def python(*words: str) -> subprocess.CompletedProcess[str]:

@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from tiny_runs import arguments, finish, metrics, start, start_two, state
 
+from ldm.training.lock import locked
+
 STEPS = 3
 LEARNING_RATE = 1e-3  # of the tiny runs
 CHANGES = {
@@ -76,3 +78,14 @@ def test_one_process_asked_to_stop_stops_both(squares: Path, tiny: Callable[...,
     for process in processes:
         finish(process, log)
     assert [path.name for path in (run / "state").iterdir()] == [f"step-{len(metrics(run)):08d}"]
+
+
+def test_a_folder_in_use_is_refused_once_by_two_processes(squares: Path, tmp_path: Path) -> None:
+    run, log = tmp_path / "run", tmp_path / "run.log"
+    run.mkdir()
+    with locked(run):
+        for process in start_two("train_vae", arguments("vae", run, squares), log):
+            finish(process, log, 2)
+    said = [line for line in log.read_text().splitlines() if "error" in line.lower()]
+    assert len(said) == 1 and f"in use by another training (process {os.getpid()} on host" in said[0]
+    assert list(run.iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from ldm.checkpoints.model import LoadedParts, load_first_stage, load_latent_dif
 from ldm.conditioning.conditioner import Conditioners
 from ldm.config.loader import dump
 from ldm.core.errors import UserError
-from ldm.core.files import sha256_of
+from ldm.core.files import _beside, sha256_of
 
 ALL = ("text", "class", "mask", "map")
 CPU = torch.device("cpu")
@@ -233,8 +234,8 @@ def test_a_full_disk_leaves_the_checkpoint_that_was_there(model, monkeypatch, wr
 
 
 def test_a_kill_between_the_renames_is_repaired_by_the_next_write(model, write_model):
-    model.rename(model.parent / ".model.old-1")
-    (model.parent / ".model.tmp-1").mkdir()
+    model.rename(_beside(model, "old"))
+    _beside(model, "tmp").mkdir()
     write_model(model, ("class", "mask"))
     assert [f.name for f in model.parent.iterdir()] == ["model"]
     assert load_latent_diffusion(model, CPU).spec.name == "tiny"
@@ -258,3 +259,53 @@ def test_unknown_keys_of_a_first_stage_are_refused(tmp_path, model):
     edit_config(tmp_path / "first", lambda c: c.update(sice=16))
     with pytest.raises(UserError, match=r"unknown config key 'sice'.*Did you mean 'size'"):
         load_first_stage(tmp_path / "first", CPU)
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(tmp_path, write_model, monkeypatch):
+    """After each file that is read, another model of the same shapes takes its place, twice: what is loaded is all of the last."""
+    place, others = write_model(tmp_path / "model", ("class",)), []
+    for number in (1, 2):
+        other = write_model(tmp_path / f"other-{number}", ("class",))
+        for part in ("denoiser", "conditioner"):
+            stored = load_file(other / f"{part}.safetensors")
+            save_file({name: value + number for name, value in stored.items()}, other / f"{part}.safetensors")
+        others.append(sealed(other))
+    wanted = weights_of(load_latent_diffusion(others[-1], CPU))
+    read = folder_module._read
+
+    def slow(file, dtypes):
+        found = read(file, dtypes)
+        if others:
+            shutil.rmtree(place)
+            others.pop(0).rename(place)
+        return found
+
+    monkeypatch.setattr(folder_module, "_read", slow)
+    assert_close(weights_of(load_latent_diffusion(place, CPU)), wanted, rtol=0, atol=0)
+
+
+def test_a_checkpoint_that_is_gone_while_it_is_read_is_refused(model, monkeypatch):
+    monkeypatch.setattr(folder_module, "_read", lambda file, dtypes: shutil.rmtree(file.parent) or load_file(file))
+    with pytest.raises(UserError, match="no such folder"):
+        load_latent_diffusion(model, CPU)
+
+
+def test_replacing_a_checkpoint_keeps_its_owners_card_and_notes(tmp_path):
+    """Twice: the second time what was kept is a user's file like any other."""
+    place = tmp_path / "m"
+    write_checkpoint(place, "a: 1", {"denoiser": {"w": torch.zeros(2)}}, "the card")
+    (place / "README.md").write_text("my card")
+    (place / "notes.txt").write_text("mine")
+    for number in (2, 3):
+        write_checkpoint(place, f"a: {number}", {"denoiser": {"w": torch.ones(2)}}, f"card {number}")
+    found = {path.name: path.read_text() for path in place.iterdir() if path.suffix in (".md", ".txt", ".yaml")}
+    assert found == {"README.md": "card 3", "README.kept.md": "my card", "notes.txt": "mine", "config.yaml": "a: 3"}
+    Checkpoint.open(place)
+
+
+def test_a_folder_that_is_no_checkpoint_is_not_replaced_by_one(tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "a.jpg").write_text("mine")
+    with pytest.raises(UserError, match="checkpoint was not written by this tool"):
+        write_checkpoint(tmp_path / "checkpoint", "a: 1", {}, "")
+    assert [path.name for path in tmp_path.rglob("*")] == ["checkpoint", "a.jpg"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,7 +12,7 @@ import yaml
 from ldm.app.cli import Parser
 from ldm.app.train_ldm import TrainLDM
 from ldm.app.train_vae import TrainVAE
-from ldm.checkpoints.model import SamplingDefaults
+from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults
 from ldm.config.loader import build, dump, load, read, to_short_form, to_yaml
 from ldm.core.errors import UserError
 from ldm.data.config import Augment
@@ -147,3 +149,74 @@ def test_a_runs_name_is_a_plain_name(name: str) -> None:
     content = read(CONFIG)
     with pytest.raises(UserError, match="name .* must be a plain name"):
         build(content | {"name": name}, TrainVAE)
+
+
+STRANGE = (
+    None,
+    [],
+    {},
+    [[]],
+    {"kind": []},
+    {"kind": {}},
+    {"kind": None},
+    2**70,
+    -(2**70),
+    10**5000,
+    -1,
+    1e308,
+    float("nan"),
+    "a\0b",
+    "\ud800",
+    {None: 1},
+)
+
+
+def test_a_strange_value_anywhere_is_refused_in_one_line_or_fits() -> None:
+    plain = yaml.safe_load((ROOT / "checkpoints" / "emoji" / "config.yaml").read_text())
+    refused = 0
+    for path in _paths(plain):
+        for value in STRANGE:
+            try:
+                build(_with(plain, path, value), LatentDiffusionSpec)
+            except UserError as error:
+                refused += 1
+                assert "\n" not in str(error) and len(str(error)) < 3000
+    assert refused > 1000
+
+
+def _paths(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
+        yield from _paths(value, (*path, key))
+
+
+def _with(tree: Any, path: tuple[Any, ...], value: Any) -> Any:
+    if not path:
+        return value
+    tree = tree.copy()
+    tree[path[0]] = _with(tree[path[0]], path[1:], value)
+    return tree
+
+
+TEXTS = (
+    "[]",
+    "3",
+    "a: [",
+    "a: 2020-99-99",
+    "a: &x [*x]",
+    "? [1]\n: 2",
+    "a: !!timestamp x",
+    "a: !!int x",
+    "\x00",
+    "a: ${b.c}",
+    "a: " + "[" * 20_000,
+    "a: " + "9" * 5000,
+)
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+def test_a_broken_file_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UserError) as refused:
+        load(tmp_path / "a.yaml", TrainConfig)
+    assert "\n" not in str(refused.value)

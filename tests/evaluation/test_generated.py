@@ -81,6 +81,11 @@ def test_pictures_are_kept_and_made_a_batch_at_a_time(home, monkeypatch, capsys)
     assert call(f"{LDM} --model plain --num-images 3 --save-images --out made", monkeypatch) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "pictures/, evaluation.json and evaluation.txt in made"
     assert len(list(Path("made/pictures").iterdir())) == 3
+    content = Path("made/pictures/00001.png").read_bytes()
+    Path("made/pictures/00001.png").write_bytes(b"painted over")
+    assert call(f"{LDM} --model plain --num-images 3 --save-images --out made", monkeypatch) == 2
+    assert "made/pictures holds 00001.png, which is of no finished evaluation, or was changed since" in capsys.readouterr().err
+    Path("made/pictures/00001.png").write_bytes(content)
     monkeypatch.setattr(LatentDiffusion, "render", render)
     assert "saved_pictures" not in measured(f"{LDM} --model plain --num-images 2", monkeypatch, capsys)
     assert not Path("made/pictures").exists()  # they were of another evaluation than the JSON beside them now

@@ -37,7 +37,7 @@ def train(folder: Path, which: str, device: torch.device, precision: str, killed
             yield batch
 
     task.batches = until_killed
-    assert fit(task, config, RunFolder(folder, True), "name: tiny\n", 0, world)
+    assert fit(task, config, RunFolder(folder, True), 0, world)
 
 
 def main() -> None:

@@ -79,8 +79,16 @@ def test_samples_are_the_same_after_export_and_import_by_the_command_line(home: 
         ("export text --to diffusers --size 3 --out out", "--size is for import only"),
         ("export text --to compvis --out out", "ends in .safetensors or .ckpt"),
         ("export nothing --to diffusers --out out", "no such folder"),
-        ("export text --to diffusers --out other", "something else in it"),
-        ("import bare.safetensors --out other", "something else in it"),
+        ("export text --to diffusers --out other", "other was not written by this tool, and would be replaced (it holds book.yaml)"),
+        ("import bare.safetensors --out other", "other was not written by this tool, and would be replaced (it holds book.yaml)"),
+        ("import bare.safetensors --out bare.safetensors", "bare.safetensors, which is read, would be replaced"),
+        ("import text/in.safetensors --out text", "text/in.safetensors, which is read, would be replaced"),
+        ("export text --to diffusers --out faces", "is a folder with something else in it"),
+        ("export text --to compvis --out other/mine.safetensors", "other/mine.safetensors is not from this tool"),
+        ("export text --to compvis --out other/book.ckpt", "other/book.yaml is not from this tool"),
+        ("export text --to compvis --out faces/config.safetensors", "faces/config.yaml is not from this tool"),
+        ("export text --to compvis --out faces/denoiser.safetensors", "faces/denoiser.safetensors is not from this tool"),
+        ("export text --to compvis --out other", "is a folder; name a file in it"),
         ("export pixels --to diffusers --out out", "has no counterpart"),
     ],
 )
@@ -90,13 +98,29 @@ def test_mistakes_are_one_line_with_exit_code_2_and_leave_nothing(arguments: str
     save_file({"a": torch.zeros(1)}, home / "bare.safetensors")
     (home / "note.txt").write_text("no model here")
     (home / "other").mkdir()
-    (home / "other" / "mine.txt").write_text("keep")
+    for name in ("mine.txt", "mine.safetensors", "book.yaml"):
+        (home / "other" / name).write_text("keep")
     write_model(home / "pixels", (), first_stage="identity")
     before = sorted(home.rglob("*"))
     assert call(convert.main, arguments) == 2
     text = capsys.readouterr().err
     assert text.startswith("error: ") and text.count("\n") == 1 and message in text
     assert sorted(home.rglob("*")) == before
+
+
+def test_an_export_replaces_an_earlier_one_and_nothing_that_was_changed(home: Path, call, capsys):
+    for suffix in ("safetensors", "ckpt"):
+        for _ in range(2):
+            assert call(convert.main, f"export text --to compvis --out out/{suffix}/text.{suffix}") == 0
+        (home / "out" / suffix / "text.yaml").write_text("mine")
+        assert call(convert.main, f"export text --to compvis --out out/{suffix}/text.{suffix}") == 2
+        assert f"out/{suffix}/text.yaml is not from this tool, or was changed since" in capsys.readouterr().err
+    (home / "disk").mkdir()
+    (home / "link").symlink_to("disk/folder")
+    for model in ("text", "faces"):
+        assert call(convert.main, f"export {model} --to diffusers --out link") == 0
+        (home / "link" / "notes.txt").write_text("mine")
+    assert (home / "link").is_symlink() and (home / "disk" / "folder" / "notes.txt").read_text() == "mine"
 
 
 LOAD = """

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from tasks import TASKS, gradients_of_a_step
@@ -68,3 +69,31 @@ def test_every_sample_belongs_to_one_rank(size: int) -> None:
     parts = [World(rank, size, torch.device("cpu")).part(7) for rank in range(size)]
     assert [i for start, stop in parts for i in range(start, stop)] == list(range(7))
     assert max(b - a for a, b in parts) - min(b - a for a, b in parts) <= 1
+
+
+@pytest.mark.parametrize("obeys", [True, False])
+def test_workers_end_with_their_torchrun(tmp_path: Path, obeys: bool) -> None:
+    """Its SIGKILL, which it cannot pass on: they are asked to stop, and what does not stop in time is killed."""
+    worker = f"""
+import os, signal, sys, time
+from ldm.training import distributed
+distributed.GRACE = 0.1
+def stop(number, frame):
+    open(sys.argv[1] + "/asked", "w").close()
+    if {obeys}:
+        sys.exit()
+signal.signal(signal.SIGTERM, stop)
+distributed.World.join()
+print(os.getpid(), flush=True)
+while True:
+    time.sleep(1)
+"""
+    torchrun = f"import os, subprocess, sys; subprocess.run([sys.executable, '-c', {worker!r}, sys.argv[1]])"
+    environment = {**os.environ, "TORCHELASTIC_RUN_ID": "1", "CUDA_VISIBLE_DEVICES": ""}
+    parent = subprocess.Popen([sys.executable, "-c", torchrun, str(tmp_path)], env=environment, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    child.wait(timeout=60)
+    assert (tmp_path / "asked").exists()

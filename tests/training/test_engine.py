@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ldm.core.errors import UserError
+from ldm.core.files import _beside
 from ldm.core.precision import Precision
 from ldm.core.random import Streams
 from ldm.training.config import OptimizerConfig, TrainConfig
@@ -22,7 +23,7 @@ from ldm.training.distributed import World
 from ldm.training.ema import Ema
 from ldm.training.engine import Evaluation, Pass, fit
 from ldm.training.run_folder import RunFolder
-from ldm.training.state import load_state
+from ldm.training.state import load_state, save_state
 
 WORLD = World(0, 1, torch.device("cpu"))
 
@@ -87,7 +88,7 @@ def weights(task: Regression) -> Tensor:
 
 def trained(folder: Path, train: TrainConfig) -> Regression:
     task = Regression(train)
-    assert fit(task, train, RunFolder(folder, True), "a: 1\n", 0, WORLD)
+    assert fit(task, train, RunFolder(folder, True), 0, WORLD)
     return task
 
 
@@ -100,7 +101,7 @@ def test_resume_is_bitwise_equal_to_the_uninterrupted_run(tmp_path: Path, whole:
     """Stopped by SIGTERM after step 7; dropout, Adam moments, average and data order all go on as if nothing had happened."""
     task = Regression(config())
     task.stop_at = 7
-    assert not fit(task, config(), RunFolder(tmp_path / "cut", True), "a: 1\n", 0, WORLD)
+    assert not fit(task, config(), RunFolder(tmp_path / "cut", True), 0, WORLD)
     found = load_state(tmp_path / "cut" / "state", torch.device("cpu"))
     assert found and found[0] == 7
     resumed = trained(tmp_path / "cut", config())
@@ -148,11 +149,38 @@ def test_what_is_logged_past_the_restored_step_is_cut(tmp_path: Path, whole: Ten
     assert "step 5: fine\n" in report and "all is well" not in report and "step 7: al" not in report
 
 
+LINES = [
+    "[]",
+    "3",
+    '"x"',
+    "{}",
+    '{"step": "a"}',
+    '{"step": 1e999}',
+    '{"step": 1, "loss": null}',
+    "\udcff",
+    "",
+    "[" * 100_000,
+    f'{{"step": {10**400}}}',
+]
+
+
+@pytest.mark.parametrize("line", LINES, ids=range(len(LINES)))
+@pytest.mark.parametrize("name", ["metrics.jsonl", "report.txt"])
+def test_a_line_that_no_run_writes_is_named_and_stays(tmp_path: Path, name: str, line: str) -> None:
+    broken = b"\n".join(
+        [{"metrics.jsonl": b'{"step": 1, "loss": NaN}', "report.txt": b"step 1: a"}[name], line.encode(errors="surrogateescape"), b""]
+    )
+    (tmp_path / name).write_bytes(broken)
+    with pytest.raises(UserError, match=f"{name}, line 2: no run writes such a line .*: remove it"):
+        RunFolder(tmp_path, True).open(5)
+    assert (tmp_path / name).read_bytes() == broken
+
+
 def test_micro_batches_make_the_same_gradient(tmp_path: Path) -> None:
     def first_step(accumulate: int) -> Tensor:
         task = Regression(config(steps=1, accumulate=accumulate, ema_decay=0.0))
         task.net[1].p = 0.0
-        fit(task, task.config, RunFolder(tmp_path / str(accumulate), True), "", 0, WORLD)
+        fit(task, task.config, RunFolder(tmp_path / str(accumulate), True), 0, WORLD)
         return torch.cat([p.grad.flatten() for p in task.net.parameters() if p.grad is not None])
 
     torch.testing.assert_close(first_step(3), first_step(1))
@@ -165,7 +193,7 @@ def test_the_whole_gradient_is_clipped_and_logged_as_it_was(tmp_path: Path, prec
     def first_step(clip_norm: float | None) -> tuple[Tensor, float]:
         task = Regression(config(steps=1, precision=precision, optimizer=OptimizerConfig(learning_rate=0.01, clip_norm=clip_norm)))
         run = RunFolder(tmp_path / str(clip_norm), True)
-        fit(task, task.config, run, "", 0, WORLD)
+        fit(task, task.config, run, 0, WORLD)
         logged = json.loads(run.metrics_path.read_text())["gradient_norm/net"]
         return torch.cat([p.grad.flatten() for p in task.net.parameters() if p.grad is not None]), logged
 
@@ -183,7 +211,7 @@ def test_a_nan_loss_reaches_neither_weights_nor_average(tmp_path: Path) -> None:
     task = Regression(config())
     task.poison_at = 6
     with pytest.raises(UserError, match=r"step 6: loss is not a finite number.*sample-0, sample-1"):
-        fit(task, config(), RunFolder(tmp_path / "long", True), "", 0, WORLD)
+        fit(task, config(), RunFolder(tmp_path / "long", True), 0, WORLD)
     assert torch.equal(weights(task), before)
     found = load_state(tmp_path / "long" / "state", torch.device("cpu"))
     assert found and found[0] == 5
@@ -219,6 +247,14 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert torch.equal(weights(trained(tmp_path / "run", config())), whole)
 
 
+@pytest.mark.parametrize("manifest", ["[]", "{}", '{"step": 6}', "[" * 100_000, '{"sha256": 1e999}', "", "\udcff"])
+def test_a_state_whose_manifest_is_broken_is_refused_in_one_line(tmp_path: Path, manifest: str) -> None:
+    save_state(tmp_path / "state", 6, {})
+    (tmp_path / "state" / "step-00000006" / "manifest.json").write_bytes(manifest.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=f"step-00000006 (cannot be read|was truncated).*with init_from={tmp_path}/checkpoint"):
+        load_state(tmp_path / "state", WORLD.device)
+
+
 def test_an_altered_state_is_refused_in_one_line(tmp_path: Path) -> None:
     trained(tmp_path / "run", config(steps=5))
     state = tmp_path / "run" / "state" / "step-00000005" / "state.pt"
@@ -233,8 +269,8 @@ def test_what_a_killed_save_left_is_put_right(tmp_path: Path, whole: Tensor) -> 
     """Between its two renames: the old state lies under another name, the new one is not complete."""
     states = tmp_path / "run" / "state"
     trained(tmp_path / "run", config(steps=5))
-    (states / "step-00000005").rename(states / ".step-00000005.old-1")
-    (states / ".step-00000005.tmp-1").mkdir()
+    (states / "step-00000005").rename(_beside(states / "step-00000005", "old"))
+    _beside(states / "step-00000010", "tmp").mkdir()
     assert torch.equal(weights(trained(tmp_path / "run", config())), whole)
     assert [path.name for path in states.iterdir()] == ["step-00000012"]
 
@@ -246,7 +282,7 @@ def test_tensorboard_forgets_what_is_past_the_restored_step(tmp_path: Path) -> N
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     run = RunFolder(tmp_path, True)
     for first, last in ((1, 7), (6, 8)):
-        run.open("", first - 1)
+        run.open(first - 1)
         for step in range(first, last + 1):
             run.log(step, {"loss": 10 * first + step})
         run.close()
@@ -258,11 +294,10 @@ def test_tensorboard_forgets_what_is_past_the_restored_step(tmp_path: Path) -> N
 def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Tensor) -> None:
     save = torch.save
 
-    def full(content: object, file: BinaryIO) -> None:
-        if "step-00000010" in file.name:
+    def full(content: object, file: io.BufferedWriter) -> None:
+        if "step-00000010" in str(file.raw.name):
             file.write(b"half")
-            with open("/dev/full", "wb") as nowhere:
-                save(content, nowhere)
+            os.dup2(os.open("/dev/full", os.O_WRONLY), file.fileno())
         save(content, file)
 
     monkeypatch.setattr(torch, "save", full)
@@ -310,7 +345,7 @@ def test_changed_data_is_refused(tmp_path: Path) -> None:
     task = Regression(config())
     task.data_digest = "other lines"
     with pytest.raises(UserError, match="training data changed"):
-        fit(task, config(), RunFolder(tmp_path / "run", True), "", 0, WORLD)
+        fit(task, config(), RunFolder(tmp_path / "run", True), 0, WORLD)
 
 
 def test_an_evaluation_that_fails_costs_no_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.app.cli import Parser
+from ldm.core.errors import UserError
 from ldm.data.names import CLASSIC
 
 EXAMPLES = """examples:
@@ -54,6 +56,8 @@ def main(arguments: Sequence[str]) -> None:
         "--cache", type=Path, default=Path("data/downloads"), help="where torchvision downloads to (default: data/downloads)"
     )
     options = parser.parse_args(arguments)
+    if not math.isfinite(options.shard_size):
+        raise UserError(f"--shard-size must be a number of MiB, got {options.shard_size}")
 
     from ldm.app import prepare_data
 

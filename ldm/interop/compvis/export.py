@@ -5,9 +5,6 @@ Such tools recognise Stable Diffusion by its tensors; a note says whether they o
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +12,10 @@ import torch
 import yaml
 from torch import Tensor
 
-from ldm.checkpoints.folder import save_tensors
+from ldm.checkpoints.folder import save_archive, save_tensors
 from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
 from ldm.core.errors import UserError
-from ldm.core.files import sync, write_file
+from ldm.core.files import Outputs
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.interop.autoencoder_keys import autoencoder_keys
 from ldm.interop.clip_text import PT, TextTower, give_tower
@@ -43,33 +40,22 @@ def export_compvis(ours: Ours, out: Path) -> tuple[str, ...]:
         Notes for the user.
 
     Raises:
-        UserError: what CompVis's code cannot represent; another suffix.
+        UserError: what CompVis's code cannot represent; another suffix; a file of that name that this tool did not write.
     """
     if out.suffix not in (".safetensors", ".ckpt"):
         raise UserError(f"--out {out}: a single file ends in .safetensors or .ckpt")
     tensors, config, notes = compvis_of(ours)
-    with atomic_file(out) as temporary:
+    outputs = Outputs(out.parent)
+    outputs.check(out.name, out.with_suffix(".yaml").name)
+    with outputs.new_file(out.name) as temporary:
         if out.suffix == ".ckpt":
             # Clones: for a memory-mapped tensor torch.save would write the whole file behind it.
             clones = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-            torch.save({"state_dict": clones}, temporary)
+            save_archive(temporary, {"state_dict": clones})
         else:
             save_tensors(temporary, {name: tensor.contiguous() for name, tensor in tensors.items()}, PT)
-    write_file(out.with_suffix(".yaml"), yaml.safe_dump(config, sort_keys=False))
+    outputs.write({out.with_suffix(".yaml").name: yaml.safe_dump(config, sort_keys=False)})
     return notes
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """A file that appears under its name only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def compvis_of(ours: Ours) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:

@@ -14,9 +14,9 @@ from torch import Tensor
 from ldm.checkpoints.folder import save_tensors
 from ldm.checkpoints.lora import LoadedLora
 from ldm.core.errors import UserError
-from ldm.core.files import new_folder, recover_folder, write_file
+from ldm.core.files import Outputs, new_folder, recover_folder, write_file
 from ldm.interop.clip_text import PT
-from ldm.interop.compvis.export import KNOWN_CHANNELS, KNOWN_TEXT, atomic_file
+from ldm.interop.compvis.export import KNOWN_CHANNELS, KNOWN_TEXT
 from ldm.interop.diffusers.unet import SizedUNet, unet_json
 from ldm.interop.ours import is_second
 from ldm.interop.unet_keys import unet_keys
@@ -67,7 +67,7 @@ def export_lora_file(lora: LoadedLora, out: Path) -> tuple[str, ...]:
         start = f"lora_unet_{name.replace('.', '_')}"
         tensors[f"{start}.lora_down.weight"], tensors[f"{start}.lora_up.weight"] = down, up
         tensors[f"{start}.alpha"] = torch.tensor(lora.spec.lora.scale * lora.spec.lora.rank)
-    with atomic_file(out) as temporary:
+    with Outputs(out.parent).new_file(out.name) as temporary:
         save_tensors(temporary, tensors, PT)
     base = lora.spec.base
     assert isinstance(base.denoiser, UNetConfig)
