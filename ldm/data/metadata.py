@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffTags
 
 from ldm.data.profiles import ADOBE_GAMMA, ADOBE_RGB, SRGB, matrix_profile
 
@@ -51,17 +51,27 @@ def bare(content: bytes, kind: str) -> Bare:
 
 def orientation_of(exif: object, xmp: object) -> int:
     """EXIF's number from 1 (upright) to 8 of how a picture lies, from EXIF or else from XMP; 1 where neither can be read."""
-    found: object = None
-    if isinstance(exif, bytes):
-        try:
-            directory = Image.Exif()
-            directory.load(exif)
-            found = directory.get(ExifTags.Base.Orientation)
-        except Exception:  # whatever Pillow raises on damaged EXIF, it says nothing of how the picture lies
-            found = None
+    found = _orientation_in(exif.removeprefix(b"Exif\0\0")) if isinstance(exif, bytes) else None
     if found is None and isinstance(xmp, bytes) and (match := XMP_ORIENTATION.search(xmp)):
         found = int(match[1])
-    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+    return found if found is not None and 1 <= found <= 8 else 1
+
+
+def _orientation_in(exif: bytes) -> int | None:
+    """That of a TIFF header's first directory, whatever damage there is in its other entries, at which Pillow gives up."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
+        return None
+    try:
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (entries,) = struct.unpack_from(f"{order}H", exif, start)
+        for place in range(start + 2, start + 2 + 12 * entries, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", exif, place)
+            if tag == ExifTags.Base.Orientation:
+                return int(struct.unpack_from(f"{order}{'I' if kind == TiffTags.LONG else 'H'}", exif, place + 8)[0])
+    except struct.error:  # it breaks off
+        pass
+    return None
 
 
 def _bare_png(content: bytes) -> Bare:
@@ -169,7 +179,7 @@ def _says_adobe_rgb(exif: bytes | None) -> bool:
         directory = Image.Exif()
         directory.load(exif)
         return directory.get_ifd(ExifTags.IFD.Interop).get(1) == "R03"
-    except Exception:  # see `orientation_of`
+    except Exception:  # whatever Pillow raises on damaged EXIF, it says nothing of colours
         return False
 
 

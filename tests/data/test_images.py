@@ -198,7 +198,7 @@ def chunk(name: bytes, content: bytes, checksum: int | None = None) -> bytes:
 
 LYING = np.stack([RAMP, RAMP.T.reshape(6, 8), 255 - RAMP], -1)  # (6, 8, 3); upright it is (8, 6, 3)
 EXIF_6 = b"II*\0\x08\0\0\0" + struct.pack("<HHHIHH", 2, 0x0112, 3, 1, 6, 0)
-DAMAGED_EXIF = EXIF_6 + struct.pack("<HHII", 0x010E, 2, 2**31, 2**31) + bytes(4)  # then a text far beyond the end
+DAMAGED_EXIF = b"II*\0\x08\0\0\0" + struct.pack("<HHHIIHHIHH", 2, 0x010E, 7, 99, 2**31, 0x0112, 3, 1, 6, 0)  # first a text beyond the end
 METADATA = {
     "a long compressed text": chunk(b"zTXt", b"workflow\0\0" + zlib.compress(b"x" * 2**21)),
     "a long compressed international text": chunk(b"iTXt", b"prompt\0\1\0\0\0" + zlib.compress(b"x" * 2**21)),
@@ -360,6 +360,7 @@ def test_arrays_follow_levels_and_are_refused_with_their_range() -> None:
     [
         "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 1000000), }",
         "{'descr': '<f8', 'fortran_order': False, 'shape': (-6, -8), }",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 4), }",
         "{'descr': '|u1', 'fortran_order': False, 'shape': (6, 4), }",
         "{'descr': '|u1', 'fortran_order': False, 'shape': (6, 8, 2), }",
         "{'descr': '|u1', 'fortran_order': False, 'shape': (6, 8.0), }",
