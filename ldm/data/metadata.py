@@ -12,12 +12,13 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from PIL import ExifTags, Image, TiffTags
+from PIL import TiffTags
 
 from ldm.data.profiles import ADOBE_GAMMA, ADOBE_RGB, SRGB, matrix_profile
 
 MAX_PROFILE = 16 * 2**20  # bytes; the largest that printers have are of about 4 MiB
 PIXEL_CHUNKS = {b"tRNS", b"acTL", b"fcTL", b"fdAT"}  # of PNG, beside those whose name begins with a capital
+ORIENTATION, INTEROPERABILITY_INDEX = 0x0112, (0x8769, 0xA005, 1)  # EXIF's tags, the latter through two directories
 GAMMA = 1 / 2.2  # that of sRGB, as PNG's gAMA has it
 XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=\"|>)([1-8])")
 
@@ -51,27 +52,34 @@ def bare(content: bytes, kind: str) -> Bare:
 
 def orientation_of(exif: object, xmp: object) -> int:
     """EXIF's number from 1 (upright) to 8 of how a picture lies, from EXIF or else from XMP; 1 where neither can be read."""
-    found = _orientation_in(exif.removeprefix(b"Exif\0\0")) if isinstance(exif, bytes) else None
+    found = _exif_number(exif, ORIENTATION) if isinstance(exif, bytes) else None
     if found is None and isinstance(xmp, bytes) and (match := XMP_ORIENTATION.search(xmp)):
         found = int(match[1])
     return found if found is not None and 1 <= found <= 8 else 1
 
 
-def _orientation_in(exif: bytes) -> int | None:
-    """That of a TIFF header's first directory, whatever damage there is in its other entries, at which Pillow gives up."""
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    if order is None:
-        return None
+def _exif_number(exif: bytes, *path: int) -> int | None:
+    """An entry of EXIF, by the tags that lead to it; None if it is not there.
+
+    Nothing else is read: Pillow gives up at damage in any other entry, and unpacks what they all say they have.
+    """
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = "<" if exif[:2] == b"II" else ">"
     try:
-        (start,) = struct.unpack_from(f"{order}I", exif, 4)
-        (entries,) = struct.unpack_from(f"{order}H", exif, start)
-        for place in range(start + 2, start + 2 + 12 * entries, 12):
-            tag, kind = struct.unpack_from(f"{order}HH", exif, place)
-            if tag == ExifTags.Base.Orientation:
-                return int(struct.unpack_from(f"{order}{'I' if kind == TiffTags.LONG else 'H'}", exif, place + 8)[0])
+        (found,) = struct.unpack_from(f"{order}I", exif, 4)
+        for wanted in path:
+            start = found
+            (entries,) = struct.unpack_from(f"{order}H", exif, start)
+            for place in range(start + 2, start + 2 + 12 * entries, 12):
+                tag, kind = struct.unpack_from(f"{order}HH", exif, place)
+                if tag == wanted:
+                    (found,) = struct.unpack_from(f"{order}{'H' if kind == TiffTags.SHORT else 'I'}", exif, place + 8)
+                    break
+            else:
+                return None
+        return int(found)
     except struct.error:  # it breaks off
-        pass
-    return None
+        return None
 
 
 def _bare_png(content: bytes) -> Bare:
@@ -173,14 +181,8 @@ def _bare_jpeg(content: bytes) -> Bare:
 
 def _says_adobe_rgb(exif: bytes | None) -> bool:
     """Whether a camera says so by the rules of DCF 2.0, without a profile: interoperability index R03."""
-    if not exif:
-        return False
-    try:
-        directory = Image.Exif()
-        directory.load(exif)
-        return directory.get_ifd(ExifTags.IFD.Interop).get(1) == "R03"
-    except Exception:  # whatever Pillow raises on damaged EXIF, it says nothing of colours
-        return False
+    index = None if exif is None else _exif_number(exif, *INTEROPERABILITY_INDEX)
+    return index in (int.from_bytes(b"R03\0", "little"), int.from_bytes(b"R03\0", "big"))
 
 
 def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:

@@ -434,6 +434,19 @@ def test_memory_is_bounded_by_what_is_kept() -> None:
     assert [float(most) < limit for most, limit in zip(taken, (50, 100, 400), strict=True)] == [True] * 3, f"MiB: {taken}"
 
 
+@pytest.mark.parametrize("channels, side, tile", [(3, 255, 1), (300, 64, 64), (3, 20_000, 20_000)], ids=["tiles", "channels", "pixels"])
+@pytest.mark.parametrize("is_between", [False, True])
+def test_a_jpeg_2000_cannot_hide_how_large_it_is(channels: int, side: int, tile: int, is_between: bool) -> None:
+    """Behind another box Pillow does not look at what the decoder goes by: 65,025 tiles took 750 MB, of 300 channels 20 GB."""
+    whole = file_of(Image.new("RGB", (64, 64)), "JPEG2000")
+    start = whole.index(b"\xff\x4f\xff\x51")
+    (length,) = struct.unpack_from(">H", whole, start + 4)
+    header = struct.pack(">HH8IH", 38 + 3 * channels, 0, side, side, 0, 0, tile, tile, 0, 0, channels) + b"\7\1\1" * channels
+    box = struct.pack(">I4s4xI4s", 12, b"free", 0, b"jp2c") if is_between else struct.pack(">I4s", 0, b"jp2c")
+    with pytest.raises(UserError, match="it: .*(save it anew|million pixels)"):
+        decode_image(whole[: start - 8] + box + whole[start : start + 4] + header + whole[start + 4 + length :], "it")
+
+
 def test_a_jpeg_of_a_thousand_scans_is_refused() -> None:
     whole = file_of(Image.new("L", (2000, 2000), 128), "JPEG", progressive=True)
     scan = whole[whole.rindex(b"\xff\xc4") : -2]
