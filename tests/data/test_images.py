@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 from torch.testing import assert_close
 
 from ldm.core.errors import UserError
@@ -245,6 +245,23 @@ def test_a_sound_jpeg_is_read_whatever_stands_beside_its_pixels(name: str) -> No
     np.testing.assert_array_equal(np.asarray(found), np.asarray(decode_image(plain, "it")))
 
 
+TAGS = {"XMP": 700, "EXIF": 34665, "GPS": 34853, "interoperability": 40965, "IPTC": 33723, "Photoshop": 34377, "a density": 282}
+
+
+@pytest.mark.parametrize("tag", TAGS)
+@pytest.mark.parametrize("form", [(4, 1, 2**31 - 1), (4, 1, 8), (2, 4, 0x41414141), (7, 100, 2**31 - 1), (5, 1, 8), (12, 2, 8)], ids=str)
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_a_sound_tiff_is_read_whatever_stands_beside_its_pixels(tag: str, form: tuple[int, int, int], compression: str | None) -> None:
+    """It is turned upright, too, as Pillow does while it decodes."""
+    directory = TiffImagePlugin.ImageFileDirectory_v2()
+    directory[65000], directory.tagtype[65000], directory[274] = 7, 4, 6
+    whole = file_of(Image.fromarray(LYING), "TIFF", tiffinfo=directory, compression=compression)
+    entry = struct.pack("<HHII", 65000, 4, 1, 7)
+    assert whole.count(entry) == 1
+    found = decode_image(whole.replace(entry, struct.pack("<HHII", TAGS[tag], *form)), "it")
+    np.testing.assert_array_equal(np.asarray(found), np.rot90(LYING, -1))
+
+
 TURNED = np.rot90(LYING, -1)
 XMP = b'<rdf:Description tiff:Orientation="6"/>'
 
@@ -352,6 +369,8 @@ def test_arrays_follow_levels_and_are_refused_with_their_range() -> None:
     for kind in (np.int16, np.int64, np.float32, ">f8"):
         assert_close(decode_array(npy_of(SIGNED.astype(kind)), "it", levels=(-1000, 3000)), expected, atol=1e-5, rtol=0)
     assert decode_array(npy_of(SIGNED), "it", levels=(0, 100)).aminmax() == (-1, 1)
+    with pytest.raises(UserError, match="infinity"):  # as a float it is
+        decode_array(npy_of(np.array([[1e300]])), "it", levels=(0, 1))
     assert_close(decode_array(npy_of(np.asfortranarray(RAMP)), "it", levels=(0, 10)), decode_array(npy_of(RAMP), "it"))
 
 
