@@ -8,9 +8,9 @@ STAMP := $(VENV)/.made-from-pyproject
 OLDEST ?= .venv-oldest
 OLDEST_STAMP = $(OLDEST)/.made-from-$(shell cksum < pyproject.toml | tr ' ' '-')
 TESTS ?= not slow and not gpu
-# Test files side by side, a core each; the tests of a file share models.
+# Test files side by side, a core each; the tests of a file share models. A crash ends the run.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 8))')
-PYTEST = LDM_OFFLINE=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(1)/python -m pytest -n $(WORKERS) --dist loadfile -m "$(TESTS)"
+PYTEST = LDM_OFFLINE=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(1)/python -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 0 -m "$(TESTS)"
 
 .PHONY: help venv fetch demo test test-all test-oldest mutants lint format
 .DEFAULT_GOAL := help

@@ -270,6 +270,7 @@ def test_a_lora_run_resumes_to_the_bit(adapted: Path, home: Path):
     "words, said",
     [
         ("--model other --lora run/lora", "was trained on another base (tiny, denoiser "),
+        ("--model moved/base --lora run/lora", "was trained on another base (tiny, denoiser "),  # as its base, but for the weights
         ("--model run/checkpoint --lora run/lora", "give the checkpoint that it was trained on"),
         ("--model base --lora base", "holds no LoRA"),
         ("--model base --lora run", "did you mean run/checkpoint or run/lora?"),

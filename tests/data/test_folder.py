@@ -214,6 +214,8 @@ def test_every_file_is_a_record_under_its_own_key(tmp_path: Path) -> None:
     draw(tmp_path / "in", *names)
     table = "".join(f"{name},of {name}\n" for name in names)
     (tmp_path / "in/captions.csv").write_text(f"file,caption\n{table}", encoding="utf-8")
+    folder = FolderSource(tmp_path / "in")
+    assert len({folder.key(i) for i in range(len(folder))}) == len(names)
     main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
     source = open_indexed(tmp_path / "out", "train")
     records = [source.record(i) for i in range(len(source))]

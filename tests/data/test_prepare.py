@@ -337,3 +337,11 @@ def test_a_record_holds_one_picture(members: dict[str, bytes], held: str) -> Non
 
 def test_every_set_that_help_names_can_be_opened() -> None:
     assert set(CLASSIC) == OPENERS.keys() == LAY_OUT.keys()
+
+
+def test_a_writer_takes_a_key_once(tmp_path: Path) -> None:
+    """webdataset would read two records of one key as one."""
+    with shard_writer(tmp_path, "train", 1 << 20) as writer:
+        writer.add(Record(key="a", suffix="png", image=b"1"))
+        with pytest.raises(AssertionError, match="^a"):
+            writer.add(Record(key="a", suffix="png", image=b"2"))

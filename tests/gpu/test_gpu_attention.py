@@ -68,6 +68,7 @@ def test_a_block_runs_fused(device: torch.device, order: torch.memory_format, ca
     else:
         channels = block.place.shape[1] if name == "pool" else block.norm.num_channels
         x = torch.randn(2, channels, SIDE, SIDE, generator=draw).to(device, memory_format=order)
+        x.requires_grad_()  # as within a network; without it torch 2.11's norm crashes in channels-last on a CPU
         inputs = (x, tokens, mask) if name.startswith("transformer") else (x,)
 
     def step(dtype: torch.dtype) -> None:

@@ -10,6 +10,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
+from ldm.metrics import bootstrap
 from ldm.metrics.attribution import attribute
 from ldm.metrics.bootstrap import FEW, around, draws, of_mean, of_share, of_share_with_error
 from ldm.metrics.frechet import FrechetReference, paired_replicates
@@ -243,3 +244,12 @@ def test_attribution_names_the_limiting_stage():
     both = attribute(reference, real, real + 0.7, real + 0.99)
     assert both.line.startswith("100 pictures are too few to decide")
     assert two.real == pytest.approx(reference.distance(real)) and two.generated == pytest.approx(reference.distance(far))
+
+
+def test_fewer_than_ten_images_have_no_interval() -> None:
+    values = torch.linspace(0, 1, bootstrap.SMALLEST)
+    assert bootstrap.of_mean(values) is not None and bootstrap.of_mean(values[1:]) is None
+    assert bootstrap.of_share(0.5, bootstrap.SMALLEST) is not None and bootstrap.of_share(0.5, bootstrap.SMALLEST - 1) is None
+    features = torch.randn(9, 4, generator=torch.Generator().manual_seed(0)).double()
+    found = attribute(FrechetReference(features), features, features + 0.1, features + 0.5)
+    assert found.stage_one.interval is None and found.line.startswith("9 pictures say nothing of which stage is the limit")

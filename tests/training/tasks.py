@@ -51,8 +51,10 @@ FIRST_STAGE = KLAutoencoderConfig(channels=16, multipliers=(1, 2), blocks=1, lat
 class DrawnPictures(IndexedDataset):
     """A data set of coloured discs; picture i depends on i only."""
 
+    digest = "discs"
+
     def __init__(self) -> None:
-        self.name, self.digest, self.count, self.seed = "discs", "discs", 10, 0
+        self.name, self.count, self.seed = "discs", 10, 0
         self.config, self.unreadable = DataConfig(train="discs", size=SIZE), UnreadableReport(10, 0.0)
         self.facts = DataFacts(has=frozenset((PIXELS, CAPTIONS, LABELS, MASKS, MAPS)))
 

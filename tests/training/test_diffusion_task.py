@@ -109,6 +109,16 @@ def test_a_learned_variance_is_saved_and_read_back(tmp_path: Path) -> None:
     assert grid.isfinite().all()
 
 
+def test_a_checkpoint_is_in_its_precision(tmp_path: Path) -> None:
+    """The average, rounded: two bytes a number."""
+    task = diffusion_task(ALONE, train_config(checkpoint_dtype="fp16"))
+    task.save(tmp_path / "model", 1, 1)
+    opened = Checkpoint.open(tmp_path / "model")
+    for part, average in (("denoiser", task.model.mean_network), ("conditioner", task.model.mean_conditioners)):
+        halves = {name: tensor.half() for name, tensor in average.state_dict().items()}
+        torch.testing.assert_close(opened.tensors(part), halves, rtol=0, atol=0)
+
+
 def test_conditions_are_dropped_apart_and_together() -> None:
     """A row keeps a condition unless the condition's own `drop` or `drop_all` takes it; the latter takes all at once."""
     task, count = diffusion_task(ALONE, train_config()), 4000

@@ -189,6 +189,36 @@ def test_a_nan_loss_reaches_neither_weights_nor_average(tmp_path: Path) -> None:
     assert found and found[0] == 5
 
 
+def test_a_gradient_that_is_not_finite_reaches_no_weight(tmp_path: Path) -> None:
+    """Of a loss that is."""
+    task = Regression(config())
+    before = weights(task)
+    task.net[2].bias.register_hook(lambda gradient: gradient / 0)
+    with pytest.raises(UserError, match=r"step 1: gradient_norm/net is not a finite number.*sample-0, sample-1"):
+        fit(task, config(), RunFolder(tmp_path, True), "", 0, WORLD)
+    assert torch.equal(weights(task), before)
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Tensor) -> None:
+    """Within step 7: it is neither finished nor saved, and the run goes on from the state of step 5."""
+    task, handler = Regression(config()), signal.getsignal(signal.SIGINT)
+    accumulate = task.accumulate
+
+    def impatient(batch: tuple[int, Tensor], now: Pass) -> dict[str, Tensor]:
+        for _ in range(2 if now.step == 7 else 0):
+            signal.raise_signal(signal.SIGINT)
+        return accumulate(batch, now)
+
+    monkeypatch.setattr(task, "accumulate", impatient)
+    with pytest.raises(KeyboardInterrupt):
+        fit(task, config(), RunFolder(tmp_path / "run", True), "", 0, WORLD)
+    assert torch.equal(weights(task), weights(trained(tmp_path / "six", config(steps=6))))
+    assert signal.getsignal(signal.SIGINT) is handler
+    found = load_state(tmp_path / "run" / "state", torch.device("cpu"))
+    assert found and found[0] == 5
+    assert torch.equal(weights(trained(tmp_path / "run", config())), whole)
+
+
 def test_an_altered_state_is_refused_in_one_line(tmp_path: Path) -> None:
     trained(tmp_path / "run", config(steps=5))
     state = tmp_path / "run" / "state" / "step-00000005" / "state.pt"
