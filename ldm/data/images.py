@@ -23,6 +23,7 @@ Levels = tuple[float, float]
 """The numbers that are black and white."""
 
 MAX_NUMBERS = MAX_MEMORY // 4  # in an array, of which each becomes a float of 4 bytes
+LARGEST = float(np.finfo(np.float32).max)
 HALF_A_LEVEL = 0.5 / 255  # how far beyond 0 ... 1 a float may be that is shown as black or white
 STRIP = 2**20  # pixels that are converted at once, so that a large picture is never whole in more bytes than it keeps
 BRIGHT = 128  # levels of a mask from here on are object
@@ -242,7 +243,7 @@ def decode_array(content: bytes, name: str, *, levels: Levels | None = None) -> 
         )
     own = (0, np.iinfo(array.dtype).max) if array.dtype.kind == "u" else None
     least, most = float(array.min()), float(array.max())
-    if not (math.isfinite(least) and math.isfinite(most)):
+    if not max(abs(least), abs(most)) <= LARGEST:
         raise UserError(f"{name}: has NaN or infinity among its numbers; fill them, or leave it out")
     if own is None and levels is None and not -1 <= least <= most <= 1:
         raise UserError(

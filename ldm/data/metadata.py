@@ -12,12 +12,17 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from PIL import ExifTags, Image
+from PIL import TiffTags
 
 from ldm.data.profiles import ADOBE_GAMMA, ADOBE_RGB, SRGB, matrix_profile
 
 MAX_PROFILE = 16 * 2**20  # bytes; the largest that printers have are of about 4 MiB
+PIXEL_TAGS = {  # of TIFF: sizes, colours, places and packing of what it shows, orientation, further pictures, colour profile
+    *(254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 274, 277, 278, 279, 280, 281, 284, 290, 291, 292, 293, 301, 317, 318, 319),
+    *(320, 322, 323, 324, 325, 330, 332, 334, 336, 338, 339, 340, 341, 347, *range(512, 522), 529, 530, 531, 532, 34675),
+}
 PIXEL_CHUNKS = {b"tRNS", b"acTL", b"fcTL", b"fdAT"}  # of PNG, beside those whose name begins with a capital
+ORIENTATION, INTEROPERABILITY_INDEX = 0x0112, (0x8769, 0xA005, 1)  # EXIF's tags, the latter through two directories
 GAMMA = 1 / 2.2  # that of sRGB, as PNG's gAMA has it
 XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=\"|>)([1-8])")
 
@@ -39,11 +44,13 @@ class Bare(NamedTuple):
 
 
 def bare(content: bytes, kind: str) -> Bare:
-    """The file without what its decoder may stumble over; other formats than PNG, JPEG and AVIF as they are."""
+    """The file without what its decoder may stumble over; other formats than PNG, JPEG, TIFF and AVIF as they are."""
     if kind == "PNG":
         return _bare_png(content)
     if kind == "JPEG":
         return _bare_jpeg(content)
+    if kind == "TIFF":
+        return Bare(_bare_tiff(content))
     if kind == "AVIF":  # EXIF and XMP get an unknown type; AVIF has its orientation elsewhere
         return Bare(re.sub(rb"(infe[\2\3].{7}|infe[\2\3].{9})(?:Exif|mime)", rb"\1none", content, flags=re.DOTALL))
     return Bare(content)
@@ -51,17 +58,34 @@ def bare(content: bytes, kind: str) -> Bare:
 
 def orientation_of(exif: object, xmp: object) -> int:
     """EXIF's number from 1 (upright) to 8 of how a picture lies, from EXIF or else from XMP; 1 where neither can be read."""
-    found: object = None
-    if isinstance(exif, bytes):
-        try:
-            directory = Image.Exif()
-            directory.load(exif)
-            found = directory.get(ExifTags.Base.Orientation)
-        except Exception:  # whatever Pillow raises on damaged EXIF, it says nothing of how the picture lies
-            found = None
+    found = _exif_number(exif, ORIENTATION) if isinstance(exif, bytes) else None
     if found is None and isinstance(xmp, bytes) and (match := XMP_ORIENTATION.search(xmp)):
         found = int(match[1])
-    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+    return found if found is not None and 1 <= found <= 8 else 1
+
+
+def _exif_number(exif: bytes, *path: int) -> int | None:
+    """An entry of EXIF, by the tags that lead to it; None if it is not there.
+
+    Nothing else is read: Pillow gives up at damage in any other entry, and unpacks what they all say they have.
+    """
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = "<" if exif[:2] == b"II" else ">"
+    try:
+        (found,) = struct.unpack_from(f"{order}I", exif, 4)
+        for wanted in path:
+            start = found
+            (entries,) = struct.unpack_from(f"{order}H", exif, start)
+            for place in range(start + 2, start + 2 + 12 * entries, 12):
+                tag, kind = struct.unpack_from(f"{order}HH", exif, place)
+                if tag == wanted:
+                    (found,) = struct.unpack_from(f"{order}{'H' if kind == TiffTags.SHORT else 'I'}", exif, place + 8)
+                    break
+            else:
+                return None
+        return int(found)
+    except struct.error:  # it breaks off
+        return None
 
 
 def _bare_png(content: bytes) -> Bare:
@@ -161,16 +185,32 @@ def _bare_jpeg(content: bytes) -> Bare:
     return Bare(b"".join(kept), whole, exif, xmp)
 
 
+def _bare_tiff(content: bytes) -> bytes:
+    """The same with all tags but PIXEL_TAGS of a type that is none, at which decoders pass them over."""
+    order = "<" if content.startswith(b"II") else ">"
+    is_big = b"+" in content[2:4]
+    count_form, count_size, entry_size, place_form = ("Q", 8, 20, "Q") if is_big else ("H", 2, 12, "I")
+    patched, seen = bytearray(content), set()
+    try:
+        (start,) = struct.unpack_from(order + place_form, content, 8 if is_big else 4)
+        while start and start not in seen:
+            seen.add(start)
+            (entries,) = struct.unpack_from(order + count_form, content, start)
+            end = start + count_size + entries * entry_size
+            (following,) = struct.unpack_from(order + place_form, content, end)
+            for place in range(start + count_size, end, entry_size):
+                if struct.unpack_from(f"{order}H", content, place)[0] not in PIXEL_TAGS:
+                    patched[place + 2 : place + 4] = b"\0\0"
+            start = following
+    except struct.error:  # it breaks off, which is the decoder's to judge
+        pass
+    return bytes(patched)
+
+
 def _says_adobe_rgb(exif: bytes | None) -> bool:
     """Whether a camera says so by the rules of DCF 2.0, without a profile: interoperability index R03."""
-    if not exif:
-        return False
-    try:
-        directory = Image.Exif()
-        directory.load(exif)
-        return directory.get_ifd(ExifTags.IFD.Interop).get(1) == "R03"
-    except Exception:  # see `orientation_of`
-        return False
+    index = None if exif is None else _exif_number(exif, *INTEROPERABILITY_INDEX)
+    return index in (int.from_bytes(b"R03\0", "little"), int.from_bytes(b"R03\0", "big"))
 
 
 def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import struct
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ MAX_MEMORY = 1_300_000_000  # bytes that a decoder may take for one picture
 MAX_PAGES = 10_000
 MAX_SCANS = 20 * MAX_PIXELS  # pixels times scans of a progressive JPEG, each of which goes over all pixels; cameras and websites write 10
 BYTES_A_PIXEL = {"WEBP": 20, "AVIF": 20, "HEIF": 20, "JPEG2000": 28}  # what a decoder takes at its peak, as measured; the others take 4
+MAX_TILES = 4096  # of JPEG 2000: of the smallest usual size, 256 x 256, more than MAX_PIXELS has
 READABLE = "JPEG, PNG, WebP, GIF, TIFF, BMP, PPM, AVIF, JPEG 2000, TGA and HEIC are"
 STORED_LEVELS = "levels"  # image.info's key: which numbers are black and white, where the file says so and they are not those of the mode
 UPRIGHT = {
@@ -193,6 +196,8 @@ def _check_bounds(image: Image.Image, name: str, kind: str, content: bytes) -> N
     tile = int(tags.get(TILE_WIDTH, 1)) * int(tags.get(TILE_HEIGHT, 1))
     if max(pixels, tile) > MAX_PIXELS:
         raise UserError(f"{size} has more than {MAX_PIXELS / 1e6:.0f} million pixels; scale it down")
+    if kind == "JPEG2000":
+        _check_codestream(content, name)
     cost = BYTES_A_PIXEL.get(kind, 4)
     if image.info.get("progressive"):
         cost += 2 * len(image.getbands())  # all coefficients are kept
@@ -204,6 +209,31 @@ def _check_bounds(image: Image.Image, name: str, kind: str, content: bytes) -> N
             f"{size} as {kind} takes {pixels * cost / 1e9:.1f} GB to decode, more than {MAX_MEMORY / 1e9:.1f} GB; "
             "scale it down, or save it as JPEG or PNG"
         )
+
+
+def _check_codestream(content: bytes, name: str) -> None:
+    """Refuses a JPEG 2000 file whose own header says more than the box around it, or that has far more tiles than it needs.
+
+    The decoder prepares every channel of every tile before it looks at what Pillow checks.
+    """
+    start = 0 if content.startswith(b"\xff\x4f") else _start_of_box(content, b"jp2c")
+    right, bottom, left, top, tile_width, tile_height, tiles_left, tiles_top, channels = struct.unpack_from(">8IH", content, start + 8)
+    pixels = max(0, right - left) * max(0, bottom - top)
+    tiles = math.ceil((right - tiles_left) / tile_width) * math.ceil((bottom - tiles_top) / tile_height)
+    if pixels * BYTES_A_PIXEL["JPEG2000"] > MAX_MEMORY or tiles > MAX_TILES or channels > 4:
+        raise UserError(
+            f"{name}: {pixels / 1e6:.0f} million pixels in {tiles} tiles of {channels} channels take too much to decode; save it anew"
+        )
+
+
+def _start_of_box(content: bytes, wanted: bytes) -> int:
+    start = 0
+    while True:
+        size, kind = struct.unpack_from(">I4s", content, start)
+        head = 16 if size == 1 else 8
+        if kind == wanted:
+            return start + head
+        start += max(struct.unpack_from(">Q", content, start + 8)[0] if size == 1 else size, head)
 
 
 def _levels_of(image: Image.Image) -> tuple[float, float] | None:

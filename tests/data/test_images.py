@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 from torch.testing import assert_close
 
 from ldm.core.errors import UserError
@@ -198,7 +198,7 @@ def chunk(name: bytes, content: bytes, checksum: int | None = None) -> bytes:
 
 LYING = np.stack([RAMP, RAMP.T.reshape(6, 8), 255 - RAMP], -1)  # (6, 8, 3); upright it is (8, 6, 3)
 EXIF_6 = b"II*\0\x08\0\0\0" + struct.pack("<HHHIHH", 2, 0x0112, 3, 1, 6, 0)
-DAMAGED_EXIF = EXIF_6 + struct.pack("<HHII", 0x010E, 2, 2**31, 2**31) + bytes(4)  # then a text far beyond the end
+DAMAGED_EXIF = b"II*\0\x08\0\0\0" + struct.pack("<HHHIIHHIHH", 2, 0x010E, 7, 99, 2**31, 0x0112, 3, 1, 6, 0)  # first a text beyond the end
 METADATA = {
     "a long compressed text": chunk(b"zTXt", b"workflow\0\0" + zlib.compress(b"x" * 2**21)),
     "a long compressed international text": chunk(b"iTXt", b"prompt\0\1\0\0\0" + zlib.compress(b"x" * 2**21)),
@@ -243,6 +243,23 @@ def test_a_sound_jpeg_is_read_whatever_stands_beside_its_pixels(name: str) -> No
     plain = file_of(Image.fromarray(LYING), "JPEG", quality=90)
     found = decode_image(plain[:2] + SEGMENTS[name] + plain[2:], "it")
     np.testing.assert_array_equal(np.asarray(found), np.asarray(decode_image(plain, "it")))
+
+
+TAGS = {"XMP": 700, "EXIF": 34665, "GPS": 34853, "interoperability": 40965, "IPTC": 33723, "Photoshop": 34377, "a density": 282}
+
+
+@pytest.mark.parametrize("tag", TAGS)
+@pytest.mark.parametrize("form", [(4, 1, 2**31 - 1), (4, 1, 8), (2, 4, 0x41414141), (7, 100, 2**31 - 1), (5, 1, 8), (12, 2, 8)], ids=str)
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_a_sound_tiff_is_read_whatever_stands_beside_its_pixels(tag: str, form: tuple[int, int, int], compression: str | None) -> None:
+    """It is turned upright, too, as Pillow does while it decodes."""
+    directory = TiffImagePlugin.ImageFileDirectory_v2()
+    directory[65000], directory.tagtype[65000], directory[274] = 7, 4, 6
+    whole = file_of(Image.fromarray(LYING), "TIFF", tiffinfo=directory, compression=compression)
+    entry = struct.pack("<HHII", 65000, 4, 1, 7)
+    assert whole.count(entry) == 1
+    found = decode_image(whole.replace(entry, struct.pack("<HHII", TAGS[tag], *form)), "it")
+    np.testing.assert_array_equal(np.asarray(found), np.rot90(LYING, -1))
 
 
 TURNED = np.rot90(LYING, -1)
@@ -352,6 +369,8 @@ def test_arrays_follow_levels_and_are_refused_with_their_range() -> None:
     for kind in (np.int16, np.int64, np.float32, ">f8"):
         assert_close(decode_array(npy_of(SIGNED.astype(kind)), "it", levels=(-1000, 3000)), expected, atol=1e-5, rtol=0)
     assert decode_array(npy_of(SIGNED), "it", levels=(0, 100)).aminmax() == (-1, 1)
+    with pytest.raises(UserError, match="infinity"):  # as a float it is
+        decode_array(npy_of(np.array([[1e300]])), "it", levels=(0, 1))
     assert_close(decode_array(npy_of(np.asfortranarray(RAMP)), "it", levels=(0, 10)), decode_array(npy_of(RAMP), "it"))
 
 
@@ -360,6 +379,7 @@ def test_arrays_follow_levels_and_are_refused_with_their_range() -> None:
     [
         "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 1000000), }",
         "{'descr': '<f8', 'fortran_order': False, 'shape': (-6, -8), }",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 4), }",
         "{'descr': '|u1', 'fortran_order': False, 'shape': (6, 4), }",
         "{'descr': '|u1', 'fortran_order': False, 'shape': (6, 8, 2), }",
         "{'descr': '|u1', 'fortran_order': False, 'shape': (6, 8.0), }",
@@ -431,6 +451,19 @@ def test_memory_is_bounded_by_what_is_kept() -> None:
     taken, outcomes = zip(*(line.split(" ", 1) for line in done.stdout.decode().splitlines()), strict=True)
     assert "takes 2.1 GB to decode" in outcomes[0] and outcomes[1:] == ("read", "read")
     assert [float(most) < limit for most, limit in zip(taken, (50, 100, 400), strict=True)] == [True] * 3, f"MiB: {taken}"
+
+
+@pytest.mark.parametrize("channels, side, tile", [(3, 255, 1), (300, 64, 64), (3, 20_000, 20_000)], ids=["tiles", "channels", "pixels"])
+@pytest.mark.parametrize("is_between", [False, True])
+def test_a_jpeg_2000_cannot_hide_how_large_it_is(channels: int, side: int, tile: int, is_between: bool) -> None:
+    """Behind another box Pillow does not look at what the decoder goes by: 65,025 tiles took 750 MB, of 300 channels 20 GB."""
+    whole = file_of(Image.new("RGB", (64, 64)), "JPEG2000")
+    start = whole.index(b"\xff\x4f\xff\x51")
+    (length,) = struct.unpack_from(">H", whole, start + 4)
+    header = struct.pack(">HH8IH", 38 + 3 * channels, 0, side, side, 0, 0, tile, tile, 0, 0, channels) + b"\7\1\1" * channels
+    box = struct.pack(">I4s4xI4s", 12, b"free", 0, b"jp2c") if is_between else struct.pack(">I4s", 0, b"jp2c")
+    with pytest.raises(UserError, match="it: .*(save it anew|million pixels)"):
+        decode_image(whole[: start - 8] + box + whole[start : start + 4] + header + whole[start + 4 + length :], "it")
 
 
 def test_a_jpeg_of_a_thousand_scans_is_refused() -> None:
