@@ -6,15 +6,18 @@ import dataclasses
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from ldm.app.train_ldm import TrainLDM
 from ldm.app.training_run import FREE_KEYS, open_run
 from ldm.config.loader import build, dump, load
 from ldm.core.errors import UserError
 from ldm.training.distributed import World
+from ldm.training.run_folder import RunFolder
 
 CONFIG = load(Path("configs/ldm/emoji-text.yaml"), TrainLDM, ["weighting=constant"])
 WORLD = World(rank=0, size=1, device=torch.device("cpu"))
