@@ -12,12 +12,13 @@ from PIL import Image
 
 from ldm.core.errors import UserError
 from ldm.core.files import new_folder
+from ldm.core.ownership import strangers
 from ldm.data.formats import HEAD, format_of
 from ldm.data.images import Levels, decode_array, decode_map, doubt_about, examine, object_in
 from ldm.data.picture_file import count_pages
 from ldm.data.record import Record
-from ldm.data.report import PAGE, TEXT, Report
-from ldm.data.shards import INDEX_NAME, Index, ShardWriter, checksum, plain_key, shard_writer
+from ldm.data.report import Report
+from ldm.data.shards import Index, ShardWriter, checksum, plain_key, shard_writer
 from ldm.data.sources.source import Source
 
 Progress = Callable[[Iterable[Record], int, str], Iterable[Record]]
@@ -218,12 +219,6 @@ def _png(image: Image.Image) -> bytes:
 
 def _check_own(out: Path) -> None:
     """Refuses what an earlier call did not leave there, all of which the new folder would replace."""
-    if not out.exists():
-        return
-    there = {path.name for path in out.iterdir()} if out.is_dir() else {"a file"}
-    try:
-        own = {INDEX_NAME, TEXT, PAGE, *(shard.name for shards in Index.read(out).splits.values() for shard in shards)}
-    except UserError:
-        own = set()
-    if there - own:
-        raise UserError(f"{out} holds {min(there - own)}, which was not made by this script; give --out another folder")
+    others = strangers(out) if out.is_dir() else ["a file"] if out.exists() else []
+    if others:
+        raise UserError(f"{out} holds {others[0]}, which was not made by this script, or was changed since; give --out another folder")

@@ -147,7 +147,7 @@ def test_a_file_cannot_allow_itself_to_start_commands(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/b", "..", "", ".hidden", "a\0b", "a\nb", "x" * 200])
 def test_a_runs_name_is_a_plain_name(name: str) -> None:
     content = read(CONFIG)
-    with pytest.raises(UserError, match="name .* must be a plain name"):
+    with pytest.raises(UserError, match="must be a plain name|without the character NUL"):
         build(content | {"name": name}, TrainVAE)
 
 
