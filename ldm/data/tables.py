@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ldm.core.errors import UserError
+from ldm.core.reading import read_bytes
 from ldm.data.record import attributes_of
 from ldm.data.text import decode_text, is_text
 
@@ -47,12 +48,7 @@ def read_table(table: Path, encoding: str | None = None) -> list[TableRow]:
     Raises:
         UserError: the columns are not there, or a line cannot be read.
     """
-    try:
-        if table.stat().st_size > MOST_BYTES:
-            raise UserError(f"{table}: larger than {MOST_BYTES >> 20} MiB; split the data, or write shards with the captions in them")
-        text = decode_text(table.read_bytes(), str(table), encoding)
-    except OSError as error:
-        raise UserError(f"{table}: cannot be read ({error.strerror})") from None
+    text = decode_text(read_bytes(table, MOST_BYTES), str(table), encoding)
     suffix = table.suffix.lower()
     if suffix in (".csv", ".tsv"):
         rows = _csv_rows(table, text)
