@@ -64,7 +64,7 @@ class SavedImages:
         other = sorted({path.name for path in self.path.iterdir()} - self._earlier())
         if other:
             raise UserError(
-                f"{self.path} holds {other[0]}, which is of no finished evaluation, or was changed since: move it away, or choose another --out"
+                f"{self.path} holds {other[0]}, which is of no finished evaluation, or was changed since: move it, or choose another --out"
             )
 
     def clear(self) -> None:
