@@ -50,7 +50,7 @@ def _check_out(options: argparse.Namespace) -> None:
     if options.to == "compvis":
         if options.out.is_dir():
             raise UserError(f"--out {options.out}: is a folder; name a file in it")
-        Outputs(options.out.parent).check(options.out.name, options.out.with_suffix(".yaml").name)
+        Outputs(options.out.parent).check(options.out.name)
         return
     check_replaceable(options.out)
     left = (OURS,) if options.way == "import" else (PIPELINE, PARTS, FILE)

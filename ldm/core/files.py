@@ -98,6 +98,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             sync(file)
         sync(temporary)
+        check_replaceable(path)  # again: writing may have taken hours
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -290,7 +290,7 @@ class _Engine:
     def _refuse_non_finite_weights(self, step: int) -> None:
         modules = {**self.task.trained, **{f"average of {name}": average.module for name, average in self.task.averaged.items()}}
         for name, module in modules.items():
-            bad = [key for key, tensor in module.state_dict().items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+            bad = [key for key, value in module.state_dict().items() if isinstance(value, Tensor) and not value.isfinite().all()]
             if bad:
                 raise UserError(
                     f"step {step}: {name} has {len(bad)} tensors that are not finite, {bad[0]} first; not saved: {self._advice}"

@@ -90,6 +90,9 @@ def test_a_folder_of_somebody_else_is_refused_untouched(tmp_path: Path, other: d
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="file is a file"), new_folder(tmp_path / "file"):
         pytest.fail("the work began")
+    with pytest.raises(UserError, match="later is a file"), new_folder(tmp_path / "later"):
+        (tmp_path / "later").write_text("mine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "later", "photos"]
 
 
 @pytest.mark.usefixtures("any_system")

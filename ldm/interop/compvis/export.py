@@ -44,9 +44,9 @@ def export_compvis(ours: Ours, out: Path) -> tuple[str, ...]:
     """
     if out.suffix not in (".safetensors", ".ckpt"):
         raise UserError(f"--out {out}: a single file ends in .safetensors or .ckpt")
-    tensors, config, notes = compvis_of(ours)
     outputs = Outputs(out.parent)
     outputs.check(out.name, out.with_suffix(".yaml").name)
+    tensors, config, notes = compvis_of(ours)
     with outputs.new_file(out.name) as temporary:
         if out.suffix == ".ckpt":
             # Clones: for a memory-mapped tensor torch.save would write the whole file behind it.
