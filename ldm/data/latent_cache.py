@@ -25,9 +25,10 @@ from ldm.data.batch import Sample
 from ldm.data.facts import ATTRIBUTES, CAPTIONS, LABELS, MAPS, MASKS, PIXELS
 from ldm.data.image_dataset import IndexedDataset
 from ldm.data.sample_transform import SampleTransform
+from ldm.data.shards import checksum
 
 STORED = frozenset((PIXELS, CAPTIONS, LABELS, MASKS, MAPS, ATTRIBUTES))  # boxes change with augmentation
-FORMAT = 2  # of what is stored; a cache of another is built anew
+FORMAT = 3  # of what is stored; a cache of another is built anew
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 """(B, C, H, W) in [-1, 1] to the raw latents' mean and std."""
 
@@ -36,7 +37,7 @@ class LatentCache:
     """Opened by `open_or_build`."""
 
     def __init__(self, folder: Path, meta: dict[str, Any], transform: SampleTransform) -> None:
-        self._meta, self._transform = meta, transform
+        self._folder, self._meta, self._transform = folder, meta, transform
         self._arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in meta["arrays"]}
         self.views: int = meta["views"]
         self.count: int = meta["count"]
@@ -78,18 +79,26 @@ class LatentCache:
             meta = json.loads((folder / "meta.json").read_text())
             if meta["key"] == key:
                 return LatentCache(folder, meta, data.transform)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass  # none yet, or not one of ours: built below
         with new_folder(folder) as new:
             _build(new, key, data, encode, views, keeps_pixels, batch_size, progress)
         return LatentCache(folder, json.loads((folder / "meta.json").read_text()), data.transform)
 
     def item(self, index: int, epoch: int) -> tuple[Sample, Tensor, Tensor]:
-        """A sample as one of its views, with mean and std of its raw latent, float32."""
+        """A sample as one of its views, with mean and std of its raw latent, float32.
+
+        Raises:
+            UserError: what is stored is not what was written.
+        """
         row = index * self.views + epoch % self.views
 
         def array(name: str) -> Tensor:
-            return torch.from_numpy(np.array(self._arrays[name][row]))
+            values = np.array(self._arrays[name][row])
+            if checksum(values.tobytes()) != self._meta["checksums"][name][row]:
+                place = self._folder / f"{name}.npy"
+                raise UserError(f"{place}: row {row} is not what was written there (checksum); delete {self._folder}, it is built anew")
+            return torch.from_numpy(values)
 
         key, captions, label, attributes = self._meta["rows"][index]
         sample = Sample(
@@ -110,6 +119,7 @@ def _build(
 ) -> None:
     total = len(data) * views
     arrays: dict[str, np.memmap] = {}
+    checksums: dict[str, list[str]] = {}  # of each row
     rows: list[tuple[str, tuple[str, ...], int, Mapping[str, Any]]] = []  # one a picture
 
     def store(name: str, start: int, values: Tensor) -> None:
@@ -121,6 +131,7 @@ def _build(
                 with open(path, "r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         arrays[name][start : start + len(values)] = values.numpy()
+        checksums.setdefault(name, []).extend(checksum(row.tobytes()) for row in values.numpy())
 
     for start in tqdm(range(0, total, batch_size), desc="encoding", unit="batch", disable=not progress, mininterval=1.0):
         samples = [data.sample(row // views, row % views) for row in range(start, min(start + batch_size, total))]
@@ -137,5 +148,8 @@ def _build(
         rows += [(s.key, s.captions, s.label, s.attributes) for row, s in enumerate(samples, start) if row % views == 0]
     for array in arrays.values():
         array.flush()
-    meta = {"key": key, "channels": data.config.channels, "views": views, "count": len(data), "arrays": sorted(arrays), "rows": rows}
+    meta = {
+        **{"key": key, "channels": data.config.channels, "views": views, "count": len(data)},
+        **{"arrays": sorted(arrays), "checksums": checksums, "rows": rows},
+    }
     write_file(folder / "meta.json", json.dumps(meta))

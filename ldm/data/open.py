@@ -7,6 +7,7 @@ from pathlib import Path
 from webdataset import SimpleShardList
 
 from ldm.core.errors import UserError
+from ldm.core.files import standing_folder
 from ldm.data.config import DataConfig
 from ldm.data.image_dataset import ImageDataset, IndexedDataset
 from ldm.data.names import BUILTIN
@@ -48,7 +49,7 @@ def open_source(place: str, split: Split = "train", is_shared: bool = False) -> 
     """
     if place in BUILTIN:
         return open_indexed(BUILTIN[place], split)
-    folder = Path(place).expanduser()
+    folder = standing_folder(Path(place).expanduser())
     if Index.is_in(folder):
         return open_indexed(folder, split if is_shared or split == "train" else _only_split(folder))
     tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []

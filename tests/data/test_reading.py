@@ -293,6 +293,21 @@ def test_the_cache_gives_what_the_first_stage_gave(pictures: Path, tmp_path: Pat
     assert builds(opened(pictures, augment=COLOURS), "b", 2)
 
 
+def test_a_flipped_bit_in_the_cache_is_told(pictures: Path, tmp_path: Path) -> None:
+    def opened_cache() -> LatentCache:
+        how = {"first_stage_digest": "a", "views": 1, "keeps_pixels": False, "batch_size": 7, "progress": False}
+        encode = lambda images: (images[:, :2, ::4, ::4], images[:, :2, ::4, ::4].abs())  # noqa: E731
+        return LatentCache.open_or_build(tmp_path / "cache", opened(pictures), encode, **how)  # type: ignore[arg-type]
+
+    opened_cache().item(9, 0)
+    content = bytearray((tmp_path / "cache/mean.npy").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "cache/mean.npy").write_bytes(content)
+    opened_cache().item(8, 0)
+    with pytest.raises(UserError, match=r"mean\.npy: row 9 is not what was written there"):
+        opened_cache().item(9, 0)
+
+
 def test_the_cache_replaces_only_a_cache(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "latents").mkdir()
     (tmp_path / "latents" / "own.npy").write_bytes(b"a year's work")
