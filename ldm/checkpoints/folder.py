@@ -257,7 +257,7 @@ def _read(file: Path, dtypes: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
 
 
 def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], what: str, dtypes: Mapping[str, torch.dtype] | None = None) -> None:
-    """Loads a module's weights and refuses missing, unexpected and misshapen tensors.
+    """Loads a module's weights and refuses missing, unexpected and misshapen tensors, and numbers that are not finite.
 
     Tensors are copied only where their dtype changes: those of a file stay mapped from it, and the module may be on the meta device.
 
@@ -277,5 +277,7 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], what: str
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise UserError(f"{what}: tensor {name!r} has shape {tuple(tensor.shape)}, the config requires {tuple(wanted[name].shape)}")
+        if tensor.device.type != "meta" and not tensor.isfinite().all():
+            raise UserError(f"{what}: tensor {name!r} holds NaN or infinity, which no training here stores; get the file again")
     dtypes = dtypes or {name: tensor.dtype for name, tensor in wanted.items()}
     module.load_state_dict({name: tensor.to(dtypes[name]) for name, tensor in tensors.items()}, assign=True)

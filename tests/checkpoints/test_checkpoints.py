@@ -22,6 +22,7 @@ from ldm.conditioning.conditioner import Conditioners
 from ldm.config.loader import dump
 from ldm.core.errors import UserError
 from ldm.core.files import _beside, sha256_of
+from ldm.first_stage.latent_normalization import weights_digest
 
 ALL = ("text", "class", "mask", "map")
 CPU = torch.device("cpu")
@@ -309,3 +310,16 @@ def test_a_folder_that_is_no_checkpoint_is_not_replaced_by_one(tmp_path):
     with pytest.raises(UserError, match="checkpoint was not written by this tool"):
         write_checkpoint(tmp_path / "checkpoint", "a: 1", {}, "")
     assert [path.name for path in tmp_path.rglob("*")] == ["checkpoint", "a.jpg"]
+
+
+@pytest.mark.parametrize("part", ["denoiser", "conditioner", "first_stage"])
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_numbers_that_are_not_finite_are_refused_even_with_a_matching_manifest(model: Path, part: str, number: float) -> None:
+    file = model / f"{part}.safetensors"
+    tensors = load_file(file)
+    name = sorted(tensors)[0]
+    tensors[name].view(-1)[-1] = number
+    save_file(tensors, file)
+    if part == "first_stage":
+        edit_config(model, lambda config: config["normalization"].update(digest=weights_digest(tensors)))
+    assert f"tensor {name!r} holds NaN or infinity" in refusal(sealed(model))
