@@ -138,7 +138,7 @@ def _drawn(place: str, split: Split, config: DataConfig, count: int | None) -> D
     taken = min(len(data), count or MOST)
     if taken < 2:
         raise UserError(f"{place}: {taken} picture{'s' * (taken != 1)} in split {split}; a distance between sets needs at least 2")
-    return DrawnFrom(place=place, split=data.source.split, data=data, count=taken)
+    return DrawnFrom(place=place, split=split if data.source.split == split else "all", data=data, count=taken)
 
 
 def in_training_set(held_out: DrawnFrom, training: DrawnFrom) -> list[str]:

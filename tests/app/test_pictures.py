@@ -226,7 +226,7 @@ def test_a_damaged_picture_in_the_folder_is_the_users_own(home, content, monkeyp
     (home / "album").mkdir()
     (home / "album" / "001.png").write_bytes(content)
     assert call("sample", [*GOOD["sample"], "--num-images", "2", "--out", "album"], monkeypatch) == 2
-    assert "--out album: 001.png in it is not from this script" in capsys.readouterr().err
+    assert "album/001.png is not from this tool, or was changed since" in capsys.readouterr().err
 
 
 TXT, EDIT = ["--model", "model", "--prompt", "a cat"], ["--model", "plain", "--image", "photo.png"]

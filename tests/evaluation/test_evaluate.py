@@ -20,7 +20,7 @@ from ldm.evaluation import latent_diffusion
 from ldm.evaluation.conditions import EvaluationConditions
 from ldm.evaluation.dataset import DrawnFrom
 from ldm.losses.statistics import StatisticsCollector
-from ldm.metrics import attribution, bootstrap
+from ldm.metrics import bootstrap
 from ldm.metrics.neighbours import nearest
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 
@@ -37,7 +37,9 @@ def test_a_first_stage_in_numbers(home, model, monkeypatch, capsys):
     data = found["data"]["reconstructed"]
     assert (data["split"], data["pictures"], data["of"]) == ("all", len(images), len(images))
     for metric in found["metrics"].values():
-        assert metric["pictures"] == 6 and metric["interval"][0] <= metric["value"] <= metric["interval"][1]
+        assert metric["pictures"] == 6 and metric["interval"] is None  # of too few
+    for metric in measured(f"vae --model {model} --data train --split train", monkeypatch, capsys)["metrics"].values():
+        assert metric["pictures"] == 12 and metric["interval"][0] <= metric["value"] <= metric["interval"][1]
     assert found["preprocessing"]["size"] == 16 and "centre" in found["preprocessing"]["fit"]
 
 
@@ -201,8 +203,8 @@ def test_a_maps_class_by_another_name_is_refused(tiny):
 
 def test_many_pictures_have_an_interval_of_kid_alone(home, monkeypatch, capsys):
     """And of FEW or more, FID, shares and medians have none."""
-    for module in (bootstrap, attribution):
-        monkeypatch.setattr(module, "FEW", 6)
+    monkeypatch.setattr(bootstrap, "FEW", 6)
+    monkeypatch.setattr(bootstrap, "SMALLEST", 2)
     metrics = measured(f"{LDM} --model model", monkeypatch, capsys)["metrics"]
     assert {name for name, metric in metrics.items() if metric["interval"] is not None} == {"kid"}
     low, high = metrics["kid"]["interval"]

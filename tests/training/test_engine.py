@@ -223,7 +223,7 @@ def test_a_gradient_that_is_not_finite_reaches_no_weight(tmp_path: Path) -> None
     before = weights(task)
     task.net[2].bias.register_hook(lambda gradient: gradient / 0)
     with pytest.raises(UserError, match=r"step 1: gradient_norm/net is not a finite number.*sample-0, sample-1"):
-        fit(task, config(), RunFolder(tmp_path, True), "", 0, WORLD)
+        fit(task, config(), RunFolder(tmp_path, True), 0, WORLD)
     assert torch.equal(weights(task), before)
 
 
@@ -239,7 +239,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(task, "accumulate", impatient)
     with pytest.raises(KeyboardInterrupt):
-        fit(task, config(), RunFolder(tmp_path / "run", True), "", 0, WORLD)
+        fit(task, config(), RunFolder(tmp_path / "run", True), 0, WORLD)
     assert torch.equal(weights(task), weights(trained(tmp_path / "six", config(steps=6))))
     assert signal.getsignal(signal.SIGINT) is handler
     found = load_state(tmp_path / "run" / "state", torch.device("cpu"))

@@ -58,8 +58,9 @@ class ShardSource(Source):
     def digest(self) -> str:  # type: ignore[override]
         """Of the members' checksums; of shards without any, of the files."""
         known = [(key, [(suffix, digest) for suffix, _, _, digest in members]) for key, _, members in self._records]
-        whole = [] if all(digest for _, members in known for _, digest in members) else [info.sha256 for _, info in self._shards]
-        return hashlib.sha256(repr((known, whole)).encode(errors="surrogateescape")).hexdigest()
+        if all(digest for _, members in known for _, digest in members):
+            return hashlib.sha256(repr(known).encode(errors="surrogateescape")).hexdigest()
+        return hashlib.sha256("".join(info.sha256 or str(path) for path, info in self._shards).encode()).hexdigest()
 
     @property
     def image_checksums(self) -> list[str]:
