@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,13 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     """
     with whole_float32():
         yield torch.device(request.param)
+
+
+@pytest.fixture(autouse=True)
+def own_checksums(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders of tests leave nothing in the user's cache."""
+    if "ldm.data.sources.contents" in sys.modules:
+        monkeypatch.setattr("ldm.data.sources.contents.cache_folder", lambda name: tmp_path_factory.getbasetemp() / "cache" / name)
 
 
 ROOT = Path(__file__).parents[1]

@@ -13,9 +13,10 @@ import yaml
 from PIL import Image
 
 from ldm.app.train_ldm import TrainLDM
-from ldm.app.training_run import FREE_KEYS, open_run
+from ldm.app.training_run import FREE_KEYS, open_data, open_run
 from ldm.config.loader import build, dump, load
 from ldm.core.errors import UserError
+from ldm.data.config import DataConfig
 from ldm.training.distributed import World
 from ldm.training.run_folder import RunFolder
 
@@ -194,3 +195,14 @@ def test_sample_grids_are_saved_by_the_first_process_alone(tmp_path: Path) -> No
     with Image.open(tmp_path / "first" / "samples" / "step-00000007.png") as saved:
         assert np.asarray(saved)[0, :, 0].tolist() == [0, 0, 102, 255, 255]
     assert not (tmp_path / "second").exists()
+
+
+def test_what_is_odd_about_the_data_is_told_at_the_start_by_the_first_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "a.txt").write_text("a cat")
+    config = DataConfig(train=str(tmp_path), size=8)
+    open_data(config, 0, WORLD)
+    assert capsys.readouterr().out == "pictures without a caption, trained as unconditional: 1 (b.png)\n"
+    open_data(config, 0, dataclasses.replace(WORLD, rank=1, size=2))
+    assert capsys.readouterr().out == ""

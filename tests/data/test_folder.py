@@ -18,6 +18,7 @@ from ldm.conditioning.class_label import ClassLabelConfig
 from ldm.core.errors import UserError
 from ldm.data.config import DataConfig
 from ldm.data.open import open_dataset
+from ldm.data.sources import contents
 from ldm.data.sources.folder import FolderSource
 from ldm.data.sources.shards import open_indexed, open_tars
 
@@ -339,8 +340,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_copied_folder_is_the_same_data_and_a_changed_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
-    monkeypatch.setenv("LDM_CACHE", str(tmp_path / "cache"))
+def test_a_copied_folder_is_the_same_data_and_a_changed_one_is_not(tmp_path: Path, change: str) -> None:
     draw(tmp_path / "in", "a.png", "masks/a.png")
     (tmp_path / "in/a.txt").write_text("a cat")
     (tmp_path / "in/captions.csv").write_text("file,caption\na.png,a cat\n")
@@ -355,6 +355,20 @@ def test_a_copied_folder_is_the_same_data_and_a_changed_one_is_not(tmp_path: Pat
     assert same(copy) == before
     CHANGES[change](copy)
     assert same(copy) != before
+
+
+def test_files_are_read_once_for_their_checksums_and_a_cache_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(tmp_path / "in", "a.png")
+    before = same(tmp_path / "in")
+    monkeypatch.setattr(contents, "_of_file", lambda path: pytest.fail(f"{path} is read again"))
+    assert same(tmp_path / "in") == before
+    monkeypatch.undo()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(contents, "cache_folder", lambda name: tmp_path / "file" / name)
+    assert same(tmp_path / "in") == before
+    assert "checksums could not be kept" in capsys.readouterr().out
 
 
 def test_a_prepared_folder_copied_elsewhere_is_the_same_data_and_a_flipped_bit_is_told(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ldm.data.text import shown
 READERS = 8  # threads: hashing leaves the interpreter to the others
 
 
-def checksums(folder: Path, files: Sequence[File]) -> list[str]:
+def checksums(folder: Path, split: str, files: Sequence[File]) -> list[str]:
     """Of each file's content.
 
     All are read once; as long as the folder, the files' names, inodes, sizes and times stay the same they are known from then on.
@@ -27,19 +27,28 @@ def checksums(folder: Path, files: Sequence[File]) -> list[str]:
     Raises:
         UserError: a file that cannot be read.
     """
-    facts = repr((str(folder.resolve()), [(str(file.path), file.identity) for file in files]))
-    known = cache_folder("checksums") / f"{hashlib.sha256(facts.encode(errors='surrogateescape')).hexdigest()}.json"
+    facts = _hash([(str(file.path), file.identity) for file in files])
+    known = cache_folder("checksums") / f"{_hash((str(folder.resolve()), split))}.json"
+    found: list[str]
     try:
-        found: list[str] = json.loads(known.read_text())
+        kept = json.loads(known.read_text())
+        found = kept["checksums"] if kept["facts"] == facts else []
         if len(found) == len(files):
             return found
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError, TypeError):
         pass  # not known yet, or cut off: read below
     with ThreadPoolExecutor(READERS) as pool:
         read = pool.map(lambda file: _of_file(folder / file.path), files)
         found = list(_progress(read, len(files), folder))
-    write_file(known, json.dumps(found))
+    try:
+        write_file(known, json.dumps({"facts": facts, "checksums": found}))
+    except OSError as error:
+        tqdm.write(f"the files' checksums could not be kept in {known.parent} ({error.strerror}); every start reads {shown(folder)} whole")
     return found
+
+
+def _hash(facts: object) -> str:
+    return hashlib.sha256(repr(facts).encode(errors="surrogateescape")).hexdigest()
 
 
 def _of_file(path: Path) -> str:

@@ -99,7 +99,7 @@ class FolderSource(Source):
     def _checksums(self) -> list[tuple[str, str]]:
         beside = [mirrored[path] for path in self._pictures for mirrored in self.layout.asides.values() if path in mirrored]
         paths = [*self._pictures, *beside, *self._texts.values()]
-        found = checksums(self.folder, [self.layout.files[path] for path in paths])
+        found = checksums(self.folder, self.split, [self.layout.files[path] for path in paths])
         tables = [(str(base), sha256_of(table)) for base, table in self.tables]
         return [*zip(map(str, paths), found, strict=True), *tables]
 
