@@ -53,6 +53,10 @@ class _Tail:
         return len(self._last) == 1024 and not any(self._last)
 
 
+class _Scattered(UserError):
+    """Records whose parts would be read as records of their own."""
+
+
 class StreamedDataset(ImageDataset):
     """Samples in an order keyed by (seed, epoch): shards permuted, then records within a buffer.
 
@@ -119,14 +123,22 @@ class StreamedDataset(ImageDataset):
 
     def _of_shard(self, url: str) -> Iterator[Record]:
         try:
-            stream = _Tail(gopen(url))
+            stream, known = _Tail(gopen(url)), set[str]()
             for key, members in _grouped(stream):
+                if key in known:
+                    raise _Scattered(
+                        f"{url}: the members of record {key} do not lie side by side, as a stream needs them: write the tar sorted by name, or "
+                        "fetch it and train on the file"
+                    )
+                known.add(key)
                 try:
                     yield Record.of(key, members)
                 except UserError as error:
                     self.unreadable.add(key, str(error))
             if not stream.ends_well():
                 self.unreadable.add(url, f"{url}: breaks off (no end mark)")  # tarfile takes a cut header for the end, without a word
+        except _Scattered:
+            raise
         except Exception as error:  # of the network or of a command that is not ours
             self.unreadable.add(url, f"{url}: breaks off ({' '.join(str(error).split())[:200]})")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -249,6 +251,22 @@ def test_a_stream_that_breaks_off_is_named(streamed: Callable[[], ImageDataset],
     keys = {key for batch, _ in islice(data.batches(4, 1, (0, 4)), 4) for key in batch.keys}
     assert {"0", "1", "2", "3", "4"} <= keys and len(keys) < 10
     assert any("part1" in name and "breaks off" in reason for name, reason in data.unreadable.records.items())
+
+
+def test_records_whose_members_lie_apart_are_refused_in_a_stream(pictures: Path, tmp_path: Path) -> None:
+    """Read as neighbours only, they would lose their captions without a word."""
+    image = (pictures / "0.png").read_bytes()
+    members = [*((f"k{i}.png", image) for i in range(3)), *((f"k{i}.txt", b"a disc") for i in range(3))]
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    local = open_dataset(DataConfig(train=str(tmp_path / "a.tar"), size=8), "train", 0)
+    assert [sample.captions for sample in local.some(None)] == [("a disc",)] * 3
+    far = open_dataset(DataConfig(train=f"pipe:cat {tmp_path}/a.tar", size=8, allow_remote=True), "train", 0)
+    with pytest.raises(UserError, match=r"the members of record k0 do not lie side by side"):
+        list(far.some(None))
 
 
 # --- the latent cache
