@@ -127,8 +127,8 @@ class StreamedDataset(ImageDataset):
             for key, members in _grouped(stream):
                 if key in known:
                     raise _Scattered(
-                        f"{url}: the members of record {key} do not lie side by side, as a stream needs them: write the tar sorted by name, or "
-                        "fetch it and train on the file"
+                        f"{url}: the members of record {key} do not lie side by side, as a stream needs them: write the tar sorted by "
+                        "name, or fetch it and train on the file"
                     )
                 known.add(key)
                 try:
