@@ -256,6 +256,11 @@ def _read(file: Path, dtypes: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
     return tensors
 
 
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all its numbers are; a piece at a time, since torch makes copies for the answer."""
+    return all(bool(piece.isfinite().all()) for piece in tensor.reshape(-1).split(1 << 20))
+
+
 def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], what: str, dtypes: Mapping[str, torch.dtype] | None = None) -> None:
     """Loads a module's weights and refuses missing, unexpected and misshapen tensors, and numbers that are not finite.
 
@@ -277,7 +282,7 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], what: str
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise UserError(f"{what}: tensor {name!r} has shape {tuple(tensor.shape)}, the config requires {tuple(wanted[name].shape)}")
-        if tensor.device.type != "meta" and not tensor.isfinite().all():
+        if tensor.device.type != "meta" and not _is_finite(tensor):
             raise UserError(f"{what}: tensor {name!r} holds NaN or infinity, which no training here stores; get the file again")
     dtypes = dtypes or {name: tensor.dtype for name, tensor in wanted.items()}
     module.load_state_dict({name: tensor.to(dtypes[name]) for name, tensor in tensors.items()}, assign=True)
