@@ -318,6 +318,7 @@ CASES = [(name, "auto", dtype) for name in ("one head", "heads", "transformer, m
     ("heads", "math", torch.float32)
 ]
 SIDES = (32, 64)
+LAG = 1 << 21  # bytes by which the kernel's count of a process's memory may lag; all scores of 64 x 64 would take 32 MiB and more
 Peaks = dict[tuple[str, str, torch.dtype, int], int]
 
 
@@ -357,4 +358,4 @@ def memory_bytes(key: str) -> int:
 def test_memory_is_linear_in_the_positions(name: str, backend: str, dtype: torch.dtype, peaks: Peaks) -> None:
     """Four times as many pixels take about four times the memory; storing all scores would take sixteen times."""
     few, many = (peaks[name, backend, dtype, side] for side in SIDES)
-    assert many < 8 * few
+    assert many < 8 * max(few, LAG)
