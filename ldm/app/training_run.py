@@ -19,6 +19,7 @@ from ldm.core.ownership import written_in
 from ldm.data.config import DataConfig
 from ldm.data.image_dataset import ImageDataset
 from ldm.data.open import open_dataset
+from ldm.data.shards import Index
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.engine import Task, fit
@@ -159,7 +160,7 @@ def _refuse_among_pictures(folder: Path, config: Any) -> None:
     """Refuses, by UserError, a run in a plain folder of training pictures, which its sample grids would join."""
     for key in ("train", "val"):
         place = Path(getattr(config.data, key) or "/dev/null").expanduser()
-        if place.is_dir() and place.resolve() in (folder.resolve(), *folder.resolve().parents) and not (place / "index.json").is_file():
+        if place.is_dir() and place.resolve() in (folder.resolve(), *folder.resolve().parents) and not Index.is_in(place):
             raise UserError(f"--run-dir {folder} lies in data.{key}={place}, whose pictures its own would join: name a folder elsewhere")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
 from typing import ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
-class Control:
+class Control(abc.ABC):
     """
     Attributes:
         kind: what the value is: a name for programs.
@@ -16,9 +17,9 @@ class Control:
     kind: ClassVar[str]
 
     @property
+    @abc.abstractmethod
     def values(self) -> str:
         """The values that it takes, for people."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from webdataset import TarWriter
 
 from ldm.core.errors import UserError
 from ldm.core.files import sha256_of, write_file
+from ldm.data.formats import IMAGE_SUFFIXES
 from ldm.data.record import Record
 
 INDEX_NAME = "index.json"
@@ -121,19 +122,43 @@ ROLES = ("image", "img", "mask", "map", "text", "caption", "captions", "label", 
 
 
 def split_name(member: str) -> tuple[str, str]:
-    """(key, suffix) of a member's name; both empty for a name that begins with a dot or two underscores, which is no record's.
+    """(key, suffix) of a member's name as webdataset splits it: at the first dot of the last path component.
 
-    The suffix is what follows the last dot, with a role before it: `k.mask.png` is the mask of k. webdataset splits at the first dot, which
-    makes one record of `photo.v1.0.jpg` and `photo.v1.1.jpg`.
+    Both are empty for a name that begins with a dot or two underscores, which is no record's.
     """
     folder, _, name = member.rpartition("/")
-    stem, _, suffix = name.rpartition(".")
-    first, _, role = stem.rpartition(".")
-    if first and role.lower() in ROLES:
-        stem, suffix = first, f"{role}.{suffix}"
-    if not stem or name.startswith((".", "__")):
+    stem, _, suffix = name.partition(".")
+    if name.startswith((".", "__")):
         return "", ""
     return (f"{folder}/{stem}" if folder else stem), suffix
+
+
+def split_records(key: str, suffixes: Iterable[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """The records that the members of one key are, and the pictures among them that are of none.
+
+    `k.jpg` is a record with `k.txt`, `k.mask.png` and so on; another picture beside it, `k.depth.png`, is passed over. Where there is no such
+    picture, the names of the files have dots in them: `photo.v1.0.jpg` and `photo.v1.1.jpg` are two records.
+
+    Returns:
+        By the record's key: a member's suffix within the record, and its suffix as it was given. The suffixes of what is passed over.
+    """
+    by_rest: dict[str, dict[str, str]] = {}
+    for suffix in suffixes:
+        *rest, last = suffix.split(".")
+        own = f"{rest.pop()}.{last}" if rest and rest[-1].lower() in ROLES else last
+        by_rest.setdefault(".".join(rest), {})[own] = suffix
+    pictured = [rest for rest, members in by_rest.items() if any(map(is_picture, members))]
+    if "" not in pictured and len(pictured) > 1:
+        return {f"{key}.{rest}" if rest else key: members for rest, members in by_rest.items()}, []
+    its = "" if "" in pictured or not pictured else pictured[0]
+    others = [suffix for rest in pictured if rest != its for own, suffix in by_rest[rest].items() if is_picture(own)]
+    return {key: by_rest.get("", {}) | by_rest.get(its, {})}, others
+
+
+def is_picture(suffix: str) -> bool:
+    """Whether a member of this suffix within its record is a picture, not a mask or map."""
+    role, _, kind = suffix.lower().rpartition(".")
+    return kind in IMAGE_SUFFIXES and role not in ("mask", "map")
 
 
 def plain_key(name: str) -> str:
@@ -141,12 +166,26 @@ def plain_key(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[-80:] or "_"
 
 
-def scan_shard(path: Path) -> tuple[dict[str, tuple[Member, ...]], str | None]:
-    """Members of a tar by key, and what is wrong with it (None = nothing); what can be read before the fault is kept.
+class Scan(NamedTuple):
+    """What was found in a tar.
+
+    Attributes:
+        records: their members by key.
+        fault: what is wrong with the file; None = nothing. What can be read before the fault is kept.
+        others: names of pictures that are of no record.
+    """
+
+    records: dict[str, tuple[Member, ...]]
+    fault: str | None
+    others: tuple[str, ...]
+
+
+def scan_shard(path: Path) -> Scan:
+    """The records of a tar.
 
     Only regular files count: links, devices and folders in a tar are passed over, and nothing is ever extracted to a path.
     """
-    records: dict[str, list[Member]] = {}
+    groups: dict[str, dict[str, tuple[int, int]]] = {}
     fault, end = None, 0
     size = path.stat().st_size
     try:
@@ -159,12 +198,18 @@ def scan_shard(path: Path) -> tuple[dict[str, tuple[Member, ...]], str | None]:
                 if member.offset_data + member.size > size:
                     fault = "truncated"
                     break
-                records.setdefault(key, []).append((suffix, member.offset_data, member.size, ""))
+                groups.setdefault(key, {})[suffix] = (member.offset_data, member.size)
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         fault = str(error) or type(error).__name__
     if fault is None and not _has_end(path, end):
         fault = "truncated: no end mark"
-    return {key: tuple(members) for key, members in records.items()}, fault
+    records: dict[str, tuple[Member, ...]] = {}
+    others: list[str] = []
+    for key, found in groups.items():
+        split, more = split_records(key, found)
+        records |= {one: tuple((own, *found[suffix], "") for own, suffix in members.items()) for one, members in split.items()}
+        others += [f"{key}.{suffix}" for suffix in more]
+    return Scan(records, fault, tuple(others))
 
 
 def _has_end(path: Path, end: int) -> bool:
@@ -206,7 +251,7 @@ class ShardWriter:
             path = self.folder / f"{self.prefix}-{len(self.shards):06d}.tar"
             content = self._buffer.getbuffer()
             write_file(path, bytes(content))
-            records, fault = scan_shard(path)
+            records, fault, _ = scan_shard(path)
             assert fault is None and len(records) == self._count, (fault, len(records), self._count)
             summed = {
                 key: tuple((suffix, start, size, checksum(content[start : start + size])) for suffix, start, size, _ in members)

@@ -9,6 +9,7 @@ from itertools import count, groupby, islice
 from typing import Any, NoReturn
 
 import torch
+from tqdm import tqdm
 from webdataset import SimpleShardList, gopen
 
 from ldm.core.errors import UserError
@@ -20,7 +21,7 @@ from ldm.data.image_dataset import ImageDataset, Share
 from ldm.data.loader import report_unreadable
 from ldm.data.record import Record
 from ldm.data.sample_transform import SampleTransform, Split
-from ldm.data.shards import split_name
+from ldm.data.shards import split_name, split_records
 from ldm.data.unreadable import ENOUGH, UnreadableReport
 
 BUFFER = 1000  # records that are shuffled among each other, besides the shards
@@ -53,10 +54,6 @@ class _Tail:
         return len(self._last) == 1024 and not any(self._last)
 
 
-class _Scattered(UserError):
-    """Records whose parts would be read as records of their own."""
-
-
 class StreamedDataset(ImageDataset):
     """Samples in an order keyed by (seed, epoch): shards permuted, then records within a buffer.
 
@@ -68,7 +65,7 @@ class StreamedDataset(ImageDataset):
 
     def __init__(self, place: str, config: DataConfig, split: Split, seed: int) -> None:
         self.name, self.digest, self.urls = place, place, SimpleShardList(place).urls  # a change of what lies there goes unnoticed
-        self.config, self.split, self.seed = config, split, seed
+        self.config, self.split, self.seed, self._has_told = config, split, seed, False
         self.unreadable = UnreadableReport(ENOUGH, config.max_lost)
         first = next(self._records(0, shuffled=False), None)
         if first is None:
@@ -126,18 +123,23 @@ class StreamedDataset(ImageDataset):
             stream, known = _Tail(gopen(url)), set[str]()
             for key, members in _grouped(stream):
                 if key in known:
-                    raise _Scattered(
+                    raise UserError(
                         f"{url}: the members of record {key} do not lie side by side, as a stream needs them: write the tar sorted by "
                         "name, or fetch it and train on the file"
                     )
                 known.add(key)
-                try:
-                    yield Record.of(key, members)
-                except UserError as error:
-                    self.unreadable.add(key, str(error))
+                records, others = split_records(key, members)
+                if others and not self._has_told:
+                    tqdm.write(f"{url}: {key}.{others[0]} and its like are pictures beside their records' own, and passed over")
+                    self._has_told = True
+                for one, parts in records.items():
+                    try:
+                        yield Record.of(one, {own: members[suffix] for own, suffix in parts.items()})
+                    except UserError as error:
+                        self.unreadable.add(one, str(error))
             if not stream.ends_well():
                 self.unreadable.add(url, f"{url}: breaks off (no end mark)")  # tarfile takes a cut header for the end, without a word
-        except _Scattered:
+        except UserError:
             raise
         except Exception as error:  # of the network or of a command that is not ours
             self.unreadable.add(url, f"{url}: breaks off ({' '.join(str(error).split())[:200]})")

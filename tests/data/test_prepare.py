@@ -21,7 +21,7 @@ from ldm.core.errors import UserError
 from ldm.data.classic import LAY_OUT, OPENERS
 from ldm.data.names import CLASSIC
 from ldm.data.record import Record
-from ldm.data.shards import Index, scan_shard, shard_writer, split_name
+from ldm.data.shards import Index, scan_shard, shard_writer, split_name, split_records
 from ldm.data.sources.shards import open_indexed
 
 
@@ -256,15 +256,15 @@ def test_a_truncated_shard_gives_what_is_before_the_cut(tmp_path: Path) -> None:
         for i in range(6):
             writer.add(Record(key=f"k{i}", suffix="png", image=bytes(3000)))
     path = tmp_path / writer.shards[0].name
-    assert scan_shard(path)[1] is None
+    assert scan_shard(path).fault is None
     last = writer.shards[0].records["k5"][1]
     path.write_bytes(path.read_bytes()[: last[1] + last[2] // 2])
-    records, fault = scan_shard(path)
+    records, fault, _ = scan_shard(path)
     assert fault is not None and "truncated" in fault
     assert [key for key, members in records.items() if len(members) == 2] == [f"k{i}" for i in range(5)]
 
     path.write_bytes(path.read_bytes()[: writer.shards[0].records["k5"][0][1] - 512])  # between two members: tarfile sees no fault
-    records, fault = scan_shard(path)
+    records, fault, _ = scan_shard(path)
     assert fault is not None and "no end mark" in fault and list(records) == [f"k{i}" for i in range(5)]
 
 
@@ -278,7 +278,7 @@ def test_hostile_members_are_never_followed(tmp_path: Path) -> None:
         up = tarfile.TarInfo("../../c.png")
         up.size = 4
         tar.addfile(up, io.BytesIO(b"four"))
-    records, _ = scan_shard(tmp_path / "bad.tar")
+    records, *_ = scan_shard(tmp_path / "bad.tar")
     assert list(records) == ["../../c"]  # bytes by key: nothing is ever written to that path
 
 
@@ -300,15 +300,30 @@ def test_an_index_of_a_later_version_is_refused(tmp_path: Path) -> None:
     "name, parts",
     [
         ("a.b/c.mask.png", ("a.b/c", "mask.png")),
-        ("photo.v1.0.jpg", ("photo.v1.0", "jpg")),
-        ("k.image.jpg", ("k", "image.jpg")),
+        ("photo.v1.0.jpg", ("photo", "v1.0.jpg")),
         ("__key__.jpg", ("", "")),
         ("a/._k.jpg", ("", "")),
-        ("README", ("", "")),
+        ("README", ("README", "")),  # no suffix: no member of a record
     ],
 )
-def test_names_split_at_the_suffix_and_its_role(name: str, parts: tuple[str, str]) -> None:
+def test_names_split_where_webdataset_splits_them(name: str, parts: tuple[str, str]) -> None:
     assert split_name(name) == parts
+
+
+@pytest.mark.parametrize(
+    "suffixes, records, others",
+    [
+        (["jpg", "txt", "mask.png", "map.png"], {"k": ["jpg", "txt", "mask.png", "map.png"]}, []),
+        (["image.jpg", "text.txt"], {"k": ["image.jpg", "text.txt"]}, []),
+        (["depth.png", "jpg", "thumb.jpg", "txt"], {"k": ["jpg", "txt"]}, ["depth.png", "thumb.jpg"]),
+        (["v1.0.jpg", "v1.0.txt", "v1.1.jpg", "v1.1.mask.png"], {"k.v1.0": ["jpg", "txt"], "k.v1.1": ["jpg", "mask.png"]}, []),
+        (["full.jpg", "txt"], {"k": ["txt", "jpg"]}, []),
+        (["txt"], {"k": ["txt"]}, []),
+    ],
+)
+def test_records_of_one_key(suffixes: list[str], records: dict[str, list[str]], others: list[str]) -> None:
+    found, beside = split_records("k", suffixes)
+    assert {key: list(members) for key, members in found.items()} == records and beside == others
 
 
 @pytest.mark.parametrize(

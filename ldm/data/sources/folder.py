@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -224,11 +225,11 @@ def unique_keys(paths: Sequence[PurePosixPath]) -> list[str]:
     keys: list[str] = []
     taken = {key for key in plain if count[key] == 1}
     for path, key in zip(paths, plain, strict=True):
-        raw, salt = str(path).encode(errors="surrogateescape"), 0
-        while count[key] > 1 or key in taken and plain[len(keys)] != key:
-            key = f"{plain[len(keys)][-71:]}-{hashlib.sha256(raw + bytes(salt)).hexdigest()[:8]}"
-            salt += 1
-        taken.add(key)
+        if count[key] > 1:
+            raw = str(path).encode(errors="surrogateescape")
+            sums = (hashlib.sha256(raw + bytes(salt)).hexdigest() for salt in itertools.count())
+            key = next(new for digest in sums if (new := f"{key[-71:]}-{digest[:8]}") not in taken)
+            taken.add(key)
         keys.append(key)
     return keys
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ldm.core.errors import UserError
-from ldm.data.formats import IMAGE_SUFFIXES
+from ldm.data.findings import Finding
 from ldm.data.record import JSONS, NUMBERS, TEXTS, Record, attributes_in, captions_in, label_in
-from ldm.data.shards import Index, Member, ShardInfo, checksum, scan_shard
+from ldm.data.shards import Index, Member, ShardInfo, checksum, is_picture, scan_shard
 from ldm.data.sources.source import Source
 
 
@@ -67,7 +67,7 @@ class ShardSource(Source):
         """See `Source.image_checksums`."""
         found = []
         for _, path, members in self._records:
-            image = next(((o, n, digest) for suffix, o, n, digest in members if suffix.lower() in IMAGE_SUFFIXES), None)
+            image = next(((start, size, digest) for suffix, start, size, digest in members if is_picture(suffix)), None)
             found.append("" if image is None else image[2] or checksum(self._maps[path][image[0] : image[0] + image[1]]))
         return found
 
@@ -139,11 +139,12 @@ def open_tars(paths: Sequence[Path], must_be_whole: bool = True) -> ShardSource:
     Raises:
         UserError: no such shard, or one that breaks off.
     """
-    shards, unreadable = [], {}
+    shards, unreadable, others = [], {}, list[str]()
     for path in paths:
         if not path.is_file():
             raise UserError(f"{path}: no such shard")
-        records, fault = scan_shard(path)
+        records, fault, beside = scan_shard(path)
+        others += beside
         if fault:
             unreadable[path.name] = f"{path}: breaks off after {len(records)} records ({fault}); how many it had is not known"
             if must_be_whole:
@@ -153,4 +154,6 @@ def open_tars(paths: Sequence[Path], must_be_whole: bool = True) -> ShardSource:
     source = ShardSource(paths[0].parent.name or "shards", shards, Index(splits={}))
     source.label_names = source.text_labels()
     source.unreadable |= unreadable
+    if others:
+        source.findings = (Finding("pictures in shards beside their records' own, passed over", tuple(others)),)
     return source
