@@ -136,8 +136,8 @@ def split_name(member: str) -> tuple[str, str]:
 def split_records(key: str, suffixes: Iterable[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
     """The records that the members of one key are, and the pictures among them that are of none.
 
-    `k.jpg` is a record with `k.txt`, `k.mask.png` and so on; another picture beside it, `k.depth.png`, is passed over. Where there is no such
-    picture, the names of the files have dots in them: `photo.v1.0.jpg` and `photo.v1.1.jpg` are two records.
+    `k.jpg` is a record with `k.txt`, `k.mask.png` and so on; another picture beside it, `k.depth.png`, is passed over. Where there is no
+    such picture, names have dots in them: `photo.v1.0.jpg` and `photo.v1.1.jpg` are two records.
 
     Returns:
         By the record's key: a member's suffix within the record, and its suffix as it was given. The suffixes of what is passed over.
