@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import EpsImagePlugin, Image
 
@@ -100,6 +101,6 @@ def test_heic_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_heic_is_read_where_its_plug_in_is_installed() -> None:
-    pytest.importorskip("pillow_heif").register_heif_opener()
+    pillow_heif.register_heif_opener()
     image = decode_image(saved("HEIF", quality=95), "it")
     assert np.abs(np.asarray(image, int) - np.asarray(PICTURE)).mean() < 12
