@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+NO_CAPTION = "pictures without a caption, trained as unconditional"
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -16,7 +16,7 @@ from PIL import Image, ImageStat
 from torch import Tensor
 
 from ldm.core.files import write_file
-from ldm.data.findings import Finding
+from ldm.data.findings import NO_CAPTION, Finding
 from ldm.data.images import PictureFacts
 from ldm.data.record import Record
 from ldm.data.sources.source import Source
@@ -138,11 +138,9 @@ class Report:
 
     def all_findings(self) -> list[Finding]:
         """Those of the source, and what all records together show."""
-        found = [finding for finding in self.findings if self.captions or not finding.what.startswith("pictures without")]
-        known = {finding.what for finding in found}
-        silent = Finding("pictures without a caption, trained as unconditional", tuple(self.silent))
-        if self.silent and self.captions and silent.what not in known:
-            found.append(silent)
+        found = [finding for finding in self.findings if finding.what != NO_CAPTION]  # counted anew, of what was read
+        if self.silent and self.captions:
+            found.append(Finding(NO_CAPTION, tuple(self.silent)))
         others = set(self.map_classes) - {255}
         if 255 in self.map_classes and len(others) <= FEW_CLASSES and max(others, default=0) < 128:
             what = 'maps with class 255 beside few others, which most likely means "not labelled": set data.map_void=255'

@@ -14,7 +14,7 @@ from typing import Any
 from ldm.core.errors import UserError
 from ldm.core.files import sha256_of
 from ldm.core.reading import read_bytes
-from ldm.data.findings import Finding
+from ldm.data.findings import NO_CAPTION, Finding
 from ldm.data.formats import FORMATS, HEAD, format_of
 from ldm.data.images import open_map
 from ldm.data.picture_file import MAX_FILE
@@ -198,7 +198,7 @@ class FolderSource(Source):
         if self.has_captions:
             silent = [p for p in self._pictures if p not in self._texts and not self._rows.get(p, ((), {}))[0]]
             if silent:
-                yield Finding("pictures without a caption, trained as unconditional", tuple(map(shown, silent)))
+                yield Finding(NO_CAPTION, tuple(map(shown, silent)))
         if 0 < len(at_top) < count:
             yield Finding("pictures beside the folders, so that no folder is a label", tuple(map(shown, at_top)))
         test = self.layout.pictures.get("test")
