@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import codecs
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +21,9 @@ from ldm.data.record import Record
 from ldm.data.report import PAGE, Report
 from ldm.data.shards import Index
 from ldm.data.sources.folder import FolderSource
-from ldm.data.sources.shards import open_indexed, open_tars
+from ldm.data.sources.shards import open_indexed, open_tars, tars_in
 from ldm.data.sources.source import Source
+from ldm.data.text import check_encoding
 
 
 def main(options: argparse.Namespace) -> None:
@@ -38,7 +38,8 @@ def main(options: argparse.Namespace) -> None:
     )
     if options.out is None and not options.check:
         raise UserError("--out DIR says where to write; --check writes a report only")
-    if options.out is not None and not options.check:
+    options.out = options.out or Path("outputs") / f"check-{Path(options.source).resolve().name}"
+    if not options.check:
         recover_folder(options.out)
     if options.source in CLASSIC:
         _only(options, "captions", "encoding")
@@ -59,8 +60,7 @@ def _make(sources: dict[str, Source], options: argparse.Namespace, how: Preparat
                     remarks = (replace(finding, what=f"{name}: {finding.what}") for finding in built.remarks(source.captions()))
                     source.findings = (*source.findings, *remarks)
     if options.check:
-        out = options.out or Path("outputs") / f"check-{Path(options.source).resolve().name}"
-        _say(check_sources(sources, out, how, _progress), out)
+        _say(check_sources(sources, options.out, how, _progress), options.out)
         return
     report = prepare_sources(sources, options.out, how, _progress)
     _say(report, options.out)
@@ -74,29 +74,22 @@ def _from_source(options: argparse.Namespace) -> dict[str, Source]:
     folder = BUILTIN.get(options.source, Path(options.source).expanduser())
     if not folder.is_dir():
         raise UserError(f"{options.source}: neither a folder nor one of {', '.join((*BUILTIN, *CLASSIC))}")
-    if options.out is not None and folder.resolve() in (options.out.resolve(), *options.out.resolve().parents):
+    if folder.resolve() in (options.out.resolve(), *options.out.resolve().parents):
         raise UserError(f"--out {options.out} lies in the source folder; give another")
     if Index.is_in(folder):
         _only(options, "captions", "encoding")
         return {split: open_indexed(folder, split) for split in ("train", "val") if split in Index.read(folder).splits}
-    tars = sorted(folder.glob("*.tar"))
-    if tars:
+    if tars := tars_in(folder):
         _only(options, "captions", "encoding")
         return {"train": open_tars(tars, must_be_whole=False)}
     if options.captions is not None and not options.captions.is_file():
         raise UserError(f"--captions {options.captions}: no such file")
-    _check_encoding(options.encoding)
+    if options.encoding is not None:
+        check_encoding(options.encoding)
     train = FolderSource(folder, table=options.captions, encoding=options.encoding)
     if "val" not in train.layout.pictures:
         return {"train": train}
     return {"train": train, "val": FolderSource(folder, "val", table=options.captions, encoding=options.encoding)}
-
-
-def _check_encoding(name: str | None) -> None:
-    try:
-        codecs.lookup(name or "utf-8")
-    except LookupError:
-        raise UserError(f"--encoding {name!r}: no such encoding; common ones are cp1252, latin-1, shift_jis, gb18030, cp1251") from None
 
 
 def _only(options: argparse.Namespace, *unused: str) -> None:

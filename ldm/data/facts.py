@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -70,9 +71,10 @@ def number_of(value: Any) -> float | None:
     if isinstance(value, bool) or isinstance(value, list | tuple):
         return None
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def attribute_facts(records: Iterable[Mapping[str, Any]]) -> dict[str, AttributeFacts]:

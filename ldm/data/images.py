@@ -26,6 +26,7 @@ MAX_NUMBERS = MAX_MEMORY // 4  # in an array, of which each becomes a float of 4
 LARGEST = float(np.finfo(np.float32).max)
 HALF_A_LEVEL = 0.5 / 255  # how far beyond 0 ... 1 a float may be that is shown as black or white
 STRIP = 2**20  # pixels that are converted at once, so that a large picture is never whole in more bytes than it keeps
+LOSSY = ("JPEG", "AVIF", "HEIF")  # formats that keep no exact numbers
 BRIGHT = 128  # levels of a mask from here on are object
 UNDECIDED = 0.05  # share of a mask's pixels that may be neither dark nor bright before it is doubted; JPEG and smooth edges have some
 
@@ -178,12 +179,17 @@ def decode_map(content: bytes, name: str, *, suffix: str = "") -> Tensor:
     """Class indices (H, W) of a file's bytes, in the depth that they are stored in: uint8, or int32 if the picture has more than 8 bits.
 
     Raises:
-        UserError: as `decode_image`; a colour picture.
+        UserError: as `decode_image`; a colour picture; a format that changes numbers.
     """
-    image = decode_stored(content, name, suffix=suffix).image
+    image, kind = decode_stored(content, name, suffix=suffix)
+    if kind in LOSSY:
+        raise UserError(f"{name}: {kind} changes class indices; store the map as PNG, made of what it was before")
     if image.mode not in ("L", "P", "1", "I") and not image.mode.startswith("I;16"):
         raise UserError(f"{name}: a map must be a grey or palette picture whose pixels are class indices, this one is {image.mode}")
-    return torch.from_numpy(np.asarray(image).astype(np.int32 if _is_deep(image) else np.uint8))
+    classes = np.asarray(image).astype(np.int32 if _is_deep(image) else np.uint8)
+    if kind == "PNG" and image.mode == "L":  # Pillow spreads greys of 2 and 4 bits over 0 ... 255
+        classes = classes // (255 // (2 ** content[24] - 1))
+    return torch.from_numpy(classes)
 
 
 def decode_mask(content: bytes, name: str, *, suffix: str = "") -> Tensor:

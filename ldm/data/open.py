@@ -15,7 +15,7 @@ from ldm.data.sample_transform import Split
 from ldm.data.shards import Index
 from ldm.data.sources.folder import FolderSource
 from ldm.data.sources.layout import layout_of
-from ldm.data.sources.shards import open_indexed, open_tars
+from ldm.data.sources.shards import open_indexed, open_tars, tars_in
 from ldm.data.sources.source import Source
 from ldm.data.stream import StreamedDataset, is_remote
 
@@ -52,7 +52,7 @@ def open_source(place: str, split: Split = "train", is_shared: bool = False) -> 
     folder = standing_folder(Path(place).expanduser())
     if Index.is_in(folder):
         return open_indexed(folder, split if is_shared or split == "train" else _only_split(folder))
-    tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
+    tars = tars_in(folder) if folder.is_dir() else []
     if folder.is_dir() and not tars:
         return FolderSource(folder, split if is_shared or split == "train" else _held_out_part(folder))
     if is_shared:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -11,13 +12,13 @@ from pathlib import Path
 from PIL import Image
 
 from ldm.core.errors import UserError
-from ldm.core.files import new_folder
+from ldm.core.files import Outputs, new_folder, write_file
 from ldm.core.ownership import strangers
 from ldm.data.formats import HEAD, format_of
 from ldm.data.images import Levels, decode_array, decode_map, doubt_about, examine, object_in
 from ldm.data.picture_file import count_pages
 from ldm.data.record import Record
-from ldm.data.report import Report
+from ldm.data.report import PAGE, TEXT, Report
 from ldm.data.shards import Index, ShardWriter, checksum, plain_key, shard_writer
 from ldm.data.sources.source import Source
 
@@ -50,6 +51,8 @@ class Preparation:
             raise UserError(f"--val-every must be at least 2, got {self.val_every}")
         if self.shard_bytes < 2**20:
             raise UserError(f"--shard-size must be at least 1 MiB, got {self.shard_bytes / 2**20:g}")
+        if self.levels is not None and not -math.inf < self.levels[0] < self.levels[1] < math.inf:
+            raise UserError(f"--levels must be two numbers, black before white, as in 0 4095, got {self.levels[0]:g} {self.levels[1]:g}")
         if self.background is not None and not all(0 <= level <= 255 for level in self.background):
             raise UserError(f"--background must be three levels from 0 to 255, got {self.background}")
 
@@ -58,7 +61,8 @@ def prepare_sources(sources: Mapping[str, Source], out: Path, how: Preparation, 
     """The records of "train", and of "val" where the source has its own, into `out`, with a report; the whole folder or nothing.
 
     Raises:
-        UserError: not one picture is readable, `out` is a folder of something else, or there is a held-out split already.
+        UserError: not one picture is readable, none would be held out, `out` is a folder of something else, or there is a held-out split
+            already.
     """
     _check_own(out)
     first = sources["train"]
@@ -72,11 +76,12 @@ def prepare_sources(sources: Mapping[str, Source], out: Path, how: Preparation, 
                 writers[split].add(record)
         written = {split: tuple(writer.shards) for split, writer in writers.items()}
         report.counts = {split: sum(shard.count for shard in infos) for split, infos in written.items()}
-        _refuse_none(report)
+        _refuse_none(report, how)
         names = first.map_names or tuple(f"class {number}" for number in range(max(report.map_classes, default=-1) + 1))
         classes = tuple(sorted(report.map_classes))
         Index(splits=written, label_names=first.label_names, map_names=names, map_classes=classes).write(folder)
-        report.write(folder)
+        for name, content in report.files().items():
+            write_file(folder / name, content)
     return report
 
 
@@ -84,20 +89,26 @@ def check_sources(sources: Mapping[str, Source], out: Path, how: Preparation, pr
     """The report alone, into a folder: every record is read and decoded as for preparing.
 
     Raises:
-        UserError: not one picture is readable.
+        UserError: not one picture is readable, or none would be held out; a file of that name in `out` is not this tool's.
     """
+    outputs = Outputs(out)
+    outputs.check(TEXT, PAGE)
     report = Report.of(sources, how.all_pages)
     for split, _ in _checked_records(sources, how, report, progress):
         report.counts[split] = report.counts.get(split, 0) + 1
-    _refuse_none(report)
-    report.write(out)
+    _refuse_none(report, how)
+    outputs.write(report.files())
     return report
 
 
-def _refuse_none(report: Report) -> None:
+def _refuse_none(report: Report, how: Preparation) -> None:
     if not report.counts.get("train"):
-        reason = next(iter(report.unreadable.values()), "there were none")
+        reason = next(iter(report.unreadable), "there were none")
         raise UserError(f"not one picture to train on ({reason})")
+    if how.val_every is not None and "val" not in report.counts:
+        raise UserError(
+            f"--val-every {how.val_every} holds out none of {report.counts['train']} pictures; give a smaller number, or leave it out"
+        )
 
 
 def _checked_records(sources: Mapping[str, Source], how: Preparation, report: Report, progress: Progress) -> Iterator[tuple[str, Record]]:
@@ -116,7 +127,7 @@ def _checked_records(sources: Mapping[str, Source], how: Preparation, report: Re
                 try:
                     checked = _checked(page, how, report)
                 except UserError as error:
-                    report.unreadable[page.key] = str(error)
+                    report.unreadable.append(str(error))
                     continue
                 readable += 1
                 digest = checksum(page.image)
@@ -147,7 +158,7 @@ def _pages(record: Record, how: Preparation, report: Report) -> Iterator[Record]
         try:
             image, _ = examine(record.image, place, suffix=record.suffix, page=page, levels=how.levels)
         except UserError as error:
-            report.unreadable[key] = str(error)
+            report.unreadable.append(str(error))
         else:
             yield replace(record, key=key, place=place, suffix="png", image=_png(image))
 
@@ -157,7 +168,7 @@ def _records(source: Source, report: Report) -> Iterator[Record]:
         try:
             yield source.record(index)
         except UserError as error:
-            report.unreadable[source.key(index)] = str(error)
+            report.unreadable.append(str(error))
 
 
 def _checked(record: Record, how: Preparation, report: Report) -> Record:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ldm.core.errors import UserError
 from ldm.data.formats import IMAGE_SUFFIXES
-from ldm.data.text import decode_text, is_text
+from ldm.data.text import decode_text, is_text, lines_of
 
 Box = tuple[int, float, float, float, float]
 """An object's class index, then left, top, right and bottom as shares of the picture, from 0 to 1."""
@@ -86,7 +86,7 @@ class Record:
         try:
             captions, label, meta = _texts_of(lowered, key)
             boxes = boxes_of(meta["boxes"]) if _are_ours(meta.get("boxes")) else ()
-        except (ValueError, OverflowError, RecursionError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise UserError(f"{key}: its text cannot be read: {str(error)[:200] or type(error).__name__}") from None
         return Record(
             key=key,
@@ -111,7 +111,7 @@ def captions_in(members: Mapping[str, bytes]) -> tuple[str, ...]:
     """The captions in a record's members; none also where they cannot be read, which is counted when the record is."""
     try:
         return _texts_of(members, "")[0]
-    except (UserError, ValueError, OverflowError, RecursionError):
+    except (UserError, ValueError, TypeError, OverflowError, RecursionError):
         return ()
 
 
@@ -125,7 +125,7 @@ def _texts_of(members: Mapping[str, bytes], key: str) -> tuple[tuple[str, ...], 
     captions, label = _meta(meta)
     text = next((members[suffix] for suffix in TEXTS if suffix in members), None)
     if not captions and text is not None:
-        captions = _only_text(decode_text(text, f"{key}: its text").splitlines())
+        captions = lines_of(decode_text(text, f"{key}: its text"))
     number = next((members[suffix] for suffix in NUMBERS if suffix in members), None)
     if label is None and number is not None:
         label = int(decode_text(number, f"{key}: its label"))
@@ -167,17 +167,21 @@ def label_in(members: Mapping[str, bytes]) -> str | int | None:
     """The label in a record's members; None also where they cannot be read, which is counted when the record is."""
     try:
         return _texts_of(members, "")[1]
-    except (UserError, ValueError, OverflowError, RecursionError):
+    except (UserError, ValueError, TypeError, OverflowError, RecursionError):
         return None
 
 
 def _meta(meta: Mapping[str, Any]) -> tuple[tuple[str, ...], str | int | None]:
     """Captions and label; a label of another form than a text or an integer is somebody else's, and none here."""
-    captions = meta.get("captions") or meta.get("caption") or meta.get("text") or []
-    captions = [captions] if isinstance(captions, str) else captions
+    captions: list[Any] = []
+    for found in (meta.get("captions"), meta.get("caption")) if meta.get("captions") or meta.get("caption") else (meta.get("text"),):
+        captions += [found] if isinstance(found, str) else found or []
     label = meta.get("label")
-    if not isinstance(captions, list) or not all(isinstance(c, str) for c in captions):
+    if not all(isinstance(c, str) for c in captions):
         raise ValueError("captions must be a text or a list of texts")
+    captions = list(dict.fromkeys(captions))
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
     if isinstance(label, bool) or not isinstance(label, str | int):
         label = None
     if isinstance(label, int):

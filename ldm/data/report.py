@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image, ImageStat
 from torch import Tensor
 
-from ldm.core.files import write_file
 from ldm.data.findings import NO_CAPTION, Finding
 from ldm.data.images import PictureFacts
 from ldm.data.record import Record
@@ -44,12 +43,12 @@ class Report:
     """
     Attributes:
         counts: pictures by split, as written.
-        unreadable: what could not be read, by key, with the reason.
+        unreadable: what could not be read, and why.
         findings: what their owner may not expect.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
-    unreadable: dict[str, str] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
     sizes: list[tuple[int, int]] = field(default_factory=list)
@@ -74,7 +73,7 @@ class Report:
     def of(sources: Mapping[str, Source], all_pages: bool = False) -> Report:
         """What is known before any record is read."""
         findings = dict.fromkeys(finding for source in sources.values() for finding in source.findings)
-        unreadable = {key: reason for source in sources.values() for key, reason in source.unreadable.items()}
+        unreadable = [reason for source in sources.values() for reason in source.unreadable.values()]
         return Report(findings=list(findings), unreadable=unreadable, all_pages=all_pages)
 
     def see_image(self, record: Record, image: Image.Image, facts: PictureFacts) -> None:
@@ -203,21 +202,20 @@ class Report:
         lines += [finding.line() for finding in self.all_findings()]
         if self.unreadable:
             lines.append(f"could not be read and were left out: {len(self.unreadable)}")
-            lines += [f"  {reason}" for reason in list(self.unreadable.values())[:most]]
+            lines += [f"  {reason}" for reason in self.unreadable[:most]]
             if len(self.unreadable) > most:
                 lines.append(f"  and {len(self.unreadable) - most} more, in {PAGE}")
         return lines
 
-    def write(self, folder: Path) -> None:
-        """Both files."""
-        write_file(folder / TEXT, "\n".join(self.lines()) + "\n")
-        write_file(folder / PAGE, self._page())
+    def files(self) -> dict[str, str]:
+        """Name and content of both files."""
+        return {TEXT: "\n".join(self.lines()) + "\n", PAGE: self._page()}
 
     def _page(self) -> str:
         table = "".join(f"<tr><th>{html.escape(what)}</th><td>{html.escape(value)}</td></tr>" for what, value in self.rows())
         findings = "".join(_details(finding.what, finding.names) for finding in self.all_findings())
         if self.unreadable:
-            findings += _details("could not be read and were left out", tuple(self.unreadable.values()))
+            findings += _details("could not be read and were left out", tuple(self.unreadable))
         shown = "".join(
             f"<h2>{kind.capitalize()}</h2><div class=row>" + "".join(map(_figure, seen)) + "</div>" for kind, seen in self._extremes.items()
         )

@@ -123,13 +123,12 @@ class SampleTransform:
     def _label(self, record: Record) -> int:
         if record.label is None:
             return -1
-        if isinstance(record.label, int):
+        if isinstance(record.label, int) and not self.label_names:
             return record.label
-        if record.label not in self.label_names:
-            raise UserError(
-                f"{record.name}: label {record.label!r} is not among the set's labels ({', '.join(self.label_names) or 'none'})"
-            )
-        return self.label_names.index(record.label)
+        if str(record.label) not in self.label_names:  # beside names a number is a name
+            known = ", ".join(self.label_names) or "none"
+            raise UserError(f"{record.name}: label {record.label!r} is not among the set's labels ({known})")
+        return self.label_names.index(str(record.label))
 
 
 def _check_size(what: str, given: Tensor, stored: tuple[int, ...], key: str) -> None:

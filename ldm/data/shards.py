@@ -26,6 +26,7 @@ from ldm.data.record import Record
 
 INDEX_NAME = "index.json"
 VERSION = 2  # of an index; 1 had no checksums
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # how gzip, bzip2, xz and zstandard begin
 Member = tuple[str, int, int, str]
 """Suffix, offset, size, and checksum; "" = none is known."""
 
@@ -73,7 +74,8 @@ class Index:
             return False
         except (OSError, ValueError, RecursionError):
             return any(folder.glob("*.tar"))  # a damaged one of ours, which `read` names
-        return isinstance(plain, dict) and isinstance(plain.get("splits"), dict)
+        splits = plain.get("splits") if isinstance(plain, dict) else None
+        return isinstance(splits, dict) and bool(splits) and all(isinstance(shards, list) for shards in splits.values())
 
     @staticmethod
     def read(folder: Path) -> Index:
@@ -172,7 +174,7 @@ class Scan(NamedTuple):
     Attributes:
         records: their members by key.
         fault: what is wrong with the file; None = nothing. What can be read before the fault is kept.
-        others: names of pictures that are of no record.
+        others: names of members that are of no record, or were written again later.
     """
 
     records: dict[str, tuple[Member, ...]]
@@ -183,28 +185,42 @@ class Scan(NamedTuple):
 def scan_shard(path: Path) -> Scan:
     """The records of a tar.
 
-    Only regular files count: links, devices and folders in a tar are passed over, and nothing is ever extracted to a path.
+    Only regular files count, and hard links to one of them, as tar writes for a file of two names. Nothing is ever extracted to a path.
     """
     groups: dict[str, dict[str, tuple[int, int]]] = {}
+    places: dict[str, tuple[int, int]] = {}
+    others: list[str] = []
     fault, end = None, 0
     size = path.stat().st_size
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 end = member.offset_data + (-(-member.size // 512) * 512 if member.isreg() else 0)
+                place = places.get(member.linkname) if member.islnk() else (member.offset_data, member.size) if member.isreg() else None
                 key, suffix = split_name(member.name)
-                if not member.isreg() or member.issparse() or not suffix:
+                if member.isdir():
                     continue
-                if member.offset_data + member.size > size:
+                if place is None or member.issparse() or not suffix:
+                    others.append(member.name)
+                    continue
+                if sum(place) > size:
                     fault = "truncated"
                     break
-                groups.setdefault(key, {})[suffix] = (member.offset_data, member.size)
+                places[member.name] = place
+                known = groups.setdefault(key, {})
+                again = next((one for one in known if one.lower() == suffix.lower()), None)
+                if again is not None:
+                    others.append(member.name)
+                    del known[again]
+                known[suffix] = place
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         fault = str(error) or type(error).__name__
-    if fault is None and not _has_end(path, end):
-        fault = "truncated: no end mark"
+    if fault is None:
+        fault = _fault_at_end(path, end)
+    with open(path, "rb") as file:
+        if file.read(6).startswith(COMPRESSED):
+            fault = "it is compressed: unpack it"
     records: dict[str, tuple[Member, ...]] = {}
-    others: list[str] = []
     for key, found in groups.items():
         split, more = split_records(key, found)
         records |= {one: tuple((own, *found[suffix], "") for own, suffix in members.items()) for one, members in split.items()}
@@ -212,11 +228,16 @@ def scan_shard(path: Path) -> Scan:
     return Scan(records, fault, tuple(others))
 
 
-def _has_end(path: Path, end: int) -> bool:
-    """Whether a tar's two blocks of zeros follow its last member, which ends at byte `end`."""
+def _fault_at_end(path: Path, end: int) -> str | None:
+    """What is wrong behind a tar's last member, which ends at byte `end`: two blocks of zeros must follow, and nothing else."""
     with open(path, "rb") as file:
         file.seek(end)
-        return file.read(1024) == bytes(1024)
+        if file.read(1024) != bytes(1024):
+            return "truncated: no end mark"
+        while rest := file.read(1 << 20):
+            if any(rest):
+                return "more follows behind its end mark: tars are put together with tar --concatenate, not with cat"
+    return None
 
 
 class ShardWriter:

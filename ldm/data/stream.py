@@ -48,8 +48,9 @@ class _Tail:
 
     def ends_well(self) -> bool:
         """Reads what is left; whether the end mark was there."""
-        while self.read(1 << 16):
-            pass
+        while rest := self.read(1 << 16):
+            if any(rest):
+                return False
         self._stream.close()
         return len(self._last) == 1024 and not any(self._last)
 
@@ -138,7 +139,9 @@ class StreamedDataset(ImageDataset):
                     except UserError as error:
                         self.unreadable.add(one, str(error))
             if not stream.ends_well():
-                self.unreadable.add(url, f"{url}: breaks off (no end mark)")  # tarfile takes a cut header for the end, without a word
+                self.unreadable.add(
+                    url, f"{url}: breaks off (no end mark), or more follows behind it"
+                )  # tarfile takes a cut header for the end, without a word
         except UserError:
             raise
         except Exception as error:  # of the network or of a command that is not ours
@@ -189,6 +192,10 @@ def _grouped(stream: _Tail) -> Iterator[tuple[str, dict[str, bytes]]]:
         def members() -> Iterator[tuple[str, str, bytes]]:
             for member in tar:
                 key, suffix = split_name(member.name)
+                if member.islnk() or member.issym() or member.issparse():
+                    raise UserError(
+                        f"{member.name} in a shard is a link or a sparse file, which no stream can follow: write the tar with files"
+                    )
                 content = tar.extractfile(member) if member.isreg() and suffix else None
                 if content is not None:
                     yield key, suffix, content.read()

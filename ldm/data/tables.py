@@ -1,4 +1,4 @@
-"""Tables of captions and attributes: CSV as any program writes it, JSON lines, a JSON array."""
+"""Tables of captions and attributes: CSV as any program writes it, JSON lines, a JSON array, a JSON object of captions by file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ldm.core.errors import UserError
 from ldm.core.reading import read_bytes
+from ldm.data.formats import IMAGE_SUFFIXES
 from ldm.data.record import attributes_of
 from ldm.data.text import decode_text, is_text
 
@@ -37,34 +38,49 @@ class TableRow(NamedTuple):
     attributes: dict[str, Any]
 
 
-def read_table(table: Path, encoding: str | None = None) -> list[TableRow]:
-    """All rows, in order.
+class Table(NamedTuple):
+    """
+    Attributes:
+        rows: in order; at least one.
+        unread: columns that mean nothing here: beside the captions another column of a caption's name, or values that are no texts, numbers
+            or lists of these.
+    """
+
+    rows: list[TableRow]
+    unread: tuple[str, ...]
+
+
+def read_table(table: Path, encoding: str | None = None) -> Table:
+    """A table of captions.
 
     Args:
-        table: .csv or .tsv (delimited by comma, semicolon, tab or bar, whichever the header has), .jsonl or .json: objects a line, or an
-            array of them.
+        table: .csv or .tsv (delimited by comma, semicolon, tab or bar, whichever the header has), .jsonl or .json: objects a line, an array
+            of them, or one object of captions by file.
         encoding: of a table that is not UTF-8.
 
     Raises:
-        UserError: the columns are not there, or a line cannot be read.
+        UserError: the columns are not there, there is no row, or a line cannot be read.
     """
     text = decode_text(read_bytes(table, MOST_BYTES), str(table), encoding)
     suffix = table.suffix.lower()
     if suffix in (".csv", ".tsv"):
         rows = _csv_rows(table, text)
     elif suffix in (".jsonl", ".json"):
-        rows = _array(table, text) if text.lstrip().startswith("[") else _json_lines(table, text)
+        rows = _json_rows(table, text)
     else:
         raise UserError(f"{table}: captions must be a .csv, .tsv, .jsonl or .json file")
     columns: dict[str, None] = {}
-    found = [_row(table, number, row, columns) for number, row in rows]
-    if not found or not any(c in columns for c in FILE_COLUMNS) or not any(c in columns for c in CAPTION_COLUMNS):
+    unread: dict[str, None] = {}
+    found = [_row(table, number, row, columns, unread) for number, row in rows]
+    if not found:
+        raise UserError(f"{table}: has no row of a picture")
+    if not any(c in columns for c in FILE_COLUMNS) or not any(c in columns for c in CAPTION_COLUMNS):
         listed = ", ".join(columns) or "none"
         raise UserError(f"{table}: needs a column file or file_name, and a column caption or text; its columns are {listed}")
-    return found
+    return Table(found, tuple(unread))
 
 
-def _row(table: Path, number: int, row: Row, columns: dict[str, None]) -> TableRow:
+def _row(table: Path, number: int, row: Row, columns: dict[str, None], unread: dict[str, None]) -> TableRow:
     """One row, whose columns are added to those met so far."""
     by_name: Row = {}
     for column, value in row.items():
@@ -74,16 +90,25 @@ def _row(table: Path, number: int, row: Row, columns: dict[str, None]) -> TableR
             raise UserError(f"{table}, line {number}: column {name!r} is there twice")
         by_name[name] = value
     columns |= dict.fromkeys(by_name)
-    file = next((by_name[c] for c in FILE_COLUMNS if c in by_name), None)
-    captions = next((by_name[c] for c in CAPTION_COLUMNS if c in by_name and by_name[c] not in (None, "", [])), ())
+    file_column = next((column for column in FILE_COLUMNS if column in by_name), None)
+    caption_column = next((column for column in CAPTION_COLUMNS if by_name.get(column) not in (None, "", [])), None)
+    file = None if file_column is None else by_name[file_column]
+    captions = () if caption_column is None else by_name[caption_column]
     listed = [one for one in (captions if isinstance(captions, list | tuple) else [captions]) if one == one]  # NaN is an empty cell
     if not all(isinstance(one, str | int | float) for one in listed) or not isinstance(file, str | int | None):
         raise UserError(f"{table}, line {number}: the file must be a text, and the caption a text or a list of texts")
-    attributes = {key: value for key, value in attributes_of(by_name).items() if key and value not in ("", [])}
+    attributes = {key: value for key, value in attributes_of(by_name).items() if key and not _is_empty(value)}
+    used = {file_column, caption_column, *attributes}
+    unread |= {key: None for key, value in by_name.items() if key and key not in used and value is not None and not _is_empty(value)}
     texts = [text for text in (str(one).strip() for one in listed) if text]
     if not all(map(is_text, (str(file), *texts, json.dumps(attributes, ensure_ascii=False)))):
         raise UserError(f"{table}, line {number}: has half of a character (a lone surrogate); mend its escapes")
     return TableRow("" if file is None else str(file).strip(), number, tuple(texts), attributes)
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a cell says nothing: pandas writes NaN where there is no value."""
+    return value in ("", []) or value != value or (isinstance(value, str) and value.lower() == "nan")
 
 
 def _csv_rows(table: Path, text: str) -> Iterator[tuple[int, Row]]:
@@ -113,8 +138,22 @@ def _csv_rows(table: Path, text: str) -> Iterator[tuple[int, Row]]:
         if not header:
             header = [cell.strip() for cell in cells]
             continue
-        raw = "".join(lines[start : first + reader.line_num]).strip("\r\n")
+        span = lines[start : first + reader.line_num]
+        _refuse_swallowed(table, start + 1, header, span, delimiter)
+        raw = "".join(span).strip("\r\n")
         yield start + 1, _cells(table, start + 1, header, cells, raw, delimiter)
+
+
+def _refuse_swallowed(table: Path, number: int, header: list[str], span: list[str], delimiter: str) -> None:
+    """Refuses a quoted text that goes on over what looks like another row: most likely its quote was never closed."""
+    place = next((i for i, name in enumerate(header) if name.lower() in FILE_COLUMNS), 0)
+    for offset, line in enumerate(span[1:], 1):
+        cells = line.strip().split(delimiter)
+        if len(cells) >= len(header) and cells[place].strip(' "').rpartition(".")[2].lower() in IMAGE_SUFFIXES:
+            raise UserError(
+                f"{table}, line {number}: a quoted text goes on over line {number + offset}, which looks like a row of its own; close the "
+                "quote"
+            )
 
 
 def _header_score(cells: list[str]) -> int:
@@ -138,22 +177,32 @@ def _cells(table: Path, number: int, header: list[str], cells: list[str], raw: s
     return {name: cell.strip() for name, cell in zip(header, cells, strict=False) if name}
 
 
-def _json_lines(table: Path, text: str) -> Iterator[tuple[int, Row]]:
-    return ((number, _parsed(table, number, line.strip())) for number, line in enumerate(io.StringIO(text), 1) if line.strip())
+def _json_rows(table: Path, text: str) -> Iterator[tuple[int, Row]]:
+    """(line or number, row) of each object."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    if text.lstrip().startswith("["):
+        for number, row in enumerate(_parsed(table, 1, text, kind=list), 1):
+            if not isinstance(row, dict):
+                raise UserError(f"{table}, entry {number}: must be an object with file and caption")
+            yield number, row
+    elif table.suffix.lower() == ".json" and not _is_json(lines[0]):  # one object over several lines: captions by file
+        for number, (file, captions) in enumerate(_parsed(table, 1, text).items(), 1):
+            yield number, {"file": file, "caption": captions}
+    else:
+        yield from ((number, _parsed(table, number, line.strip())) for number, line in enumerate(lines, 1) if line.strip())
 
 
-def _array(table: Path, text: str) -> Iterator[tuple[int, Row]]:
-    """(number, row) of a JSON array's objects, counted from 1."""
-    rows = _parsed(table, 1, text, kind=list)
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise UserError(f"{table}, entry {number}: must be an object with file and caption")
-        yield number, row
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _parsed(table: Path, number: int, text: str, kind: type = dict) -> Any:
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise UserError(f"{table}, line {number + error.lineno - 1}: not JSON ({error.msg})") from None
     except (ValueError, RecursionError) as error:
@@ -162,3 +211,11 @@ def _parsed(table: Path, number: int, text: str, kind: type = dict) -> Any:
         wanted = "an object with file and caption" if kind is dict else "an array of objects with file and caption (or make it .jsonl)"
         raise UserError(f"{table}, line {number}: must be {wanted}")
     return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+    return row

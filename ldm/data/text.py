@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import unicodedata
 from pathlib import PurePath
 
@@ -27,8 +28,11 @@ def decode_text(content: bytes, name: str, encoding: str | None = None) -> str:
     for mark, kind in MARKS:
         if content.startswith(mark):
             return _decoded(content[len(mark) :], kind, name)
-    if b"\0" in content:  # no text of one byte a letter has zeros
-        return _decoded(content, "utf-16-be" if content[:1] == b"\0" else "utf-16-le", name)
+    for half, kind in ((content[1::2], "utf-16-le"), (content[::2], "utf-16-be")):
+        if half.count(0) > len(half) / 2:  # half of most letters' bytes
+            return _decoded(content, kind, name)
+    if b"\0" in content:
+        raise UserError(f"{_at(name, content, content.index(0))}: has a zero byte, so it is no text; remove it")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
@@ -45,6 +49,24 @@ def _decoded(content: bytes, encoding: str, name: str) -> str:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
         raise UserError(f"{_at(name, content, error.start)}: not {encoding} (byte 0x{content[error.start]:02x})") from None
+    except UnicodeError as error:
+        raise UserError(f"{name}: not {encoding} ({error})") from None
+
+
+def check_encoding(name: str) -> None:
+    """
+    Raises:
+        UserError: no encoding of texts is called so.
+    """
+    try:
+        "a".encode(name).decode(name)
+    except (LookupError, UnicodeError, ValueError):
+        raise UserError(f"--encoding {name!r}: no such encoding; common ones are cp1252, latin-1, shift_jis, gb18030, cp1251") from None
+
+
+def lines_of(text: str) -> tuple[str, ...]:
+    """The lines that are not blank, without space around them. Only the ends of lines that editors write end one."""
+    return tuple(line.strip() for line in re.split("[\r\n]+", text) if line.strip())
 
 
 def _at(name: str, content: bytes, place: int) -> str:

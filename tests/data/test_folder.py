@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -17,6 +18,8 @@ from ldm.app.train_classifier import classes_of
 from ldm.conditioning.class_label import ClassLabelConfig
 from ldm.core.errors import UserError
 from ldm.data.config import DataConfig
+from ldm.data.facts import ATTRIBUTES, BOXES, LABELS
+from ldm.data.facts import CAPTIONS as HAS_CAPTIONS
 from ldm.data.open import open_dataset
 from ldm.data.sources import contents
 from ldm.data.sources.folder import FolderSource
@@ -107,7 +110,15 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "an open quote": ("csv", b'file,caption\na.png,"a cat\nb.png,a dog\n', "line 2: cannot be read as CSV"),
     "a column twice": ("csv", b"file,caption,caption\na.png,a,b\n", "the column 'caption' twice"),
     "no caption": ("csv", b"file,words\na.png,a\n", "its columns are file, words"),
-    "nothing": ("csv", b"", "its columns are none"),
+    "nothing": ("csv", b"", "has no row of a picture"),
+    "a header alone": ("csv", b"file,caption\n", "has no row of a picture"),
+    "a key twice": ("jsonl", b'{"file": "a.png", "text": "a", "text": "b"}\n', "line 1: .*'text' is there twice"),
+    "a quote that swallows rows": (
+        "csv",
+        b'file,caption\na.png,"a cat\nb.png,a dog\nc.png,a pipe of 12"\n',
+        "line 2: a quoted text goes on over line 3",
+    ),
+    "a zero byte": ("csv", b"file,caption\na.png,a\0cat\n", "line 2: has a zero byte"),
     "a nested object": (
         "jsonl",
         b'{"file": "b.png", "text": "a"}\n{"file": "a.png", "text": {"en": "a cat"}}\n',
@@ -164,7 +175,55 @@ def test_names_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
     assert list(captions(FolderSource(tmp_path)).values()) == [("a dog",), ("a cat",)]
 
 
+def test_an_object_of_captions_by_file_is_read(tmp_path: Path) -> None:
+    draw(tmp_path, "a.png", "b.png")
+    (tmp_path / "captions.json").write_text('{\n "a.png": "a cat",\n "b.png": ["a dog"]\n}')
+    assert captions(FolderSource(tmp_path)) == CAPTIONS
+
+
+def test_lines_of_json_may_end_in_any_way(tmp_path: Path) -> None:
+    draw(tmp_path, "a.png", "b.png")
+    (tmp_path / "captions.jsonl").write_bytes(b'{"file": "a.png", "caption": "a cat"}\r{"file": "b.png", "caption": "a dog"}\r\n')
+    assert captions(FolderSource(tmp_path)) == CAPTIONS
+
+
+def test_a_resembling_name_adds_nothing_to_a_picture_that_is_named_in_full(tmp_path: Path) -> None:
+    draw(tmp_path, "sub/a.png", "b.png")
+    (tmp_path / "captions.csv").write_text("file,caption\nsub/a.png,a cat\na.png,one that is gone\nb.png,a dog\nB.PNG,a fox\nb,an owl\n")
+    source = FolderSource(tmp_path)
+    assert captions(source) == {"sub/a.png": ("a cat",), "b.png": ("a dog",)}
+    assert "rows of a table fit no picture, passed over: 3 ('a.png' (line 3), 'B.PNG' (line 5), ...)" in told(source)
+
+
+def test_what_of_tables_and_texts_is_not_read_is_told(tmp_path: Path) -> None:
+    draw(tmp_path, "a.png", "b.png")
+    (tmp_path / "captions.csv").write_text("file,caption,label,text,age\na.png,a cat,3,more,nan\n")
+    (tmp_path / "metadata.jsonl").write_text('{"file": "a.png", "text": "a cat"}\n')
+    for name in ("a.txt", "b.txt", "b.caption"):
+        (tmp_path / name).write_text("a dog")
+    source = FolderSource(tmp_path)
+    assert captions(source) == CAPTIONS and source.record(0).attributes == {}
+    assert told(source).splitlines() == [
+        "columns of a table that are not read: 2 (label of captions.csv, text of captions.csv)",
+        "tables that are not read, since another is: 1 (metadata.jsonl)",
+        "texts beside pictures that are not read, since a table or another text has their captions: 2 (a.txt, b.caption)",
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["hex", "", "undefined", "cp12520"])
+def test_only_encodings_of_texts_are_taken(tmp_path: Path, encoding: str) -> None:
+    draw(tmp_path / "in", "a.png")
+    with pytest.raises(UserError, match="no such encoding"):
+        main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--encoding", encoding])
+
+
 # ---- texts beside pictures
+
+
+def test_only_the_ends_of_lines_end_a_caption(tmp_path: Path) -> None:
+    draw(tmp_path, "a.png")
+    (tmp_path / "a.txt").write_text("one\u2028still one\x0b\x85\ntwo\rthree", newline="")
+    assert captions(FolderSource(tmp_path)) == {"a.png": ("one\u2028still one", "two", "three")}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
@@ -246,12 +305,36 @@ def test_links_are_followed_and_what_is_there_twice_is_taken_once(tmp_path: Path
     assert source.label_names == ("cats", "dogs")
     lines = told(source)
     for line in (
-        "links to a file that is there already, taken once: 2 (a.png, dogs2.png)",
-        "links back to a folder they lie in: 1 (cats/up)",
+        "links to a picture that is there already, taken once: 2 (a.png, dogs2.png)",
+        "links back to a folder they lie in, not followed: 1 (cats/up)",
         "links that lead nowhere: 1 (b.png)",
-        "that are no regular files (pipes, sockets, devices): 1 (pipe.png)",
+        "pipes, sockets and devices, passed over: 1 (pipe.png)",
     ):
         assert line in lines
+
+
+def test_pictures_may_share_a_text_a_mask_and_a_table(tmp_path: Path) -> None:
+    draw(tmp_path, "train/a.png", "train/b.png", "val/c.png", "store/m.png")
+    (tmp_path / "train/a.txt").write_text("a cat")
+    (tmp_path / "train/captions.csv").write_text("file,caption\na.png,a cat\nc.png,a fox\n")
+    os.symlink(tmp_path / "train/a.txt", tmp_path / "train/b.txt")
+    os.symlink(tmp_path / "train/captions.csv", tmp_path / "val/captions.csv")
+    (tmp_path / "masks/train").mkdir(parents=True)
+    for name in ("a", "b"):
+        os.symlink(tmp_path / "store/m.png", tmp_path / f"masks/train/{name}.png")
+    train, val = FolderSource(tmp_path), FolderSource(tmp_path, "val")
+    assert captions(train) == {"train/a.png": ("a cat",), "train/b.png": ("a cat",)} and captions(val) == {"val/c.png": ("a fox",)}
+    assert [train.record(i).mask == (tmp_path / "store/m.png").read_bytes() for i in range(2)] == [True, True]
+
+
+def test_folders_that_link_to_each_other_end_soon(tmp_path: Path) -> None:
+    names = [f"f{i}" for i in range(12)]
+    draw(tmp_path, *(f"{name}/a.png" for name in names))
+    for one in names:
+        for other in names:
+            os.symlink(tmp_path / other, tmp_path / one / f"to-{other}")
+    source = FolderSource(tmp_path)
+    assert len(source) == 12 and "links to a folder that 16 others lead to, not followed" in told(source)
 
 
 def test_classes_may_be_called_as_our_own_folders(tmp_path: Path) -> None:
@@ -266,6 +349,28 @@ def test_masks_that_mirror_pictures_are_masks_and_the_others_are_told(tmp_path: 
     assert source.has_masks and source.record(0).mask == (tmp_path / "masks/cats/1.png").read_bytes()
     assert source.label_names == ("cats", "maps")
     assert "files in masks that mirror no picture's path: 1 (masks/cats/9.png)" in told(source)
+
+
+def test_masks_in_any_capitals_and_of_the_pictures_own_suffix_first(tmp_path: Path) -> None:
+    draw(tmp_path, "cat.jpg", "cat.png", "Masks/cat.jpg", "Masks/cat.png", "Masks/dog.png", "dog.gif")
+    source = FolderSource(tmp_path)
+    own = {source.record(i).place: source.record(i).mask for i in range(len(source))}
+    assert own == {name: (tmp_path / "Masks" / name.replace("gif", "png")).read_bytes() for name in ("cat.jpg", "cat.png", "dog.gif")}
+    assert not source.findings
+
+
+def test_a_tar_among_pictures_is_a_stranger_and_tars_alone_are_shards(tmp_path: Path) -> None:
+    shard(draw(tmp_path / "mixed", "a.png", "b.png") / "backup.tar", [b"0"])
+    assert open_dataset(DataConfig(train=str(tmp_path / "mixed"), size=8), "train", 0).count == 2
+    assert ".tar files, which are no pictures and belong to none: 1 (backup.tar)" in told(FolderSource(tmp_path / "mixed"))
+    (tmp_path / "alone").mkdir()
+    shard(tmp_path / "alone/S.TAR", [b"0"] * 3)
+    assert open_dataset(DataConfig(train=str(tmp_path / "alone"), size=8), "train", 0).count == 3
+
+
+def test_pictures_outside_of_splits_are_told_once(tmp_path: Path) -> None:
+    lines = told(FolderSource(draw(tmp_path, "train/0.png", "val/1.png", "cats/2.png"))).splitlines()
+    assert lines == ["pictures outside of train, val, passed over: 1 (cats/2.png)"]
 
 
 SPLITS: dict[str, tuple[tuple[str, ...], dict[str, list[str]]]] = {
@@ -332,17 +437,17 @@ def same(folder: Path) -> str:
 
 CHANGES: dict[str, Callable[[Path], object]] = {
     "a picture": lambda folder: draw(folder, "x.png", "a.png"),
-    "its caption": lambda folder: (folder / "a.txt").write_text("a dog"),
+    "its caption": lambda folder: (folder / "b.txt").write_text("a dog"),
     "the table": lambda folder: (folder / "captions.csv").write_text("file,caption\na.png,a fox\n"),
     "a mask": lambda folder: draw(folder, "x.png", "masks/a.png"),
-    "a name": lambda folder: (folder / "a.png").rename(folder / "b.png"),
+    "a name": lambda folder: (folder / "b.png").rename(folder / "c.png"),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_copied_folder_is_the_same_data_and_a_changed_one_is_not(tmp_path: Path, change: str) -> None:
-    draw(tmp_path / "in", "a.png", "masks/a.png")
-    (tmp_path / "in/a.txt").write_text("a cat")
+    draw(tmp_path / "in", "a.png", "b.png", "masks/a.png")
+    (tmp_path / "in/b.txt").write_text("a cat")
     (tmp_path / "in/captions.csv").write_text("file,caption\na.png,a cat\n")
     before = same(tmp_path / "in")
     copy = tmp_path / "copy"
@@ -388,7 +493,7 @@ def test_a_prepared_folder_copied_elsewhere_is_the_same_data_and_a_flipped_bit_i
     assert damaged.record(1).image == one.record(1).image
 
 
-@pytest.mark.parametrize("content", [b'{"pages": []}', b"[1]", b"not json", b"[" * 100_000])
+@pytest.mark.parametrize("content", [b'{"pages": []}', b'{"splits": {}}', b"[1]", b"not json", b"[" * 100_000])
 def test_an_index_json_of_something_else_is_no_index(tmp_path: Path, content: bytes) -> None:
     draw(tmp_path / "in", "a.png", "b.png")
     (tmp_path / "in/index.json").write_bytes(content)
@@ -475,7 +580,69 @@ def test_a_cut_shard_without_an_index_is_refused_and_can_be_prepared(tmp_path: P
     assert "breaks off after" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("how", ["hard link", "doubled", "no suffix", "two tars in one", "compressed"])
+def test_odd_tars_lose_nothing_without_a_word(tmp_path: Path, how: str) -> None:
+    path = shard(tmp_path / "a.tar", [b"0", b"1"])
+    if how == "two tars in one":
+        path.write_bytes(path.read_bytes() + shard(tmp_path / "b.tar", [b"2"]).read_bytes())
+    elif how == "compressed":
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    else:
+        with tarfile.open(path, "a") as tar:
+            info = tarfile.TarInfo({"hard link": "h.png", "doubled": "k000.PNG", "no suffix": "picture"}[how])
+            if how == "hard link":
+                info.type, info.linkname = tarfile.LNKTYPE, "k000.png"
+            tar.addfile(info)
+    if how in ("two tars in one", "compressed"):
+        with pytest.raises(
+            UserError, match="more follows behind its end mark" if how == "two tars in one" else "it is compressed: unpack it"
+        ):
+            open_tars([path])
+        return
+    source = open_tars([path])
+    if how == "hard link":
+        assert source.record(2).image == source.record(0).image and not source.findings
+    else:
+        assert source.findings[0].line().startswith("members of shards that are of no record, or there twice, passed over: 1 (")
+
+
+def test_labels_of_texts_and_numbers_are_names(tmp_path: Path) -> None:
+    path = shard(tmp_path / "a.tar", [b'{"label": "cat"}', b'{"label": 1}', b'{"label": 2.0}'], "json")
+    data = open_dataset(DataConfig(train=str(path), size=8), "train", 0)
+    assert data.facts.label_names == ("1", "2", "cat")
+    assert [sample.label for sample in data.some(None)] == [2, 0, 1]
+
+
+def test_what_only_a_late_record_has_is_seen(tmp_path: Path) -> None:
+    late = [b"{}"] * 20 + [b'{"caption": "a cat", "label": 0, "age": 3, "boxes": [[0, 0, 0, 1, 1]]}']
+    data = open_dataset(DataConfig(train=str(shard(tmp_path / "a.tar", late, "json")), size=8), "train", 0)
+    assert {HAS_CAPTIONS, LABELS, ATTRIBUTES, BOXES} <= data.facts.has
+
+
 # ---- the report
+
+
+def test_a_report_of_somebody_else_is_not_overwritten(tmp_path: Path) -> None:
+    draw(tmp_path / "in", "a.png")
+    (tmp_path / "report.txt").write_text("a year's work")
+    with pytest.raises(UserError, match="report.txt is not from this tool"):
+        main([str(tmp_path / "in"), "--check", "--out", str(tmp_path)])
+    assert (tmp_path / "report.txt").read_text() == "a year's work" and not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("--val-every 10", "holds out none of 2 pictures"),
+        ("--levels nan 5", "--levels must be two numbers, black before white"),
+        ("--levels 5 5", "--levels must be two numbers, black before white"),
+    ],
+)
+def test_what_would_leave_nothing_to_hold_out_or_to_see_is_refused(tmp_path: Path, words: str, said: str) -> None:
+    draw(tmp_path / "in", "a.png", "b.png")
+    with pytest.raises(UserError, match=said):
+        main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), *words.split()])
+    assert not (tmp_path / "out").exists()
 
 
 def test_check_writes_a_report_and_nothing_else(
@@ -490,7 +657,7 @@ def test_check_writes_a_report_and_nothing_else(
     main(["photos", "--check"])
     assert sorted(path.name for path in (tmp_path / "photos").rglob("*")) == before
     folder = tmp_path / "outputs/check-photos"
-    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.txt"]
+    assert sorted(path.name for path in folder.iterdir()) == [".ldm-written.json", "report.html", "report.txt"]
     text, page = (folder / "report.txt").read_text(), (folder / "report.html").read_text()
     assert text in capsys.readouterr().out
     for line in (

@@ -508,3 +508,24 @@ def test_damaged_files_are_the_users_mistake_and_nothing_else(kind: str, options
                 way(content, "it") if kind == "NPY" else way(content, "it", suffix="tga")
             except UserError as error:
                 assert str(error).startswith("it: ") and "\n" not in str(error)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_map_has_the_numbers_that_are_stored(bits: int) -> None:
+    """Pillow spreads greys of 2 and 4 bits over 0 ... 255."""
+    classes = np.arange(16).reshape(4, 4) % 2**bits
+    rows = b"".join(
+        b"\0" + np.packbits(np.unpackbits(row.astype(np.uint8)[:, None], axis=1)[:, 8 - bits :].ravel()).tobytes() for row in classes
+    )
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", 4, 4, bits, 0, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+    assert decode_map(png, "it").tolist() == classes.tolist()
+
+
+def test_a_map_in_a_format_that_changes_numbers_is_refused() -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8), 3).save(buffer, "JPEG")
+    with pytest.raises(UserError, match="JPEG changes class indices; store the map as PNG"):
+        decode_map(buffer.getvalue(), "it")

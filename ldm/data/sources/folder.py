@@ -25,7 +25,7 @@ from ldm.data.sources.layout import BOXES, CAPTION_SUFFIXES, MAPS, MASKS, SPLITS
 from ldm.data.sources.matching import Names
 from ldm.data.sources.source import Source
 from ldm.data.tables import TABLES, read_table
-from ldm.data.text import decode_text, one_form, shown
+from ldm.data.text import decode_text, lines_of, one_form, shown
 
 MAX_TEXT = 1 << 24  # bytes of the captions or boxes of one picture
 Row = tuple[tuple[str, ...], dict[str, Any]]
@@ -51,7 +51,7 @@ class FolderSource(Source):
             UserError: no picture; a table that cannot be read, or names none of the pictures.
         """
         self.folder, self.name, self.unreadable, self.encoding = folder, shown(folder.name or str(folder)), {}, encoding
-        layout = self.layout = layout_of(folder)
+        layout = self.layout = layout_of(folder, () if table is None else (table,))
         if not layout.pictures.get(split):
             raise UserError(_nothing(layout, split))
         self.split = split if layout.splits else "all"
@@ -69,11 +69,10 @@ class FolderSource(Source):
             self.map_names = tuple(f"class {number}" for number in range(max(self.map_classes, default=0) + 1))
         self.tables = tuple(self._own_tables() if table is None else [(PurePosixPath(), table)])
         self._rows, unmatched = self._matched()
-        stems = {path.with_suffix(""): path for path in layout.files if path.suffix.lower() in CAPTION_SUFFIXES}
-        self._texts = {path: stems[path.with_suffix("")] for path in self._pictures if path.with_suffix("") in stems}
+        self._texts, unread = self._texts_beside()
         self.has_captions = bool(self._texts) or any(captions for captions, _ in self._rows.values())
         self.has_attributes = any(attributes for _, attributes in self._rows.values())
-        self.findings = (*layout.findings, *unmatched, *self._remarks(at_top, len(trained)))
+        self.findings = (*layout.findings, *unmatched, *unread, *self._remarks(at_top, len(trained)))
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -149,8 +148,7 @@ class FolderSource(Source):
         if path not in self._texts:
             return ()
         text = self.folder / self._texts[path]
-        lines = decode_text(read_bytes(text, MAX_TEXT), shown(text), self.encoding).splitlines()
-        return tuple(line.strip() for line in lines if line.strip())
+        return lines_of(decode_text(read_bytes(text, MAX_TEXT), shown(text), self.encoding))
 
     def _own_tables(self) -> Iterator[tuple[PurePosixPath, Path]]:
         """At the top and in each split's folder the first that is there."""
@@ -169,29 +167,53 @@ class FolderSource(Source):
         rows: dict[PurePosixPath, tuple[list[str], dict[str, Any]]] = {}
         none: list[str] = []
         several: list[str] = []
-        for base, table in self.tables:
+        unread: list[str] = []
+        for base, path in self.tables:
+            table = read_table(path, self.encoding)
+            unread += [f"{column} of {shown(path.name)}" for column in table.unread]
+            exact = {picture for row in table.rows for picture in names.exact(row.file, base)}
             fitting = 0
-            row = None
-            for row in read_table(table, self.encoding):
-                found = names.find(row.file, base)
+            for row in table.rows:
+                # A name that only resembles a picture's is not that of one whose own path stands in the table.
+                found = names.exact(row.file, base) or [one for one in names.find(row.file, base) if one not in exact]
+                fitting += len(found)
                 if len(found) == 1:
-                    fitting += 1
                     captions, attributes = rows.setdefault(found[0], ([], {}))
                     captions.extend(row.captions)
                     attributes |= row.attributes
                 else:
                     (several if found else none).append(f"{row.file!r} (line {row.line})")
-            if not fitting and row is not None:
+            if not fitting:
                 raise UserError(
-                    f"{table} names no picture of {shown(self.folder)} (its last is {row.file!r}); "
+                    f"{path} names no picture of {shown(self.folder)} (its last is {table.rows[-1].file!r}); "
                     "paths must be relative to that folder, or lie in it"
                 )
-        findings = [
-            Finding(f"rows of a table {what}, passed over", tuple(which))
-            for what, which in (("fit no picture", none), ("fit several pictures", several))
-            if which
-        ]
+        told = (
+            ("rows of a table fit no picture, passed over", none),
+            ("rows of a table fit several pictures, passed over", several),
+            ("columns of a table that are not read", unread),
+            ("tables that are not read, since another is", self._second_tables()),
+        )
+        findings = [Finding(what, tuple(which)) for what, which in told if which]
         return {path: (tuple(captions), attributes) for path, (captions, attributes) in rows.items()}, findings
+
+    def _second_tables(self) -> list[str]:
+        read = {path.resolve() for _, path in self.tables}
+        there = [base / name for base in self.layout.bases for name in TABLES if base / name in self.layout.files]
+        return [shown(path) for path in there if (self.folder / path).resolve() not in read]
+
+    def _texts_beside(self) -> tuple[dict[PurePosixPath, PurePosixPath], list[Finding]]:
+        """The text of each picture that a table has no caption of, and the texts that are not read."""
+        texts: dict[PurePosixPath, PurePosixPath] = {}
+        unread: list[str] = []
+        for path in self._pictures:
+            there = [text for suffix in CAPTION_SUFFIXES if (text := path.with_suffix(suffix)) in self.layout.files]
+            has_row = bool(self._rows.get(path, ((), {}))[0])
+            if there and not has_row:
+                texts[path] = there[0]
+            unread += map(shown, there if has_row else there[1:])
+        what = "texts beside pictures that are not read, since a table or another text has their captions"
+        return texts, [Finding(what, tuple(unread))] if unread else []
 
     def _remarks(self, at_top: Sequence[PurePosixPath], count: int) -> Iterator[Finding]:
         """What its owner may not expect of the pictures themselves."""

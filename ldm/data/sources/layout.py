@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +17,7 @@ from ldm.data.text import shown
 
 MASKS, MAPS, BOXES = "masks", "maps", "boxes"
 CAPTION_SUFFIXES = (".txt", ".caption")
+MOST_ENTERED = 16  # times that one folder is entered through links; folders that link to each other have more ways than anybody can walk
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
 SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 
@@ -38,17 +40,20 @@ class File:
 def walk(folder: Path) -> tuple[list[File], list[Finding]]:
     """All regular files whose path has no part that begins with a dot, in the order of their paths, and what was passed over.
 
-    Links are followed; one that leads back to a folder it lies in is not. Of a file that is there and linked too, only the file counts, of
-    one that is linked several times the first link.
+    Links are followed. One that leads back to a folder it lies in is not, nor is a folder entered through links again and again.
 
     Raises:
         UserError: a folder that cannot be read.
     """
+    files: list[File] = []
     passed_over: list[tuple[str, str]] = []
-
-    def files(place: Path, path: PurePosixPath, within: frozenset[tuple[int, int]], is_linked: bool) -> Iterator[File]:
+    entered = Counter[tuple[int, int]]()
+    top = folder.stat()
+    waiting = [(folder, PurePosixPath(), frozenset({(top.st_dev, top.st_ino)}), False)]
+    while waiting:
+        place, path, within, is_linked = waiting.pop()
         try:
-            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+            entries = list(os.scandir(place))
         except OSError as error:
             raise UserError(f"{shown(place)}: cannot be read ({error.strerror})") from None
         for entry in entries:
@@ -60,29 +65,19 @@ def walk(folder: Path) -> tuple[list[File], list[Finding]]:
             except OSError:
                 passed_over.append(("links that lead nowhere", shown(below)))
                 continue
-            if stat.S_ISDIR(found.st_mode):
-                if (found.st_dev, found.st_ino) in within:
-                    passed_over.append(("links back to a folder they lie in", shown(below)))
-                else:
-                    yield from files(place / entry.name, below, within | {(found.st_dev, found.st_ino)}, through)
-            elif stat.S_ISREG(found.st_mode):
-                yield File(below, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns), through)
+            inode = (found.st_dev, found.st_ino)
+            if stat.S_ISREG(found.st_mode):
+                files.append(File(below, (*inode, found.st_size, found.st_mtime_ns), through))
+            elif not stat.S_ISDIR(found.st_mode):
+                passed_over.append(("pipes, sockets and devices, passed over", shown(below)))
+            elif inode in within:
+                passed_over.append(("links back to a folder they lie in, not followed", shown(below)))
+            elif through and entered[inode] >= MOST_ENTERED:
+                passed_over.append((f"links to a folder that {MOST_ENTERED} others lead to, not followed", shown(below)))
             else:
-                passed_over.append(("that are no regular files (pipes, sockets, devices)", shown(below)))
-
-    top = folder.stat()
-    found = list(files(folder, PurePosixPath(), frozenset({(top.st_dev, top.st_ino)}), False))
-    direct = {file.identity[:2] for file in found if not file.is_linked}
-    kept, linked = [], set[tuple[int, int]]()
-    for file in found:
-        inode = file.identity[:2]
-        if file.is_linked and (inode in direct or inode in linked):
-            passed_over.append(("links to a file that is there already, taken once", shown(file.path)))
-            continue
-        if file.is_linked:
-            linked.add(inode)
-        kept.append(file)
-    return kept, by_kind("{}", passed_over)
+                entered[inode] += 1
+                waiting.append((place / entry.name, below, within | {inode}, through))
+    return sorted(files, key=lambda file: file.path), by_kind("{}", sorted(passed_over))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +110,15 @@ class Layout:
         return PurePosixPath(picture.parts[0]) if self.splits else PurePosixPath()
 
 
-def layout_of(folder: Path) -> Layout:
+def layout_of(folder: Path, own: Collection[Path] = ()) -> Layout:
     """Which file is what.
 
+    Args:
+        folder: to be walked.
+        own: files in it that the caller reads itself, such as a table of another name.
+
     Raises:
-        UserError: a folder or file that cannot be read.
+        UserError: a folder that cannot be read.
     """
     walked, passed_over = walk(folder)
     files = {file.path: file for file in walked}
@@ -134,18 +133,22 @@ def layout_of(folder: Path) -> Layout:
             if mirrored:
                 asides[name] |= mirrored
                 inside |= within
+    shown_once, again = _once([files[path] for path in images if path not in inside])
     pictures: dict[str, list[PurePosixPath]] = {}
     outside = []
-    for path in images:
-        if path in inside:
-            continue
+    for path in shown_once:
         if splits and path.parts[0] not in splits:
             outside.append(shown(path))
         else:
             pictures.setdefault(SPLIT_OF[path.parts[0].lower()] if splits else "train", []).append(path)
-    findings = [*passed_over, *_others(files, {path for paths in pictures.values() for path in paths}, inside, asides, splits)]
+    findings = list(passed_over)
+    if again:
+        findings.append(Finding("links to a picture that is there already, taken once", tuple(map(shown, again))))
     if outside:
         findings.append(Finding(f"pictures outside of {', '.join(splits)}, passed over", tuple(outside)))
+    mine = {path.resolve() for path in own}
+    known = [path for path in files if mine and (folder / path).resolve() in mine]
+    findings += _others(files.keys() - set(known), set(images) - inside, inside, asides, splits)
     return Layout(
         folder=folder,
         files=files,
@@ -156,6 +159,24 @@ def layout_of(folder: Path) -> Layout:
     )
 
 
+def _once(found: Sequence[File]) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
+    """Pictures without the links to one that is there too, and these links; of a picture that is only linked, the first link counts.
+
+    Only pictures: two of them may well share a text, a mask or a table.
+    """
+    direct = {file.identity[:2] for file in found if not file.is_linked}
+    once: list[PurePosixPath] = []
+    again: list[PurePosixPath] = []
+    linked = set[tuple[int, ...]]()
+    for file in found:
+        inode = file.identity[:2]
+        is_known = file.is_linked and (inode in direct or inode in linked)
+        (again if is_known else once).append(file.path)
+        if file.is_linked:
+            linked.add(inode)
+    return once, again
+
+
 def _is_image(path: Path) -> bool:
     """By its first bytes; a suffix that images have is taken at its word, so that a damaged one is counted where it is read."""
     if path.suffix.lower()[1:] in IMAGE_SUFFIXES:
@@ -163,8 +184,8 @@ def _is_image(path: Path) -> bool:
     try:
         with open(path, "rb") as file:
             return format_of(file.read(HEAD), path.suffix) is not None
-    except OSError as error:
-        raise UserError(f"{shown(path)}: cannot be read ({error.strerror})") from None
+    except OSError:  # nor can it be read as a picture: it is counted among the others
+        return False
 
 
 def _split_folders(images: Collection[PurePosixPath]) -> tuple[str, ...]:
@@ -175,7 +196,7 @@ def _split_folders(images: Collection[PurePosixPath]) -> tuple[str, ...]:
     tops = sorted({path.parts[0] for path in images if len(path.parts) > 1})
     named = [name for name in tops if name.lower() in SPLIT_OF]
     kinds = {SPLIT_OF[name.lower()] for name in named}
-    others = [name for name in tops if name not in named and name not in (MASKS, MAPS, BOXES)]
+    others = [name for name in tops if name not in named and name.lower() not in (MASKS, MAPS, BOXES)]
     return tuple(named) if "train" in kinds and (len(kinds) > 1 or not others) else ()
 
 
@@ -184,9 +205,9 @@ def _mirrored(
 ) -> tuple[dict[PurePosixPath, PurePosixPath], set[PurePosixPath]]:
     """The pictures below `base` that have a file in its folder `name`, each with that file, and all files in that folder.
 
-    A `.png` mirrors a picture of any suffix. Where none does, a class is called so.
+    A file of the picture's own suffix comes first, then a `.png`. Where none mirrors a picture, a class is called so.
     """
-    place = base / name
+    place = next((base / path.parts[len(base.parts)] for path in files if _is_called(path, base, name)), base / name)
     within = {path for path in files if path.parts[: len(place.parts)] == place.parts}
     if not within:
         return {}, within
@@ -200,8 +221,14 @@ def _mirrored(
             relative = picture.relative_to(base)
             found = offered.get(relative.with_suffix(""))
             if found:
-                mirrored[picture] = found[0]
+                mirrored[picture] = next((path for path in found if path.suffix.lower() == picture.suffix.lower()), found[0])
     return mirrored, within
+
+
+def _is_called(path: PurePosixPath, base: PurePosixPath, name: str) -> bool:
+    """Whether a path leads through the folder `name` of `base`, in any capitals."""
+    depth = len(base.parts)
+    return path.parts[:depth] == base.parts and len(path.parts) > depth + 1 and path.parts[depth].lower() == name
 
 
 def _others(
@@ -216,7 +243,7 @@ def _others(
     stems = {picture.with_suffix("") for picture in pictures}
     stray, unknown = [], []
     tables = {base / name for base in (PurePosixPath(), *map(PurePosixPath, splits)) for name in TABLES}
-    for path in files:
+    for path in sorted(files):
         if path in inside:
             if path not in used:
                 stray.append(shown(path))

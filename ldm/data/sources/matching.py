@@ -20,6 +20,10 @@ class Names:
             for call in calls:
                 self._called.setdefault(call, []).append(path)
 
+    def exact(self, name: str, base: PurePosixPath) -> list[PurePosixPath]:
+        """The picture whose path from `base` or from the top a name is."""
+        return self._first((call for call in self._all_calls(name, base) if call[0] == "path"), base)
+
     def find(self, name: str, base: PurePosixPath) -> list[PurePosixPath]:
         """The pictures that a name in a table in folder `base` fits: one, or several, or none.
 
@@ -27,13 +31,19 @@ class Names:
         without a folder, the files of that name anywhere below `base`, with or without suffix. Backslashes are read as slashes; an
         absolute path must lie in the folder.
         """
+        return self._first(self._all_calls(name, base), base)
+
+    def _first(self, calls: Iterable[tuple[str, str]], base: PurePosixPath) -> list[PurePosixPath]:
+        for call in calls:
+            found = [picture for picture in self._called.get(call, ()) if picture.parts[: len(base.parts)] == base.parts]
+            if found:
+                return found
+        return []
+
+    def _all_calls(self, name: str, base: PurePosixPath) -> Iterator[tuple[str, str]]:
         plain = one_form(name)
         for spelled in dict.fromkeys((plain, plain.replace("\\", "/"))):
-            for call in self._calls(spelled, base):
-                found = [picture for picture in self._called.get(call, ()) if picture.parts[: len(base.parts)] == base.parts]
-                if found:
-                    return found
-        return []
+            yield from self._calls(spelled, base)
 
     def _calls(self, name: str, base: PurePosixPath) -> Iterator[tuple[str, str]]:
         path = str(PurePosixPath(name))

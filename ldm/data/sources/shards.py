@@ -13,6 +13,7 @@ from ldm.core.errors import UserError
 from ldm.data.findings import Finding
 from ldm.data.record import JSONS, NUMBERS, TEXTS, Record, attributes_in, captions_in, label_in
 from ldm.data.shards import Index, Member, ShardInfo, checksum, is_picture, scan_shard
+from ldm.data.sources.layout import layout_of
 from ldm.data.sources.source import Source
 
 
@@ -40,13 +41,14 @@ class ShardSource(Source):
                     self.unreadable[key] = f"{key}: {path} is truncated"
         if not self._records:
             raise UserError(f"{name}: its shards hold no readable record")
-        suffixes = {suffix for _, _, members in self._records for suffix, *_ in members}
-        self.has_masks, self.has_maps = "mask.png" in suffixes, "map.png" in suffixes
+        suffixes = {suffix.lower() for _, _, members in self._records for suffix, *_ in members}
+        self.has_masks, self.has_maps = (any(suffix.startswith(f"{role}.") for suffix in suffixes) for role in ("mask", "map"))
         first = self.first_records()
-        self.has_captions = any(record.captions for record in first)
-        self.has_labels = any(record.label is not None for record in first)
-        self.has_boxes = any(record.boxes for record in first)
-        self.has_attributes = any(record.attributes for record in first)
+        # What the first few do not show, any later one may: then all are looked through, up to the first that has it.
+        self.has_captions = any(record.captions for record in first) or any(captions for _, captions in self.captions())
+        self.has_labels = any(record.label is not None for record in first) or any(label is not None for label in self._labels())
+        self.has_boxes = any(record.boxes for record in first) or any(b'"boxes"' in content for content in self._json())
+        self.has_attributes = any(record.attributes for record in first) or any(map(bool, self.attributes()))
 
     def __len__(self) -> int:
         return len(self._records)
@@ -72,9 +74,9 @@ class ShardSource(Source):
         return found
 
     def text_labels(self) -> tuple[str, ...]:
-        """All labels that are texts, sorted; for shards whose index does not name them."""
-        found = {label_in({"json": content}) for content in self._json()}
-        return tuple(sorted(label for label in found if isinstance(label, str)))
+        """All labels, sorted, if some are texts; for shards whose index does not name them."""
+        found = {label_in({"json": content}) for content in self._json()} - {None}
+        return tuple(sorted(map(str, found))) if any(isinstance(label, str) for label in found) else ()
 
     def captions(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """See `Source.captions`."""
@@ -85,12 +87,15 @@ class ShardSource(Source):
     def label_numbers(self) -> dict[int, str]:
         """See `Source.label_numbers`."""
         found: dict[int, str] = {}
-        for key, path, members in self._records:
-            contents = {suffix.lower(): (offset, size) for suffix, offset, size, _ in members if suffix.lower() in (*JSONS, *NUMBERS)}
-            label = label_in({suffix: self._maps[path][start : start + size] for suffix, (start, size) in contents.items()})
+        for (key, _, _), label in zip(self._records, self._labels(), strict=True):
             if isinstance(label, int):
                 found.setdefault(label, key)
         return found
+
+    def _labels(self) -> Iterator[str | int | None]:
+        for _, path, members in self._records:
+            places = {suffix.lower(): (start, size) for suffix, start, size, _ in members if suffix.lower() in (*JSONS, *NUMBERS)}
+            yield label_in({suffix: self._maps[path][start : start + size] for suffix, (start, size) in places.items()})
 
     def attributes(self) -> Iterator[dict[str, Any]]:
         """See `Source.attributes`."""
@@ -129,6 +134,12 @@ def open_indexed(folder: Path, split: str) -> ShardSource:
     return source
 
 
+def tars_in(folder: Path) -> list[Path]:
+    """The shards at the top of a folder that has no pictures; one that has some is a folder of pictures, and a tar in it a stranger."""
+    tars = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".tar" and path.is_file())
+    return tars if tars and not layout_of(folder).pictures else []
+
+
 def open_tars(paths: Sequence[Path], must_be_whole: bool = True) -> ShardSource:
     """Bare shards without an index: their members are found by `tarfile`, once.
 
@@ -155,5 +166,5 @@ def open_tars(paths: Sequence[Path], must_be_whole: bool = True) -> ShardSource:
     source.label_names = source.text_labels()
     source.unreadable |= unreadable
     if others:
-        source.findings = (Finding("pictures in shards beside their records' own, passed over", tuple(others)),)
+        source.findings = (Finding("members of shards that are of no record, or there twice, passed over", tuple(others)),)
     return source
