@@ -24,10 +24,14 @@ from ldm.data.sources.folder import FolderSource
 from ldm.data.sources.shards import open_indexed, open_tars, tars_in
 from ldm.data.sources.source import Source
 from ldm.data.text import check_encoding
+from ldm.data.verify import damage, shards_of
 
 
 def main(options: argparse.Namespace) -> None:
-    """Makes shards and index.json, or only the report."""
+    """Makes shards and index.json, or only the report; or reads what is there."""
+    if options.verify:
+        _verify(options.source)
+        return
     how = Preparation(
         size=options.size,
         val_every=options.val_every,
@@ -90,6 +94,23 @@ def _from_source(options: argparse.Namespace) -> dict[str, Source]:
     if "val" not in train.layout.pictures:
         return {"train": train}
     return {"train": train, "val": FolderSource(folder, "val", table=options.captions, encoding=options.encoding)}
+
+
+def _verify(source: str) -> None:
+    """Reads all of a prepared set.
+
+    Raises:
+        UserError: something is not what was written there.
+    """
+    folder = BUILTIN.get(source, Path(source).expanduser())
+    if not Index.is_in(folder):
+        raise UserError(f"--verify {source}: only a prepared folder has checksums to compare with; --check looks at any other")
+    shards = shards_of(folder)
+    found = [line for info in tqdm(shards, desc="reading", unit=" shards", mininterval=0.5) for line in damage(folder, info)]
+    if found:
+        shown = "; ".join(found[:10]) + (f"; and {len(found) - 10} more" if len(found) > 10 else "")
+        raise UserError(f"{folder} is damaged in {len(found)} places: {shown}")
+    print(f"{folder} is what was written there: {sum(info.count for info in shards)} records in {len(shards)} shards")
 
 
 def _only(options: argparse.Namespace, *unused: str) -> None:

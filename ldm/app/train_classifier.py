@@ -71,10 +71,10 @@ def main(options: argparse.Namespace) -> None:
     use_deterministic_kernels()
     world = World.join()
     with open_run(options.run_dir or Path("runs") / config.name, config, world) as run:
-        _train(config, run, world)
+        _train(config, run, world, options.retry_lost)
 
 
-def _train(config: TrainClassifier, run: RunFolder, world: World) -> None:
+def _train(config: TrainClassifier, run: RunFolder, world: World, retry_lost: bool) -> None:
     first_stage, first_stage_config, normalization, _ = config.first_stage.open(config.data.channels)
     check_fit(config.data, first_stage_config)
     train_set, held_out = open_data(config.data, config.seed, world)
@@ -90,7 +90,7 @@ def _train(config: TrainClassifier, run: RunFolder, world: World) -> None:
     data = LatentData(train_set=train_set, held_out=held_out, cache=cache)
     latents = Latents(first_stage, data, config.seed, world.device)
     task = ClassifierTask(spec, network, config.density, latents, config.train, config.seed, world)
-    finish(task, config.train, run, config.seed, world)
+    finish(task, config.train, run, config.seed, world, retry_lost=retry_lost)
 
 
 def classes_of(train_set: ImageDataset, held_out: ImageDataset | None, count: int | None) -> tuple[str, ...]:

@@ -135,10 +135,10 @@ def main(options: argparse.Namespace) -> None:
     use_deterministic_kernels()
     world = World.join()
     with open_run(options.run_dir or Path("runs") / config.name, config, world) as run:
-        _train(config, run, world)
+        _train(config, run, world, options.retry_lost)
 
 
-def _train(config: TrainLDM, run: RunFolder, world: World) -> None:
+def _train(config: TrainLDM, run: RunFolder, world: World, retry_lost: bool) -> None:
     first_stage, first_stage_config, normalization, weights = config.first_stage.open(config.data.channels)
     check_fit(config.data, first_stage_config)
     train_set, held_out = open_data(config.data, config.seed, world)
@@ -184,7 +184,7 @@ def _train(config: TrainLDM, run: RunFolder, world: World) -> None:
     task = DiffusionTask(
         parts, config.objective(), data, config.train, drop_all=config.drop_all, prompts=config.prompts, seed=config.seed, world=world
     )
-    finish(task, config.train, run, config.seed, world)
+    finish(task, config.train, run, config.seed, world, retry_lost=retry_lost)
 
 
 def _fitted(name: str, part: ConditionerConfig, data: ImageDataset) -> ConditionerConfig:

@@ -63,10 +63,10 @@ def main(options: argparse.Namespace) -> None:
     use_deterministic_kernels()
     world = World.join()
     with open_run(options.run_dir or Path("runs") / config.name, config, world) as run:
-        _train(config, run, world)
+        _train(config, run, world, options.retry_lost)
 
 
-def _train(config: TrainVAE, run: RunFolder, world: World) -> None:
+def _train(config: TrainVAE, run: RunFolder, world: World, retry_lost: bool) -> None:
     train_set, held_out = open_data(config.data, config.seed, world)
 
     torch.manual_seed(digest(config.seed, "weights"))
@@ -85,4 +85,4 @@ def _train(config: TrainVAE, run: RunFolder, world: World) -> None:
     )
     loss = config.loss.build(config.data.channels)
     task = AutoencoderTask(spec, first_stage, loss, train_set, held_out, config.train, config.seed, world)
-    finish(task, config.train, run, config.seed, world)
+    finish(task, config.train, run, config.seed, world, retry_lost=retry_lost)

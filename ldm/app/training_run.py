@@ -174,12 +174,12 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def finish(task: Task, train: TrainConfig, run: RunFolder, seed: int, world: World) -> None:
-    """Trains and says where the results are."""
+def finish(task: Task, train: TrainConfig, run: RunFolder, seed: int, world: World, *, retry_lost: bool) -> None:
+    """Trains and says where the results are; see `fit`."""
     try:
         if world.is_first:
             print((run.path / "config.yaml").read_text(encoding="utf-8"), flush=True)
-        done = fit(task, train, run, seed, world)
+        done = fit(task, train, run, seed, world, retry_lost=retry_lost)
         if world.is_first:
             print(f"{'done' if done else 'stopped'}: checkpoint in {run.checkpoint_path}, curves and samples in {run.path}", flush=True)
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ldm.core.errors import UserError
 from ldm.data.batch import Batch, Sample
@@ -28,6 +28,7 @@ class ImageDataset(abc.ABC):
         count: of samples; None = not known before all have been read.
         transform: how records become samples; it has the names of labels and map classes.
         unreadable: what could not be read.
+        lost: (epoch, shard) of each remote shard that could not be had in training; a resumed run must lose the same.
         facts: what it can teach.
         findings: what its owner may not expect.
     """
@@ -37,12 +38,20 @@ class ImageDataset(abc.ABC):
     count: int | None
     transform: SampleTransform
     unreadable: UnreadableReport
+    lost: list[tuple[int, str]]
     facts: DataFacts
     findings: tuple[Finding, ...] = ()
 
     @abc.abstractmethod
-    def batches(self, batch_size: int, first_step: int, part: tuple[int, int]) -> Iterator[Share]:
-        """The share [start, stop) of the global batches of steps first_step, first_step + 1, ..., without end: a function of the step."""
+    def batches(self, batch_size: int, first_step: int, part: tuple[int, int], on_any: Callable[[bool], bool] = bool) -> Iterator[Share]:
+        """The share [start, stop) of the global batches of steps first_step, first_step + 1, ..., without end: a function of the step.
+
+        Args:
+            batch_size: of the global batch.
+            first_step: see above.
+            part: see above.
+            on_any: whether something holds on any process, so that all lose the same shards.
+        """
 
     @abc.abstractmethod
     def some(self, limit: int | None) -> Iterator[Sample]:
@@ -57,7 +66,7 @@ class IndexedDataset(ImageDataset):
     """Samples by number, from a local source. A record that cannot be read is counted, and the next readable one stands in for it."""
 
     def __init__(self, source: Source, config: DataConfig, split: Split, seed: int) -> None:
-        self.source, self.config, self.seed = source, config, seed
+        self.source, self.config, self.seed, self.lost = source, config, seed, []
         self.name, self.count, self.findings = source.name, len(source), source.findings
         map_names = _known(source.map_names, source.map_classes, config.map_void)
         self.transform = SampleTransform(
@@ -104,7 +113,7 @@ class IndexedDataset(ImageDataset):
                 self.unreadable.add(self.source.key(place), str(error))
         raise UserError(f"{self.name}: no record can be read")
 
-    def batches(self, batch_size: int, first_step: int, part: tuple[int, int]) -> Iterator[Share]:
+    def batches(self, batch_size: int, first_step: int, part: tuple[int, int], on_any: Callable[[bool], bool] = bool) -> Iterator[Share]:
         order = GlobalOrder(len(self), batch_size, self.seed)
         places = tuple(range(*part))
         reported = 0

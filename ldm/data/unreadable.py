@@ -4,33 +4,47 @@ from __future__ import annotations
 
 from ldm.core.errors import UserError
 
-ENOUGH = 100  # records of a stream before its share of unreadable records means anything
-
 
 class UnreadableReport:
-    """Records (or tails of shards) that could not be read, by key, with the reason, which begins with the file or key.
+    """Records and whole shards that could not be read, by key, with the reason, which begins with the file or key.
 
     Attributes:
-        total: records in all; for a stream, those read so far.
+        total: records in all; of a stream, as many as those of its shards that were seen make likely.
         most: share that may be unreadable.
     """
 
     def __init__(self, total: int, most: float) -> None:
         self.total, self.most = total, most
         self.records: dict[str, str] = {}
+        self._counts: dict[str, int] = {}
 
-    def add(self, key: str, reason: str) -> None:
+    @property
+    def count(self) -> int:
+        """Of records that are lost."""
+        return sum(self._counts.values())
+
+    def add(self, key: str, reason: str, count: int = 1) -> None:
         """One more.
+
+        Args:
+            key: of a record or a shard.
+            reason: for people.
+            count: of its records.
 
         Raises:
             UserError: more than the stated share is unreadable.
         """
-        self.records[key] = reason
-        if len(self.records) > self.most * self.total:
+        self.records[key], self._counts[key] = reason, count
+        if self.count > self.most * self.total:
             raise UserError(
-                f"{len(self.records)} of {self.total} records cannot be read, more than data.max_lost={self.most} allows; "
+                f"{self.count} of {self.total} records cannot be read, more than data.max_lost={self.most} allows; "
                 f"the last: {reason}. Fix or remove them (scripts/prepare_data.py does), or raise data.max_lost in a config."
             )
+
+    def forget(self, key: str) -> None:
+        """What could be read after all."""
+        self.records.pop(key, None)
+        self._counts.pop(key, None)
 
     def line(self) -> str:
         """All of them in one line; empty if there are none."""
@@ -38,4 +52,4 @@ class UnreadableReport:
             return ""
         shown = "; ".join(list(self.records.values())[:10])
         more = f"; and {len(self.records) - 10} more" if len(self.records) > 10 else ""
-        return f"{len(self.records)} of {self.total} records could not be read: {shown}{more}"
+        return f"{self.count} of {self.total} records could not be read: {shown}{more}"

@@ -80,6 +80,7 @@ class AutoencoderTask:
             last.forward = torch.compiler.disable(last.forward)  # type: ignore[method-assign]
             self._reconstruct = torch.compile(self.first_stage.reconstruct)
         self.data_digest = train_set.digest
+        self.lost = train_set.lost
         self._latest: dict[str, Tensor] = {}  # the adversary's numbers over all processes, for the diagnostics
 
     def describe(self) -> dict[str, int]:
@@ -88,7 +89,7 @@ class AutoencoderTask:
         return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items() if part is not None}
 
     def batches(self, first_step: int) -> Iterator[Share]:
-        return self.train_set.batches(self.config.batch_size, first_step, self.world.part(self.config.batch_size))
+        return self.train_set.batches(self.config.batch_size, first_step, self.world.part(self.config.batch_size), self.world.any)
 
     def keys(self, batch: Share) -> tuple[str, ...]:
         return batch[0].keys

@@ -53,6 +53,7 @@ class ClassifierTask:
         self.averaged: dict[str, Ema[Any]] = {"classifier": self.average}
         self.groups = {"classifier": list(self.network.parameters())}
         self.data_digest = f"{latents.train_set.digest} {spec.normalization.identity}"
+        self.lost = latents.train_set.lost
         self._call = torch.compile(self.network) if config.compile else self.network
         self._held_out: list[LatentBatch] = []
         self._unlabelled: set[str] = set()  # keys of this process's training pictures so far
@@ -62,7 +63,7 @@ class ClassifierTask:
         return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
     def batches(self, first_step: int) -> Iterator[LatentBatch]:
-        return self.latents.batches(self.config.batch_size, first_step, self.world.part(self.config.batch_size))
+        return self.latents.batches(self.config.batch_size, first_step, self.world.part(self.config.batch_size), self.world.any)
 
     def keys(self, batch: LatentBatch) -> tuple[str, ...]:
         return batch.records.keys

@@ -64,6 +64,7 @@ class Task(Protocol):
     averaged: dict[str, Ema[Any]]  # averages of some of them, by the same names
     groups: dict[str, list[nn.Parameter]]  # one optimizer each
     data_digest: str  # of the training data, which must not change between sittings
+    lost: list[tuple[int, str]]  # what of it could not be had, see `ImageDataset.lost`; a resumed run must lose the same
 
     def describe(self) -> dict[str, int]:
         """Parameters per part."""
@@ -107,8 +108,16 @@ class _Stop:
                 signal.signal(number, handler)
 
 
-def fit(task: Task, config: TrainConfig, run: RunFolder, seed: int, world: World) -> bool:
+def fit(task: Task, config: TrainConfig, run: RunFolder, seed: int, world: World, *, retry_lost: bool = False) -> bool:
     """Trains from the run folder's newest state, or from the start, to `config.steps`.
+
+    Args:
+        task: what is trained.
+        config: how.
+        run: its folder.
+        seed: of dropout; a task has its own.
+        world: the processes.
+        retry_lost: forget, on resume, which remote shards could not be had before; the order of pictures is another one then.
 
     Returns:
         True if the run is finished, False if a signal stopped it after a saved state.
@@ -122,7 +131,7 @@ def fit(task: Task, config: TrainConfig, run: RunFolder, seed: int, world: World
             f"train.batch_size ({config.batch_size}) is the global batch: it must be at least the number of processes ({world.size})"
         )
     engine = _Engine(task, config, run, seed, world)
-    first_step = engine.restore() + 1
+    first_step = engine.restore(retry_lost) + 1
     if world.is_first:
         trained = sum(p.numel() for group in task.groups.values() for p in group)
         print(sizes(task.describe(), trained, config, first_step), flush=True)
@@ -147,7 +156,7 @@ class _Engine:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
         self.saved = 0  # step of the newest state
 
-    def restore(self) -> int:
+    def restore(self, retry_lost: bool = False) -> int:
         """Loads the newest state; returns its step, 0 if there is none."""
         if self.world.is_first:
             self.run.recover()
@@ -169,6 +178,11 @@ class _Engine:
             optimizer.load_state_dict(content["optimizers"][name])
         if content["scaler"]:  # none before a change to fp16
             self.scaler.load_state_dict(content["scaler"])
+        if not retry_lost:
+            self.task.lost[:] = content.get("lost", [])  # none in states of earlier releases
+        if self.task.lost and self.world.is_first:
+            names = ", ".join(f"{shard} in epoch {epoch}" for epoch, shard in self.task.lost[:3]) + ", ..." * (len(self.task.lost) > 3)
+            print(f"shards that were lost before are left out again: {names}; --retry-lost fetches them", flush=True)
         self.saved = step
         return step
 
@@ -178,6 +192,7 @@ class _Engine:
         if self.world.is_first:
             content = {
                 "data": self.task.data_digest,
+                "lost": list(self.task.lost),
                 "trained": {name: module.state_dict() for name, module in self.task.trained.items()},
                 "averaged": {name: average.module.state_dict() for name, average in self.task.averaged.items()},
                 "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 
@@ -66,11 +66,13 @@ class Latents:
         self.first_stage, self.train_set, self.held_out = first_stage, data.train_set, data.held_out
         self.cache, self.seed, self.device = data.cache, seed, device
 
-    def batches(self, batch_size: int, first_step: int, share: tuple[int, int]) -> Iterator[LatentBatch]:
-        """The share [start, stop) of the global batches of steps first_step, first_step + 1, ..., without end."""
+    def batches(
+        self, batch_size: int, first_step: int, share: tuple[int, int], on_any: Callable[[bool], bool] = bool
+    ) -> Iterator[LatentBatch]:
+        """The share [start, stop) of the global batches of steps first_step, ...; see `ImageDataset.batches`."""
         start, stop = share
         if self.cache is None:
-            for records, positions in self.train_set.batches(batch_size, first_step, share):
+            for records, positions in self.train_set.batches(batch_size, first_step, share, on_any):
                 yield LatentBatch(records=records, positions=positions, moments=None)
             return
         order = GlobalOrder(self.cache.count, batch_size, self.seed)

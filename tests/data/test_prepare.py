@@ -360,3 +360,38 @@ def test_a_writer_takes_a_key_once(tmp_path: Path) -> None:
         writer.add(Record(key="a", suffix="png", image=b"1"))
         with pytest.raises(AssertionError, match="^a"):
             writer.add(Record(key="a", suffix="png", image=b"2"))
+
+
+def prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    for number in range(4):
+        picture(tmp_path / f"in/{number}.png", colour=(60 * number, 30, 30))
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--val-every", "2"])
+    capsys.readouterr()
+    return tmp_path / "out"
+
+
+def test_verify_reads_every_byte(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = prepared(tmp_path, capsys)
+    main([str(out), "--verify"])
+    assert f"{out} is what was written there: 4 records in 2 shards" in capsys.readouterr().out
+
+    shard = next(out.glob("train-*.tar"))
+    whole, (_, members) = shard.read_bytes(), list(Index.read(out).splits["train"][0].records.items())[1]
+    _, offset, _, _ = members[0]
+    for content, said in (
+        (whole[:offset] + bytes([whole[offset] ^ 4]) + whole[offset + 1 :], r"damaged in 1 places: \w+: its json in .* is not what was"),
+        (whole[:offset], r"damaged in 1 places: \w+: .*train-000000.tar is truncated"),
+        (whole[:-1] + b"x", r"damaged in 1 places: .*train-000000.tar: is not what was written \(sha256\); which of its 2 records changed"),
+        (None, r"train-000000.tar: no such shard"),
+    ):
+        shard.unlink()
+        if content is not None:
+            shard.write_bytes(content)
+        with pytest.raises(UserError, match=said):
+            main([str(out), "--verify"])
+
+
+def test_verify_needs_checksums(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"only a prepared folder has checksums to compare with; --check looks at any other"):
+        main([str(tmp_path), "--verify"])

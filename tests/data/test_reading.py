@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
-import threading
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
 
@@ -22,8 +16,7 @@ from torch.testing import assert_close
 
 from ldm.core.errors import UserError
 from ldm.data.config import Augment, DataConfig
-from ldm.data.facts import CAPTIONS
-from ldm.data.image_dataset import ImageDataset, IndexedDataset
+from ldm.data.image_dataset import IndexedDataset
 from ldm.data.latent_cache import LatentCache
 from ldm.data.open import open_dataset
 from ldm.data.order import GlobalOrder
@@ -199,74 +192,6 @@ def test_a_truncated_shard_loses_its_tail_by_key(pictures: Path, tmp_path: Path)
 def test_commands_need_permission() -> None:
     with pytest.raises(UserError, match="allow_remote"):
         open_dataset(DataConfig(train="pipe:cat shard.tar", size=8), "train", 0)
-
-
-# --- streams
-
-
-@pytest.fixture
-def streamed(pictures: Path, tmp_path: Path) -> Callable[[], ImageDataset]:
-    """Two shards of five records behind a `pipe:` command with a brace range."""
-    source = FolderSource(pictures)
-    (tmp_path / "far").mkdir()
-    for shard in range(2):
-        records = [replace(source.record(i), map=None) for i in range(5 * shard, 5 * shard + 5)]
-        write_shards(tmp_path / "far", f"part{shard}", records)
-    place = f"pipe:cat {tmp_path}/far/part{{0..1}}-000000.tar"
-    return lambda: open_dataset(DataConfig(train=place, size=32, allow_remote=True, augment=MOVES, max_lost=0.2), "train", 0)
-
-
-def test_a_stream_shows_every_record_once_an_epoch_in_a_new_order(streamed: Callable[[], ImageDataset]) -> None:
-    data = streamed()
-    assert CAPTIONS in data.facts.has and data.count is None
-    keys = [key for batch, _ in islice(data.batches(5, 1, (0, 5)), 4) for key in batch.keys]
-    assert sorted(keys[:10]) == sorted(keys[10:]) == sorted(map(str, range(10)))
-    assert keys[:10] != keys[10:]
-
-
-def test_a_stream_resumes_and_shares_out(streamed: Callable[[], ImageDataset]) -> None:
-    whole = [batch for batch, _ in islice(streamed().batches(4, 1, (0, 4)), 4)]
-    resumed, places = list(islice(streamed().batches(4, 4, (1, 3)), 1))[0]
-    assert resumed.keys == whole[3].keys[1:3] and places == (1, 2)
-    assert torch.equal(resumed.images, whole[3].images[1:3])
-
-
-def test_a_stream_over_http_is_the_stream_of_the_same_files(streamed: Callable[[], ImageDataset], tmp_path: Path) -> None:
-    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / "far")
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        place = f"http://127.0.0.1:{server.server_port}/part{{0..1}}-000000.tar"
-        data = open_dataset(DataConfig(train=place, size=32, allow_remote=True, augment=MOVES), "train", 0)
-        far = [batch for batch, _ in islice(data.batches(5, 1, (0, 5)), 3)]
-        server.shutdown()
-    near = [batch for batch, _ in islice(streamed().batches(5, 1, (0, 5)), 3)]
-    assert [batch.keys for batch in far] == [batch.keys for batch in near]
-    assert all(torch.equal(a.images, b.images) for a, b in zip(far, near, strict=True))
-
-
-def test_a_stream_that_breaks_off_is_named(streamed: Callable[[], ImageDataset], tmp_path: Path) -> None:
-    shard = tmp_path / "far" / "part1-000000.tar"
-    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
-    data = streamed()
-    keys = {key for batch, _ in islice(data.batches(4, 1, (0, 4)), 4) for key in batch.keys}
-    assert {"0", "1", "2", "3", "4"} <= keys and len(keys) < 10
-    assert any("part1" in name and "breaks off" in reason for name, reason in data.unreadable.records.items())
-
-
-def test_records_whose_members_lie_apart_are_refused_in_a_stream(pictures: Path, tmp_path: Path) -> None:
-    """Read as neighbours only, they would lose their captions without a word."""
-    image = (pictures / "0.png").read_bytes()
-    members = [*((f"k{i}.png", image) for i in range(3)), *((f"k{i}.txt", b"a disc") for i in range(3))]
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    local = open_dataset(DataConfig(train=str(tmp_path / "a.tar"), size=8), "train", 0)
-    assert [sample.captions for sample in local.some(None)] == [("a disc",)] * 3
-    far = open_dataset(DataConfig(train=f"pipe:cat {tmp_path}/a.tar", size=8, allow_remote=True), "train", 0)
-    with pytest.raises(UserError, match=r"the members of record k0 do not lie side by side"):
-        list(far.some(None))
 
 
 # --- the latent cache

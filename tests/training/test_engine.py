@@ -39,6 +39,7 @@ class Regression:
         self.averaged = {"net": Ema(self.net, config.ema_decay)}
         self.groups = {"net": list(self.net.parameters())}
         self.data_digest = "lines"
+        self.lost: list[tuple[int, str]] = []
         self.poison_at = self.stop_at = 0
 
     def describe(self) -> dict[str, int]:

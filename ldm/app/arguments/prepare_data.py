@@ -31,6 +31,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--check", action="store_true", help="write nothing but a report of what is there (into --out, default: outputs/check-SOURCE)"
     )
+    parser.add_argument("--verify", action="store_true", help="read all of a prepared folder, and compare it with what was written")
     parser.add_argument("--captions", type=Path, help="CSV, TSV or JSONL with columns file|file_name and caption|text")
     parser.add_argument("--encoding", metavar="NAME", help="of texts and tables that are not UTF-8, e.g. cp1252")
     parser.add_argument(

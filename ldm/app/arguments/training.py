@@ -10,11 +10,17 @@ from ldm.app.cli import Parser
 
 
 def parse(arguments: Sequence[str], description: str, default_config: str, examples: str) -> argparse.Namespace:
-    """The command line of a training script: `--config`, `--run-dir` and trailing `key=value`."""
+    """The command line of a training script: `--config`, `--run-dir`, `--retry-lost` and trailing `key=value`."""
     parser = Parser(description, examples)
     parser.add_argument("--config", type=Path, default=Path(default_config), help=f"YAML file of the run (default: {default_config})")
     parser.add_argument(
         "--run-dir", type=Path, help="folder of the run (default: runs/NAME, NAME from the config); one that is there is resumed"
+    )
+    parser.add_argument(
+        "--retry-lost",
+        action="store_true",
+        help="on resume, fetch remote shards that could not be had before; otherwise they are left out again, so that the run goes on "
+        "exactly as it would have",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config, e.g. train.steps=20000 data.size=128")
     return parser.parse_intermixed_args(arguments)

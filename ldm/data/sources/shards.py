@@ -7,7 +7,7 @@ import mmap
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ldm.core.errors import UserError
 from ldm.data.findings import Finding
@@ -140,31 +140,63 @@ def tars_in(folder: Path) -> list[Path]:
     return tars if tars and not layout_of(folder).pictures else []
 
 
+class BareShard(NamedTuple):
+    """A shard without an index: its members are found by `tarfile`, once.
+
+    Attributes:
+        path: of the file.
+        info: what an index would say of it.
+        fault: "" or why it breaks off; how many records it had is not known then.
+        others: names of members that are of no record, or there twice.
+    """
+
+    path: Path
+    info: ShardInfo
+    fault: str
+    others: tuple[str, ...]
+
+    @staticmethod
+    def of(path: Path) -> BareShard:
+        records, fault, others = scan_shard(path)
+        digest = hashlib.sha256(f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}".encode()).hexdigest()
+        info = ShardInfo(name=path.name, bytes=path.stat().st_size, sha256=digest, count=len(records), records=records)
+        return BareShard(path, info, f"breaks off after {len(records)} records ({fault})" if fault else "", others)
+
+
+def bare_source(name: str, shards: Sequence[BareShard]) -> ShardSource:
+    """The records of bare shards.
+
+    Raises:
+        UserError: there is none that can be read.
+    """
+    source = ShardSource(name, [(shard.path, shard.info) for shard in shards], Index(splits={}))
+    source.label_names = source.text_labels()
+    others = tuple(other for shard in shards for other in shard.others)
+    if others:
+        source.findings = (Finding("members of shards that are of no record, or there twice, passed over", others),)
+    return source
+
+
 def open_tars(paths: Sequence[Path], must_be_whole: bool = True) -> ShardSource:
-    """Bare shards without an index: their members are found by `tarfile`, once.
+    """Bare shards of the disk.
 
     Args:
         paths: of the shards.
-        must_be_whole: refuse a shard that breaks off, as nobody knows how many records it had; otherwise that is counted as one.
+        must_be_whole: refuse a shard that breaks off; otherwise that is counted as one record.
 
     Raises:
         UserError: no such shard, or one that breaks off.
     """
-    shards, unreadable, others = [], {}, list[str]()
+    shards, unreadable = [], {}
     for path in paths:
         if not path.is_file():
             raise UserError(f"{path}: no such shard")
-        records, fault, beside = scan_shard(path)
-        others += beside
-        if fault:
-            unreadable[path.name] = f"{path}: breaks off after {len(records)} records ({fault}); how many it had is not known"
+        shard = BareShard.of(path)
+        if shard.fault:
+            unreadable[path.name] = f"{path}: {shard.fault}; how many it had is not known"
             if must_be_whole:
                 raise UserError(f"{unreadable[path.name]}. Fetch it again, or take what is there with scripts/prepare_data.py")
-        digest = hashlib.sha256(f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}".encode()).hexdigest()
-        shards.append((path, ShardInfo(name=path.name, bytes=path.stat().st_size, sha256=digest, count=len(records), records=records)))
-    source = ShardSource(paths[0].parent.name or "shards", shards, Index(splits={}))
-    source.label_names = source.text_labels()
+        shards.append(shard)
+    source = bare_source(paths[0].parent.name or "shards", shards)
     source.unreadable |= unreadable
-    if others:
-        source.findings = (Finding("members of shards that are of no record, or there twice, passed over", tuple(others)),)
     return source
