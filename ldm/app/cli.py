@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ldm.core.errors import UserError
 
@@ -25,10 +25,14 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str, examples: str) -> None:
         super().__init__(description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter)
 
-    def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
+    def parse_known_args(self, args: Sequence[str], namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
         """As argparse does, with the home folder in place of `~/`, which no shell expands in `--out=~/x`."""
         home = str(Path.home())
-        return super().parse_args([re.sub(r"^(--[\w-]+=)?~(?=/|$)", lambda found: (found[1] or "") + home, word) for word in args])
+        for word in args:
+            if re.fullmatch(r"--[\w-]+=--", word):  # of which older releases of argparse make an empty list
+                self.error(f"argument {word[:-3]}: -- is no value")
+        expanded = [re.sub(r"^(--[\w-]+=)?~(?=/|$)", lambda found: (found[1] or "") + home, word) for word in args]
+        return super().parse_known_args(expanded, namespace)
 
     def error(self, message: str) -> NoReturn:
         """

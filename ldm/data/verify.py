@@ -41,4 +41,4 @@ def damage(folder: Path, info: ShardInfo) -> Iterator[str]:
             is_told = True
             yield str(error)
     if not is_told:
-        yield f"{path}: is not what was written (sha256); which of its {info.count} records changed is not known; prepare or copy the data anew"
+        yield f"{path}: is not what was written (sha256); which of its {info.count} records changed is not known: prepare or copy it anew"

@@ -1,0 +1,200 @@
+"""One thing that is done to the toolkit, and how it fared."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ldm.app.cli import run
+from ldm.core.errors import UserError
+
+Outcome = Literal["right", "told", "silent", "traceback", "crash", "hang"]
+GOOD = ("right", "told")
+MEMORY = 12 << 30  # bytes that a trial may take
+
+
+@dataclass(frozen=True)
+class Trial:
+    """
+    Attributes:
+        name: what is done, for a reader.
+        check: does it; gives "right" if all is as if nothing had happened, "told" if it was refused or counted in so many words, or what
+            went wrong without a word. A UserError means told, any other error is a traceback.
+    """
+
+    name: str
+    check: Callable[[], str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The outcomes of some trials.
+
+    Attributes:
+        what: was done.
+        counts: by outcome.
+        bad: (trial, outcome, what was seen) of those that fared badly.
+        seconds: that all took.
+    """
+
+    what: str
+    counts: Counter[str]
+    bad: list[tuple[str, str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def judged(what: str, trials: Sequence[Trial], limit: float) -> Row:
+    """Each trial in a forked process; one that takes longer than `limit` seconds hangs."""
+    started, row, done = time.monotonic(), Row(what, Counter()), 0
+    while done < len(trials):
+        for trial, (outcome, seen) in zip(trials[done:], _outcomes(trials[done:], limit), strict=False):
+            done += 1
+            row.counts[outcome] += 1
+            if outcome not in GOOD:
+                row.bad.append((trial.name, outcome, seen))
+                print(f"{what}: {trial.name}: {outcome}: {seen}", flush=True)
+        print(f"{what}: {done} of {len(trials)}", flush=True)
+    return Row(what, row.counts, row.bad, time.monotonic() - started)
+
+
+def _outcomes(trials: Sequence[Trial], limit: float) -> Iterator[tuple[str, str]]:
+    """Of as many of them, from the first on, as one process lives through; the last of these may be a crash or a hang."""
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        os.close(reading)
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+        with open(writing, "w") as pipe:
+            for trial in trials:
+                pipe.write(json.dumps(_outcome(trial)) + "\n")
+                pipe.flush()
+        os._exit(0)
+    os.close(writing)
+    buffer = b""
+    number = 0
+    try:
+        while number < len(trials):
+            if not select.select([reading], [], [], limit)[0]:
+                yield "hang", f"more than {limit:g} s"
+                return
+            read = os.read(reading, 1 << 16)
+            if not read:
+                yield "crash", "the process died"
+                return
+            *lines, buffer = (buffer + read).split(b"\n")
+            for line in lines:
+                number += 1
+                outcome, seen = json.loads(line)
+                yield outcome, seen
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
+
+
+def _outcome(trial: Trial) -> tuple[str, str]:
+    try:
+        found = trial.check()
+        return (found, "") if found in GOOD else ("silent", found)
+    except UserError:
+        return "told", ""
+    except Traceback as error:
+        return "traceback", str(error)
+    except Hang as error:
+        return "hang", str(error)
+    except BaseException as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return "traceback", f"{type(error).__name__}: {str(error)[:160]} ({Path(where.filename).name}, line {where.lineno})"
+
+
+class Traceback(Exception):
+    """A script ended with a traceback, or with an exit code that none has."""
+
+
+class Hang(Exception):
+    """A script did not end."""
+
+
+Killer = Callable[[str, Path], None]
+"""Is told of each change on the disk before it is made: its kind, and the path."""
+
+
+def script(
+    main: Callable[[Sequence[str]], None], words: Sequence[str], log: Path, *, limit: float = 120.0, before_change: Killer | None = None
+) -> int:
+    """Runs a script's command line in a forked process.
+
+    Returns:
+        Its exit code; that of a killed process is negative.
+
+    Raises:
+        Traceback: it ended with one, or with an error of more than one line.
+        Hang: it did not end within `limit` seconds.
+    """
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for stream in (1, 2):
+            os.dup2(output, stream)
+        sys.argv = [main.__module__, *words]
+        torch.set_num_threads(1)
+        if before_change is not None:
+            sys.addaudithook(lambda event, details: _tell(event, details, before_change))
+        try:
+            run(main)
+        except SystemExit as error:
+            sys.stdout.flush()
+            os._exit(error.code if isinstance(error.code, int) else 1)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    ends = time.monotonic() + limit
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            break
+        if time.monotonic() > ends:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise Hang(f"{' '.join(words)[:200]}: more than {limit:g} s")
+        time.sleep(0.01)
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        _check(code, log.read_text(errors="replace"), words)
+    return code
+
+
+def _check(code: int, said: str, words: Sequence[str]) -> None:
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    if code not in (0, 2) or "Traceback (most recent call last)" in said or (code == 2 and len(errors) != 1):
+        raise Traceback(f"exit code {code}: {' '.join(words)[:200]}: {said.strip()[-300:]}")
+
+
+def _tell(event: str, details: tuple[object, ...], before_change: Killer) -> None:
+    """Of the audit events, those that change something on the disk."""
+    is_write = event == "open" and isinstance(details[2], int) and details[2] & (os.O_WRONLY | os.O_RDWR)
+    if is_write or event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "os.link"):
+        try:
+            path = Path(os.fsdecode(details[0]))  # type: ignore[arg-type]
+        except TypeError:  # a file handle
+            return
+        before_change(event, path)
