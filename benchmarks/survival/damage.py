@@ -192,7 +192,7 @@ def _bad_record(home: Home, name: str, members: dict[str, bytes]) -> Trial:
                 return "comes in broken"
             if sample.boxes is not None and not ((sample.boxes[:, 1:] >= 0) & (sample.boxes[:, 1:] <= 1)).all():
                 return "its boxes come in broken"
-            seen[sample.key] = sample
+            seen[sample.name] = sample
         lost = list(data.unreadable.records)
         names = data.transform.label_names  # numbers are names too, once a label is a text
         if not {"a", "c"} <= set(seen) or seen["a"].caption != "good" or seen["a"].label != (names.index("3") if names else 3):

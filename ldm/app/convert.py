@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ldm.app.sampling_run import check_folder
 from ldm.checkpoints.lora import is_lora, load_lora
@@ -14,6 +15,7 @@ from ldm.interop.diffusers.export import export_diffusers
 from ldm.interop.importing import import_checkpoint
 from ldm.interop.lora.export import FILE, export_lora_diffusers, export_lora_file
 from ldm.interop.ours import Ours
+from ldm.interop.recipe import IMPORTED
 
 OURS, PIPELINE, PARTS = "manifest.json", "model_index.json", "load.py"  # what a folder has that an earlier call may have left
 
@@ -53,6 +55,15 @@ def _check_out(options: argparse.Namespace) -> None:
         Outputs(options.out.parent).check(options.out.name)
         return
     check_replaceable(options.out)
+    if options.way == "import" and (options.out / OURS).is_file() and not _was_imported(options.out):
+        raise UserError(f"--out {options.out}: holds a checkpoint that was not imported, as its README.md says; name another folder")
     left = (OURS,) if options.way == "import" else (PIPELINE, PARTS, FILE)
     if options.out.is_dir() and any(options.out.iterdir()) and not any((options.out / name).is_file() for name in left):
         raise UserError(f"--out {options.out}: is a folder with something else in it; name another")
+
+
+def _was_imported(checkpoint: Path) -> bool:
+    try:
+        return IMPORTED in (checkpoint / "README.md").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False

@@ -48,9 +48,16 @@ def write_checkpoint(folder: Path, config_yaml: str, parts: dict[str, dict[str, 
     A part larger than max_file_bytes is split between tensors; a single larger tensor gets a file of its own.
 
     Raises:
-        UserError: a folder that is no checkpoint of this tool.
+        UserError: a folder that is no checkpoint of this tool; a tensor that is not finite.
         OSError: the disk is full, or the folder may not be written.
     """
+    for part, tensors in parts.items():
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not _is_finite(tensor):
+                raise UserError(
+                    f"{part}: tensor {name!r} is not finite in {str(tensor.dtype).removeprefix('torch.')}, whose largest number is "
+                    f"{torch.finfo(tensor.dtype).max:.4g}: store bf16 or fp32 instead, in training by train.checkpoint_dtype"
+                )
     recover_folder(folder)
     with new_folder(folder) as new:
         write_file(new / "config.yaml", config_yaml)

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 class Sample:
     """
     Attributes:
-        key: unique in its data set.
+        name: what messages call it: its file, or a key and its shard.
         image: (C, H, W) float32 in [-1, 1], H = W = the configured size; without pixels, (C, 0, 0), from a cache that keeps none.
         caption: one of `captions`; "" = none.
         captions: all that the record has.
@@ -26,7 +26,7 @@ class Sample:
         attributes: see `ldm.data.record.Record`.
     """
 
-    key: str
+    name: str
     image: Tensor
     caption: str
     label: int
@@ -41,7 +41,7 @@ class Sample:
 class Batch:
     """Samples stacked; B of each. See Sample; boxes are (B, K, 5) with the largest K, class -1 where a sample has fewer."""
 
-    keys: tuple[str, ...]
+    names: tuple[str, ...]
     images: Tensor
     captions: tuple[str, ...]
     labels: Tensor
@@ -56,7 +56,7 @@ class Batch:
         maps = [s.map for s in samples if s.map is not None]
         boxes = [s.boxes for s in samples if s.boxes is not None]
         return Batch(
-            keys=tuple(s.key for s in samples),
+            names=tuple(s.name for s in samples),
             images=torch.stack([s.image for s in samples]),
             captions=tuple(s.caption for s in samples),
             labels=torch.tensor([s.label for s in samples]),
@@ -69,7 +69,7 @@ class Batch:
     def part(self, start: int, stop: int) -> Batch:
         """Samples start to stop."""
         return Batch(
-            keys=self.keys[start:stop],
+            names=self.names[start:stop],
             images=self.images[start:stop],
             captions=self.captions[start:stop],
             labels=self.labels[start:stop],

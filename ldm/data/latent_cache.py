@@ -100,9 +100,9 @@ class LatentCache:
                 raise UserError(f"{place}: row {row} is not what was written there (checksum); delete {self._folder}, it is built anew")
             return torch.from_numpy(values)
 
-        key, captions, label, attributes = self._meta["rows"][index]
+        name, captions, label, attributes = self._meta["rows"][index]
         sample = Sample(
-            key=key,
+            name=name,
             image=array("image").float() / 127.5 - 1 if "image" in self._arrays else torch.zeros(self._meta["channels"], 0, 0),
             caption=self._transform.caption_of(tuple(captions), epoch, index),
             captions=tuple(captions),
@@ -145,7 +145,7 @@ def _build(
             store("mask", start, torch.stack([s.mask for s in samples if s.mask is not None]).to(torch.uint8))
         if data.transform.has_maps:
             store("map", start, torch.stack([s.map for s in samples if s.map is not None]).to(torch.int32))
-        rows += [(s.key, s.captions, s.label, s.attributes) for row, s in enumerate(samples, start) if row % views == 0]
+        rows += [(s.name, s.captions, s.label, s.attributes) for row, s in enumerate(samples, start) if row % views == 0]
     for array in arrays.values():
         array.flush()
     meta = {

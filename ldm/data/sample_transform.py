@@ -63,7 +63,7 @@ class SampleTransform:
             )
             caption = self.caption_of(record.captions, epoch, index)
         return Sample(
-            key=record.key,
+            name=record.name,
             image=image,
             caption=caption,
             label=self._label(record),

@@ -22,6 +22,7 @@ from ldm.interop.diffusers.unet import SizedUNet
 from ldm.samplers.ddim import DDIM
 
 MAX_FILE_BYTES = 4 << 30
+IMPORTED = "Imported from"  # stands in the card of a checkpoint that was
 GUIDANCE = {"clip_pretrained": 7.5, "bert_scratch": 5.0, "class_label": 3.0}  # of the published scripts, by kind of conditioner
 
 
@@ -86,7 +87,7 @@ class Imported:
 
     def write(self, folder: Path, source: str) -> None:
         """Writes the folder, whole or not at all; `source` is the name of the imported file, for the card."""
-        card = "\n".join([f"# {self.spec.name}", "", f"Imported from `{source}`. Its licence is that of the source.", ""])
+        card = "\n".join([f"# {self.spec.name}", "", f"{IMPORTED} `{source}`. Its licence is that of the source.", ""])
         card += "".join(f"- {note}\n" for note in self.notes)
         if isinstance(self.spec, AutoencoderSpec):
             write_autoencoder(folder, self.spec, self.first_stage, card, MAX_FILE_BYTES)

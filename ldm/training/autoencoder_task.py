@@ -91,8 +91,8 @@ class AutoencoderTask:
     def batches(self, first_step: int) -> Iterator[Share]:
         return self.train_set.batches(self.config.batch_size, first_step, self.world.part(self.config.batch_size), self.world.any)
 
-    def keys(self, batch: Share) -> tuple[str, ...]:
-        return batch[0].keys
+    def names(self, batch: Share) -> tuple[str, ...]:
+        return batch[0].names
 
     def accumulate(self, batch: Share, now: Pass) -> dict[str, Tensor]:
         records, positions = batch

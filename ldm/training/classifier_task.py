@@ -56,7 +56,7 @@ class ClassifierTask:
         self.lost = latents.train_set.lost
         self._call = torch.compile(self.network) if config.compile else self.network
         self._held_out: list[LatentBatch] = []
-        self._unlabelled: set[str] = set()  # keys of this process's training pictures so far
+        self._unlabelled: set[str] = set()  # names of this process's training pictures so far
 
     def describe(self) -> dict[str, int]:
         parts = {"classifier": self.network, "first_stage": self.latents.first_stage}
@@ -65,13 +65,13 @@ class ClassifierTask:
     def batches(self, first_step: int) -> Iterator[LatentBatch]:
         return self.latents.batches(self.config.batch_size, first_step, self.world.part(self.config.batch_size), self.world.any)
 
-    def keys(self, batch: LatentBatch) -> tuple[str, ...]:
-        return batch.records.keys
+    def names(self, batch: LatentBatch) -> tuple[str, ...]:
+        return batch.records.names
 
     def accumulate(self, batch: LatentBatch, now: Pass) -> dict[str, Tensor]:
         streams = Streams.of(self.seed, "train", now.step, samples=batch.positions)
         labels = self._labels(batch)
-        self._unlabelled.update(key for key, label in zip(batch.records.keys, batch.records.labels.tolist(), strict=True) if label < 0)
+        self._unlabelled.update(name for name, label in zip(batch.records.names, batch.records.labels.tolist(), strict=True) if label < 0)
         labelled = (labels >= 0).sum().float()
         self.world.sum_([labelled])  # of the global batch
         numbers = {name: torch.zeros((), device=self.world.device) for name in ("loss", "accuracy")}
@@ -91,9 +91,9 @@ class ClassifierTask:
     def _labels(self, batch: LatentBatch) -> Tensor:
         """(B,) on the device; -1 = none."""
         classes = len(self.spec.label_names)
-        for key, label in zip(batch.records.keys, batch.records.labels.tolist(), strict=True):
+        for name, label in zip(batch.records.names, batch.records.labels.tolist(), strict=True):
             if not -1 <= label < classes:
-                raise UserError(f"picture {key!r} has label {label}, but there are {classes} classes, from 0")
+                raise UserError(f"{name}: its label is {label}, but there are {classes} classes, from 0")
         return batch.records.labels.to(self.world.device)
 
     def _times(self, streams: Streams, log_snr: float | None = None) -> Tensor | None:

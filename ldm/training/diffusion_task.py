@@ -80,8 +80,8 @@ class DiffusionTask:
     def batches(self, first_step: int) -> Iterator[LatentBatch]:
         return self.latents.batches(self.config.batch_size, first_step, self.world.part(self.config.batch_size), self.world.any)
 
-    def keys(self, batch: LatentBatch) -> tuple[str, ...]:
-        return batch.records.keys
+    def names(self, batch: LatentBatch) -> tuple[str, ...]:
+        return batch.records.names
 
     def accumulate(self, batch: LatentBatch, now: Pass) -> dict[str, Tensor]:
         streams = Streams.of(self.seed, "train", now.step, samples=batch.positions)
@@ -126,7 +126,7 @@ class DiffusionTask:
             for name, part in self.model.conditioners.items()
             if not drops[name].all()
         }
-        return ConditionInputs(count=len(records.keys), values={name: value for name, value in values.items() if value is not None})
+        return ConditionInputs(count=len(records.names), values={name: value for name, value in values.items() if value is not None})
 
     def _held_out_parts(self) -> list[LatentBatch]:
         """The first held-out pictures (training pictures, if there are none), encoded once."""

@@ -72,7 +72,7 @@ class Task(Protocol):
     def batches(self, first_step: int) -> Iterator[Any]:
         """This process's share of the global batch of step first_step, first_step + 1, ..."""
 
-    def keys(self, batch: Any) -> tuple[str, ...]:
+    def names(self, batch: Any) -> tuple[str, ...]:
         """Names of the samples in a batch."""
 
     def accumulate(self, batch: Any, now: Pass) -> dict[str, Tensor]:
@@ -296,9 +296,9 @@ class _Engine:
     def _refuse_non_finite(self, step: int, metrics: dict[str, float], batch: Any) -> None:
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
         if bad:
-            keys = ", ".join(self.task.keys(batch)[:16])
+            names = ", ".join(self.task.names(batch)[:16])
             raise UserError(
-                f"step {step}: {', '.join(bad)} is not a finite number; weights and average are as before it. Batch: {keys}. "
+                f"step {step}: {', '.join(bad)} is not a finite number; weights and average are as before it. Batch: {names}. "
                 f"Look at those pictures; {self._advice}"
             )
 

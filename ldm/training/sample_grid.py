@@ -43,7 +43,7 @@ def sample_grid(model: LatentDiffusion, batch: Batch, facts: DataFacts, prompts:
         prompts: instead of captions; may be empty.
         seed: of the samples.
     """
-    columns = min(COLUMNS, len(batch.keys))
+    columns = min(COLUMNS, len(batch.names))
     how = model.sampling(seed=seed)
     drawn = []
     for row in _rows(model, batch, facts, prompts, columns):

@@ -323,3 +323,13 @@ def test_numbers_that_are_not_finite_are_refused_even_with_a_matching_manifest(m
     if part == "first_stage":
         edit_config(model, lambda config: config["normalization"].update(digest=weights_digest(tensors)))
     assert f"tensor {name!r} holds NaN or infinity" in refusal(sealed(model))
+
+
+def test_weights_beyond_the_range_of_what_they_are_stored_in_are_refused(tmp_path: Path) -> None:
+    """What was there before stays."""
+    write_checkpoint(tmp_path / "model", "a: 1\n", {"part": {"weight": torch.ones(2)}}, "# card\n")
+    before = (tmp_path / "model" / "part.safetensors").read_bytes()
+    large = {"weight": torch.tensor([1.0, 7e4]).half()}
+    with pytest.raises(UserError, match=r"part: tensor 'weight' is not finite in float16, whose largest number is 6.55e\+04: store bf"):
+        write_checkpoint(tmp_path / "model", "a: 1\n", {"part": large}, "# card\n")
+    assert (tmp_path / "model" / "part.safetensors").read_bytes() == before

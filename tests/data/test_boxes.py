@@ -121,7 +121,7 @@ def test_records_keep_their_boxes_and_refuse_what_is_none():
 
 def test_a_batch_has_room_for_the_most_boxes():
     def sample(count: int) -> Sample:
-        return Sample(key=str(count), image=torch.zeros(3, 2, 2), caption="", label=-1, boxes=torch.full((count, 5), 0.5))
+        return Sample(name=str(count), image=torch.zeros(3, 2, 2), caption="", label=-1, boxes=torch.full((count, 5), 0.5))
 
     batch = Batch.of([sample(1), sample(3), sample(0)])
     assert (batch.boxes[..., 0] >= 0).sum(1).tolist() == [1, 3, 0]

@@ -77,7 +77,7 @@ def test_resuming_and_sharing_out_give_the_same_batches(pictures: Path) -> None:
     later = [batch for batch, _ in islice(opened(pictures, augment=MOVES).batches(5, 4, (0, 5)), 3)]
     shares = [list(islice(data.batches(5, 4, part), 3)) for part in ((0, 2), (2, 5))]
     for expected, resumed, (first, places), (second, _) in zip(whole[3:], later, *shares, strict=True):
-        assert resumed.keys == expected.keys == first.keys + second.keys and places == (0, 1)
+        assert resumed.names == expected.names == first.names + second.names and places == (0, 1)
         assert resumed.captions == expected.captions
         assert_close(resumed.images, expected.images, rtol=0, atol=0)
         assert_close(torch.cat([first.images, second.images]), expected.images, rtol=0, atol=0)
@@ -140,7 +140,7 @@ def test_held_out_pictures_never_change(pictures: Path) -> None:
     Index(splits=shards, map_names=("ground", "disc")).write(pictures)
     config = DataConfig(train=str(pictures), val=str(pictures), size=32, background=(0, 0, 0), augment=MOVES)
     held_out = open_dataset(config, "val", 0)
-    assert [held_out.sample(i, 0).key for i in range(len(held_out))] == ["7", "8", "9"]
+    assert [held_out.sample(i, 0).name for i in range(len(held_out))] == ["7.png", "8.png", "9.png"]
     first, later = held_out.sample(1, 0), held_out.sample(1, 5)
     assert first.caption == later.caption == "disc 8"
     assert_close(first.image, later.image, rtol=0, atol=0)
@@ -163,7 +163,7 @@ def test_pictures_of_five_channels(tmp_path: Path) -> None:
 def test_an_unreadable_record_is_replaced_and_named(pictures: Path) -> None:
     (pictures / "4.png").write_bytes(b"broken")
     data = opened(pictures, max_lost=0.1)
-    assert [data.sample(i, 0).key for i in (3, 4, 5)] == ["3", "5", "5"]
+    assert [data.sample(i, 0).name for i in (3, 4, 5)] == ["3.png", "5.png", "5.png"]
     assert list(data.unreadable.records) == ["4"] and "1 of 10" in data.unreadable.line()
 
 
@@ -214,7 +214,7 @@ def test_the_cache_gives_what_the_first_stage_gave(pictures: Path, tmp_path: Pat
     for index, epoch in ((0, 0), (9, 2), (4, 7)):
         found, mean, std = built.item(index, epoch)
         sample = data.sample(index, epoch % 3)
-        assert (found.key, found.captions, found.label) == (sample.key, sample.captions, sample.label)
+        assert (found.name, found.captions, found.label) == (sample.name, sample.captions, sample.label)
         assert_close(found.image, sample.image, rtol=0, atol=1 / 255 + 1e-6)
         assert isinstance(found.map, Tensor) and isinstance(sample.map, Tensor) and torch.equal(found.map, sample.map)
         expected_mean, expected_std = encode(sample.image[None])
@@ -268,7 +268,7 @@ def test_a_folder_of_maps_knows_its_classes_and_what_is_unknown(pictures: Path) 
     (pictures / "maps/3.png").unlink()
     data = opened(pictures)
     assert data.facts.map_names == ("class 0", "class 1")
-    sample = next(s for s in (data.sample(i, 0) for i in range(10)) if s.key == "3")
+    sample = next(s for s in (data.sample(i, 0) for i in range(10)) if s.name == "3.png")
     assert sample.map is not None
     assert sample.map.unique().tolist() == [-1]
 
@@ -285,5 +285,5 @@ def test_bare_shards_with_text_labels_name_them(pictures: Path, tmp_path: Path) 
 def test_reading_ahead_by_processes_gives_the_same_batches(pictures: Path) -> None:
     here, ahead = ([batch for batch, _ in islice(opened(pictures, workers=w).batches(4, 3, (1, 3)), 3)] for w in (0, 1))
     for one, other in zip(here, ahead, strict=True):
-        assert one.keys == other.keys
+        assert one.names == other.names
         assert torch.equal(one.images, other.images)

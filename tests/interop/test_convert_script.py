@@ -64,6 +64,15 @@ def test_samples_are_the_same_after_export_and_import_by_the_command_line(home: 
         assert one.read_bytes() == other.read_bytes()
 
 
+def test_an_import_replaces_an_import_and_no_other_checkpoint(home: Path, call, capsys):
+    assert call(convert.main, "export faces --to diffusers --out folder") == 0
+    before = {path: path.read_bytes() for path in (home / "text").iterdir()}
+    assert call(convert.main, "import folder --out text") == 2
+    assert "text: holds a checkpoint that was not imported, as its README.md says" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (home / "text").iterdir()} == before
+    assert call(convert.main, "import folder --out mine") == call(convert.main, "import folder --out mine") == 0
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

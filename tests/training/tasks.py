@@ -66,7 +66,7 @@ class DrawnPictures(IndexedDataset):
         rows, columns = torch.meshgrid(torch.linspace(0, 1, SIZE), torch.linspace(0, 1, SIZE), indexing="ij")
         disc = (rows - draw[0]).square() + (columns - draw[1]).square() < 0.05 + 0.1 * draw[2]
         image = torch.where(disc, draw[3:, None, None], torch.ones(3, SIZE, SIZE)) * 2 - 1
-        return Sample(key=f"disc-{index}", image=image, caption=f"disc {index}", label=index % 2, mask=disc[None].float(), map=disc.long())
+        return Sample(name=f"disc-{index}", image=image, caption=f"disc {index}", label=index % 2, mask=disc[None].float(), map=disc.long())
 
 
 class HalfLabelled(DrawnPictures):

@@ -47,7 +47,7 @@ class Shades(DrawnPictures):
 
     def sample(self, index: int, epoch: int) -> Sample:
         label = int(torch.randint(2, (), generator=generator("shade", index)))
-        return Sample(key=f"shade-{index}", image=torch.full((1, SIDE, SIDE), LEVEL * (2 * label - 1)), caption="", label=label)
+        return Sample(name=f"shade-{index}", image=torch.full((1, SIDE, SIDE), LEVEL * (2 * label - 1)), caption="", label=label)
 
 
 def shades_task(config: TrainConfig, process: NoiseProcess | None, held_out: bool = True) -> ClassifierTask:
@@ -153,7 +153,7 @@ def test_a_label_that_no_class_has_is_refused() -> None:
     task = classifier_task(ALONE, train_config())
     batch = next(task.batches(1))
     wrong = replace(batch, records=replace(batch.records, labels=torch.full((7,), 2)))
-    with pytest.raises(UserError, match=r"picture 'disc-\d' has label 2, but there are 2 classes"):
+    with pytest.raises(UserError, match=r"disc-\d: its label is 2, but there are 2 classes"):
         task._labels(wrong)
 
 

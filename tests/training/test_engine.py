@@ -53,7 +53,7 @@ class Regression:
             yield step, Streams.of("data", step, samples=range(self.config.batch_size)).normal("x", (3,))
             step += 1
 
-    def keys(self, batch: tuple[int, Tensor]) -> tuple[str, ...]:
+    def names(self, batch: tuple[int, Tensor]) -> tuple[str, ...]:
         return tuple(f"sample-{i}" for i in range(len(batch[1])))
 
     def accumulate(self, batch: tuple[int, Tensor], now: Pass) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ def test_parts_of_a_batch_are_all_of_it() -> None:
     parts = [batch.part(start, stop) for start, stop in batch.parts(3)]
     assert [len(part.positions) for part in parts] == [2, 2, 3]
     assert sum((part.positions for part in parts), ()) == batch.positions
-    assert sum((part.records.keys for part in parts), ()) == pictures.keys
+    assert sum((part.records.names for part in parts), ()) == pictures.names
     for number in range(2):
         assert torch.equal(torch.cat([part.moments[number] for part in parts]), moments[number])
     assert list(batch.parts(99)) == [(i, i + 1) for i in range(7)] and list(batch.part(0, 0).parts(3)) == [(0, 0)]
