@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from PIL import TiffTags
 
-from ldm.data.profiles import ADOBE_GAMMA, ADOBE_RGB, SRGB, matrix_profile
+from ldm.data.profiles import ADOBE_GAMMA, ADOBE_RGB, BT_2020, DISPLAY_P3, SRGB, matrix_profile
 
 MAX_PROFILE = 16 * 2**20  # bytes; the largest that printers have are of about 4 MiB
 PIXEL_TAGS = {  # of TIFF: sizes, colours, places and packing of what it shows, orientation, further pictures, colour profile
@@ -24,6 +24,9 @@ PIXEL_TAGS = {  # of TIFF: sizes, colours, places and packing of what it shows, 
 PIXEL_CHUNKS = {b"tRNS", b"acTL", b"fcTL", b"fdAT"}  # of PNG, beside those whose name begins with a capital
 ORIENTATION, INTEROPERABILITY_INDEX = 0x0112, (0x8769, 0xA005, 1)  # EXIF's tags, the latter through two directories
 GAMMA = 1 / 2.2  # that of sRGB, as PNG's gAMA has it
+WIDE = {9: ("BT.2020, as its code says", BT_2020), 12: ("Display P3, as its code says", DISPLAY_P3)}  # colour primaries of ITU-T H.273
+HDR = (16, 18)  # its transfer characteristics PQ and HLG
+NCLX = re.compile(rb"colrnclx(..)(..)", re.DOTALL)
 XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=\"|>)([1-8])")
 
 
@@ -35,12 +38,14 @@ class Bare(NamedTuple):
         profile: its ICC profile; None = there was none, or the decoder gives it.
         exif: likewise; it begins with a TIFF header.
         xmp: likewise.
+        is_hdr: its levels are those of HDR, not of a screen.
     """
 
     content: bytes
     profile: bytes | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
+    is_hdr: bool = False
 
 
 def bare(content: bytes, kind: str) -> Bare:
@@ -51,9 +56,19 @@ def bare(content: bytes, kind: str) -> Bare:
         return _bare_jpeg(content)
     if kind == "TIFF":
         return Bare(_bare_tiff(content))
-    if kind == "AVIF":  # EXIF and XMP get an unknown type; AVIF has its orientation elsewhere
-        return Bare(re.sub(rb"(infe[\2\3].{7}|infe[\2\3].{9})(?:Exif|mime)", rb"\1none", content, flags=re.DOTALL))
+    if kind in ("AVIF", "HEIF"):
+        head = content[: content.find(b"mdat")]
+        code = None if b"colrprof" in head or b"colrrICC" in head else NCLX.search(head)  # a profile, which the decoder gives, comes first
+        primaries, transfer = (int.from_bytes(part, "big") for part in code.groups()) if code else (0, 0)
+        if kind == "AVIF":  # EXIF and XMP get an unknown type; AVIF has its orientation elsewhere
+            content = re.sub(rb"(infe[\2\3].{7}|infe[\2\3].{9})(?:Exif|mime)", rb"\1none", content, flags=re.DOTALL)
+        return Bare(content, _coded_profile(primaries), is_hdr=transfer in HDR)
     return Bare(content)
+
+
+def _coded_profile(primaries: int) -> bytes | None:
+    """The profile of wide colours that H.273 has a number for; their curve is taken for sRGB's. None of others."""
+    return matrix_profile(*WIDE[primaries], gamma=None) if primaries in WIDE else None
 
 
 def orientation_of(exif: object, xmp: object) -> int:
@@ -98,7 +113,7 @@ def _bare_png(content: bytes) -> Bare:
             data = content[start + 8 : end - 4]
             if name == b"iCCP":
                 profile = _inflated(data.partition(b"\0")[2][1:])
-            elif name in (b"sRGB", b"gAMA", b"cHRM"):
+            elif name in (b"sRGB", b"gAMA", b"cHRM", b"cICP"):
                 declared[name] = data
             elif name == b"eXIf":
                 exif = data
@@ -110,9 +125,13 @@ def _bare_png(content: bytes) -> Bare:
                 exif = exif or _raw_profile(_inflated(data.partition(b"\0")[2][1:]))
         start = end
     kept.append(content[start:])  # a chunk that breaks off, which is the decoder's to judge
-    if profile is None and content[25:26] in (b"\2", b"\3", b"\6"):  # its colour type: not grey
-        profile = _declared_profile(declared)
-    return Bare(b"".join(kept), profile, exif, xmp)
+    code = declared.get(b"cICP", b"\0\0")[:2].ljust(2, b"\0")
+    if content[25:26] in (b"\2", b"\3", b"\6"):  # its colour type: not grey
+        if code[0]:  # it comes first
+            profile = _coded_profile(code[0])
+        elif profile is None:
+            profile = _declared_profile(declared)
+    return Bare(b"".join(kept), profile, exif, xmp, is_hdr=code[1] in HDR)
 
 
 def _declared_profile(declared: dict[bytes, bytes]) -> bytes | None:

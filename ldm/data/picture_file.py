@@ -69,6 +69,8 @@ def decode_stored(content: bytes, name: str, *, suffix: str = "", page: int = 0)
     kind = _kind_of(content, name, suffix)
     with decoding(name):
         file = bare(content, kind)
+        if file.is_hdr:
+            raise UserError(f"{name}: is HDR (PQ or HLG), whose levels are not those of a screen: convert it to sRGB first")
         image = _opened(file.content, name, kind)
         frame = next(islice(_frames(image), page, None), None)
         if frame is None:

@@ -19,6 +19,8 @@ SPACES = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK"}  # a profile's colour spac
 D50 = (0.9642, 1.0, 0.8249)  # XYZ of the white that profiles are related to
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 SRGB = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # x and y of white, red, green and blue
+DISPLAY_P3 = (0.3127, 0.3290, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06)
+BT_2020 = (0.3127, 0.3290, 0.708, 0.292, 0.17, 0.797, 0.131, 0.046)
 ADOBE_RGB = (0.3127, 0.3290, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 ADOBE_GAMMA = 563 / 256
 
@@ -63,13 +65,13 @@ def can_keep_profile(image: Image.Image) -> bool:
     return profile.to_srgb is None or profile.from_srgb is not None
 
 
-def matrix_profile(name: str, chromaticities: tuple[float, ...], gamma: float) -> bytes:
+def matrix_profile(name: str, chromaticities: tuple[float, ...], gamma: float | None) -> bytes:
     """The ICC profile (version 2) of an RGB space.
 
     Args:
         name: of it, for people.
         chromaticities: x and y of white, red, green and blue, as PNG's cHRM has them.
-        gamma: exponent from numbers to light, about 2.2.
+        gamma: exponent from numbers to light, about 2.2; None = the curve of sRGB.
 
     Raises:
         ValueError: no such space.
@@ -77,7 +79,7 @@ def matrix_profile(name: str, chromaticities: tuple[float, ...], gamma: float) -
     Source: ICC.1:2001-04, 6.3.1.2; Lindbloom, "RGB/XYZ Matrices" and "Chromatic Adaptation".
     """
     xy = np.array(chromaticities, dtype=np.float64).reshape(4, 2)
-    if not (xy[:, 1] > 1e-6).all() or not 0.1 <= gamma <= 10:
+    if not (xy[:, 1] > 1e-6).all() or not (gamma is None or 0.1 <= gamma <= 10):
         raise ValueError("not chromaticities and a gamma")
     white, *primaries = np.stack([xy[:, 0] / xy[:, 1], np.ones(4), (1 - xy.sum(1)) / xy[:, 1]], axis=1)
     try:
@@ -92,7 +94,8 @@ def matrix_profile(name: str, chromaticities: tuple[float, ...], gamma: float) -
     def xyz(value: np.ndarray | tuple[float, ...]) -> bytes:
         return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(part * 65536) for part in value))
 
-    curve = b"curv\0\0\0\0" + struct.pack(">IH2x", 1, round(gamma * 256))
+    points = [round(gamma * 256)] if gamma is not None else [round(_light(step / 1023) * 65535) for step in range(1024)]
+    curve = b"curv\0\0\0\0" + struct.pack(f">I{len(points)}H", len(points), *points)
     description = b"desc\0\0\0\0" + struct.pack(">I", len(name) + 1) + name.encode("ascii") + bytes(79)
     tags = {b"desc": description, b"wtpt": xyz(D50)}
     tags |= {letter + b"XYZ": xyz(adapted[:, column]) for column, letter in enumerate((b"r", b"g", b"b"))}
@@ -104,6 +107,11 @@ def matrix_profile(name: str, chromaticities: tuple[float, ...], gamma: float) -
     size, version = start + len(data), 0x02100000
     head = struct.pack(">I4xI4s4s4s12x4s28x12s48x", size, version, b"mntr", b"RGB ", b"XYZ ", b"acsp", xyz(D50)[8:])
     return head + table + data
+
+
+def _light(number: float) -> float:
+    """From sRGB's numbers to light, both from 0 to 1 (IEC 61966-2-1)."""
+    return number / 12.92 if number <= 0.04045 else ((number + 0.055) / 1.055) ** 2.4
 
 
 def _profile_of(image: Image.Image) -> Profile:

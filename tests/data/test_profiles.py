@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from ldm.core.errors import UserError
 from ldm.data.images import decode_image, examine, image_levels, open_image
 from ldm.data.profiles import ADOBE_GAMMA, ADOBE_RGB, SRGB, in_profile_of, in_srgb, matrix_profile
 
@@ -34,9 +35,11 @@ def linear_to_xyz(chromaticities: tuple[float, ...]) -> np.ndarray:
     return columns * np.linalg.solve(columns, white)
 
 
-def expected(colours: np.ndarray, chromaticities: tuple[float, ...], gamma: float) -> np.ndarray:
-    """sRGB levels (..., 3) of another space's with the same white, by the formulas of IEC 61966-2-1."""
-    light = (colours / 255) ** gamma @ (np.linalg.inv(linear_to_xyz(SRGB)) @ linear_to_xyz(chromaticities)).T
+def expected(colours: np.ndarray, chromaticities: tuple[float, ...], gamma: float | None) -> np.ndarray:
+    """sRGB levels (..., 3) of another space's with the same white, by the formulas of IEC 61966-2-1; None = sRGB's own curve."""
+    levels = colours / 255
+    srgb = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+    light = (srgb if gamma is None else levels**gamma) @ (np.linalg.inv(linear_to_xyz(SRGB)) @ linear_to_xyz(chromaticities)).T
     light = light.clip(0, 1)
     return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
@@ -121,6 +124,48 @@ def test_what_a_png_says_without_a_profile_counts() -> None:
         {"cHRM": b"?"},
     ):
         assert np.array_equal(np.asarray(decode_image(with_chunks(plain, **same), "it")), np.asarray(PICTURE))
+
+
+BT_2020 = (0.3127, 0.3290, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046)
+
+
+def coded(kind: str, primaries: int, transfer: int) -> bytes:
+    """A picture whose colours are named by numbers of ITU-T H.273, without a profile."""
+    if kind == "PNG":
+        return with_chunks(saved(PICTURE, "PNG"), gAMA=struct.pack(">I", 10**5), cICP=bytes((primaries, transfer, 0, 1)))
+    pytest.importorskip("pillow_heif").register_heif_opener() if kind == "HEIF" else Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {kind}")
+    options = {"subsampling": "4:4:4"} if kind == "AVIF" else {"chroma": 444}
+    content = saved(PICTURE, kind, quality=100, **options)
+    assert content.count(b"colrnclx\0\1\0\r") == 1
+    return content.replace(b"colrnclx\0\1\0\r", b"colrnclx" + struct.pack(">HH", primaries, transfer))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "AVIF", "HEIF"])
+@pytest.mark.parametrize("primaries, space", [(12, P3), (9, BT_2020), (1, None), (2, None)])
+def test_colours_that_are_named_by_a_code_are_converted(kind: str, primaries: int, space: tuple[float, ...] | None) -> None:
+    image, facts = examine(coded(kind, primaries, 13), "it")
+    wanted = COLOURS if space is None else expected(COLOURS, space, None)
+    np.testing.assert_allclose(np.asarray(image)[8::16, 8::16], wanted, atol=2 if kind == "PNG" else 5)
+    assert ("as its code says" in facts.profile) == (space is not None)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "AVIF", "HEIF"])
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_hdr_is_refused(kind: str, transfer: int) -> None:
+    with pytest.raises(UserError, match=r"it: is HDR \(PQ or HLG\).*convert it to sRGB first"):
+        decode_image(coded(kind, 9, transfer), "it")
+
+
+def test_a_profile_comes_before_a_code() -> None:
+    Image.init()
+    if "AVIF" not in Image.SAVE:
+        pytest.skip("this Pillow writes no AVIF")
+    content = saved(PICTURE, "AVIF", quality=100, subsampling="4:4:4", icc_profile=DISPLAY_P3)
+    image, facts = examine(content.replace(b"colrnclx\0\1", b"colrnclx\0\x09"), "it")
+    assert facts.profile == "Display P3"
+    np.testing.assert_allclose(np.asarray(image)[8::16, 8::16], expected(COLOURS, P3, 2.2), atol=5)
 
 
 @pytest.mark.parametrize("index, is_wide", [("R03", True), ("R98", False)])
