@@ -19,8 +19,7 @@ from typing import Literal
 
 import torch
 
-from ldm.app.cli import run
-from ldm.core.errors import UserError
+from ldm.app.cli import line_for, run
 
 Outcome = Literal["right", "told", "silent", "traceback", "crash", "hang"]
 GOOD = ("right", "told")
@@ -33,7 +32,7 @@ class Trial:
     Attributes:
         name: what is done, for a reader.
         check: does it; gives "right" if all is as if nothing had happened, "told" if it was refused or counted in so many words, or what
-            went wrong without a word. A UserError means told, any other error is a traceback.
+            went wrong without a word. An error of which a script would say a line means told, any other is a traceback.
     """
 
     name: str
@@ -113,13 +112,13 @@ def _outcome(trial: Trial) -> tuple[str, str]:
     try:
         found = trial.check()
         return (found, "") if found in GOOD else ("silent", found)
-    except UserError:
-        return "told", ""
     except Traceback as error:
         return "traceback", str(error)
     except Hang as error:
         return "hang", str(error)
-    except BaseException as error:
+    except Exception as error:
+        if line_for(error) is not None:
+            return "told", ""
         where = traceback.extract_tb(error.__traceback__)[-1]
         return "traceback", f"{type(error).__name__}: {str(error)[:160]} ({Path(where.filename).name}, line {where.lineno})"
 

@@ -50,40 +50,56 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     try:
         main(sys.argv[1:])
         sys.stdout.flush()
-    except UserError as error:
-        _refuse(str(error))
     except BrokenPipeError:  # whoever reads our output has enough of it, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest goes at the exit
         sys.exit(141)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            _refuse(
-                f"disk full while writing {error.filename or 'a file'}: what was saved before is intact. "
-                "Free some space and run the same command again."
-            )
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            _refuse(f"not allowed to open or write {error.filename}: choose another path or change its permissions.")
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
-            _refuse(f"{error.filename}: {error.strerror}; check that path.")
-        raise
-    except RuntimeError as error:
-        from torch import OutOfMemoryError  # only here: `--help` and a mistyped flag do without torch, which takes seconds to load
-
-        first_line = str(error).partition("\n")[0]
-        if isinstance(error, OutOfMemoryError) or "allocate memory" in first_line:
-            _refuse(f"out of memory ({first_line}): {LESS_MEMORY}")
-        if first_line.startswith("DataLoader worker"):
-            _refuse(
-                f"a process that reads data has ended ({first_line}); mostly the system killed it for want of memory: lower data.workers. "
-                "What was saved is intact: the same command goes on from it."
-            )
-        raise
-    except MemoryError:
-        _refuse(f"out of memory: {LESS_MEMORY}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        line = line_for(error)
+        if line is None:
+            raise
+        _refuse(line)
     sys.exit(0)
+
+
+def line_for(error: Exception) -> str | None:
+    """What is said of an error that is the user's to mend; None of one that is our own bug."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"out of memory: {LESS_MEMORY}"
+    if isinstance(error, OSError):
+        return _line_for_system(error)
+    return _line_for_torch(error) if isinstance(error, RuntimeError) else None
+
+
+def _line_for_system(error: OSError) -> str | None:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return (
+            f"disk full while writing {error.filename or 'a file'}: what was saved before is intact. "
+            "Free some space and run the same command again."
+        )
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return f"not allowed to open or write {error.filename}: choose another path or change its permissions."
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
+        return f"{error.filename}: {error.strerror}; check that path."
+    return None
+
+
+def _line_for_torch(error: RuntimeError) -> str | None:
+    from torch import OutOfMemoryError  # only here: `--help` and a mistyped flag do without torch, which takes seconds to load
+
+    first_line = str(error).partition("\n")[0]
+    if isinstance(error, OutOfMemoryError) or "allocate memory" in first_line or "Storage size calculation overflowed" in first_line:
+        return f"out of memory ({first_line}): {LESS_MEMORY}"
+    if first_line.startswith("DataLoader worker"):
+        return (
+            f"a process that reads data has ended ({first_line}); mostly the system killed it for want of memory: lower data.workers. "
+            "What was saved is intact: the same command goes on from it."
+        )
+    return None
 
 
 def _refuse(text: str) -> NoReturn:

@@ -20,6 +20,7 @@ from ldm.data.config import DataConfig
 from ldm.data.image_dataset import ImageDataset
 from ldm.data.open import open_dataset
 from ldm.data.shards import Index
+from ldm.data.text import is_text, shown
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.engine import Task, fit
@@ -92,6 +93,8 @@ def open_run(run_dir: Path, config: Any, world: World) -> Iterator[RunFolder]:
 
 
 def _begin(run: RunFolder, config: Any, held: ExitStack) -> None:
+    if not is_text(str(run.path)):
+        raise UserError(f"--run-dir {shown(run.path)}: TensorBoard's files need a name in UTF-8; name another folder")
     refuse_held(run.path)
     _stored(run, config)  # refuses a folder of something else before anything is written into it
     _refuse_among_pictures(run.path, config)

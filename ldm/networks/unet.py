@@ -37,6 +37,8 @@ class UNetConfig(UNetEncoderConfig, DenoiserNetworkConfig):
         super().__post_init__()
         if self.transformer_depth < 0:
             raise UserError(f"transformer_depth must be at least 0, got {self.transformer_depth}")
+        if self.context_width is not None and self.context_width < 1:
+            raise UserError(f"context_width must be at least 1, or null, got {self.context_width}")
         if self.context_width is not None and self.transformer_depth == 0:
             raise UserError("context_width needs transformer_depth of at least 1: plain attention blocks take no tokens")
 

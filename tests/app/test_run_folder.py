@@ -105,6 +105,12 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path, begun: bool) -> None:
     opened(run_folder(tmp_path / "run", begun=begun))
 
 
+def test_a_name_that_tensorboard_cannot_write_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run\S+: TensorBoard's files need a name in UTF-8"):
+        opened(tmp_path / "run\udcff")
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_mistake_before_the_first_step_leaves_nothing(tmp_path: Path) -> None:
     """So the command may be mended and given again; what was there stays."""
     with suppress(RuntimeError), open_run(tmp_path / "runs" / "new", CONFIG, WORLD):

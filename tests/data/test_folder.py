@@ -681,3 +681,14 @@ def test_pictures_that_look_the_same_are_told(tmp_path: Path) -> None:
     main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
     text = (tmp_path / "out/report.txt").read_text()
     assert "pairs that look almost the same in train and val: 1 (train/a.png ~ val/b.jpg)" in text
+
+
+def test_folders_that_would_say_something_further_up_are_told(tmp_path: Path) -> None:
+    names = ("data/train/a", "data/val/b", "data/train/c", "cats/d", "cats/masks/d", "cats/masks/e", "train/f", "dogs/train/g")
+    draw(tmp_path, *(f"{name}.png" for name in names))
+    source = FolderSource(tmp_path)
+    assert len(source) == 8
+    said = told(source)
+    assert "pictures in a folder masks or maps that is not at the top, taken as pictures: 1 (cats/masks/d.png)" in said
+    assert "splits that are not at the top, no split here; name the folder data: 3 (data/train/a.png, data/train/c.png, ...)" in said
+    assert said.count("not at the top") == 2

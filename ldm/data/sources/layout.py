@@ -146,6 +146,7 @@ def layout_of(folder: Path, own: Collection[Path] = ()) -> Layout:
         findings.append(Finding("links to a picture that is there already, taken once", tuple(map(shown, again))))
     if outside:
         findings.append(Finding(f"pictures outside of {', '.join(splits)}, passed over", tuple(outside)))
+    findings += _misplaced({path: base for path in shown_once for base in [PurePosixPath(*path.parts[: bool(splits)])]})
     mine = {path.resolve() for path in own}
     known = [path for path in files if mine and (folder / path).resolve() in mine]
     findings += _others(files.keys() - set(known), set(images) - inside, inside, asides, splits)
@@ -229,6 +230,30 @@ def _is_called(path: PurePosixPath, base: PurePosixPath, name: str) -> bool:
     """Whether a path leads through the folder `name` of `base`, in any capitals."""
     depth = len(base.parts)
     return path.parts[:depth] == base.parts and len(path.parts) > depth + 1 and path.parts[depth].lower() == name
+
+
+def _misplaced(base_of: Mapping[PurePosixPath, PurePosixPath]) -> Iterator[Finding]:
+    """Pictures in folders whose names would say something further up: masks and maps beside the pictures they are of, and splits.
+
+    Args:
+        base_of: for each picture, the folder that names count from.
+    """
+    stems = {path.with_suffix("") for path in base_of}
+    beside: list[str] = []
+    splits: dict[PurePosixPath, dict[str, list[str]]] = {}
+    for path, base in base_of.items():
+        for depth in range(len(base.parts), len(path.parts) - 1):
+            above, name, below = PurePosixPath(*path.parts[:depth]), path.parts[depth].lower(), PurePosixPath(*path.parts[depth + 1 :])
+            if name in (MASKS, MAPS) and above / below.with_suffix("") in stems:
+                beside.append(shown(path))
+            elif name in SPLIT_OF:
+                splits.setdefault(above, {}).setdefault(SPLIT_OF[name], []).append(shown(path))
+    if beside:
+        yield Finding("pictures in a folder masks or maps that is not at the top, taken as pictures", tuple(beside))
+    for above, kinds in splits.items():
+        if len(kinds) > 1:
+            names = tuple(name for found in kinds.values() for name in found)
+            yield Finding(f"pictures in splits that are not at the top, no split here; name the folder {shown(above)}", names)
 
 
 def _others(
