@@ -57,7 +57,7 @@ def rows(home: Home, parts: tuple[str, ...], share: float) -> list[Row]:
     if "pictures" in parts:
         found.append(judged("mangled pictures of every format", pictures(few(10_000)), 60))
     if "lines" in parts:
-        found.append(judged("command lines with something odd in them", command_lines(home, few(1000)), 90))
+        found.append(judged("command lines with something odd in them", command_lines(home, few(1000)), 400))
     return found
 
 

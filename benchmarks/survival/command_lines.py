@@ -154,7 +154,7 @@ def _trial(home: Home, main: Main, words: tuple[str, ...]) -> Trial:
             main(arguments)
 
         inside.__module__ = main.__module__
-        code = script(inside, words, home.scratch / "line.log", limit=60)
+        code = script(inside, words, home.scratch / "line.log", limit=300)
         if (place / "README.md").read_text() != "mine":
             return "a file of the user's is gone"
         return "told" if code else "right"

@@ -28,6 +28,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.learning_rate <= 0 or self.warmup_steps < 0 or not 0 <= self.final_rate <= 1 or self.weight_decay < 0:
             raise UserError("need learning_rate > 0, warmup_steps >= 0, weight_decay >= 0 and final_rate in [0, 1]")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"betas must be shares from 0 to less than 1, got {list(self.betas)}")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise UserError(f"clip_norm must be positive or null, got {self.clip_norm}")
 

@@ -12,7 +12,8 @@ from ldm.training.config import OptimizerConfig, TrainConfig
     "wrong, least",
     [({"learning_rate": 0.0}, {"learning_rate": 1e-12}), ({"warmup_steps": -1}, {"warmup_steps": 0}),
      ({"weight_decay": -1e-9}, {"weight_decay": 0.0}), ({"final_rate": -1e-9}, {"final_rate": 0.0}),
-     ({"final_rate": 1.001}, {"final_rate": 1.0}), ({"clip_norm": 0.0}, {"clip_norm": None})],
+     ({"final_rate": 1.001}, {"final_rate": 1.0}), ({"clip_norm": 0.0}, {"clip_norm": None}),
+     ({"betas": (0.9, 1.0)}, {"betas": (0.0, 0.999)}), ({"betas": (-0.1, 0.9)}, {"betas": (0.0, 0.0)})],
 )  # fmt: skip
 def test_limits_of_an_optimizer(wrong: dict, least: dict) -> None:
     OptimizerConfig(**least)
