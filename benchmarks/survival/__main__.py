@@ -20,10 +20,13 @@ os.environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "LDM_OFFLINE"
 
 import torch
 from command_lines import command_lines
-from damage import checkpoints, pictures, records
 from home import Home
 from interruptions import can_mount, full_disks, kills
+from pictures import pictures
+from records import records
 from trial import GOOD, Row, judged
+
+from checkpoints import checkpoints
 
 PARTS = ("kills", "disks", "records", "checkpoints", "pictures", "lines")
 HEAD = """# What it survives
