@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import re
 import sys
@@ -47,6 +48,8 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
 
     Anything that is neither is our own bug and keeps its traceback.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what no terminal can show
     try:
         main(sys.argv[1:])
         sys.stdout.flush()

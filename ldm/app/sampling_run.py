@@ -7,7 +7,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +98,18 @@ def write_images(images: Sequence[Image.Image], options: argparse.Namespace, how
     names, files = _names(len(images)), {}
     for number, (name, image) in enumerate(zip(names, images, strict=True)):
         info = PngInfo()
-        info.add_itxt("parameters", json.dumps(parameters | {"number": number}, ensure_ascii=False))
+        info.add_itxt("parameters", _json(parameters | {"number": number}).decode())
         files[name] = _png(image, info)
     files[GRID] = _png(_grid(images))
-    files[PARAMETERS] = (json.dumps(parameters | {"pictures": names}, ensure_ascii=False, indent=1) + "\n").encode()
+    files[PARAMETERS] = _json(parameters | {"pictures": names}, indent=1) + b"\n"
     stale = frozenset(name for name in recorded_in(out) if name.removesuffix(".png").isdigit())
     Outputs(out).write(files, stale=stale)
     print(f"{len(images)} picture{'s' * (len(images) > 1)}, grid.png and parameters.json in {out}")
+
+
+def _json(parameters: Mapping[str, Any], indent: int | None = None) -> bytes:
+    """UTF-8; bytes of a path that are none are escaped, as JSON has it."""
+    return json.dumps(parameters, ensure_ascii=False, indent=indent).encode(errors="backslashreplace")
 
 
 def _as_json(interval: tuple[float, float] | None) -> list[float | str] | None:

@@ -69,7 +69,12 @@ def new_file(path: Path) -> Iterator[Path]:
 def write_file(path: Path, content: bytes | str) -> None:
     """Writes a file whole or not at all, see `new_file`."""
     with new_file(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(_encoded(content))
+
+
+def _encoded(content: bytes | str) -> bytes:
+    """Text in UTF-8; bytes of a file's name that are none are escaped, as JSON has it."""
+    return content.encode(errors="backslashreplace") if isinstance(content, str) else content
 
 
 @contextmanager
@@ -185,7 +190,7 @@ class Outputs:
             UserError: see `check`.
         """
         self.check(*files)
-        contents = {name: content.encode() if isinstance(content, str) else content for name, content in files.items()}
+        contents = {name: _encoded(content) for name, content in files.items()}
         with self._recording({name: fingerprint_of(content) for name, content in contents.items()}, stale - contents.keys()):
             for name, content in contents.items():
                 write_file(self.folder / name, content)

@@ -104,6 +104,16 @@ def test_what_a_script_leaves(home, script, monkeypatch, capsys):
         assert np.array_equal(shown, np.array(Image.open(out / "001.png").convert("RGB")))
 
 
+def test_names_that_are_no_utf_8_are_taken_and_remembered(home, monkeypatch):
+    """As a disk written with another encoding has them."""
+    (home / "gr\udcfcn.png").write_bytes((home / "photo.png").read_bytes())
+    words = "--model plain --image gr\udcfcn.png --strength 0.5 --steps 2 --num-images 1 --out au\udcdfen"
+    assert call("img2img", words, monkeypatch) == 0
+    assert json.loads((home / "au\udcdfen" / "parameters.json").read_text())["image"] == "gr\udcfcn.png"
+    with Image.open(home / "au\udcdfen" / "000.png") as picture:
+        assert json.loads(picture.text["parameters"])["image"] == "gr\udcfcn.png"
+
+
 def test_all_inputs_are_remembered(home, monkeypatch):
     words = [*GOOD["inpaint"], "--out", "made", "--num-images", "1"]
     assert call("inpaint", words, monkeypatch) == 0

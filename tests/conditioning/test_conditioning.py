@@ -217,7 +217,8 @@ def test_two_that_read_the_same_input_are_dropped_apart():
     inputs = ConditionInputs(count=2, values={"one": labels, "other": labels})
     drops = {"one": torch.tensor([True, False]), "other": torch.tensor([False, False])}
     tokens = conditioners(inputs, (2, 2), drops).tokens
-    assert not torch.equal(tokens[0, 0], tokens[1, 0])
+    nulls = conditioners(ConditionInputs(count=2), (2, 2)).tokens
+    assert torch.equal(tokens[0, 0], nulls[0, 0]) and not torch.equal(tokens[1, 0], nulls[1, 0])
     assert torch.equal(tokens[0, 1], tokens[1, 1])
 
 

@@ -17,7 +17,7 @@ from ldm.data.batch import Batch, Sample
 from ldm.data.config import Augment, DataConfig
 from ldm.data.facts import BOXES
 from ldm.data.open import open_dataset
-from ldm.data.record import Record
+from ldm.data.record import Record, boxes_of
 from ldm.data.shards import Index, write_shards
 from ldm.data.sources.folder import FolderSource
 from ldm.data.transforms import augmented, fitted, fitted_boxes
@@ -161,3 +161,12 @@ def test_training_conditions_each_picture_on_its_boxes(shards, tmp_path, monkeyp
 
     with pytest.raises(UserError, match="set data.cache_latents=false"):
         train_ldm.main([*words, "data.cache_latents=true"])
+
+
+@pytest.mark.parametrize(
+    "box", [[0, 0.5, 0, 0.5, 1], [0, 0, 0.5, 1, 0.5], [0, 0.6, 0, 0.5, 1], [0, 0, 0, 1, 1.01], [0.5, 0, 0, 1, 1], [-1, 0, 0, 1, 1]]
+)
+def test_a_box_without_an_inside_is_none(box: list[float]) -> None:
+    assert boxes_of([[0, 0, 0, 1, 1]]) == ((0, 0.0, 0.0, 1.0, 1.0),)
+    with pytest.raises(ValueError, match="must have a class index, then left < right and top < bottom"):
+        boxes_of([box])

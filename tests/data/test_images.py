@@ -31,6 +31,7 @@ from ldm.data.images import (
     open_image,
     open_map,
 )
+from ldm.data.metadata import orientation_of
 from ldm.data.picture_file import count_pages
 
 WHITE = (255, 255, 255)
@@ -280,6 +281,24 @@ def test_a_picture_is_turned_upright_though_its_exif_is_damaged_elsewhere(kind: 
     np.testing.assert_allclose(found[4::8, 4::8], TURNED, atol=16 if kind == "JPEG" else 0)
 
 
+def test_what_lies_behind_the_entries_of_exif_is_none() -> None:
+    behind = b"II*\0\x08\0\0\0" + struct.pack("<HHHIIHHIHH", 1, 0x0131, 4, 1, 0, 0x0112, 3, 1, 6, 0)
+    assert orientation_of(behind, None) == 1 and orientation_of(EXIF_6 + bytes(16), None) == 6
+
+
+def test_an_empty_segment_of_a_jpeg_hides_nothing_behind_it() -> None:
+    whole = of_exif("JPEG")(EXIF_6 + bytes(16))
+    found = np.asarray(decode_image(whole[:2] + b"\xff\xfe\0\2" + whole[2:], "it"))
+    np.testing.assert_allclose(found[4::8, 4::8], TURNED, atol=16)
+
+
+def test_a_jpeg_says_in_twelve_bytes_that_its_cmyk_is_inverted() -> None:
+    content = file_of(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100)
+    start = content.index(b"Adobe")
+    assert content[start - 4 : start] == b"\xff\xee\0\x0e"  # its data are twelve bytes
+    np.testing.assert_allclose(levels(content)[4, 4], (255, 0, 0), atol=6)
+
+
 def test_orientation_is_found_in_xmp_and_in_texts_of_png() -> None:
     plain = file_of(Image.fromarray(LYING), "PNG")
     raw = b"Raw profile type exif\0" + b"\nexif\n 26\n" + (EXIF_6[:22] + bytes(4)).hex().encode()
@@ -369,6 +388,8 @@ def test_arrays_follow_levels_and_are_refused_with_their_range() -> None:
     for kind in (np.int16, np.int64, np.float32, ">f8"):
         assert_close(decode_array(npy_of(SIGNED.astype(kind)), "it", levels=(-1000, 3000)), expected, atol=1e-5, rtol=0)
     assert decode_array(npy_of(SIGNED), "it", levels=(0, 100)).aminmax() == (-1, 1)
+    within = np.array([[-1.0, -0.25, 1.0]], np.float32)
+    assert_close(decode_array(npy_of(within), "it"), torch.from_numpy(within)[None])
     with pytest.raises(UserError, match="infinity"):  # as a float it is
         decode_array(npy_of(np.array([[1e300]])), "it", levels=(0, 1))
     assert_close(decode_array(npy_of(np.asfortranarray(RAMP)), "it", levels=(0, 10)), decode_array(npy_of(RAMP), "it"))

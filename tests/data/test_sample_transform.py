@@ -69,6 +69,18 @@ def test_what_decides_how_a_record_looks_is_in_the_digest() -> None:
     assert replace(plain, config=replace(plain.config, workers=3)).digest == plain.digest
 
 
+@pytest.mark.parametrize("what", ["mask", "map"])
+def test_a_mask_or_map_of_another_size_is_refused(what: str) -> None:
+    files = {}
+    for name, size in (("image", (8, 8)), (what, (9, 7))):
+        buffer = io.BytesIO()
+        Image.new("L", size, 255).save(buffer, "PNG")
+        files[name] = buffer.getvalue()
+    transform = replace(transform_of(), has_masks=True, has_maps=True)
+    with pytest.raises(UserError, match=f"it: its {what} is 9x7, the picture 8x8; they must be of one size"):
+        transform(Record(key="it", suffix="png", **files), 0, 0)
+
+
 VOID = np.array([[255, 255, 2, 2], [255, 0, 0, 2], [1, 1, 0, 0], [1, 1, 0, 255]], np.uint8).repeat(4, 0).repeat(4, 1)
 
 

@@ -62,7 +62,7 @@ class ShardSource(Source):
         known = [(key, [(suffix, digest) for suffix, _, _, digest in members]) for key, _, members in self._records]
         if all(digest for _, members in known for _, digest in members):
             return hashlib.sha256(repr(known).encode(errors="surrogateescape")).hexdigest()
-        return hashlib.sha256("".join(info.sha256 or str(path) for path, info in self._shards).encode()).hexdigest()
+        return hashlib.sha256("".join(info.sha256 for _, info in self._shards).encode()).hexdigest()
 
     @property
     def image_checksums(self) -> list[str]:
