@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -236,6 +237,7 @@ SEGMENTS = {
     "a damaged list of more pictures": segment(0xE2, b"MPF\0II*\0\x08\0\0\0\xff\xff"),
     "a piece of a profile": segment(0xE2, b"ICC_PROFILE\0\3\7???"),
     "a comment": segment(0xFE, bytes(range(256))),
+    "damage behind an empty segment": segment(0xFE, b"") + segment(0xEE, b"Adobe\0") + segment(0xE2, b"MPF\0II*\0\x08\0\0\0\xff\xff"),
 }
 
 
@@ -286,17 +288,15 @@ def test_what_lies_behind_the_entries_of_exif_is_none() -> None:
     assert orientation_of(behind, None) == 1 and orientation_of(EXIF_6 + bytes(16), None) == 6
 
 
-def test_an_empty_segment_of_a_jpeg_hides_nothing_behind_it() -> None:
-    whole = of_exif("JPEG")(EXIF_6 + bytes(16))
-    found = np.asarray(decode_image(whole[:2] + b"\xff\xfe\0\2" + whole[2:], "it"))
-    np.testing.assert_allclose(found[4::8, 4::8], TURNED, atol=16)
-
-
-def test_a_jpeg_says_in_twelve_bytes_that_its_cmyk_is_inverted() -> None:
-    content = file_of(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100)
-    start = content.index(b"Adobe")
-    assert content[start - 4 : start] == b"\xff\xee\0\x0e"  # its data are twelve bytes
-    np.testing.assert_allclose(levels(content)[4, 4], (255, 0, 0), atol=6)
+def test_a_jpeg_says_in_twelve_bytes_that_it_is_not_in_luminance_and_chrominance() -> None:
+    picture = Image.new("RGB", (8, 8), (200, 60, 20))
+    content = file_of(picture, "JPEG", quality=100, keep_rgb=True)
+    adobe = segment(0xEE, b"Adobe" + struct.pack(">HHHB", 100, 0, 0, 0))
+    numbered = content.replace(b"R\x11\0G\x11\0B\x11\0", b"\1\x11\0\2\x11\0\3\x11\0").replace(b"R\0G\0B\0", b"\1\0\2\0\3\0")
+    without = re.sub(rb"\xff\xee\0\x0eAdobe.{7}|\xff\xe0\0\x10JFIF.{12}", b"", numbered, flags=re.DOTALL)
+    assert without.count(b"\1\x11\0\2\x11\0\3\x11\0") == 1
+    np.testing.assert_allclose(levels(without[:2] + adobe + without[2:])[4, 4], (200, 60, 20), atol=4)
+    assert np.abs(levels(without)[4, 4] - (200, 60, 20)).max() > 50
 
 
 def test_orientation_is_found_in_xmp_and_in_texts_of_png() -> None:
