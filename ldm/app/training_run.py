@@ -16,6 +16,7 @@ from ldm.config.loader import UNREADABLE, build, dump, load, to_yaml
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.core.ownership import written_in
+from ldm.core.reading import read_bytes
 from ldm.data.config import DataConfig
 from ldm.data.image_dataset import ImageDataset
 from ldm.data.open import open_dataset
@@ -29,6 +30,8 @@ from ldm.training.run_folder import NAMES, RunFolder
 from ldm.training.state import states
 
 T = TypeVar("T")
+MAX_CONFIG = 16 << 20  # bytes
+MODELS = ("checkpoint", "checkpoints", "lora")  # of NAMES, what a run leaves for good
 
 # What may change between two sittings of one run, with all keys below each: how long and how carefully it trains, how it computes, and
 # what is evaluated, shown and kept. None of it changes what a weight means, or which samples a step sees.
@@ -110,14 +113,16 @@ def _begin(run: RunFolder, config: Any, held: ExitStack) -> None:
             f"or the same config to resume; only {', '.join(FREE_KEYS)} may change."
         )
     if not states(run.state_path):
-        models = [path for path in (run.checkpoint_path, run.path / "checkpoints", run.path / "lora") if path.exists()]
+        models = [run.path / name for name in MODELS if (run.path / name).exists()]
         if models:
             raise UserError(
                 f"{models[0]} is there, but no state to go on from: training would begin anew and overwrite it. Give --run-dir a new "
                 f"folder, where init_from={run.checkpoint_path} starts from its weights"
             )
-    write_file(run.path / "config.yaml", to_yaml(config))
-    held.callback(_forget_unbegun, run)
+    path = run.path / "config.yaml"
+    before = path.read_bytes() if path.exists() else None
+    write_file(path, to_yaml(config))
+    held.callback(_forget_unbegun, run, before)
 
 
 def _stored(run: RunFolder, config: Any) -> Any:
@@ -131,17 +136,19 @@ def _stored(run: RunFolder, config: Any) -> Any:
         raise UserError(f"--run-dir {folder} is a file; name a folder")
     if (folder / MANIFEST).exists():
         raise UserError(f"--run-dir {folder} holds a checkpoint, which training would overwrite; name the folder of a run, or a new one")
+    is_run = path.is_file() and (run.metrics_path.is_file() or run.state_path.is_dir())
+    may_be_there = ("config.yaml", *MODELS) if path.exists() else ()  # of which more is said where the config is known to be a run's
+    for name in () if is_run else NAMES:
+        if (folder / name).exists() and name not in may_be_there and not (name == "latents" and written_in(folder / name)):
+            raise UserError(
+                f"--run-dir {folder} holds {name!r}, which training would overwrite, and is not a run's (which has a config.yaml, and a "
+                "metrics.jsonl or a state): name the folder of a run, or a new one"
+            )
     if not path.exists():
-        for name in NAMES:
-            if (folder / name).exists() and not (name == "latents" and written_in(folder / name)):
-                raise UserError(
-                    f"--run-dir {folder} holds {name!r}, which training would overwrite, and no config.yaml, so it is not a run's: "
-                    "name the folder of a run, or a new one"
-                )
         return None
-    is_run = run.metrics_path.is_file() or run.state_path.is_dir()
     try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = read_bytes(path, MAX_CONFIG).decode()
+        stored = yaml.safe_load(text)
         if not isinstance(stored, dict):
             raise ValueError(f"it is no mapping but {type(stored).__name__}")
     except UNREADABLE as error:
@@ -149,7 +156,10 @@ def _stored(run: RunFolder, config: Any) -> Any:
             raise UserError(f"{path}, of the run, cannot be read ({error}): put it back as it was, or name another --run-dir") from error
         stored = None
     try:
-        return dump(build(stored, type(config)))
+        built = build(stored, type(config))
+        if not is_run and to_yaml(built) != text:
+            raise UserError("not as a run writes it")
+        return dump(built)
     except UserError as error:
         if is_run:
             return stored
@@ -167,9 +177,14 @@ def _refuse_among_pictures(folder: Path, config: Any) -> None:
             raise UserError(f"--run-dir {folder} lies in data.{key}={place}, whose pictures its own would join: name a folder elsewhere")
 
 
-def _forget_unbegun(run: RunFolder) -> None:
+def _forget_unbegun(run: RunFolder, before: bytes | None) -> None:
+    """Puts the config's file back as it was, if no step was made."""
+    path = run.path / "config.yaml"
     if not run.metrics_path.exists() and not states(run.state_path):
-        (run.path / "config.yaml").unlink(missing_ok=True)
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_file(path, before)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -58,6 +58,8 @@ def fits(path: Path, marks: Marks) -> bool:
 
 def _listed(folder: Path, manifest: str) -> dict[str, Marks] | None:
     """What one manifest lists, with itself; None if there is none of that name, or it is somebody else's."""
+    if not (folder / manifest).is_file():  # a pipe has its reader wait for ever
+        return None
     try:
         content = json.loads((folder / manifest).read_text(encoding="utf-8"))
         listed: dict[str, Marks] = MANIFESTS[manifest](content)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 NO_CAPTION = "pictures without a caption, trained as unconditional"
+NO_LABEL = "pictures without a label, trained as unconditional"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ldm.core.errors import UserError
 from ldm.core.reading import read_bytes
-from ldm.data.picture_file import MAX_FILE, MAX_MEMORY, STORED_LEVELS, decode_stored, decoding
+from ldm.data.picture_file import BITS, MAX_FILE, MAX_MEMORY, PHOTOMETRIC, STORED_LEVELS, decode_stored, decoding
 from ldm.data.profiles import PROFILE, in_srgb, name_of
 
 Levels = tuple[float, float]
@@ -184,12 +185,24 @@ def decode_map(content: bytes, name: str, *, suffix: str = "") -> Tensor:
     image, kind = decode_stored(content, name, suffix=suffix)
     if kind in LOSSY:
         raise UserError(f"{name}: {kind} changes class indices; store the map as PNG, made of what it was before")
+    if kind in ("PPM", "TIFF") and _scales_numbers(content, kind):
+        raise UserError(f"{name}: Pillow scales or inverts the numbers of such a {kind}; store the map as PNG")
     if image.mode not in ("L", "P", "1", "I") and not image.mode.startswith("I;16"):
         raise UserError(f"{name}: a map must be a grey or palette picture whose pixels are class indices, this one is {image.mode}")
     classes = np.asarray(image).astype(np.int32 if _is_deep(image) else np.uint8)
     if kind == "PNG" and image.mode == "L":  # Pillow spreads greys of 2 and 4 bits over 0 ... 255
         classes = classes // (255 // (2 ** content[24] - 1))
     return torch.from_numpy(classes)
+
+
+def _scales_numbers(content: bytes, kind: str) -> bool:
+    """Whether numbers are decoded as others: of a bitmap, a PGM of another largest number, a TIFF of few bits or where white is 0."""
+    if kind == "PPM":
+        header = re.match(rb"P[25]\s+(?:#[^\n]*\n\s*)*\d+\s+(?:#[^\n]*\n\s*)*\d+\s+(?:#[^\n]*\n\s*)*(\d+)", content)
+        return header is None or int(header[1]) not in (255, 65535)
+    with Image.open(io.BytesIO(content), formats=["TIFF"]) as image:
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        return bool(tags.get(PHOTOMETRIC) == 0 or (tags.get(PHOTOMETRIC) == 1 and 1 < tags.get(BITS, (1,))[0] < 8))
 
 
 def decode_mask(content: bytes, name: str, *, suffix: str = "") -> Tensor:

@@ -123,6 +123,7 @@ def _checked_records(sources: Mapping[str, Source], how: Preparation, report: Re
     readable = 0
     for split, source in sources.items():
         for record in progress(_records(source, report), len(source), split):
+            own_side = None  # all pages of a file fall on one side
             for page in _pages(record, how, report):
                 try:
                     checked = _checked(page, how, report)
@@ -133,7 +134,8 @@ def _checked_records(sources: Mapping[str, Source], how: Preparation, report: Re
                 digest = checksum(page.image)
                 side = split
                 if how.val_every is not None:
-                    side = side_of.setdefault(digest, "val" if readable % how.val_every == 0 else "train")
+                    side = side_of.setdefault(digest, own_side or ("val" if readable % how.val_every == 0 else "train"))
+                    own_side = side
                 key = plain_key(checked.key)
                 keys[key] = keys.get(key, 0) + 1
                 if keys[key] > 1:  # of another shard

@@ -175,6 +175,8 @@ def _meta(meta: Mapping[str, Any]) -> tuple[tuple[str, ...], str | int | None]:
     """Captions and label; a label of another form than a text or an integer is somebody else's, and none here."""
     captions: list[Any] = []
     for found in (meta.get("captions"), meta.get("caption")) if meta.get("captions") or meta.get("caption") else (meta.get("text"),):
+        if not isinstance(found, str | list | None):
+            raise ValueError("captions must be a text or a list of texts")
         captions += [found] if isinstance(found, str) else found or []
     label = meta.get("label")
     if not all(isinstance(c, str) for c in captions):

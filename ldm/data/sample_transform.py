@@ -100,7 +100,7 @@ class SampleTransform:
             return None
         if record.mask is None:
             return torch.zeros(1, size, size)
-        mask = decode_mask(record.mask, record.name)
+        mask = decode_mask(record.mask, f"mask of {record.name}")
         _check_size("mask", mask, stored, record.name)
         return (fitted(mask, size) >= 0.5).float()
 
@@ -110,7 +110,7 @@ class SampleTransform:
             return None
         if record.map is None:
             return torch.full((size, size), UNKNOWN, dtype=torch.int64)
-        indices = decode_map(record.map, record.name)
+        indices = decode_map(record.map, f"map of {record.name}")
         _check_size("map", indices, stored, record.name)
         classes = fitted_map(indices, size).long()
         return classes if self.config.map_void is None else classes.where(classes != self.config.map_void, UNKNOWN)

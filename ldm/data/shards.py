@@ -68,10 +68,10 @@ class Index:
     @staticmethod
     def is_in(folder: Path) -> bool:
         """Whether a folder has an index of ours, known by its form: `index.json` is a common name."""
+        if not (folder / INDEX_NAME).is_file():  # a pipe has its reader wait for ever
+            return False
         try:
             plain = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return False
         except (OSError, ValueError, RecursionError):
             return any(folder.glob("*.tar"))  # a damaged one of ours, which `read` names
         splits = plain.get("splits") if isinstance(plain, dict) else None
@@ -106,7 +106,7 @@ class Index:
             )
         except FileNotFoundError:
             raise UserError(f"no {INDEX_NAME} in {folder}; make one with scripts/prepare_data.py") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); make it anew with scripts/prepare_data.py") from None
 
 

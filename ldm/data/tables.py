@@ -19,6 +19,7 @@ TABLES = tuple(f"{name}.{suffix}" for name in ("captions", "metadata") for suffi
 FILE_COLUMNS, CAPTION_COLUMNS = ("file", "file_name"), ("caption", "text", "captions")
 DELIMITERS = ",;\t|"
 MOST_BYTES = 1 << 29  # of a table; in memory it takes several times as much
+NAMELESS = "one without a name"
 Row = dict[str, Any]
 
 
@@ -89,7 +90,7 @@ def _row(table: Path, number: int, row: Row, columns: dict[str, None], unread: d
         if name in by_name:
             raise UserError(f"{table}, line {number}: column {name!r} is there twice")
         by_name[name] = value
-    columns |= dict.fromkeys(by_name)
+    columns |= dict.fromkeys(filter(None, by_name))
     file_column = next((column for column in FILE_COLUMNS if column in by_name), None)
     caption_column = next((column for column in CAPTION_COLUMNS if by_name.get(column) not in (None, "", [])), None)
     file = None if file_column is None else by_name[file_column]
@@ -99,7 +100,7 @@ def _row(table: Path, number: int, row: Row, columns: dict[str, None], unread: d
         raise UserError(f"{table}, line {number}: the file must be a text, and the caption a text or a list of texts")
     attributes = {key: value for key, value in attributes_of(by_name).items() if key and not _is_empty(value)}
     used = {file_column, caption_column, *attributes}
-    unread |= {key: None for key, value in by_name.items() if key and key not in used and value is not None and not _is_empty(value)}
+    unread |= {key or NAMELESS: None for key, value in by_name.items() if key not in used and value is not None and not _is_empty(value)}
     texts = [text for text in (str(one).strip() for one in listed) if text]
     if not all(map(is_text, (str(file), *texts, json.dumps(attributes, ensure_ascii=False)))):
         raise UserError(f"{table}, line {number}: has half of a character (a lone surrogate); mend its escapes")
@@ -174,7 +175,10 @@ def _cells(table: Path, number: int, header: list[str], cells: list[str], raw: s
     if len(set(header)) < len([name for name in header if name]) + ("" in header):
         twice = next(name for name in header if name and header.count(name) > 1)
         raise UserError(f"{table}: its header has the column {twice!r} twice")
-    return {name: cell.strip() for name, cell in zip(header, cells, strict=False) if name}
+    # Rows are numbered in a column without a name by pandas; anything else there is told.
+    named = {name: cell.strip() for name, cell in zip(header, cells, strict=False) if name}
+    nameless = " ".join(cell for name, cell in zip(header, cells, strict=False) if not name and not cell.strip().isdigit()).strip()
+    return named | ({"": nameless} if nameless else {})
 
 
 def _json_rows(table: Path, text: str) -> Iterator[tuple[int, Row]]:
@@ -185,11 +189,20 @@ def _json_rows(table: Path, text: str) -> Iterator[tuple[int, Row]]:
             if not isinstance(row, dict):
                 raise UserError(f"{table}, entry {number}: must be an object with file and caption")
             yield number, row
-    elif table.suffix.lower() == ".json" and not _is_json(lines[0]):  # one object over several lines: captions by file
+    elif table.suffix.lower() == ".json" and (not _is_json(lines[0]) or _is_by_file(text)):
         for number, (file, captions) in enumerate(_parsed(table, 1, text).items(), 1):
             yield number, {"file": file, "caption": captions}
     else:
         yield from ((number, _parsed(table, number, line.strip())) for number, line in enumerate(lines, 1) if line.strip())
+
+
+def _is_by_file(text: str) -> bool:
+    """Whether a JSON text is one object without a file's column: captions by file."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and not {key.strip().lower() for key in found} & set(FILE_COLUMNS)
 
 
 def _is_json(line: str) -> bool:

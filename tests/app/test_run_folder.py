@@ -27,7 +27,8 @@ WORLD = World(rank=0, size=1, device=torch.device("cpu"))
 def run_folder(path: Path, stored: object = None, *, begun: bool = True) -> Path:
     """A run after its first state, or before its first step."""
     path.mkdir(parents=True, exist_ok=True)
-    (path / "config.yaml").write_text(yaml.safe_dump(dump(CONFIG) if stored is None else stored))
+    written = yaml.safe_dump(dump(CONFIG) if stored is None else stored, sort_keys=False, allow_unicode=True, width=120)  # as a run does
+    (path / "config.yaml").write_text(written)
     if begun:
         (path / "state" / "step-00000005").mkdir(parents=True)
         (path / "metrics.jsonl").write_text('{"step": 5, "loss": 1.0}\n')
@@ -103,6 +104,31 @@ def test_a_model_without_a_state_is_not_overwritten(tmp_path: Path, name: str) -
 @pytest.mark.parametrize("begun", [True, False])
 def test_a_run_that_was_killed_goes_on(tmp_path: Path, begun: bool) -> None:
     opened(run_folder(tmp_path / "run", begun=begun))
+
+
+def test_a_users_own_config_is_left_alone(tmp_path: Path) -> None:
+    """Who keeps a config in the run's folder keeps its comments; and what else is called as ours."""
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "config.yaml").write_text("# mine\n" + yaml.safe_dump(dump(CONFIG)))
+    before = tree(path)
+    with pytest.raises(UserError, match="holds the config.yaml of something else"):
+        opened(path)
+    assert tree(path) == before
+    run_folder(path, begun=False)
+    (path / "curves.png").write_text("mine")
+    before = tree(path)
+    with pytest.raises(UserError, match=r"holds 'curves.png', which training would overwrite, and is not a run's"):
+        opened(path)
+    assert tree(path) == before
+
+
+def test_a_mistake_before_the_first_step_leaves_what_was_there(tmp_path: Path) -> None:
+    path = run_folder(tmp_path / "run", begun=False)
+    before = tree(path)
+    with pytest.raises(UserError, match="a mistake"), open_run(path, CONFIG, WORLD):
+        raise UserError("a mistake")
+    assert tree(path) == before
 
 
 def test_a_name_that_tensorboard_cannot_write_is_refused(tmp_path: Path) -> None:

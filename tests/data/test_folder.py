@@ -602,7 +602,8 @@ def test_odd_tars_lose_nothing_without_a_word(tmp_path: Path, how: str) -> None:
         return
     source = open_tars([path])
     if how == "hard link":
-        assert source.record(2).image == source.record(0).image and not source.findings
+        assert source.record(2).image == source.record(0).image
+        assert [finding.what for finding in source.findings] == ["pictures without a label, trained as unconditional"]
     else:
         assert source.findings[0].line().startswith("members of shards that are of no record, or there twice, passed over: 1 (")
 
@@ -693,3 +694,107 @@ def test_folders_that_would_say_something_further_up_are_told(tmp_path: Path) ->
     assert "pictures in a folder masks or maps that is not at the top, taken as pictures: 1 (cats/masks/d.png)" in said
     assert "splits that are not at the top, no split here; name the folder data: 3 (data/train/a.png, data/train/c.png, ...)" in said
     assert said.count("not at the top") == 2
+
+
+def tar_of(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def sound_png(tmp_path: Path) -> bytes:
+    draw(tmp_path, "sound.png")
+    content = (tmp_path / "sound.png").read_bytes()
+    (tmp_path / "sound.png").unlink()
+    return content
+
+
+def test_captions_that_are_an_object_are_unreadable_in_shards(tmp_path: Path) -> None:
+    png = sound_png(tmp_path)
+    texts = {"a.json": b'{"caption": {"en": "a cat"}}', "b.json": b'{"caption": ["a"]}'}
+    path = tar_of(tmp_path / "a.tar", {"a.png": png, "b.png": png, **texts})
+    source = open_tars([path])
+    assert source.record(1).captions == ("a",)
+    with pytest.raises(UserError, match="a: its text cannot be read: captions must be a text or a list of texts"):
+        source.record(0)
+
+
+def test_losses_of_one_key_in_several_shards_are_counted_apart(tmp_path: Path) -> None:
+    png = sound_png(tmp_path)
+    for number in range(3):
+        tar_of(tmp_path / f"{number}.tar", {"000.png": b"damaged", "001.png": png, f"x{number}.png": png})
+    data = open_dataset(DataConfig(train=str(tmp_path), size=8, max_lost=0.4), "train", 0)
+    assert len(list(data.some(None))) == 9 and data.unreadable.count == 3
+    assert sorted(data.unreadable.records) == [f"000 in {number}.tar" for number in range(3)]
+    assert all(reason.startswith(key) for key, reason in data.unreadable.records.items())
+
+
+def test_splits_may_be_links_into_a_folder_beside_them(tmp_path: Path) -> None:
+    draw(tmp_path, *(f"all/{number}.png" for number in range(4)))
+    for split, numbers in (("train", (0, 1, 2)), ("val", (3,))):
+        (tmp_path / split).mkdir()
+        for number in numbers:
+            (tmp_path / split / f"{number}.png").symlink_to(tmp_path / f"all/{number}.png")
+    source = FolderSource(tmp_path)
+    assert [source.record(i).place for i in range(len(source))] == ["train/0.png", "train/1.png", "train/2.png"]
+    assert len(FolderSource(tmp_path, "val")) == 1 and "pictures outside of train, val, passed over: 4" in told(source)
+
+
+def test_what_stands_beside_a_link_to_a_picture_that_is_there_is_told(tmp_path: Path) -> None:
+    draw(tmp_path, "store/1.png", "masks/set/1.png", "masks/store/1.png")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/1.png").symlink_to(tmp_path / "store/1.png")
+    (tmp_path / "set/1.txt").write_text("a disc")
+    source = FolderSource(tmp_path)
+    said = told(source)
+    assert len(source) == 1 and "links to a picture that is there already, taken once: 1 (set/1.png)" in said
+    assert ".txt files, which are no pictures and belong to none: 1 (set/1.txt)" in said
+    assert "files in masks that mirror no picture's path: 1 (masks/set/1.png)" in said
+
+
+def test_texts_are_found_in_any_capitals_and_empty_ones_are_told(tmp_path: Path) -> None:
+    draw(tmp_path, "a.png", "b.png")
+    (tmp_path / "a.TXT").write_text("a disc")
+    (tmp_path / "b.txt").write_text("")
+    source = FolderSource(tmp_path)
+    assert captions(source) == {"a.png": ("a disc",), "b.png": ()}
+    assert "pictures without a caption, trained as unconditional: 1 (b.png)" in told(source)
+
+
+def test_pictures_without_a_label_are_told(tmp_path: Path) -> None:
+    png = sound_png(tmp_path)
+    labels = {"a": b'{"label": "cat"}', "b": b'{"label": ["cat"]}', "c": b"{}"}
+    path = tar_of(tmp_path / "a.tar", {f"{key}.png": png for key in labels} | {f"{key}.json": text for key, text in labels.items()})
+    line = open_tars([path]).findings[0].line()
+    assert line == "pictures without a label, trained as unconditional: 2 (b, c)"
+
+
+def test_rows_that_say_other_things_of_one_picture_are_told(tmp_path: Path) -> None:
+    draw(tmp_path, "a.png", "b.png")
+    (tmp_path / "captions.csv").write_text("file,caption,age\na.png,one,3\na.png,two,4\nb.png,three,5\nb.png,four,5\n")
+    assert "the last of which counts: 1 (a.png (line 3))" in told(FolderSource(tmp_path))
+
+
+def test_words_in_a_column_without_a_name_are_told_and_numbers_are_not(tmp_path: Path) -> None:
+    draw(tmp_path, "a.png", "b.png")
+    (tmp_path / "captions.csv").write_text("file,caption,\na.png,a cat,and more\nb.png,a dog,7\n")
+    assert "columns of a table that are not read: 1 (one without a name of captions.csv)" in told(FolderSource(tmp_path))
+
+
+def test_an_object_on_one_line_has_captions_by_file(tmp_path: Path) -> None:
+    draw(tmp_path, "a.png", "b.png")
+    (tmp_path / "captions.json").write_text('{"a.png": "a cat", "b.png": ["a dog", "a pup"]}')
+    assert captions(FolderSource(tmp_path)) == {"a.png": ("a cat",), "b.png": ("a dog", "a pup")}
+
+
+def test_pipes_called_as_our_own_files_keep_nobody_waiting(tmp_path: Path) -> None:
+    draw(tmp_path, "a.png")
+    for name in ("index.json", "manifest.json"):
+        os.mkfifo(tmp_path / name)
+    assert len(open_dataset(DataConfig(train=str(tmp_path), size=8), "train", 0).facts.has) == 1
+    os.mkfifo(tmp_path / ".ldm-written.json")
+    with pytest.raises(UserError, match="was not made by this script"):
+        main([str(draw(tmp_path.parent / "in", "a.png")), "--out", str(tmp_path)])

@@ -299,6 +299,25 @@ def test_a_jpeg_says_in_twelve_bytes_that_it_is_not_in_luminance_and_chrominance
     assert np.abs(levels(without)[4, 4] - (200, 60, 20)).max() > 50
 
 
+def test_maps_whose_numbers_would_be_scaled_are_refused() -> None:
+    classes = bytes(range(16))
+    for largest, is_sound in ((255, True), (20, False)):
+        content = b"P5\n# classes\n4 4\n%d\n" % largest + classes
+        if is_sound:
+            assert decode_map(content, "it").flatten().tolist() == list(classes)
+        else:
+            with pytest.raises(UserError, match="it: Pillow scales or inverts the numbers of such a PPM; store the map as PNG"):
+                decode_map(content, "it")
+    with pytest.raises(UserError, match="of such a PPM"):
+        decode_map(b"P4\n8 1\n\xaa", "it")
+    grey = Image.frombytes("L", (4, 4), classes)
+    assert decode_map(file_of(grey, "TIFF"), "it").flatten().tolist() == list(classes)
+    inverted = TiffImagePlugin.ImageFileDirectory_v2()
+    inverted[262] = 0
+    with pytest.raises(UserError, match="of such a TIFF"):
+        decode_map(file_of(grey, "TIFF", tiffinfo=inverted), "it")
+
+
 def test_orientation_is_found_in_xmp_and_in_texts_of_png() -> None:
     plain = file_of(Image.fromarray(LYING), "PNG")
     raw = b"Raw profile type exif\0" + b"\nexif\n 26\n" + (EXIF_6[:22] + bytes(4)).hex().encode()

@@ -395,3 +395,13 @@ def test_verify_needs_checksums(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"only a prepared folder has checksums to compare with; --check looks at any other"):
         main([str(tmp_path), "--verify"])
+
+
+def test_pages_of_a_file_fall_on_one_side(tmp_path: Path) -> None:
+    for number in range(3):
+        pages = [Image.new("RGB", (8, 8), (40 * number, 20 * page, 9)) for page in range(4)]
+        (tmp_path / "in").mkdir(exist_ok=True)
+        pages[0].save(tmp_path / f"in/{number}.tif", save_all=True, append_images=pages[1:])
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--pages", "all", "--val-every", "5"])
+    sides = [{place.place.partition(",")[0] for place in records_of(tmp_path / "out", split).values()} for split in ("train", "val")]
+    assert not sides[0] & sides[1] and all(sides)

@@ -168,6 +168,7 @@ class FolderSource(Source):
         none: list[str] = []
         several: list[str] = []
         unread: list[str] = []
+        contrary: list[str] = []
         for base, path in self.tables:
             table = read_table(path, self.encoding)
             unread += [f"{column} of {shown(path.name)}" for column in table.unread]
@@ -180,6 +181,8 @@ class FolderSource(Source):
                 if len(found) == 1:
                     captions, attributes = rows.setdefault(found[0], ([], {}))
                     captions.extend(row.captions)
+                    if any(attributes.get(name, value) != value for name, value in row.attributes.items()):
+                        contrary.append(f"{shown(found[0])} (line {row.line})")
                     attributes |= row.attributes
                 else:
                     (several if found else none).append(f"{row.file!r} (line {row.line})")
@@ -192,6 +195,7 @@ class FolderSource(Source):
             ("rows of a table fit no picture, passed over", none),
             ("rows of a table fit several pictures, passed over", several),
             ("columns of a table that are not read", unread),
+            ("rows of a table that give a picture another attribute than a row before, the last of which counts", contrary),
             ("tables that are not read, since another is", self._second_tables()),
         )
         findings = [Finding(what, tuple(which)) for what, which in told if which]
@@ -206,8 +210,9 @@ class FolderSource(Source):
         """The text of each picture that a table has no caption of, and the texts that are not read."""
         texts: dict[PurePosixPath, PurePosixPath] = {}
         unread: list[str] = []
+        named = {path.with_suffix(path.suffix.lower()): path for path in self.layout.files if path.suffix.lower() in CAPTION_SUFFIXES}
         for path in self._pictures:
-            there = [text for suffix in CAPTION_SUFFIXES if (text := path.with_suffix(suffix)) in self.layout.files]
+            there = [named[text] for suffix in CAPTION_SUFFIXES if (text := path.with_suffix(suffix)) in named]
             has_row = bool(self._rows.get(path, ((), {}))[0])
             if there and not has_row:
                 texts[path] = there[0]
@@ -218,7 +223,8 @@ class FolderSource(Source):
     def _remarks(self, at_top: Sequence[PurePosixPath], count: int) -> Iterator[Finding]:
         """What its owner may not expect of the pictures themselves."""
         if self.has_captions:
-            silent = [p for p in self._pictures if p not in self._texts and not self._rows.get(p, ((), {}))[0]]
+            texts = {picture for picture, text in self._texts.items() if self.layout.files[text].identity[2]}  # the others are empty
+            silent = [p for p in self._pictures if p not in texts and not self._rows.get(p, ((), {}))[0]]
             if silent:
                 yield Finding(NO_CAPTION, tuple(map(shown, silent)))
         if 0 < len(at_top) < count:

@@ -133,14 +133,13 @@ def layout_of(folder: Path, own: Collection[Path] = ()) -> Layout:
             if mirrored:
                 asides[name] |= mirrored
                 inside |= within
-    shown_once, again = _once([files[path] for path in images if path not in inside])
+    candidates = [path for path in images if path not in inside]
+    outside = [shown(path) for path in candidates if splits and path.parts[0] not in splits]
+    shown_once, again = _once([files[path] for path in candidates if not splits or path.parts[0] in splits])
+    asides = {name: {path: aside for path, aside in mirrored.items() if path not in again} for name, mirrored in asides.items()}
     pictures: dict[str, list[PurePosixPath]] = {}
-    outside = []
     for path in shown_once:
-        if splits and path.parts[0] not in splits:
-            outside.append(shown(path))
-        else:
-            pictures.setdefault(SPLIT_OF[path.parts[0].lower()] if splits else "train", []).append(path)
+        pictures.setdefault(SPLIT_OF[path.parts[0].lower()] if splits else "train", []).append(path)
     findings = list(passed_over)
     if again:
         findings.append(Finding("links to a picture that is there already, taken once", tuple(map(shown, again))))
@@ -149,7 +148,7 @@ def layout_of(folder: Path, own: Collection[Path] = ()) -> Layout:
     findings += _misplaced({path: base for path in shown_once for base in [PurePosixPath(*path.parts[: bool(splits)])]})
     mine = {path.resolve() for path in own}
     known = [path for path in files if mine and (folder / path).resolve() in mine]
-    findings += _others(files.keys() - set(known), set(images) - inside, inside, asides, splits)
+    findings += _others(files.keys() - set(known) - set(again), set(candidates) - set(again), inside, asides, splits)
     return Layout(
         folder=folder,
         files=files,

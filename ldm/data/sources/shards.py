@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ldm.core.errors import UserError
-from ldm.data.findings import Finding
+from ldm.data.findings import NO_LABEL, Finding
 from ldm.data.record import JSONS, NUMBERS, TEXTS, Record, attributes_in, captions_in, label_in
 from ldm.data.shards import Index, Member, ShardInfo, checksum, is_picture, scan_shard
 from ldm.data.sources.layout import layout_of
@@ -27,6 +29,8 @@ class ShardSource(Source):
         self.unreadable = {}
         self._maps: dict[Path, mmap.mmap] = {}
         self._records: list[tuple[str, Path, tuple[Member, ...]]] = []
+        count = Counter(key for _, info in shards for key in info.records)
+        self._double = {key for key, number in count.items() if number > 1}  # in several shards
         for path, info in shards:
             if not path.is_file():
                 raise UserError(f"{path}: no such shard, though {path.parent / 'index.json'} names it; copy the whole folder")
@@ -38,7 +42,7 @@ class ShardSource(Source):
                 if all(offset + length <= size for _, offset, length, _ in members):
                     self._records.append((key, path, members))
                 else:
-                    self.unreadable[key] = f"{key}: {path} is truncated"
+                    self.unreadable[self._name(key, path)] = f"{key}: {path} is truncated"
         if not self._records:
             raise UserError(f"{name}: its shards hold no readable record")
         suffixes = {suffix.lower() for _, _, members in self._records for suffix, *_ in members}
@@ -46,7 +50,7 @@ class ShardSource(Source):
         first = self.first_records()
         # What the first few do not show, any later one may: then all are looked through, up to the first that has it.
         self.has_captions = any(record.captions for record in first) or any(captions for _, captions in self.captions())
-        self.has_labels = any(record.label is not None for record in first) or any(label is not None for label in self._labels())
+        self.has_labels = any(record.label is not None for record in first) or any(label is not None for label in self.labels())
         self.has_boxes = any(record.boxes for record in first) or any(b'"boxes"' in content for content in self._json())
         self.has_attributes = any(record.attributes for record in first) or any(map(bool, self.attributes()))
 
@@ -54,7 +58,11 @@ class ShardSource(Source):
         return len(self._records)
 
     def key(self, index: int) -> str:
-        return self._records[index][0]
+        key, path, _ = self._records[index]
+        return self._name(key, path)
+
+    def _name(self, key: str, path: Path) -> str:
+        return f"{key} in {path.name}" if key in self._double else key
 
     @cached_property
     def digest(self) -> str:  # type: ignore[override]
@@ -75,7 +83,7 @@ class ShardSource(Source):
 
     def text_labels(self) -> tuple[str, ...]:
         """All labels, sorted, if some are texts; for shards whose index does not name them."""
-        found = {label_in({"json": content}) for content in self._json()} - {None}
+        found = set(self.labels()) - {None}
         return tuple(sorted(map(str, found))) if any(isinstance(label, str) for label in found) else ()
 
     def captions(self) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -87,12 +95,13 @@ class ShardSource(Source):
     def label_numbers(self) -> dict[int, str]:
         """See `Source.label_numbers`."""
         found: dict[int, str] = {}
-        for (key, _, _), label in zip(self._records, self._labels(), strict=True):
+        for (key, _, _), label in zip(self._records, self.labels(), strict=True):
             if isinstance(label, int):
                 found.setdefault(label, key)
         return found
 
-    def _labels(self) -> Iterator[str | int | None]:
+    def labels(self) -> Iterator[str | int | None]:
+        """Of every record; None = it has none, or one that cannot be read."""
         for _, path, members in self._records:
             places = {suffix.lower(): (start, size) for suffix, start, size, _ in members if suffix.lower() in (*JSONS, *NUMBERS)}
             yield label_in({suffix: self._maps[path][start : start + size] for suffix, (start, size) in places.items()})
@@ -114,7 +123,8 @@ class ShardSource(Source):
             found[suffix] = self._maps[path][offset : offset + size]
             if digest and checksum(found[suffix]) != digest:
                 raise UserError(f"{key}: its {suffix} in {path} is not what was written there (checksum); prepare or copy the data anew")
-        return Record.of(key, found)
+        record = Record.of(key, found)
+        return record if record.place or key not in self._double else replace(record, place=self._name(key, path))
 
 
 def open_indexed(folder: Path, split: str) -> ShardSource:
@@ -172,8 +182,11 @@ def bare_source(name: str, shards: Sequence[BareShard]) -> ShardSource:
     source = ShardSource(name, [(shard.path, shard.info) for shard in shards], Index(splits={}))
     source.label_names = source.text_labels()
     others = tuple(other for shard in shards for other in shard.others)
+    if source.has_labels:
+        silent = tuple(source.key(index) for index, label in enumerate(source.labels()) if label is None)
+        source.findings += (Finding(NO_LABEL, silent),) if silent else ()
     if others:
-        source.findings = (Finding("members of shards that are of no record, or there twice, passed over", others),)
+        source.findings += (Finding("members of shards that are of no record, or there twice, passed over", others),)
     return source
 
 
