@@ -112,6 +112,8 @@ class TrainLDM:
             conditioning=conditioning,
             sampling=self.sampling,
             background=self.data.background,
+            levels=self.data.levels,
+            map_void=self.data.map_void,
         )
 
     def objective(self) -> Objective:

@@ -82,6 +82,7 @@ def _train(config: TrainVAE, run: RunFolder, world: World, retry_lost: bool) -> 
             channels=config.first_stage.latent_channels, downsampling_factor=config.first_stage.downsampling_factor
         ),
         background=config.data.background,
+        levels=config.data.levels,
     )
     loss = config.loss.build(config.data.channels)
     task = AutoencoderTask(spec, first_stage, loss, train_set, held_out, config.train, config.seed, world)

@@ -38,6 +38,7 @@ class AutoencoderSpec:
         size: side of the training images, in pixels.
         normalization: the latent normalization; its digest is that of the stored weights.
         background: RGB, 0 to 255, behind transparent images in training.
+        levels: numbers that were black and white in training, see `DataConfig.levels`.
     """
 
     name: str
@@ -45,6 +46,7 @@ class AutoencoderSpec:
     first_stage: FirstStageConfig
     normalization: LatentNormalization
     background: tuple[int, int, int] = (255, 255, 255)
+    levels: tuple[float, float] | None = None
 
     def with_normalization(self, normalization: LatentNormalization) -> AutoencoderSpec:
         return dataclasses.replace(self, normalization=normalization)
@@ -86,6 +88,8 @@ class LatentDiffusionSpec:
         learned_variance: the denoiser has twice the output channels, see `ldm.diffusion.denoiser`.
         frozen: sha256 of each frozen pretrained encoder that is used but not stored.
         background: RGB, 0 to 255, behind transparent images in training.
+        levels: numbers that were black and white in training, see `DataConfig.levels`.
+        map_void: class of maps that meant "unknown" there, see `DataConfig.map_void`.
     """
 
     name: str
@@ -101,6 +105,8 @@ class LatentDiffusionSpec:
     sampling: SamplingDefaults
     frozen: dict[str, str] = field(default_factory=dict)
     background: tuple[int, int, int] = (255, 255, 255)
+    levels: tuple[float, float] | None = None
+    map_void: int | None = None
 
     def with_frozen(self, digests: dict[str, str]) -> LatentDiffusionSpec:
         return dataclasses.replace(self, frozen=digests)
@@ -167,7 +173,12 @@ def load_first_stage(folder: Path | str, device: torch.device) -> tuple[FirstSta
     if "denoiser" in opened.config:  # stage two's config has all keys of stage one's
         whole = opened.spec(LatentDiffusionSpec)
         spec = AutoencoderSpec(
-            name=whole.name, size=whole.size, first_stage=whole.first_stage, normalization=whole.normalization, background=whole.background
+            name=whole.name,
+            size=whole.size,
+            first_stage=whole.first_stage,
+            normalization=whole.normalization,
+            background=whole.background,
+            levels=whole.levels,
         )
     else:
         spec = opened.spec(AutoencoderSpec)

@@ -30,6 +30,8 @@ class Preprocessing:
     size: int
     channels: int
     background: tuple[int, int, int]
+    levels: tuple[float, float] | None = None
+    map_void: int | None = None
 
     def plain(self) -> dict[str, object]:
         """For the JSON."""
@@ -37,6 +39,7 @@ class Preprocessing:
             "size": self.size,
             "channels": self.channels,
             "background": list(self.background),
+            "levels": self.levels and list(self.levels),
             "fit": "shorter side scaled to size (antialiased), centre square kept; no augmentation",
             "inception_sees": SHOWN_AS,
         }
@@ -127,7 +130,7 @@ def held_out_images(place: str, how: Preprocessing, shared: bool, count: int | N
 
 
 def _keys(how: Preprocessing) -> dict[str, Any]:
-    return {"size": how.size, "channels": how.channels, "background": how.background}
+    return {name: getattr(how, name) for name in ("size", "channels", "background", "levels", "map_void")}
 
 
 def _drawn(place: str, split: Split, config: DataConfig, count: int | None) -> DrawnFrom:

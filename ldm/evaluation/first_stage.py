@@ -42,7 +42,9 @@ def evaluate_vae(model: str, place: str, split: Split, background: tuple[int, in
     first_stage, spec, _ = load_first_stage(model, device())
     if isinstance(spec.first_stage, IdentityConfig):
         raise UserError(f"checkpoint {model} works on pixels: it has no first stage to evaluate; evaluate it with: evaluate.py ldm")
-    how = Preprocessing(size=spec.size, channels=spec.first_stage.image_channels, background=background or spec.background)
+    how = Preprocessing(
+        size=spec.size, channels=spec.first_stage.image_channels, background=background or spec.background, levels=spec.levels
+    )
     if split == "val":
         drawn = held_out_images(place, how, shared=False, count=count)
     else:

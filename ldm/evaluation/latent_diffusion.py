@@ -76,7 +76,13 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig
             classifier or a judge that does not fit.
     """
     spec = model.spec
-    at_size = Preprocessing(size=spec.size, channels=spec.first_stage.image_channels, background=config.background or spec.background)
+    at_size = Preprocessing(
+        size=spec.size,
+        channels=spec.first_stage.image_channels,
+        background=config.background or spec.background,
+        levels=spec.levels,
+        map_void=spec.map_void,
+    )
     training = training_images(config.place, at_size, config.reference_count)
     source = training_images(config.place, at_size) if config.split == "train" else _held_out(config.place, config.held_out, at_size)
     is_held_out = config.split == "val"

@@ -7,18 +7,23 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from evaluations import LDM, call, measured, perfect, pictures_of, write_images
 from PIL import Image
 
 from ldm.app.arguments import evaluate, prepare_data
-from ldm.checkpoints.model import load_first_stage
+from ldm.app.train_ldm import TrainLDM
+from ldm.checkpoints.model import LatentDiffusionSpec, load_first_stage
+from ldm.config.loader import build, dump, load
 from ldm.core.errors import UserError
 from ldm.data.facts import MAPS, DataFacts
 from ldm.evaluation import latent_diffusion
 from ldm.evaluation.conditions import EvaluationConditions
-from ldm.evaluation.dataset import DrawnFrom
+from ldm.evaluation.dataset import DrawnFrom, Preprocessing, training_images
+from ldm.first_stage.autoencoder import KLAutoencoderConfig
+from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.losses.statistics import StatisticsCollector
 from ldm.metrics import bootstrap
 from ldm.metrics.neighbours import nearest
@@ -136,6 +141,37 @@ def test_transparent_pictures_are_laid_on_what_the_model_was_trained_with(home, 
     monkeypatch.setattr(LatentDiffusion, "from_pretrained", staticmethod(on_blue))
     assert measured(f"{LDM} --model plain", monkeypatch, capsys)["preprocessing"]["background"] == [0, 0, 250]
     assert measured(f"{LDM} --model plain --background 0,0,0", monkeypatch, capsys)["preprocessing"]["background"] == [0, 0, 0]
+
+
+def test_pictures_are_seen_with_the_levels_of_training(tmp_path):
+    """Of 12 bits in a file of 16: otherwise a model would be measured on near-black pictures."""
+    for number in range(3):
+        Image.fromarray(np.full((8, 8), 4095 - number, np.uint16)).save(tmp_path / f"{number}.png")
+    seen = {}
+    for levels in (None, (0, 4095)):
+        how = Preprocessing(size=8, channels=3, background=(0, 0, 0), levels=levels, map_void=255)
+        drawn = training_images(str(tmp_path), how)
+        assert drawn.data.config.map_void == 255 and how.plain()["levels"] == (levels and list(levels))
+        seen[levels] = next(iter(drawn.batches())).mean().item()
+    assert seen[None] < -0.8 and seen[0, 4095] > 0.98
+
+
+def test_a_model_remembers_the_levels_of_its_training(home, monkeypatch, capsys):
+    config = load(Path(__file__).parents[2] / "configs/ldm/emoji-text.yaml", TrainLDM, ["data.levels=[0,4095]", "data.map_void=255"])
+    spec = config.spec(
+        KLAutoencoderConfig(channels=16, multipliers=(1, 2, 4), blocks=1, latent_channels=4),
+        LatentNormalization(channels=4, downsampling_factor=4),
+        {},
+    )
+    assert build(dump(spec), LatentDiffusionSpec) == spec and (spec.levels, spec.map_void) == ((0, 4095), 255)
+    opened = LatentDiffusion.from_pretrained
+
+    def deep(*said, **more):
+        model = opened(*said, **more)
+        return dataclasses.replace(model, spec=dataclasses.replace(model.spec, levels=(0.0, 4095.0)))
+
+    monkeypatch.setattr(LatentDiffusion, "from_pretrained", staticmethod(deep))
+    assert measured(f"{LDM} --model plain", monkeypatch, capsys)["preprocessing"]["levels"] == [0, 4095]
 
 
 def test_a_model_that_gives_back_the_pictures_of_the_captions(home, monkeypatch, capsys):
