@@ -9,7 +9,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from ldm.core.errors import UserError
 from ldm.core.files import Outputs, new_folder, write_file
@@ -182,14 +184,15 @@ def _checked(record: Record, how: Preparation, report: Report) -> Record:
     if format_of(record.image[:HEAD], record.suffix) == "NPY":
         array = decode_array(record.image, record.name, levels=how.levels)
         report.see_array(record, array)
-        return record
+        return record if how.levels is None else replace(record, suffix="npy", image=_npy(array))  # so that training needs no levels
     image, facts = examine(record.image, record.name, suffix=record.suffix, levels=how.levels)
     side = min(image.size)
     scale = how.size / side if how.size is not None and how.size < side else 1.0
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     transparent = image.mode in ("LA", "RGBA")
     stored = record
-    if scale != 1.0 or (transparent and how.background is not None):
+    is_mapped = how.levels is not None and facts.mode.startswith(("I", "F"))
+    if scale != 1.0 or is_mapped or (transparent and how.background is not None):
         stored = replace(stored, suffix="png", image=_png(_scaled(image, size, how.background if transparent else None)))
     if record.mask is not None:
         painted, _ = examine(record.mask, f"mask of {record.name}")
@@ -222,6 +225,13 @@ def _fitted(image: Image.Image, of: tuple[int, int], size: tuple[int, int], name
     if image.size != of:
         raise UserError(f"{name}: is {image.width}x{image.height}, its picture {of[0]}x{of[1]}")
     return image.resize(size, Image.Resampling.NEAREST)
+
+
+def _npy(array: Tensor) -> bytes:
+    """An array (C, H, W) in [-1, 1] as a file of (H, W, C)."""
+    buffer = io.BytesIO()
+    np.save(buffer, array.permute(1, 2, 0).numpy())
+    return buffer.getvalue()
 
 
 def _png(image: Image.Image) -> bytes:

@@ -19,7 +19,9 @@ from torchvision import datasets
 from ldm.app.arguments.prepare_data import main
 from ldm.core.errors import UserError
 from ldm.data.classic import LAY_OUT, OPENERS
+from ldm.data.config import DataConfig
 from ldm.data.names import CLASSIC
+from ldm.data.open import open_dataset
 from ldm.data.record import Record
 from ldm.data.shards import Index, scan_shard, shard_writer, split_name, split_records
 from ldm.data.sources.shards import open_indexed
@@ -405,3 +407,15 @@ def test_pages_of_a_file_fall_on_one_side(tmp_path: Path) -> None:
     main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--pages", "all", "--val-every", "5"])
     sides = [{place.place.partition(",")[0] for place in records_of(tmp_path / "out", split).values()} for split in ("train", "val")]
     assert not sides[0] & sides[1] and all(sides)
+
+
+def test_levels_at_preparing_hold_for_pictures_of_every_size(tmp_path: Path) -> None:
+    """Training on the set needs none: large pictures, small ones and arrays are alike."""
+    source = tmp_path / "in"
+    source.mkdir()
+    for name, side in (("large", 40), ("small", 8)):
+        Image.fromarray(np.full((side, side), 2048, np.uint16)).save(source / f"{name}.png")
+    np.save(source / "array.npy", np.full((8, 8, 1), 2048, np.int32))
+    main([str(source), "--out", str(tmp_path / "out"), "--levels", "0", "4096", "--size", "16"])
+    data = open_dataset(DataConfig(train=str(tmp_path / "out"), size=8, channels=1), "train", 0)
+    assert [sample.image.mean().item() for sample in data.some(None)] == pytest.approx([0, 0, 0], abs=0.01)
