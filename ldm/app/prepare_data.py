@@ -76,8 +76,11 @@ def _make(sources: dict[str, Source], options: argparse.Namespace, how: Preparat
 def _from_source(options: argparse.Namespace) -> dict[str, Source]:
     """The source's records by split."""
     folder = BUILTIN.get(options.source, Path(options.source).expanduser())
+    if folder.suffix.lower() == ".tar" and folder.is_file():
+        _only(options, "captions", "encoding")
+        return {"train": open_tars([folder], must_be_whole=False)}
     if not folder.is_dir():
-        raise UserError(f"{options.source}: neither a folder nor one of {', '.join((*BUILTIN, *CLASSIC))}")
+        raise UserError(f"{options.source}: neither a folder, a .tar nor one of {', '.join((*BUILTIN, *CLASSIC))}")
     if folder.resolve() in (options.out.resolve(), *options.out.resolve().parents):
         raise UserError(f"--out {options.out} lies in the source folder; give another")
     if Index.is_in(folder):

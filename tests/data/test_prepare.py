@@ -419,3 +419,14 @@ def test_levels_at_preparing_hold_for_pictures_of_every_size(tmp_path: Path) -> 
     main([str(source), "--out", str(tmp_path / "out"), "--levels", "0", "4096", "--size", "16"])
     data = open_dataset(DataConfig(train=str(tmp_path / "out"), size=8, channels=1), "train", 0)
     assert [sample.image.mean().item() for sample in data.some(None)] == pytest.approx([0, 0, 0], abs=0.01)
+
+
+def test_a_shard_by_itself_is_a_source(tmp_path: Path) -> None:
+    """What a shard that breaks off still has, is taken."""
+    picture(tmp_path / "in/a.png")
+    picture(tmp_path / "in/b.png", colour=(1, 2, 3))
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "set")])
+    whole = next((tmp_path / "set").glob("*.tar")).read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[:-9000])
+    main([str(tmp_path / "cut.tar"), "--out", str(tmp_path / "out")])
+    assert set(records_of(tmp_path / "out")) == {"a", "b"}

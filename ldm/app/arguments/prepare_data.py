@@ -26,7 +26,7 @@ EXAMPLES = """examples:
 def main(arguments: Sequence[str]) -> None:
     """Makes shards and index.json."""
     parser = Parser("Make shards of pictures, with captions, labels, masks and maps, ready for training.", EXAMPLES)
-    parser.add_argument("source", help=f"a folder of pictures, one of {', '.join(CLASSIC)}, or emoji-128")
+    parser.add_argument("source", help=f"a folder of pictures or of shards, a .tar shard, one of {', '.join(CLASSIC)}, or emoji-128")
     parser.add_argument("--out", type=Path, help="folder to write; one that this script made is replaced")
     parser.add_argument(
         "--check", action="store_true", help="write nothing but a report of what is there (into --out, default: outputs/check-SOURCE)"
