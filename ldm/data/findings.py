@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 NO_CAPTION = "pictures without a caption, trained as unconditional"
 NO_LABEL = "pictures without a label, trained as unconditional"
+
+UNLABELLED = 'maps with class 255 beside few others, which most likely means "not labelled": set data.map_void=255'
+FEW_CLASSES = 32  # of a map, beside which 255 looks like that
+
+
+def looks_unlabelled(classes: Collection[int]) -> bool:
+    """Whether 255 among the classes that occur in maps most likely means that nobody labelled these pixels."""
+    others = set(classes) - {255}
+    return 255 in classes and len(others) <= FEW_CLASSES and max(others, default=0) < 128
 
 
 @dataclass(frozen=True)

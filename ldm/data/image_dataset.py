@@ -9,7 +9,7 @@ from ldm.core.errors import UserError
 from ldm.data.batch import Batch, Sample
 from ldm.data.config import DataConfig
 from ldm.data.facts import DataFacts, attribute_facts
-from ldm.data.findings import Finding
+from ldm.data.findings import UNLABELLED, Finding, looks_unlabelled
 from ldm.data.loader import report_unreadable, steps_in_order
 from ldm.data.order import GlobalOrder
 from ldm.data.sample_transform import SampleTransform, Split
@@ -68,6 +68,8 @@ class IndexedDataset(ImageDataset):
     def __init__(self, source: Source, config: DataConfig, split: Split, seed: int) -> None:
         self.source, self.config, self.seed, self.lost = source, config, seed, []
         self.name, self.count, self.findings = source.name, len(source), source.findings
+        if config.map_void is None and looks_unlabelled(source.map_classes):
+            self.findings += (Finding(UNLABELLED, (source.name,)),)
         map_names = _known(source.map_names, source.map_classes, config.map_void)
         self.transform = SampleTransform(
             config=config,

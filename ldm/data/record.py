@@ -102,6 +102,12 @@ class Record:
         )
 
 
+def is_read(suffix: str) -> bool:
+    """Whether a member of this suffix is of use to a record."""
+    lowered = suffix.lower()
+    return lowered in (*TEXTS, *JSONS, *NUMBERS) or lowered.rpartition(".")[2] in IMAGE_SUFFIXES
+
+
 def _of_role(role: str, members: Mapping[str, bytes]) -> list[str]:
     """Suffixes such as `mask.png`."""
     return [suffix for suffix in members if suffix.startswith(f"{role}.") and suffix.rpartition(".")[2] in IMAGE_SUFFIXES]

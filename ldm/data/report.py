@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageStat
 from torch import Tensor
 
-from ldm.data.findings import NO_CAPTION, Finding
+from ldm.data.findings import NO_CAPTION, UNLABELLED, Finding, looks_unlabelled
 from ldm.data.images import PictureFacts
 from ldm.data.record import Record
 from ldm.data.sources.source import Source
@@ -26,7 +26,6 @@ EXTREMES, THUMBNAIL = 6, 96  # pictures shown of a kind, and their side
 NEAR = 6  # of 128 bits of two pictures' fingerprints may differ
 STEP = 4  # levels of 255 that brightness must grow by: compression makes smaller ones
 TWELVE_BITS = 4095  # what many cameras and scanners give in 16
-FEW_CLASSES = 32  # of a map, beside which 255 looks like "not labelled"
 
 
 @dataclass(order=True)
@@ -140,10 +139,8 @@ class Report:
         found = [finding for finding in self.findings if finding.what != NO_CAPTION]  # counted anew, of what was read
         if self.silent and self.captions:
             found.append(Finding(NO_CAPTION, tuple(self.silent)))
-        others = set(self.map_classes) - {255}
-        if 255 in self.map_classes and len(others) <= FEW_CLASSES and max(others, default=0) < 128:
-            what = 'maps with class 255 beside few others, which most likely means "not labelled": set data.map_void=255'
-            found.append(Finding(what, tuple(self.with_255)))
+        if looks_unlabelled(self.map_classes):
+            found.append(Finding(UNLABELLED, tuple(self.with_255)))
         found += self._of_files()
         found += self._duplicates()
         return found

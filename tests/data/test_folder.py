@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -798,3 +799,22 @@ def test_pipes_called_as_our_own_files_keep_nobody_waiting(tmp_path: Path) -> No
     os.mkfifo(tmp_path / ".ldm-written.json")
     with pytest.raises(UserError, match="was not made by this script"):
         main([str(draw(tmp_path.parent / "in", "a.png")), "--out", str(tmp_path)])
+
+
+def test_members_of_shards_that_nobody_reads_are_told(tmp_path: Path) -> None:
+    png = sound_png(tmp_path)
+    texts = {"a.prompt": b"a cat", "b.prompt": b"a dog", "a.txt": b"a cat"}
+    path = tar_of(tmp_path / "a.tar", {"a.png": png, "a.mask.png": png, "b.png": png, **texts})
+    (finding,) = open_tars([path]).findings
+    assert finding.line() == ".prompt members of shards, which are not read: 2 (a.prompt, b.prompt)"
+
+
+def test_maps_where_nobody_labelled_are_told_at_training_unless_it_knows(tmp_path: Path) -> None:
+    draw(tmp_path, "a.png")
+    (tmp_path / "maps").mkdir()
+    levels = np.zeros((8, 8), np.uint8)
+    levels[:2] = 255
+    Image.fromarray(levels).save(tmp_path / "maps/a.png")
+    for void, is_told in ((None, True), (255, False)):
+        data = open_dataset(DataConfig(train=str(tmp_path), size=8, map_void=void), "train", 0)
+        assert any("set data.map_void=255" in finding.what for finding in data.findings) == is_told

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ldm.core.errors import UserError
-from ldm.data.findings import NO_LABEL, Finding
-from ldm.data.record import JSONS, NUMBERS, TEXTS, Record, attributes_in, captions_in, label_in
+from ldm.data.findings import NO_LABEL, Finding, by_kind
+from ldm.data.record import JSONS, NUMBERS, TEXTS, Record, attributes_in, captions_in, is_read, label_in
 from ldm.data.shards import Index, Member, ShardInfo, checksum, is_picture, scan_shard
 from ldm.data.sources.layout import layout_of
 from ldm.data.sources.source import Source
@@ -187,6 +187,9 @@ def bare_source(name: str, shards: Sequence[BareShard]) -> ShardSource:
         source.findings += (Finding(NO_LABEL, silent),) if silent else ()
     if others:
         source.findings += (Finding("members of shards that are of no record, or there twice, passed over", others),)
+    records = (record for shard in shards for record in shard.info.records.items())
+    unread = [(f".{suffix}", f"{key}.{suffix}") for key, members in records for suffix, *_ in members if not is_read(suffix)]
+    source.findings += tuple(by_kind("{} members of shards, which are not read", unread))
     return source
 
 
