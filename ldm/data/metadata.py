@@ -19,7 +19,7 @@ from ldm.data.profiles import ADOBE_GAMMA, ADOBE_RGB, BT_2020, DISPLAY_P3, SRGB,
 MAX_PROFILE = 16 * 2**20  # bytes; the largest that printers have are of about 4 MiB
 PIXEL_TAGS = {  # of TIFF: sizes, colours, places and packing of what it shows, orientation, further pictures, colour profile
     *(254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 274, 277, 278, 279, 280, 281, 284, 291, 292, 293, 301, 317, 318, 319),
-    *(320, 322, 323, 324, 325, 330, 332, 334, 336, 338, 339, 340, 341, 347, *range(512, 522), 529, 530, 531, 532, 34675),
+    *(320, 322, 323, 324, 325, 330, 332, 336, 338, 339, 340, 341, 347, *range(512, 522), 529, 530, 531, 532, 34675),
 }
 PIXEL_CHUNKS = {b"tRNS", b"acTL", b"fcTL", b"fdAT"}  # of PNG, beside those whose name begins with a capital
 ORIENTATION, INTEROPERABILITY_INDEX = 0x0112, (0x8769, 0xA005, 1)  # EXIF's tags, the latter through two directories

@@ -430,3 +430,14 @@ def test_a_shard_by_itself_is_a_source(tmp_path: Path) -> None:
     (tmp_path / "cut.tar").write_bytes(whole.rstrip(b"\0"))  # without an end mark
     main([str(tmp_path / "cut.tar"), "--out", str(tmp_path / "out")])
     assert set(records_of(tmp_path / "out")) == {"a", "b"}
+
+
+def test_classes_of_maps_are_named_up_to_the_largest(tmp_path: Path) -> None:
+    """Those of shards without an index; a folder knows its own."""
+    picture(tmp_path / "a.png", (8, 8))
+    picture(tmp_path / "a.map.png", (8, 8), "L", 3)
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("a.png", "a.map.png"):
+            tar.add(tmp_path / name, name)
+    main([str(tmp_path / "a.tar"), "--out", str(tmp_path / "out")])
+    assert Index.read(tmp_path / "out").map_names == ("class 0", "class 1", "class 2", "class 3")
