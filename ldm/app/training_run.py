@@ -18,7 +18,7 @@ from ldm.core.files import write_file
 from ldm.core.ownership import written_in
 from ldm.core.reading import read_bytes
 from ldm.data.config import DataConfig
-from ldm.data.image_dataset import ImageDataset
+from ldm.data.image_dataset import ImageDataset, IndexedDataset
 from ldm.data.open import open_dataset
 from ldm.data.shards import Index
 from ldm.data.text import is_text, shown
@@ -77,6 +77,9 @@ def open_data(data: DataConfig, seed: int, world: World) -> tuple[ImageDataset, 
     if world.is_first:
         for finding in dict.fromkeys(finding for each in (train_set, held_out) if each is not None for finding in each.findings):
             print(finding.line(), flush=True)
+        unused = train_set.source.held_out if data.val is None and isinstance(train_set, IndexedDataset) else 0
+        if unused:
+            print(f"{unused} held-out pictures of {train_set.name} are not used, since data.val is null", flush=True)
     return train_set, held_out
 
 

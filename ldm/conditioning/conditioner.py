@@ -239,9 +239,13 @@ class ConditionerConfig(Family, abc.ABC):
 def check_names(kind: str, names: tuple[str, ...], found: tuple[str, ...]) -> None:
     """Refuses data whose classes have other names than the model's, where both have some: their numbers mean something else.
 
+    Classes that were only numbered may be fewer: held-out maps may lack the last ones.
+
     Raises:
         UserError: names the first class that differs.
     """
+    if len(found) <= len(names) and all(name == f"class {number}" for number, name in enumerate(names)) and names[: len(found)] == found:
+        return
     for number, (ours, theirs) in enumerate(zip_longest(names, found)) if names and found else ():
         if ours != theirs:
             raise UserError(f"{kind}: class {number} of the data is {theirs or 'none'}, of the model {ours or 'none'}")

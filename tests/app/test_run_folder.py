@@ -106,6 +106,15 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path, begun: bool) -> None:
     opened(run_folder(tmp_path / "run", begun=begun))
 
 
+def test_held_out_pictures_that_are_not_used_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("train/a", "train/b", "val/c"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (len(name), ord(name[-1]), 0)).save(tmp_path / f"{name}.png")
+    for val, is_told in ((None, True), (str(tmp_path), False)):
+        open_data(DataConfig(train=str(tmp_path), val=val, size=8), 0, WORLD)
+        assert ("1 held-out pictures of" in capsys.readouterr().out) == is_told
+
+
 def test_a_users_own_config_is_left_alone(tmp_path: Path) -> None:
     """Who keeps a config in the run's folder keeps its comments; and what else is called as ours."""
     path = tmp_path / "run"

@@ -17,7 +17,7 @@ from ldm.conditioning.boxes import BoxesConfig
 from ldm.conditioning.captions import padded
 from ldm.conditioning.class_label import ClassLabelConfig
 from ldm.conditioning.clip_pretrained import CLIP_L, OPEN_CLIP_H, ClipPretrainedConfig
-from ldm.conditioning.conditioner import ConditionerConfig, Conditioners, build_conditioners
+from ldm.conditioning.conditioner import ConditionerConfig, Conditioners, build_conditioners, check_names
 from ldm.conditioning.inpaint_mask import InpaintMask, InpaintMaskConfig, MaskedImages, latent_mask
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.conditioning.low_resolution import LowResolutionConfig
@@ -547,3 +547,13 @@ def test_feature_dropout_is_in_training_only():
 def test_all_of_a_caption_cannot_be_hidden(name):
     with pytest.raises(UserError, match=f"{name} must be a share from 0 to less than 1, got 1"):
         BertPretrainedConfig(**{name: 1})
+
+
+def test_classes_that_are_only_numbered_may_be_fewer_in_held_out_data():
+    ours = ("class 0", "class 1", "class 2")
+    check_names("semantic_map", ours, ours[:2])
+    for found in ((*ours, "class 3"), ("sky", "class 1")):
+        with pytest.raises(UserError, match=r"semantic_map: class \d of the data is"):
+            check_names("semantic_map", ours, found)
+    with pytest.raises(UserError, match="class 1 of the data is none, of the model sea"):
+        check_names("semantic_map", ("sky", "sea"), ("sky",))

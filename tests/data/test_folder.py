@@ -818,3 +818,15 @@ def test_maps_where_nobody_labelled_are_told_at_training_unless_it_knows(tmp_pat
     for void, is_told in ((None, True), (255, False)):
         data = open_dataset(DataConfig(train=str(tmp_path), size=8, map_void=void), "train", 0)
         assert any("set data.map_void=255" in finding.what for finding in data.findings) == is_told
+
+
+def test_pictures_that_lack_what_others_have_are_told(tmp_path: Path) -> None:
+    source = FolderSource(draw(tmp_path, "a.png", "b.png", "masks/a.png"))
+    assert "pictures without a mask, which get an empty one: 1 (b.png)" in told(source) and "without a map" not in told(source)
+
+
+def test_held_out_pictures_of_a_place_are_counted(tmp_path: Path) -> None:
+    draw(tmp_path / "in", "train/a.png", "train/b.png", "val/c.png")
+    assert FolderSource(tmp_path / "in").held_out == 1 and FolderSource(tmp_path / "in", "val").held_out == 0
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    assert open_indexed(tmp_path / "out", "train").held_out == 1 and open_indexed(tmp_path / "out", "val").held_out == 0

@@ -72,6 +72,7 @@ class FolderSource(Source):
         self._texts, unread = self._texts_beside()
         self.has_captions = bool(self._texts) or any(captions for captions, _ in self._rows.values())
         self.has_attributes = any(attributes for _, attributes in self._rows.values())
+        self.held_out = len(layout.pictures.get("val", ())) if split == "train" else 0
         self.findings = (*layout.findings, *unmatched, *unread, *self._remarks(at_top, len(trained)))
 
     def __len__(self) -> int:
@@ -227,6 +228,10 @@ class FolderSource(Source):
             silent = [p for p in self._pictures if p not in texts and not self._rows.get(p, ((), {}))[0]]
             if silent:
                 yield Finding(NO_CAPTION, tuple(map(shown, silent)))
+        for name, without in ((MASKS, "a mask, which get an empty one"), (MAPS, "a map, unknown all over"), (BOXES, "boxes")):
+            bare = [path for path in self._pictures if path not in self.layout.asides[name]]
+            if 0 < len(bare) < len(self._pictures):
+                yield Finding(f"pictures without {without}", tuple(map(shown, bare)))
         if 0 < len(at_top) < count:
             yield Finding("pictures beside the folders, so that no folder is a label", tuple(map(shown, at_top)))
         test = self.layout.pictures.get("test")

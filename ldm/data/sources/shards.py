@@ -141,6 +141,8 @@ def open_indexed(folder: Path, split: str) -> ShardSource:
         )
     source = ShardSource(f"{folder.name} ({split})", [(folder / info.name, info) for info in index.splits[split]], index)
     source.split = split
+    if split == "train":
+        source.held_out = sum(info.count for info in index.splits.get("val", ()))
     return source
 
 
