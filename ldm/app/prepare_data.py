@@ -21,7 +21,7 @@ from ldm.data.record import Record
 from ldm.data.report import PAGE, Report
 from ldm.data.shards import Index
 from ldm.data.sources.folder import FolderSource
-from ldm.data.sources.shards import open_indexed, open_tars, tars_in
+from ldm.data.sources.shards import open_folder_of_tars, open_indexed, open_tars
 from ldm.data.sources.source import Source
 from ldm.data.text import check_encoding
 from ldm.data.verify import damage, shards_of
@@ -86,9 +86,10 @@ def _from_source(options: argparse.Namespace) -> dict[str, Source]:
     if Index.is_in(folder):
         _only(options, "captions", "encoding")
         return {split: open_indexed(folder, split) for split in ("train", "val") if split in Index.read(folder).splits}
-    if tars := tars_in(folder):
+    tars = open_folder_of_tars(folder, must_be_whole=False)
+    if tars is not None:
         _only(options, "captions", "encoding")
-        return {"train": open_tars(tars, must_be_whole=False)}
+        return {"train": tars}
     if options.captions is not None and not options.captions.is_file():
         raise UserError(f"--captions {options.captions}: no such file")
     if options.encoding is not None:

@@ -15,7 +15,7 @@ from ldm.data.sample_transform import Split
 from ldm.data.shards import Index
 from ldm.data.sources.folder import FolderSource
 from ldm.data.sources.layout import layout_of
-from ldm.data.sources.shards import open_indexed, open_tars, tars_in
+from ldm.data.sources.shards import open_folder_of_tars, open_indexed, open_tars
 from ldm.data.sources.source import Source
 from ldm.data.stream import StreamedDataset, is_remote
 
@@ -52,15 +52,15 @@ def open_source(place: str, split: Split = "train", is_shared: bool = False) -> 
     folder = standing_folder(Path(place).expanduser())
     if Index.is_in(folder):
         return open_indexed(folder, split if is_shared or split == "train" else _only_split(folder))
-    tars = tars_in(folder) if folder.is_dir() else []
-    if folder.is_dir() and not tars:
+    tars = open_folder_of_tars(folder) if folder.is_dir() else None
+    if folder.is_dir() and tars is None:
         return FolderSource(folder, split if is_shared or split == "train" else _held_out_part(folder))
     if is_shared:
         raise UserError(
             f"{place} has no held-out split; set data.val=null, name another folder, or run scripts/prepare_data.py --val-every 20"
         )
-    if tars:
-        return open_tars(tars)
+    if tars is not None:
+        return tars
     if place.endswith(".tar"):
         return open_tars([Path(path) for path in SimpleShardList(place).urls])
     raise UserError(f"data {place!r}: no such folder or shard; allowed: {', '.join(BUILTIN)}, a folder, .tar shards, or a URL")

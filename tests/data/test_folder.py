@@ -830,3 +830,29 @@ def test_held_out_pictures_of_a_place_are_counted(tmp_path: Path) -> None:
     assert FolderSource(tmp_path / "in").held_out == 1 and FolderSource(tmp_path / "in", "val").held_out == 0
     main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
     assert open_indexed(tmp_path / "out", "train").held_out == 1 and open_indexed(tmp_path / "out", "val").held_out == 0
+
+
+def test_bare_shards_copied_elsewhere_are_the_same_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LDM_CACHE", str(tmp_path / "cache"))
+    png = sound_png(tmp_path)
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        tar_of(tmp_path / name / "a.tar", {"a.png": png, "b.png": png})
+    same = [open_tars([tmp_path / name / "a.tar"]).digest for name in ("one", "other")]
+    assert same[0] == same[1]
+    content = bytearray((tmp_path / "other/a.tar").read_bytes())
+    content[600] ^= 1
+    (tmp_path / "other/a.tar").write_bytes(content)
+    assert open_tars([tmp_path / "other/a.tar"]).digest != same[0]
+
+
+def test_what_lies_beside_shards_is_told(tmp_path: Path) -> None:
+    tar_of(tmp_path / "a.tar", {"a.png": sound_png(tmp_path)})
+    (tmp_path / "b.tar.gz").write_bytes(b"x")
+    (tmp_path / "below").mkdir()
+    tar_of(tmp_path / "below/c.tar", {"a.png": b"x"})
+    data = open_dataset(DataConfig(train=str(tmp_path), size=8), "train", 0)
+    assert {finding.line() for finding in data.findings} == {
+        ".gz files beside the shards, passed over: 1 (b.tar.gz)",
+        ".tar files beside the shards, passed over: 1 (below/c.tar)",
+    }

@@ -36,6 +36,12 @@ class File:
     identity: tuple[int, int, int, int]
     is_linked: bool
 
+    @staticmethod
+    def at(path: Path) -> File:
+        """A file by itself, under its name."""
+        found = path.stat()
+        return File(PurePosixPath(path.name), (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns), path.is_symlink())
+
 
 def walk(folder: Path) -> tuple[list[File], list[Finding]]:
     """All regular files whose path has no part that begins with a dot, in the order of their paths, and what was passed over.

@@ -15,8 +15,10 @@ from ldm.core.errors import UserError
 from ldm.data.findings import NO_LABEL, Finding, by_kind
 from ldm.data.record import JSONS, NUMBERS, TEXTS, Record, attributes_in, captions_in, is_read, label_in
 from ldm.data.shards import Index, Member, ShardInfo, checksum, is_picture, scan_shard
-from ldm.data.sources.layout import layout_of
+from ldm.data.sources.contents import checksums
+from ldm.data.sources.layout import File, layout_of, walk
 from ldm.data.sources.source import Source
+from ldm.data.text import shown
 
 
 class ShardSource(Source):
@@ -70,7 +72,11 @@ class ShardSource(Source):
         known = [(key, [(suffix, digest) for suffix, _, _, digest in members]) for key, _, members in self._records]
         if all(digest for _, members in known for _, digest in members):
             return hashlib.sha256(repr(known).encode(errors="surrogateescape")).hexdigest()
-        return hashlib.sha256("".join(info.sha256 for _, info in self._shards).encode()).hexdigest()
+        sums = [info.sha256 for _, info in self._shards]
+        if not all(sums):  # bare shards: read whole once, and known from then on
+            paths = [path for path, _ in self._shards]
+            sums = checksums(paths[0].parent, "shards", [File.at(path) for path in paths])
+        return hashlib.sha256("".join(sums).encode()).hexdigest()
 
     @property
     def image_checksums(self) -> list[str]:
@@ -146,10 +152,19 @@ def open_indexed(folder: Path, split: str) -> ShardSource:
     return source
 
 
-def tars_in(folder: Path) -> list[Path]:
-    """The shards at the top of a folder that has no pictures; one that has some is a folder of pictures, and a tar in it a stranger."""
+def open_folder_of_tars(folder: Path, must_be_whole: bool = True) -> ShardSource | None:
+    """The bare shards at the top of a folder, see `open_tars`; None if there is none, or the folder has pictures.
+
+    In a folder of pictures a tar is a stranger.
+    """
     tars = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".tar" and path.is_file())
-    return tars if tars and not layout_of(folder).pictures else []
+    if not tars or layout_of(folder).pictures:
+        return None
+    source = open_tars(tars, must_be_whole)
+    walked, passed_over = walk(folder)
+    others = [file.path for file in walked if folder / file.path not in tars]
+    source.findings += (*passed_over, *by_kind("{} files beside the shards, passed over", ((path.suffix, shown(path)) for path in others)))
+    return source
 
 
 class BareShard(NamedTuple):
@@ -170,8 +185,7 @@ class BareShard(NamedTuple):
     @staticmethod
     def of(path: Path) -> BareShard:
         records, fault, others = scan_shard(path)
-        digest = hashlib.sha256(f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}".encode()).hexdigest()
-        info = ShardInfo(name=path.name, bytes=path.stat().st_size, sha256=digest, count=len(records), records=records)
+        info = ShardInfo(name=path.name, bytes=path.stat().st_size, sha256="", count=len(records), records=records)
         return BareShard(path, info, f"breaks off after {len(records)} records ({fault})" if fault else "", others)
 
 
