@@ -15,7 +15,6 @@ import yaml
 from home import Home
 from trial import Trial, script
 
-from ldm.app import cli
 from ldm.app.arguments import (
     convert,
     describe,
@@ -47,26 +46,36 @@ MORE_KEYS = (
 )
 
 
-class _Captured(Exception):
-    """Carries a parser."""
+class _Begun(Exception):
+    """A script has its parser, and begins to parse."""
 
 
-def _parser_of(main: Main) -> argparse.ArgumentParser:
-    """The parser that a script makes."""
-    parse = cli.Parser.parse_args
-    intermixed = argparse.ArgumentParser.parse_intermixed_args
+def _arguments_of(main: Main) -> list[argparse.Action]:
+    """All that a script takes."""
+    found: list[argparse.Action] = []
+    originals = {
+        name: getattr(argparse.ArgumentParser, name) for name in ("add_argument", "parse_known_args", "parse_known_intermixed_args")
+    }
 
-    def capture(self: argparse.ArgumentParser, *_: Any) -> None:
-        raise _Captured(self)
+    def add(self: argparse.ArgumentParser, *names: Any, **options: Any) -> argparse.Action:
+        found.append(originals["add_argument"](self, *names, **options))
+        return found[-1]
 
-    cli.Parser.parse_args = argparse.ArgumentParser.parse_intermixed_args = capture  # type: ignore[method-assign, assignment]
+    def begin(*_: Any) -> None:
+        raise _Begun
+
+    def restore() -> None:
+        for name, original in originals.items():
+            setattr(argparse.ArgumentParser, name, original)
+
+    argparse.ArgumentParser.add_argument = add  # type: ignore[method-assign, assignment]
+    argparse.ArgumentParser.parse_known_args = argparse.ArgumentParser.parse_known_intermixed_args = begin  # type: ignore[method-assign, assignment]
     try:
         main([])
-    except _Captured as caught:
-        return caught.args[0]  # type: ignore[no-any-return]
+    except _Begun:
+        return found
     finally:
-        cli.Parser.parse_args = parse  # type: ignore[method-assign]
-        argparse.ArgumentParser.parse_intermixed_args = intermixed  # type: ignore[method-assign]
+        restore()
     raise AssertionError(f"{main.__module__} makes no parser")
 
 
@@ -117,7 +126,7 @@ def command_lines(home: Home, number: int) -> list[Trial]:
 
 
 def _flags(line: _Line) -> Iterator[tuple[Main, tuple[str, ...]]]:
-    for action in _parser_of(line.main)._actions:
+    for action in _arguments_of(line.main):
         for value in ODD if action.dest != "help" else ():
             count = action.nargs if isinstance(action.nargs, int) else 1
             if not action.option_strings:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
+import multiprocessing
 import os
 import resource
-import select
 import signal
 import sys
 import time
@@ -14,6 +12,8 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +23,7 @@ from ldm.app.cli import line_for, run
 
 Outcome = Literal["right", "told", "silent", "traceback", "crash", "hang"]
 GOOD = ("right", "told")
+FORKS = multiprocessing.get_context("fork")
 MEMORY = 12 << 30  # bytes that a trial may take
 
 
@@ -72,40 +73,34 @@ def judged(what: str, trials: Sequence[Trial], limit: float) -> Row:
 
 def _outcomes(trials: Sequence[Trial], limit: float) -> Iterator[tuple[str, str]]:
     """Of as many of them, from the first on, as one process lives through; the last of these may be a crash or a hang."""
-    reading, writing = os.pipe()
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        os.setsid()
-        os.close(reading)
-        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-        with open(writing, "w") as pipe:
-            for trial in trials:
-                pipe.write(json.dumps(_outcome(trial)) + "\n")
-                pipe.flush()
-        os._exit(0)
-    os.close(writing)
-    buffer = b""
-    number = 0
+    receiver, sender = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=_try_all, args=(trials, sender))
+    process.start()
+    sender.close()
     try:
-        while number < len(trials):
-            if not select.select([reading], [], [], limit)[0]:
+        for _ in trials:
+            if not receiver.poll(limit):
                 yield "hang", f"more than {limit:g} s"
                 return
-            read = os.read(reading, 1 << 16)
-            if not read:
-                yield "crash", "the process died"
-                return
-            *lines, buffer = (buffer + read).split(b"\n")
-            for line in lines:
-                number += 1
-                outcome, seen = json.loads(line)
-                yield outcome, seen
+            yield receiver.recv()
+    except EOFError:
+        yield "crash", "the process died"
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        os.close(reading)
+        _kill(process)
+
+
+def _try_all(trials: Sequence[Trial], sender: Connection) -> None:
+    os.setsid()
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    for trial in trials:
+        sender.send(_outcome(trial))
+
+
+def _kill(process: ForkProcess) -> None:
+    """It, and what it started."""
+    if process.pid is not None and process.is_alive():
+        os.killpg(process.pid, signal.SIGKILL)
+    process.join()
 
 
 def _outcome(trial: Trial) -> tuple[str, str]:
@@ -147,39 +142,29 @@ def script(
         Traceback: it ended with one, or with an error of more than one line.
         Hang: it did not end within `limit` seconds.
     """
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        os.setsid()
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        for stream in (1, 2):
-            os.dup2(output, stream)
-        sys.argv = [main.__module__, *words]
-        torch.set_num_threads(1)
-        if before_change is not None:
-            sys.addaudithook(lambda event, details: _tell(event, details, before_change))
-        try:
-            run(main)
-        except SystemExit as error:
-            sys.stdout.flush()
-            os._exit(error.code if isinstance(error.code, int) else 1)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    ends = time.monotonic() + limit
-    while True:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            break
-        if time.monotonic() > ends:
-            os.killpg(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            raise Hang(f"{' '.join(words)[:200]}: more than {limit:g} s")
-        time.sleep(0.01)
-    code = os.waitstatus_to_exitcode(status)
+    process = FORKS.Process(target=_run, args=(main, words, log, before_change))
+    process.start()
+    process.join(limit)
+    if process.is_alive():
+        _kill(process)
+        raise Hang(f"{' '.join(words)[:200]}: more than {limit:g} s")
+    code = process.exitcode
+    assert code is not None
     if code >= 0:
         _check(code, log.read_text(errors="replace"), words)
     return code
+
+
+def _run(main: Callable[[Sequence[str]], None], words: Sequence[str], log: Path, before_change: Killer | None) -> None:
+    os.setsid()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    sys.argv = [main.__module__, *words]
+    torch.set_num_threads(1)
+    if before_change is not None:
+        sys.addaudithook(lambda event, details: _tell(event, details, before_change))
+    run(main)
 
 
 def _check(code: int, said: str, words: Sequence[str]) -> None:
