@@ -138,6 +138,8 @@ def coded(kind: str, primaries: int, transfer: int) -> bytes:
         pytest.skip(f"this Pillow writes no {kind}")
     options = {"subsampling": "4:4:4"} if kind == "AVIF" else {"chroma": 444}
     content = saved(PICTURE, kind, quality=100, **options)
+    if b"colr" not in content:
+        pytest.skip(f"this encoder of {kind} names no colours")
     assert content.count(b"colrnclx\0\1\0\r") == 1
     return content.replace(b"colrnclx\0\1\0\r", b"colrnclx" + struct.pack(">HH", primaries, transfer))
 
