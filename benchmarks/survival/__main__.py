@@ -2,7 +2,7 @@
 
     python benchmarks/survival --out benchmarks/survival.md
 
-Every trial must end right (as if nothing had happened) or told (refused or counted in so many words). Anything else is a fault: silent
+Every trial must end right (as if nothing had happened) or reported (refused or counted in so many words). Anything else is a fault: silent
 damage, a traceback, a crash, a hang. It is printed, and the exit code is 1. `--part` runs some of it; small disks need root.
 """
 
@@ -32,10 +32,10 @@ PARTS = ("kills", "disks", "records", "checkpoints", "pictures", "lines")
 HEAD = """# What it survives
 
 `python benchmarks/survival` makes small models and mishandles them; {machine}, {date}. *Right*: all came out as if nothing had
-happened, weights compared to the bit. *Told*: refused in one line with exit code 2, or counted by name, as
+happened, weights compared to the bit. *Reported*: refused in one line with exit code 2, or counted by name, as
 [docs/data.md](../docs/data.md#what-cannot-be-read) says.
 
-| | trials | right | told | silent | traceback | crash | hang | minutes |
+| | trials | right | reported | silent | traceback | crash | hang | minutes |
 |---|---|---|---|---|---|---|---|---|
 """
 
@@ -76,7 +76,7 @@ def main() -> int:
         found = rows(Home(Path(folder)), tuple(how.part or PARTS), how.share)
     text = HEAD.format(machine=f"{os.cpu_count()} cores, {platform.system()}, torch {torch.__version__}", date=time.strftime("%Y-%m-%d"))
     for row in found:
-        counts = " | ".join(str(row.counts[name]) for name in ("right", "told", "silent", "traceback", "crash", "hang"))
+        counts = " | ".join(str(row.counts[name]) for name in ("right", "reported", "silent", "traceback", "crash", "hang"))
         text += f"| {row.what} | {sum(row.counts.values())} | {counts} | {row.seconds / 60:.0f} |\n"
     print(text)
     for row in found:

@@ -166,6 +166,6 @@ def _trial(home: Home, main: Main, words: tuple[str, ...]) -> Trial:
         code = script(inside, words, home.scratch / "line.log", limit=300)
         if (place / "README.md").read_text() != "mine":
             return "a file of the user's is gone"
-        return "told" if code else "right"
+        return "reported" if code else "right"
 
     return Trial(f"{main.__module__.rpartition('.')[2]} {' '.join(word[:60] for word in words[-2:])}", check)

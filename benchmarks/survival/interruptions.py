@@ -195,7 +195,7 @@ def _full_disk(home: Home, which: str, size: int) -> Trial:
             if script(MAINS[which], _words(home, which, run), log) != 0:
                 return f"does not go on: {log.read_text().strip()[-200:]}"
             found = _same(_whole(home, which), run)
-            return "told" if code == 2 and found == "right" else found
+            return "reported" if code == 2 and found == "right" else found
 
     return Trial(f"train_{which} on a disk of {size} bytes", check)
 

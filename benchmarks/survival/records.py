@@ -36,14 +36,14 @@ def _flip(out: Path, seed: int) -> Trial:
         whole = shard.read_bytes()
         try:
             shard.write_bytes(flipped(whole, random.Random(seed)))
-            source, told = open_indexed(out, "train"), 0
+            source, lost = open_indexed(out, "train"), 0
             for number, record in enumerate(known):
                 try:
                     if source.record(number) != record:
                         return f"{record.key} comes in changed"
                 except UserError:
-                    told += 1
-            return "told" if told else "right"
+                    lost += 1
+            return "reported" if lost else "right"
         finally:
             shard.write_bytes(whole)
 
@@ -158,6 +158,6 @@ def _bad_record(home: Home, name: str, members: dict[str, bytes]) -> Trial:
         names = data.transform.label_names  # numbers are names too, once a label is a text
         if not {"a", "c"} <= set(seen) or seen["a"].caption != "good" or seen["a"].label != (names.index("3") if names else 3):
             return "a good record beside it is not itself"
-        return "told" if lost == ["b"] else "right" if "b" in seen and not lost else f"{lost} are lost"
+        return "reported" if lost == ["b"] else "right" if "b" in seen and not lost else f"{lost} are lost"
 
     return Trial(name, check)

@@ -21,8 +21,8 @@ import torch
 
 from ldm.app.cli import line_for, run
 
-Outcome = Literal["right", "told", "silent", "traceback", "crash", "hang"]
-GOOD = ("right", "told")
+Outcome = Literal["right", "reported", "silent", "traceback", "crash", "hang"]
+GOOD = ("right", "reported")
 FORKS = multiprocessing.get_context("fork")
 MEMORY = 12 << 30  # bytes that a trial may take
 
@@ -32,8 +32,8 @@ class Trial:
     """
     Attributes:
         name: what is done, for a reader.
-        check: does it; gives "right" if all is as if nothing had happened, "told" if it was refused or counted in so many words, or what
-            went wrong without a word. An error of which a script would say a line means told, any other is a traceback.
+        check: does it; gives "right" if all is as if nothing had happened, "reported" if it was refused or counted in so many words, else
+            what went wrong without a word. An error of which a script would say a line means reported, any other is a traceback.
     """
 
     name: str
@@ -113,7 +113,7 @@ def _outcome(trial: Trial) -> tuple[str, str]:
         return "hang", str(error)
     except Exception as error:
         if line_for(error) is not None:
-            return "told", ""
+            return "reported", ""
         where = traceback.extract_tb(error.__traceback__)[-1]
         return "traceback", f"{type(error).__name__}: {str(error)[:160]} ({Path(where.filename).name}, line {where.lineno})"
 
@@ -127,7 +127,7 @@ class Hang(Exception):
 
 
 Killer = Callable[[str, Path], None]
-"""Is told of each change on the disk before it is made: its kind, and the path."""
+"""Is called with each change on the disk before it is made: its kind, and the path."""
 
 
 def script(

@@ -1,4 +1,4 @@
-"""Which process: known again by host, number and start, so that one that ended is told from another that has its number today."""
+"""Which process: known again by host, number and start, so that one that ended is known from another that has its number today."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class DataFacts:
         scan: reads all records' attributes.
         scan_labels: reads all records' labels that are numbers, and gives for each number the first record that has it; of a stream, those
             of the first shard.
-        tell_classes: told how many classes the model has; a stream counts records with other labels as unreadable.
+        report_classes: is given how many classes the model has; a stream counts records with other labels as unreadable.
     """
 
     has: frozenset[str]
@@ -43,7 +43,7 @@ class DataFacts:
     map_names: tuple[str, ...] = ()
     scan: Callable[[], Mapping[str, AttributeFacts]] = dict
     scan_labels: Callable[[], Mapping[int, str]] = dict
-    tell_classes: Callable[[int], object] = int
+    report_classes: Callable[[int], object] = int
 
     @cached_property
     def attributes(self) -> Mapping[str, AttributeFacts]:
@@ -56,7 +56,7 @@ class DataFacts:
         Raises:
             UserError: a label beyond the last class; with the record.
         """
-        self.tell_classes(classes)
+        self.report_classes(classes)
         for number, name in self.scan_labels().items():
             if number >= classes:
                 raise UserError(

@@ -67,7 +67,7 @@ class StreamedDataset(ImageDataset):
         self.config, self.split, self.seed = config, split, seed
         self.lost = []
         self._sizes: dict[str, int] = {}  # records of each shard that was fetched
-        self._told: set[str] = set()
+        self._said: set[str] = set()
         self._classes: int | None = None
         self.unreadable = UnreadableReport(len(self.urls), config.max_lost)
         self._first: dict[str, ShardSource] = {}  # the first shard is kept: what is looked at and measured comes from it
@@ -81,7 +81,7 @@ class StreamedDataset(ImageDataset):
             )
         self._has = first.conditions - ({LABELS} if first.label_names else set())  # texts have no numbers until all are known
         self.facts = DataFacts(
-            has=self._has, scan=self._refuse_attributes, scan_labels=first.label_numbers, tell_classes=self._refuse_labels_beyond
+            has=self._has, scan=self._refuse_attributes, scan_labels=first.label_numbers, report_classes=self._refuse_labels_beyond
         )
         self.transform = SampleTransform(
             config=config,
@@ -121,7 +121,7 @@ class StreamedDataset(ImageDataset):
         self._sizes[url] = len(source)
         self.unreadable.total = round(self._mean_size * len(self.urls))
         for finding in source.findings:
-            self._tell(finding.what, f"{url}: {finding.line()}")
+            self._say_once(finding.what, f"{url}: {finding.line()}")
         return source
 
     @property
@@ -131,10 +131,10 @@ class StreamedDataset(ImageDataset):
     def _count_lost(self, url: str, reason: str) -> None:
         self.unreadable.add(url, reason, self._sizes.get(url, max(1, round(self._mean_size))))
 
-    def _tell(self, what: str, line: str) -> None:
+    def _say_once(self, what: str, line: str) -> None:
         """Prints what holds for many shards at the first of them."""
-        if what not in self._told:
-            self._told.add(what)
+        if what not in self._said:
+            self._said.add(what)
             tqdm.write(line)
 
     def _in_epoch(self, url: str, epoch: int, on_any: Callable[[bool], bool]) -> ShardSource | None:
@@ -151,7 +151,7 @@ class StreamedDataset(ImageDataset):
         """A shard's records that can be read; the others are counted."""
         beyond = (source.conditions & {MASKS, MAPS, BOXES}) - self._has
         if beyond:
-            self._tell(str(beyond), f"{url} has {', '.join(sorted(beyond))}, which the first shard has not: they are passed over")
+            self._say_once(str(beyond), f"{url} has {', '.join(sorted(beyond))}, which the first shard has not: they are passed over")
         for index in range(len(source)):
             name = f"{source.key(index)} in {url}"
             try:

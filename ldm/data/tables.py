@@ -175,7 +175,7 @@ def _cells(table: Path, number: int, header: list[str], cells: list[str], raw: s
     if len(set(header)) < len([name for name in header if name]) + ("" in header):
         twice = next(name for name in header if name and header.count(name) > 1)
         raise UserError(f"{table}: its header has the column {twice!r} twice")
-    # Rows are numbered in a column without a name by pandas; anything else there is told.
+    # Rows are numbered in a column without a name by pandas; anything else there is reported.
     named = {name: cell.strip() for name, cell in zip(header, cells, strict=False) if name}
     nameless = " ".join(cell for name, cell in zip(header, cells, strict=False) if not name and not cell.strip().isdigit()).strip()
     return named | ({"": nameless} if nameless else {})

@@ -840,10 +840,12 @@ def test_bare_shards_copied_elsewhere_are_the_same_data(tmp_path: Path, monkeypa
         tar_of(tmp_path / name / "a.tar", {"a.png": png, "b.png": png})
     same = [open_tars([tmp_path / name / "a.tar"]).digest for name in ("one", "other")]
     assert same[0] == same[1]
+    both = [tmp_path / name / "a.tar" for name in ("one", "other")]
     content = bytearray((tmp_path / "other/a.tar").read_bytes())
     content[600] ^= 1
     (tmp_path / "other/a.tar").write_bytes(content)
     assert open_tars([tmp_path / "other/a.tar"]).digest != same[0]
+    assert open_tars(both).digest != open_tars([both[0], both[0]]).digest  # shards of one name in two folders
 
 
 def test_what_lies_beside_shards_is_told(tmp_path: Path) -> None:

@@ -192,14 +192,14 @@ class FolderSource(Source):
                     f"{path} names no picture of {shown(self.folder)} (its last is {table.rows[-1].file!r}); "
                     "paths must be relative to that folder, or lie in it"
                 )
-        told = (
+        remarks = (
             ("rows of a table fit no picture, passed over", none),
             ("rows of a table fit several pictures, passed over", several),
             ("columns of a table that are not read", unread),
             ("rows of a table that give a picture another attribute than a row before, the last of which counts", contrary),
             ("tables that are not read, since another is", self._second_tables()),
         )
-        findings = [Finding(what, tuple(which)) for what, which in told if which]
+        findings = [Finding(what, tuple(which)) for what, which in remarks if which]
         return {path: (tuple(captions), attributes) for path, (captions, attributes) in rows.items()}, findings
 
     def _second_tables(self) -> list[str]:

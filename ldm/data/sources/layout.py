@@ -27,7 +27,7 @@ class File:
     """A regular file below the folder.
 
     Attributes:
-        path: from the folder, with `/`.
+        path: from the folder, with `/`; absolute, of a file by itself.
         identity: device and inode, size, time of the last change in ns: by these a file is known without being read.
         is_linked: a symbolic link, or below one.
     """
@@ -38,9 +38,9 @@ class File:
 
     @staticmethod
     def at(path: Path) -> File:
-        """A file by itself, under its name."""
+        """A file by itself, by its absolute path."""
         found = path.stat()
-        return File(PurePosixPath(path.name), (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns), path.is_symlink())
+        return File(PurePosixPath(path.absolute()), (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns), path.is_symlink())
 
 
 def walk(folder: Path) -> tuple[list[File], list[Finding]]:

@@ -163,7 +163,8 @@ def open_folder_of_tars(folder: Path, must_be_whole: bool = True) -> ShardSource
     source = open_tars(tars, must_be_whole)
     walked, passed_over = walk(folder)
     others = [file.path for file in walked if folder / file.path not in tars]
-    source.findings += (*passed_over, *by_kind("{} files beside the shards, passed over", ((path.suffix, shown(path)) for path in others)))
+    kinds = ((f"{path.suffix} files" if path.suffix else "files without a suffix", shown(path)) for path in others)
+    source.findings += (*passed_over, *by_kind("{} beside the shards, passed over", kinds))
     return source
 
 
