@@ -155,7 +155,8 @@ def _train(config: TrainLDM, run: RunFolder, world: World, retry_lost: bool) -> 
                 part.check(images.facts)
         if world.is_first and isinstance(train_set, IndexedDataset) and CAPTIONS in train_set.facts.has:
             for finding in part.remarks(islice(train_set.source.captions(), MOST_CAPTIONS)):
-                print(f"{name}: {finding.line()}", flush=True)
+                of = f", of the first {MOST_CAPTIONS:,} pictures" if len(train_set) > MOST_CAPTIONS else ""
+                print(f"{name}{of}: {finding.line()}", flush=True)
     spec = spec.with_frozen(conditioners.frozen_digests())
     lora = None
     if not config.init_from:

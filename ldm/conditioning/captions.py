@@ -67,15 +67,20 @@ class TextConditioner(Conditioner[tuple[str, ...]]):
             return []
         cut: list[str] = []
         unknown: list[str] = []
-        lost = total = 0
+        lost = 0
+        tokens: list[int] = []
         for record, texts in captions:
             found = [unread_of(text, *reads) for text in texts]
-            lost, total = lost + sum(one.lost for one in found), total + sum(one.tokens for one in found)
+            tokens += [one.tokens for one in found]
+            lost += sum(one.lost for one in found)
             cut += [record] * any(one.cut for one in found)
             unknown += [f"{record}: {' '.join(one.unknown)}" for one in found if one.unknown]
         findings = []
+        if tokens:
+            span = f"{min(tokens)} to {max(tokens)} tokens, median {sorted(tokens)[len(tokens) // 2]}"
+            findings.append(Finding(f"captions have {span}; up to {reads[1]} are read", ()))
         if cut:
-            what = f"records with a caption of more than {reads[1]} tokens, whose end is not read ({lost / total:.1%} of all tokens)"
+            what = f"records with a caption of more than {reads[1]} tokens, whose end is not read ({lost / sum(tokens):.1%} of all tokens)"
             findings.append(Finding(what, tuple(cut)))
         if unknown:
             findings.append(Finding("captions with words that the text encoder does not know", tuple(unknown)))

@@ -24,7 +24,7 @@ class Finding:
 
     Attributes:
         what: e.g. "pictures without a caption, trained as unconditional".
-        names: of all of them.
+        names: of all of them; empty = it is a statement about the whole set.
     """
 
     what: str
@@ -32,6 +32,8 @@ class Finding:
 
     def line(self, most: int = 2) -> str:
         """`pictures without a caption: 3 (a.png, b.png, ...)`."""
+        if not self.names:
+            return self.what
         return f"{self.what}: {len(self.names)} ({', '.join(self.names[:most])}{', ...' * (len(self.names) > most)})"
 
 

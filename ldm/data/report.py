@@ -237,6 +237,8 @@ figcaption {{ color: #666; font-size: .75rem; overflow-wrap: anywhere; }} img {{
 
 
 def _details(what: str, names: Sequence[str]) -> str:
+    if not names:
+        return f"<p>{html.escape(what)}</p>"
     listed = "".join(f"<li>{html.escape(name)}</li>" for name in names)
     return f"<details><summary>{html.escape(what)}: <b>{len(names)}</b></summary><ul>{listed}</ul></details>"
 

@@ -32,6 +32,7 @@ def test_what_is_not_read_of_a_data_set() -> None:
     findings = part.remarks([("a.png", ("a cat", LONG)), ("b.png", ("a dog",)), ("c.png", (LONG,)), ("d.png", ("a 猫",))])
     share = 2 * 13 / (2 * 45 + 12)  # of two texts of 45 tokens 31 and the end are read; the others have 4 each
     assert [finding.line() for finding in findings] == [
+        "captions have 4 to 45 tokens, median 4; up to 32 are read",
         f"records with a caption of more than 32 tokens, whose end is not read ({share:.1%} of all tokens): 2 (a.png, c.png)",
         "captions with words that the text encoder does not know: 1 (d.png: 猫)",
     ]

@@ -697,6 +697,14 @@ def test_folders_that_would_say_something_further_up_are_told(tmp_path: Path) ->
     assert said.count("not at the top") == 2
 
 
+def test_folders_whose_names_nearly_say_a_split_or_a_role_are_told(tmp_path: Path) -> None:
+    draw(tmp_path / "in", "train2017/a.png", "val_images/b.png", "mask/c.png", "trains/d.png", "boxer/e.png")
+    line = "folders taken as classes, whose names look like a split's or a role's (train, val, test, masks, maps): 3 (mask, train2017, ...)"
+    assert line in told(FolderSource(tmp_path / "in"))
+    draw(tmp_path / "sound", "train/cats/a.png", "val/cats/b.png")
+    assert told(FolderSource(tmp_path / "sound")) == ""
+
+
 def tar_of(path: Path, members: dict[str, bytes]) -> Path:
     with tarfile.open(path, "w") as tar:
         for name, content in members.items():
@@ -846,6 +854,16 @@ def test_bare_shards_copied_elsewhere_are_the_same_data(tmp_path: Path, monkeypa
     (tmp_path / "other/a.tar").write_bytes(content)
     assert open_tars([tmp_path / "other/a.tar"]).digest != same[0]
     assert open_tars(both).digest != open_tars([both[0], both[0]]).digest  # shards of one name in two folders
+
+
+def test_shards_that_say_they_are_held_out_are_told(tmp_path: Path) -> None:
+    for name in ("train-000.tar", "val-000.tar", "valley.tar"):
+        tar_of(tmp_path / name, {f"{name[:4]}.png": sound_png(tmp_path)})
+    (finding,) = open_dataset(DataConfig(train=str(tmp_path), size=8), "train", 0).findings
+    assert finding.what.startswith("shards whose names say that they are held out") and finding.names == ("val-000.tar",)
+    for name in ("train-000.tar", "valley.tar"):
+        (tmp_path / name).unlink()
+    assert open_dataset(DataConfig(train=str(tmp_path), size=8), "train", 0).findings == ()
 
 
 def test_what_lies_beside_shards_is_told(tmp_path: Path) -> None:

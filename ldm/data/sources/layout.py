@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ CAPTION_SUFFIXES = (".txt", ".caption")
 MOST_ENTERED = 16  # times that one folder is entered through links; folders that link to each other have more ways than anybody can walk
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
 SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
+NEARLY = re.compile(rf"({'|'.join(SPLIT_OF)}|masks?|maps?|box|boxes)[-_ .]?(\d+|set|data|images?|imgs?)?", re.IGNORECASE)
+"""Names that say a split or a role, though not as one here must be called."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,7 @@ def layout_of(folder: Path, own: Collection[Path] = ()) -> Layout:
         findings.append(Finding("links to a picture that is there already, taken once", tuple(map(shown, again))))
     if outside:
         findings.append(Finding(f"pictures outside of {', '.join(splits)}, passed over", tuple(outside)))
+    findings += _nearly_named(shown_once, splits)
     findings += _misplaced({path: base for path in shown_once for base in [PurePosixPath(*path.parts[: bool(splits)])]})
     mine = {path.resolve() for path in own}
     known = [path for path in files if mine and (folder / path).resolve() in mine]
@@ -235,6 +239,17 @@ def _is_called(path: PurePosixPath, base: PurePosixPath, name: str) -> bool:
     """Whether a path leads through the folder `name` of `base`, in any capitals."""
     depth = len(base.parts)
     return path.parts[:depth] == base.parts and len(path.parts) > depth + 1 and path.parts[depth].lower() == name
+
+
+def _nearly_named(pictures: Sequence[PurePosixPath], splits: Sequence[str]) -> Iterator[Finding]:
+    """Pictures in folders that are taken as classes, though their names nearly say a split or a role: train2017, val_images, mask."""
+    depth = bool(splits)
+    found: dict[str, None] = {}
+    for path in pictures:
+        if len(path.parts) > depth + 1 and NEARLY.fullmatch(path.parts[depth]):
+            found |= {shown(PurePosixPath(*path.parts[: depth + 1])): None}
+    if found:
+        yield Finding("folders taken as classes, whose names look like a split's or a role's (train, val, test, masks, maps)", tuple(found))
 
 
 def _misplaced(base_of: Mapping[PurePosixPath, PurePosixPath]) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from ldm.data.findings import NO_LABEL, Finding, by_kind
 from ldm.data.record import JSONS, NUMBERS, TEXTS, Record, attributes_in, captions_in, is_read, label_in
 from ldm.data.shards import Index, Member, ShardInfo, checksum, is_picture, scan_shard
 from ldm.data.sources.contents import checksums
-from ldm.data.sources.layout import File, layout_of, walk
+from ldm.data.sources.layout import SPLIT_OF, File, layout_of, walk
 from ldm.data.sources.source import Source
 from ldm.data.text import shown
 
@@ -165,6 +166,10 @@ def open_folder_of_tars(folder: Path, must_be_whole: bool = True) -> ShardSource
     others = [file.path for file in walked if folder / file.path not in tars]
     kinds = ((f"{path.suffix} files" if path.suffix else "files without a suffix", shown(path)) for path in others)
     source.findings += (*passed_over, *by_kind("{} beside the shards, passed over", kinds))
+    held_out = tuple(shown(path.name) for path in tars if SPLIT_OF.get(re.split(r"[-_.0-9]", path.name.lower())[0], "train") != "train")
+    if held_out and len(held_out) < len(tars):
+        what = "shards whose names say that they are held out, taken with the others (data.train and data.val may name patterns of shards)"
+        source.findings += (Finding(what, held_out),)
     return source
 
 
