@@ -6,10 +6,8 @@ colours, laid over the 3D picture's bounding box; where the two silhouettes diff
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import subprocess
 import tarfile
 from pathlib import Path
 
@@ -21,64 +19,23 @@ from tqdm import tqdm
 
 from ldm.core.errors import UserError
 from ldm.core.files import new_folder, write_file
+from ldm.core.packages import NpmPackage
 from ldm.core.random import generator
+from ldm.data.emoji.layout import COLOURS, distance, majority, to_lab
+from ldm.data.emoji.styles import EMOJIBASE, STYLES
+from ldm.data.emoji.things import DROPPED, GROUPS, article, plain
 from ldm.data.record import Record
 from ldm.data.shards import INDEX_NAME, Index, write_shards
 
 SIZE = 128
-PACKAGES = {
-    "lobehub-fluent-emoji-3d-1.1.0": ("@lobehub/fluent-emoji-3d@1.1.0", "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58"),
-    "lobehub-fluent-emoji-flat-1.1.0": (
-        "@lobehub/fluent-emoji-flat@1.1.0",
-        "8f9113c027c7c20eced0070354715a4093a459b8bef6332b91d45f38c9bdb147",
+PACKAGES = (
+    NpmPackage(name="@lobehub/fluent-emoji-3d", version="1.1.0", sha256="c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58"),
+    NpmPackage(
+        name="@lobehub/fluent-emoji-flat", version="1.1.0", sha256="8f9113c027c7c20eced0070354715a4093a459b8bef6332b91d45f38c9bdb147"
     ),
-    "emojibase-data-17.0.0": ("emojibase-data@17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a"),
-    "iconify-json-fluent-emoji-flat-1.2.6": (
-        "@iconify-json/fluent-emoji-flat@1.2.6",
-        "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
-    ),
-}
-GROUPS = {
-    0: "smileys-emotion",
-    1: "people-body",
-    3: "animals-nature",
-    4: "food-drink",
-    5: "travel-places",
-    6: "activities",
-    7: "objects",
-    8: "symbols",
-}
-DROPPED = {
-    "technologist": "trademark-like laptop",
-    "man technologist": "trademark-like laptop",
-    "woman technologist": "trademark-like laptop",
-    "paperclip": "Microsoft's Clippy",
-    "video game": "trademark-like controller",
-    "middle finger": "offensive gesture",
-    "bomb": "weapon",
-    "dagger": "weapon",
-    "crossed swords": "weapon",
-    "cigarette": "tobacco",
-}
-# Where k-means starts (sRGB); the centres move a little, the names stay.
-COLOURS = {
-    "black": (35, 33, 38),
-    "grey": (120, 116, 128),
-    "light grey": (198, 195, 203),
-    "white": (250, 250, 250),
-    "red": (248, 49, 47),
-    "dark red": (150, 30, 45),
-    "orange": (255, 130, 45),
-    "yellow": (255, 190, 50),
-    "tan": (215, 165, 125),
-    "brown": (120, 70, 50),
-    "green": (0, 166, 90),
-    "light green": (135, 215, 70),
-    "light blue": (130, 205, 245),
-    "blue": (0, 116, 214),
-    "purple": (135, 85, 200),
-    "pink": (250, 135, 180),
-}
+    EMOJIBASE,
+    STYLES["fluent-flat"].package,
+)
 SAID_COLOURS = ("black", "white", "red", "orange", "yellow", "brown", "green", "blue", "purple", "pink")
 MIN_OVERLAP = 0.8  # intersection over union of the two silhouettes
 
@@ -90,31 +47,11 @@ def check_out(out: Path) -> None:
 
 
 def fetch(cache: Path) -> Path:
-    """Packs the packages into a cache folder, checks their sha256, unpacks them."""
-    cache.mkdir(parents=True, exist_ok=True)
-    for name, (spec, sha256) in PACKAGES.items():
-        archive = cache / f"{name}.tgz"
-        if not archive.exists():
-            subprocess.run(["npm", "pack", spec, "--silent"], cwd=cache, check=True)
-        if hashlib.sha256(archive.read_bytes()).hexdigest() != sha256:
-            raise UserError(f"{archive} is not the file this recipe knows; delete it and run again")
-        with tarfile.open(archive) as tar:
-            tar.extractall(cache / name, filter="data")
+    """Downloads the packages into a cache folder, checks their sha256, unpacks them."""
+    for package in PACKAGES:
+        with tarfile.open(package.fetch(cache)) as tar:
+            tar.extractall(cache / package.archive.removesuffix(".tgz"), filter="data")
     return cache
-
-
-def plain(code: str) -> str:
-    """A code point sequence without the variation selector, which packages put in at will."""
-    return "-".join(part for part in code.lower().split("-") if part != "fe0f")
-
-
-def to_lab(rgb: np.ndarray) -> np.ndarray:
-    """(..., 3) sRGB of 0..255 to CIE Lab (D65)."""
-    c = rgb / 255.0
-    c = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-    xyz = c @ np.array([[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]]) / [0.9505, 1.0, 1.089]
-    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
 
 
 def box(alpha: np.ndarray) -> tuple[int, int, int, int]:
@@ -173,26 +110,12 @@ def palette_of(drawings: list[np.ndarray]) -> np.ndarray:
     return centres
 
 
-def distance(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """(P, K) squared distances."""
-    return (points**2).sum(1)[:, None] - 2 * points @ centres.T + (centres**2).sum(1)
-
-
 def layout(laid: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """(SIZE, SIZE) uint8 class map by majority of 4x4: 0 = background, 1.. = colours."""
     colours, number = colours_of(laid)
     nearest = distance(to_lab(colours), centres).argmin(1) + 1
     classes = np.where(laid[..., 3] > 127, nearest[number].reshape(laid.shape[:2]), 0)
-    cells = classes.reshape(SIZE, 4, SIZE, 4)
-    return np.stack([(cells == k).sum((1, 3)) for k in range(len(centres) + 1)]).argmax(0).astype(np.uint8)
-
-
-def article(name: str) -> str:
-    """ "a red heart", but "eyes", "man: beard" and "OK button" as they stand."""
-    last = name.split()[-1]
-    if not name[0].isalpha() or name[0].isupper() or ":" in name or (last.endswith("s") and not last.endswith(("ss", "us"))):
-        return name
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+    return majority(classes, 4)
 
 
 def captions(name: str, tags: list[str], colour: str | None, key: str) -> tuple[str, ...]:
@@ -221,7 +144,7 @@ def bytes_of(image: Image.Image, **options: object) -> bytes:
 
 def make(source: Path, out: Path) -> None:
     """Writes the whole folder, or nothing."""
-    package = {name: source / name / "package" for name in PACKAGES}
+    package = {package.archive.removesuffix(".tgz"): source / package.archive.removesuffix(".tgz") / "package" for package in PACKAGES}
     pictures = {plain(p.stem): p for p in package["lobehub-fluent-emoji-3d-1.1.0"].glob("assets/*.webp")}
     drawings = {plain(p.stem): p for p in package["lobehub-fluent-emoji-flat-1.1.0"].glob("assets/*.svg")}
     own = {plain(code) for code in json.loads((package["iconify-json-fluent-emoji-flat-1.2.6"] / "chars.json").read_text())}
@@ -257,7 +180,8 @@ def make(source: Path, out: Path) -> None:
         splits = {"train": [k for i, k in enumerate(keys) if i % 10 != 9], "val": keys[9::10]}
         shards = {split: write_shards(folder, split, map(record, tqdm(part, desc=split))) for split, part in splits.items()}
         about = {
-            "source": [spec for spec, _ in PACKAGES.values()],
+            "source": [f"{package.name}@{package.version}" for package in PACKAGES],
+            "credits": ["Fluent Emoji, Microsoft Corporation, https://github.com/microsoft/fluentui-emoji, MIT"],
             "licence": "MIT, see LICENSE",
             "map_colours": {name: list(rgb) for name, rgb in COLOURS.items()},
         }

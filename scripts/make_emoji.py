@@ -1,6 +1,6 @@
 """Makes the built-in data set emoji-128 from four npm packages (MIT). Maintainers only: the result is committed.
 
-    python scripts/make_emoji.py                    # packages by `npm pack`, checked by sha256
+    python scripts/make_emoji.py                    # packages from the npm registry, checked by sha256
     python scripts/make_emoji.py --source DIR       # DIR/<name>-<version>/package already unpacked
 
 Needs the dev extra (resvg-py). Microsoft's own emoji only, one skin tone, no flags; every 10th by code point is held out. The layout map is

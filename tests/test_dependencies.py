@@ -80,6 +80,7 @@ DOCUMENTED = {
     "matplotlib.axes",
     "matplotlib.font_manager",
     "matplotlib.ticker",
+    "numpy.typing",
     "omegaconf.errors",
     "safetensors.torch",
     "torch.autograd",

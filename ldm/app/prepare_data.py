@@ -14,8 +14,9 @@ from ldm.config.loader import load
 from ldm.core.errors import UserError
 from ldm.core.files import recover_folder
 from ldm.data.classic import open_classic
+from ldm.data.emoji.source import open_emoji_styles
 from ldm.data.facts import CAPTIONS
-from ldm.data.names import BUILTIN, CLASSIC
+from ldm.data.names import BUILTIN, CLASSIC, STYLES
 from ldm.data.prepare import Preparation, check_sources, prepare_sources
 from ldm.data.record import Record
 from ldm.data.report import PAGE, Report
@@ -45,6 +46,10 @@ def main(options: argparse.Namespace) -> None:
     options.out = options.out or Path("outputs") / f"check-{Path(options.source).resolve().name}"
     if not options.check:
         recover_folder(options.out)
+    if options.source == STYLES:
+        _only(options, "captions", "encoding", "raw")
+        _make(open_emoji_styles(options.cache), options, how)
+        return
     if options.source in CLASSIC:
         _only(options, "captions", "encoding")
         with open_classic(options.source, options.raw, options.cache) as data:
@@ -80,7 +85,7 @@ def _from_source(options: argparse.Namespace) -> dict[str, Source]:
         _only(options, "captions", "encoding")
         return {"train": open_tars([folder], must_be_whole=False)}
     if not folder.is_dir():
-        raise UserError(f"{options.source}: neither a folder, a .tar nor one of {', '.join((*BUILTIN, *CLASSIC))}")
+        raise UserError(f"{options.source}: neither a folder, a .tar nor one of {', '.join((*BUILTIN, STYLES, *CLASSIC))}")
     if folder.resolve() in (options.out.resolve(), *options.out.resolve().parents):
         raise UserError(f"--out {options.out} lies in the source folder; give another")
     if Index.is_in(folder):

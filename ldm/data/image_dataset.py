@@ -31,6 +31,7 @@ class ImageDataset(abc.ABC):
         lost: (epoch, shard) of each remote shard that could not be had in training; a resumed run must lose the same.
         facts: what it can teach.
         findings: what its owner may not expect.
+        credits: see `Source.credits`.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ImageDataset(abc.ABC):
     lost: list[tuple[int, str]]
     facts: DataFacts
     findings: tuple[Finding, ...] = ()
+    credits: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def batches(self, batch_size: int, first_step: int, part: tuple[int, int], on_any: Callable[[bool], bool] = bool) -> Iterator[Share]:
@@ -61,13 +63,18 @@ class ImageDataset(abc.ABC):
     def description(self) -> str:
         return "a stream of pictures" if self.count is None else f"{self.count} pictures"
 
+    @property
+    def card(self) -> str:
+        """For the card of a model that is trained on it: what it is, and whose pictures they are."""
+        return f"- Data: {self.name}, {self.description}.\n" + "".join(f"- Pictures of {credit}.\n" for credit in self.credits)
+
 
 class IndexedDataset(ImageDataset):
     """Samples by number, from a local source. A record that cannot be read is counted, and the next readable one stands in for it."""
 
     def __init__(self, source: Source, config: DataConfig, split: Split, seed: int) -> None:
         self.source, self.config, self.seed, self.lost = source, config, seed, []
-        self.name, self.count, self.findings = source.name, len(source), source.findings
+        self.name, self.count, self.findings, self.credits = source.name, len(source), source.findings, source.credits
         if config.map_void is None and looks_unlabelled(source.map_classes):
             self.findings += (Finding(UNLABELLED, (source.name,)),)
         map_names = _known(source.map_names, source.map_classes, config.map_void)

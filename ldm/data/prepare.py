@@ -24,6 +24,7 @@ from ldm.data.report import PAGE, TEXT, Report
 from ldm.data.shards import Index, ShardWriter, checksum, plain_key, shard_writer
 from ldm.data.sources.source import Source
 
+CREDITS = "CREDITS.txt"
 Progress = Callable[[Iterable[Record], int, str], Iterable[Record]]
 
 
@@ -81,7 +82,10 @@ def prepare_sources(sources: Mapping[str, Source], out: Path, how: Preparation, 
         _refuse_none(report, how)
         names = first.map_names or tuple(f"class {number}" for number in range(max(report.map_classes, default=-1) + 1))
         classes = tuple(sorted(report.map_classes))
-        Index(splits=written, label_names=first.label_names, map_names=names, map_classes=classes).write(folder)
+        about: dict[str, object] = {"credits": list(first.credits)} if first.credits else {}
+        Index(splits=written, label_names=first.label_names, map_names=names, map_classes=classes, about=about).write(folder)
+        if first.credits:
+            write_file(folder / CREDITS, "".join(f"{line}\n" for line in first.credits))
         for name, content in report.files().items():
             write_file(folder / name, content)
     return report

@@ -240,10 +240,11 @@ class AutoencoderTask:
     def _card(self, step: int, normalization: LatentNormalization) -> str:
         return (
             f"# First stage: {self.spec.name}\n\n"
-            f"{self.spec.first_stage.kind.upper()} autoencoder, {sum(p.numel() for p in self.first_stage.parameters()):,} parameters, "
-            f"downsampling factor {normalization.downsampling_factor}, {normalization.channels} latent channels, averaged weights in "
+            f"{self.spec.first_stage.kind.upper()} autoencoder of {self.spec.size}x{self.spec.size} pictures, "
+            f"{sum(p.numel() for p in self.first_stage.parameters()):,} parameters, downsampling factor "
+            f"{normalization.downsampling_factor}, {normalization.channels} latent channels, averaged weights in "
             f"{self.config.checkpoint_dtype}.\n\n"
-            f"- Data: {self.train_set.name}, {self.train_set.description} at {self.spec.size}x{self.spec.size}.\n"
+            f"{self.train_set.card}"
             f"- Trained {step} steps of batch {self.config.batch_size}, seed {self.seed}, {self.config.precision}.\n"
             f"- Latent normalization: shift {normalization.shift}, scale {normalization.scale}, measured over the training set.\n"
         )

@@ -200,7 +200,7 @@ class ClassifierTask:
             f"Of {len(spec.label_names)} classes ({', '.join(spec.label_names)}); {kind}.\n\n"
             f"- Input: {sees}, of pictures of {spec.size}x{spec.size}.\n"
             f"- Parameters: {self.describe()['classifier']:,}; averaged weights in {self.config.checkpoint_dtype}.\n"
-            f"- Data: {self.latents.train_set.name}, {self.latents.train_set.description}.\n"
+            f"{self.latents.train_set.card}"
             f"- Trained {step} steps of batch {self.config.batch_size}, seed {self.seed}, {self.config.precision}.\n"
             f"- Top-1 accuracy{'' if spec.process is None else ', at times drawn as in training'}: {worth}.\n"
         )

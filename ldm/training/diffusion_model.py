@@ -127,7 +127,7 @@ class DiffusionModel:
         return (
             f"- Parameters: {parts}; averaged weights in {config.checkpoint_dtype}.\n"
             f"{self._card_of_lora()}"
-            f"- Data: {data.name}, {data.description}.\n"
+            f"{data.card}"
             f"- Trained {step} steps of batch {config.batch_size}, seed {seed}, {config.precision}.\n"
             f"- First stage: digest {self.spec.normalization.digest or '(identity)'}.\n"
         )

@@ -28,6 +28,8 @@ class ShardSource(Source):
     def __init__(self, name: str, shards: Sequence[tuple[Path, ShardInfo]], index: Index) -> None:
         self.name = name
         self.label_names, self.map_names, self.map_classes = index.label_names, index.map_names, index.map_classes
+        credits = index.about.get("credits", ())
+        self.credits = tuple(map(str, credits)) if isinstance(credits, list) else ()
         self._shards = shards
         self.unreadable = {}
         self._maps: dict[Path, mmap.mmap] = {}

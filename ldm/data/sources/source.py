@@ -27,6 +27,7 @@ class Source(abc.ABC):
         map_classes: those that occur, in order; empty = not known.
         unreadable: key -> reason of records that are known to be unreadable without opening them.
         findings: what its owner may not expect.
+        credits: who made the pictures, where they are from, and under which licence, a line each.
         held_out: number of pictures in the place's own held-out split, where this is its training split.
         has_captions, has_labels, has_masks, has_maps, has_boxes, has_attributes: whether records have them, as far as the
             first few records and the members' names show.
@@ -40,6 +41,7 @@ class Source(abc.ABC):
     map_classes: tuple[int, ...] = ()
     unreadable: dict[str, str]
     findings: tuple[Finding, ...] = ()
+    credits: tuple[str, ...] = ()
     held_out: int = 0
     has_captions: bool = False
     has_labels: bool = False
