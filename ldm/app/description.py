@@ -27,6 +27,7 @@ from ldm.first_stage.config import FirstStageConfig
 from ldm.first_stage.identity import IdentityConfig
 from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.first_stage.stage import FirstStage
+from ldm.losses.equivariance import LARGEST
 from ldm.networks.lora import adapt, base_weights
 from ldm.pretrained import lpips_to_count
 from ldm.profiling.footprint import Footprint, measure, training_footprint
@@ -161,7 +162,10 @@ def _of_autoencoder(config: TrainVAE) -> Description:
         images = torch.empty(count, *image, device=META)
         noise = torch.empty(count, *first_stage.latent_shape(images), device=META)
         reconstruction, encoded = first_stage.reconstruct(images, noise)
-        terms = loss.terms(images, reconstruction, encoded)
+        equivariance = None
+        if config.loss.equivariance_weight:
+            equivariance = loss.equivariance(images, encoded.sample(noise), first_stage.decode_raw, LARGEST)
+        terms = loss.terms(images, reconstruction, encoded, equivariance)
         total = loss.plain(terms).sum()
         if loss.discriminator is None:
             return total

@@ -26,6 +26,10 @@ class Encoded(Protocol):
     @property
     def std(self) -> Tensor: ...
 
+    def sample(self, noise: Tensor) -> Tensor:
+        """A raw latent (B, C, h, w), drawn with noise of N(0, 1) if it is random, with its gradient."""
+        ...
+
     def penalties(self, values: int) -> dict[str, Tensor]:
         """(B,) each, by name: terms of the loss beside a negative log-likelihood that is a sum over an image's `values` numbers."""
         ...

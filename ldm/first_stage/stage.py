@@ -37,6 +37,10 @@ class FirstStage(nn.Module, abc.ABC):
     def reconstruct(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Encoded]:
         """The forward pass of training: the images reconstructed from a latent drawn with noise (B, Z, h, w), and its distribution."""
 
+    def decode_raw(self, raw_latent: Tensor) -> Tensor:
+        """Images of raw latents, with the gradient that `reconstruct` has."""
+        return self._decode(raw_latent)
+
     @property
     @abc.abstractmethod
     def last_layer(self) -> nn.Conv2d:

@@ -75,6 +75,10 @@ class QuantisedLatent:
         """Zeros."""
         return torch.zeros_like(self.raw)
 
+    def sample(self, noise: Tensor) -> Tensor:
+        """The latent itself, whatever the noise."""
+        return self.raw
+
     @property
     def straight_through(self) -> Tensor:
         """The code's values; the gradient goes to `raw` as if it had not been replaced (van den Oord et al. 2017, sec. 3.2)."""
@@ -121,6 +125,9 @@ class VQAutoencoder(ConvolutionalAutoencoder):
         self.check_images(images)
         latent = self.quantise(self._encoded(images))
         return self._decoded(latent.straight_through), latent
+
+    def decode_raw(self, raw_latent: Tensor) -> Tensor:
+        return self._decoded(self.quantise(raw_latent).straight_through)
 
     def _encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         self.check_images(images)

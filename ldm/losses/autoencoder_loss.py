@@ -2,7 +2,8 @@
 
     total = nll + penalties + weight * adversarial
     nll = sum of (pixel error + perceptual_weight * LPIPS) / exp(log_variance) + log_variance
-    penalties = kl_weight * KL, or, for a VQ first stage, codebook_weight * (codebook + commitment * commitment error)
+    penalties = kl_weight * KL, or, for a VQ first stage, codebook_weight * (codebook + commitment * commitment error);
+        + equivariance_weight * the pixel error and LPIPS of a transformed latent's image (see equivariance.py)
     weight = disc_factor * disc_weight * [step >= disc_start] * |d nll / d last layer| / |d adversarial / d last layer|
 
 NLL and KL are sums over a sample. LPIPS, one number per image, is added to every pixel's error before the sum. At this scale published
@@ -15,6 +16,7 @@ Source: Rombach et al. 2022, appendix G; Esser et al. 2021, sec. 3.1; van den Oo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +28,8 @@ from ldm.core.errors import UserError, unknown
 from ldm.core.shapes import over
 from ldm.first_stage.posterior import Encoded
 from ldm.losses.adversarial import ADAPTIVE_CLAMP, KINDS, AdversarialKind, adaptive_weight, discriminator_error, generator_error
-from ldm.losses.perceptual import Perceptual
+from ldm.losses.equivariance import SpatialTransform
+from ldm.losses.perceptual import SMALLEST_SIDE, Perceptual
 from ldm.losses.reconstruction import PixelError, negative_log_likelihood, pixel_error
 from ldm.networks.patchgan import PatchGAN
 
@@ -76,6 +79,8 @@ class AutoencoderLossConfig:
         commitment: weight of the commitment error relative to the codebook error, beta of van den Oord et al. The code of the published
             VQ models had beta on the codebook error instead: codebook_weight 0.25 and commitment 4 give the same loss.
         perceptual_weight: weight of LPIPS; 0 = LPIPS is not loaded.
+        equivariance_weight: weight of the errors that a scaled and turned latent makes, relative to those of the latent itself; 0 = none.
+        equivariance_mirror: whether it is mirrored too, half of the time.
         disc_weight: weight of the adversarial term, times the adaptive weight; 0 = no discriminator.
         disc_start: optimizer step from which the discriminator trains and the autoencoder's loss has the adversarial term.
         disc_factor: further factor of the adversarial term; 0 = no discriminator.
@@ -93,6 +98,8 @@ class AutoencoderLossConfig:
     codebook_weight: float = 1.0
     commitment: float = 0.25
     perceptual_weight: float = 1.0
+    equivariance_weight: float = 0.0
+    equivariance_mirror: bool = False
     disc_weight: float = 0.5
     disc_start: int = 50_001
     disc_factor: float = 1.0
@@ -108,7 +115,8 @@ class AutoencoderLossConfig:
         for name, allowed in (("pixel", ("l1", "l2")), ("disc_loss", KINDS), ("disc_norm", ("group", "none", "batch"))):
             if getattr(self, name) not in allowed:
                 raise unknown(f"loss.{name}", getattr(self, name), allowed)
-        for name in ("kl_weight", "codebook_weight", "commitment", "perceptual_weight", "disc_weight", "disc_start", "disc_factor"):
+        weights = ("kl_weight", "codebook_weight", "perceptual_weight", "equivariance_weight", "disc_weight")
+        for name in (*weights, "commitment", "disc_start", "disc_factor"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"loss.{name} must not be negative, got {getattr(self, name)}")
         if not 1 <= self.disc_layers <= 5:
@@ -158,10 +166,22 @@ class AutoencoderLoss(nn.Module):
     def weights(self) -> dict[str, float]:
         """Weight of each penalty, by the names in `AutoencoderTerms.penalties`."""
         codebook = self.config.codebook_weight
-        return {"kl": self.config.kl_weight, "codebook": codebook, "commitment": codebook * self.config.commitment}
+        return {
+            "kl": self.config.kl_weight,
+            "codebook": codebook,
+            "commitment": codebook * self.config.commitment,
+            "equivariance": self.config.equivariance_weight,
+        }
 
-    def terms(self, images: Tensor, reconstruction: Tensor, encoded: Encoded) -> AutoencoderTerms:
-        """All terms except the adversarial one; images and reconstruction (B, C, H, W) in [-1, 1]."""
+    def terms(self, images: Tensor, reconstruction: Tensor, encoded: Encoded, equivariance: Tensor | None = None) -> AutoencoderTerms:
+        """All terms except the adversarial one.
+
+        Args:
+            images: (B, C, H, W) in [-1, 1].
+            reconstruction: likewise.
+            encoded: the encoder's output.
+            equivariance: (B,) of `equivariance`, if the loss has it.
+        """
         error = pixel_error(images, reconstruction, self.config.pixel)
         pixel = error.flatten(1).mean(1)
         if self.perceptual is None:
@@ -171,10 +191,26 @@ class AutoencoderLoss(nn.Module):
             error = error + self.config.perceptual_weight * over(perceptual, error)
         return AutoencoderTerms(
             nll=negative_log_likelihood(error, self.log_variance),
-            penalties=encoded.penalties(images[0].numel()),
+            penalties=encoded.penalties(images[0].numel()) | ({} if equivariance is None else {"equivariance": equivariance}),
             pixel=pixel,
             perceptual=perceptual,
         )
+
+    def equivariance(self, images: Tensor, latent: Tensor, decode: Callable[[Tensor], Tensor], transform: SpatialTransform) -> Tensor:
+        """(B,): the mean error of a transformed latent's image, with LPIPS as in the nll, times the numbers of an image.
+
+        Args:
+            images: (B, C, H, W) in [-1, 1].
+            latent: (B, Z, h, w), raw, of these images, with its gradient.
+            decode: raw latents to images.
+            transform: of latents and images.
+        """
+        least = 1 if self.perceptual is None else -(-SMALLEST_SIDE * latent.shape[2] // images.shape[2])
+        target, image = transform.of_image(images, latent, least), decode(transform.of_latent(latent, least))
+        error = pixel_error(target, image, self.config.pixel).flatten(1).mean(1)
+        if self.perceptual is not None:
+            error = error + self.config.perceptual_weight * self.perceptual(target, image)
+        return error * images[0].numel()
 
     def generator_loss(self, reconstruction: Tensor) -> Tensor:
         """(B,): the adversarial term, mean over the patches. Gradient goes to the reconstruction, not to the discriminator's weights."""

@@ -17,9 +17,11 @@ from ldm.core.precision import DTYPES
 from ldm.core.random import Streams
 from ldm.data.image_dataset import ImageDataset, Share
 from ldm.first_stage.latent_normalization import LatentNormalization, measure, weights_digest
+from ldm.first_stage.posterior import Encoded
 from ldm.first_stage.stage import FirstStage
 from ldm.losses.autoencoder_loss import AutoencoderLoss
 from ldm.losses.diagnostics import AdversaryState, diagnose
+from ldm.losses.equivariance import SpatialTransform
 from ldm.losses.statistics import StatisticsCollector
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
@@ -130,7 +132,7 @@ class AutoencoderTask:
         noise = streams.normal("posterior", self.first_stage.latent_shape(images)).to(images)
         with now.autocast():
             reconstruction, posterior = self._reconstruct(images, noise)
-            terms = self.loss.terms(images, reconstruction, posterior)
+            terms = self.loss.terms(images, reconstruction, posterior, self._equivariance(images, posterior, noise, now.step))
             adversarial = self.loss.generator_loss(reconstruction).sum() / now.batch_size if with_adversary else None
         found = {"nll": terms.nll, **terms.penalties, "pixel": terms.pixel, "lpips": terms.perceptual}
         numbers = {name: part.sum() / now.batch_size for name, part in found.items()}
@@ -138,6 +140,12 @@ class AutoencoderTask:
         if adversarial is not None:
             numbers["adversarial"] = adversarial
         return _Forward(images, reconstruction, numbers["nll"], plain, adversarial, numbers)
+
+    def _equivariance(self, images: Tensor, encoded: Encoded, noise: Tensor, step: int) -> Tensor | None:
+        if not self.loss.config.equivariance_weight:
+            return None
+        transform = SpatialTransform.draw(self.seed, step, self.loss.config.equivariance_mirror)
+        return self.loss.equivariance(images, encoded.sample(noise), self.first_stage.decode_raw, transform)
 
     def _adversarial_weight(self, pieces: list[tuple[Tensor, Streams]], now: Pass) -> tuple[Tensor, _Forward | None]:
         """Weight from last-layer gradients of the whole global batch; and the forward pass, if one was enough and can be used again."""

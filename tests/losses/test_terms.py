@@ -75,7 +75,7 @@ def test_a_quantised_latents_errors_weigh_as_in_the_published_mean():
     terms = loss.terms(images, reconstruction, latent)
     mean = (images - reconstruction).abs().mean((1, 2, 3)) + 0.7 * 1.3 * (raw - code).square().mean((1, 2, 3))
     assert_close(loss.plain(terms) / images[0].numel(), mean, rtol=1e-5, atol=1e-7)
-    assert loss.weights == {"kl": 1e-6, "codebook": 0.7, "commitment": pytest.approx(0.21)}
+    assert loss.weights == {"kl": 1e-6, "codebook": 0.7, "commitment": pytest.approx(0.21), "equivariance": 0.0}
 
 
 def test_without_lpips_the_term_is_zero_and_nothing_is_loaded():

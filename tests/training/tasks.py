@@ -88,7 +88,9 @@ def autoencoder_task(
 ) -> AutoencoderTask:
     """With an adversary from the first step, and no LPIPS (its 59 MB are tested elsewhere)."""
     torch.manual_seed(0)
-    loss = loss or AutoencoderLossConfig(perceptual_weight=0.0, disc_start=1, disc_layers=1, disc_channels=8, kl_weight=1e-3)
+    loss = loss or AutoencoderLossConfig(
+        perceptual_weight=0.0, disc_start=1, disc_layers=1, disc_channels=8, kl_weight=1e-3, equivariance_weight=0.5
+    )
     spec = AutoencoderSpec(
         name="tiny", size=SIZE, first_stage=FIRST_STAGE, normalization=LatentNormalization(channels=2, downsampling_factor=2)
     )
