@@ -79,15 +79,15 @@ def line_for(error: Exception) -> str | None:
 
 
 def _line_for_system(error: OSError) -> str | None:
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else error.filename
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return (
-            f"disk full while writing {error.filename or 'a file'}: what was saved before is intact. "
-            "Free some space and run the same command again."
+            f"disk full while writing {name or 'a file'}: what was saved before is intact. Free some space and run the same command again."
         )
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return f"not allowed to open or write {error.filename}: choose another path or change its permissions."
+        return f"not allowed to open or write {name}: choose another path or change its permissions."
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
-        return f"{error.filename}: {error.strerror}; check that path."
+        return f"{name}: {error.strerror}; check that path."
     return None
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ldm.checkpoints.model import load_first_stage
 from ldm.core.errors import UserError
 from ldm.data.sample_transform import Split
-from ldm.evaluation.dataset import DrawnFrom, Preprocessing, Result, device, held_out_images, training_images
+from ldm.evaluation.dataset import AT_ONCE, DrawnFrom, Preprocessing, Result, device, held_out_images, training_images
 from ldm.first_stage.identity import IdentityConfig
 from ldm.first_stage.stage import FirstStage
 from ldm.losses.perceptual import SMALLEST_SIDE as LPIPS_SIDE
@@ -20,6 +20,7 @@ from ldm.losses.perceptual import Perceptual
 from ldm.metrics import bootstrap, reconstruction
 from ldm.metrics.features import InceptionFeatures
 from ldm.metrics.frechet import FrechetReference, paired_replicates
+from ldm.metrics.neighbours import midpoints
 from ldm.metrics.report import Metric
 from ldm.pretrained import vgg_lpips
 
@@ -27,7 +28,7 @@ LATENT = "the posterior's mean"  # nothing is drawn
 
 
 def evaluate_vae(model: str, place: str, split: Split, background: tuple[int, int, int] | None, count: int | None) -> Result:
-    """L1, PSNR, SSIM, LPIPS and rFID of the first stage in a checkpoint of either stage.
+    """L1, PSNR, SSIM, LPIPS, rFID and iFID of the first stage in a checkpoint of either stage.
 
     Args:
         model: checkpoint folder.
@@ -49,7 +50,7 @@ def evaluate_vae(model: str, place: str, split: Split, background: tuple[int, in
         drawn = held_out_images(place, how, shared=False, count=count)
     else:
         drawn = training_images(place, how, count)
-    metrics = [*_image_metrics(first_stage, drawn, how), _rfid(first_stage, drawn)]
+    metrics = [*_image_metrics(first_stage, drawn, how), *_frechet(first_stage, drawn)]
     about = {
         "model": {
             "checkpoint": model,
@@ -104,19 +105,40 @@ def _image_metrics(first_stage: FirstStage, drawn: DrawnFrom, how: Preprocessing
     ]
 
 
-def _rfid(first_stage: FirstStage, drawn: DrawnFrom) -> Metric:
+def _frechet(first_stage: FirstStage, drawn: DrawnFrom) -> list[Metric]:
+    """rFID and iFID."""
     inception = InceptionFeatures(device())
-    real = drawn.features(inception, "pictures")
+    reference = drawn.features(inception, "pictures")
     given = inception.of((given for _, given in reconstructions(first_stage, drawn)), drawn.count, "reconstructions")
-    value = FrechetReference(real).distance(given)
-    few = bootstrap.has_interval(drawn.count)
-    replicates = paired_replicates(real, given, bootstrap.draws(drawn.count), progress=True) if few else None
-    return Metric(
-        name="rfid",
-        title="rFID",
-        value=value,
-        interval=None if replicates is None else bootstrap.around(value, replicates),
-        pictures=drawn.count,
-        better="lower",
-        about="FID of the reconstructions to the same pictures; interval: pictures redrawn together with their reconstructions",
-    )
+    between = inception.of(_decoded_midpoints(first_stage, drawn), drawn.count, "pictures between two")
+
+    def metric(name: str, title: str, features: Tensor, about: str) -> Metric:
+        value = FrechetReference(reference).distance(features)
+        few = bootstrap.has_interval(drawn.count)
+        replicates = paired_replicates(reference, features, bootstrap.draws(drawn.count), progress=True) if few else None
+        return Metric(
+            name=name,
+            title=title,
+            value=value,
+            interval=None if replicates is None else bootstrap.around(value, replicates),
+            pictures=drawn.count,
+            better="lower",
+            about=f"{about}; interval: pictures redrawn together with what was made of them",
+        )
+
+    return [
+        metric("rfid", "rFID", given, "FID of the reconstructions to the same pictures"),
+        metric(
+            "ifid",
+            "iFID",
+            between,
+            "Xu et al. 2026: FID to the same pictures of latents half-way to their nearest neighbour among them (L2, normalised latents)",
+        ),
+    ]
+
+
+@torch.no_grad()
+def _decoded_midpoints(first_stage: FirstStage, drawn: DrawnFrom) -> Iterator[Tensor]:
+    latents = torch.cat([first_stage.encode(images.to(device())).float().cpu() for images in drawn.batches()])
+    for some in midpoints(latents).split(AT_ONCE):
+        yield first_stage.decode(some.to(device())).float().cpu()

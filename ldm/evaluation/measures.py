@@ -18,6 +18,7 @@ from ldm.metrics.kernel import KernelReference
 from ldm.metrics.manifold import NEIGHBOURS, SMALLEST, precision_recall, recall_error
 from ldm.metrics.neighbours import chance, nearest, ranks
 from ldm.metrics.report import Metric
+from ldm.metrics.sliced import DIRECTIONS, SEED, SlicedReference
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 from ldm.pipelines.sampling import Sampling
 from ldm.pretrained import class_layer
@@ -67,11 +68,23 @@ def _kid(seen: Evaluated) -> list[Metric]:
     return [found]
 
 
+def _mind(seen: Evaluated) -> list[Metric]:
+    reference = SlicedReference(seen.reference)
+    count = min(len(seen.generated), len(seen.reference))
+    about = f"Berthet et al. 2026: {DIRECTIONS} directions, seed {SEED}, {count} pictures of each, as torch-fidelity. Fewer raise it"
+    return [_distance(seen, "mind", reference.distance, partial(reference.replicates, progress=True), about, count)]
+
+
 def _distance(
-    seen: Evaluated, name: str, distance: Callable[[Tensor], float], replicates: Callable[[Tensor, Tensor], Tensor], about: str
+    seen: Evaluated,
+    name: str,
+    distance: Callable[[Tensor], float],
+    replicates: Callable[[Tensor, Tensor], Tensor],
+    about: str,
+    used: int | None = None,
 ) -> Metric:
-    """Of the generated pictures to the training set, with an interval where they are few."""
-    count, value, interval = len(seen.generated), distance(seen.generated), None
+    """Of the generated pictures to the training set, with an interval where they are few; `used`: how many of them count, if not all."""
+    count, value, interval = used or len(seen.generated), distance(seen.generated), None
     if bootstrap.has_interval(count):
         interval = bootstrap.around(value, replicates(seen.generated, bootstrap.draws(count)))
     return Metric(name=name, title=name.upper(), value=value, interval=interval, pictures=count, better="lower", about=about)
@@ -207,6 +220,7 @@ def _prompt_fidelity(seen: Evaluated) -> list[Metric]:
 MEASURES: tuple[Callable[[Evaluated], list[Metric]], ...] = (
     _fid,
     _kid,
+    _mind,
     _precision_recall,
     _inception_score,
     _memorisation,

@@ -1,4 +1,4 @@
-"""Nearest images in feature space: for finding memorised images, and for the rank of a prompt's own image."""
+"""Nearest images in feature space: for finding memorised images, for the rank of a prompt's own image, and for what lies between two."""
 
 from __future__ import annotations
 
@@ -33,6 +33,19 @@ def ranks(features: Tensor, wanted: Tensor, others: Tensor, groups: Tensor) -> T
         right = distances.masked_fill(want[:, None] != groups, torch.inf).amin(1, keepdim=True)
         found.append(1 + (distances < right).sum(1))
     return torch.cat(found)
+
+
+def midpoints(latents: Tensor) -> Tensor:
+    """(N, ...): half-way between each row and the nearest other one, by Euclidean distance; N >= 2."""
+    rows = latents.flatten(1)
+    squares = rows.square().sum(1)
+    found = []
+    for first in range(0, len(rows), BLOCK):
+        distances = squares - 2 * rows[first : first + BLOCK] @ rows.T  # up to each row's own square
+        own = torch.arange(len(distances))
+        distances[own, first + own] = torch.inf
+        found.append(distances.argmin(1))
+    return (latents + latents[torch.cat(found)]) / 2
 
 
 def chance(wanted: Tensor, groups: Tensor, top: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,7 +34,7 @@ from ldm.pipelines.latent_diffusion import LatentDiffusion
 @pytest.mark.parametrize("model", ["model", "stage-one"])
 def test_a_first_stage_in_numbers(home, model, monkeypatch, capsys):
     found = measured(f"vae --model {model} --data val", monkeypatch, capsys)
-    assert list(found["metrics"]) == ["l1", "psnr", "ssim", "lpips", "rfid"]
+    assert list(found["metrics"]) == ["l1", "psnr", "ssim", "lpips", "rfid", "ifid"]
     first_stage, _, _ = load_first_stage(model, torch.device("cpu"))
     images = torch.stack(pictures_of("val"))
     collector = StatisticsCollector()  # the other home of PSNR, which training logs
@@ -46,6 +47,15 @@ def test_a_first_stage_in_numbers(home, model, monkeypatch, capsys):
     for metric in measured(f"vae --model {model} --data train --split train", monkeypatch, capsys)["metrics"].values():
         assert metric["pictures"] == 12 and metric["interval"][0] <= metric["value"] <= metric["interval"][1]
     assert found["preprocessing"]["size"] == 16 and "centre" in found["preprocessing"]["fit"]
+
+
+def test_half_way_to_a_double_is_the_reconstruction(home, monkeypatch, capsys):
+    apart = measured("vae --model stage-one --data val", monkeypatch, capsys)["metrics"]
+    assert apart["ifid"]["value"] != pytest.approx(apart["rfid"]["value"], rel=1e-3)
+    for path in list(Path("val").glob("*.png")):
+        shutil.copy(path, path.with_stem(f"{path.stem}-again"))
+    doubled = measured("vae --model stage-one --data val", monkeypatch, capsys)["metrics"]
+    assert doubled["ifid"]["value"] == pytest.approx(doubled["rfid"]["value"], rel=1e-6)
 
 
 def test_a_first_stage_on_the_training_split_and_on_fewer(home, monkeypatch, capsys):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from torch.testing import assert_close
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import calculate_precision_recall_full
@@ -16,7 +18,8 @@ from ldm.metrics.bootstrap import FEW, around, draws, of_mean, of_share, of_shar
 from ldm.metrics.frechet import FrechetReference, paired_replicates
 from ldm.metrics.kernel import KernelReference
 from ldm.metrics.manifold import NEIGHBOURS, precision_recall, recall_error
-from ldm.metrics.neighbours import chance, nearest, ranks
+from ldm.metrics.neighbours import chance, midpoints, nearest, ranks
+from ldm.metrics.sliced import SlicedReference
 
 
 def normal(count, size, seed=0):
@@ -253,3 +256,52 @@ def test_fewer_than_ten_images_have_no_interval() -> None:
     features = torch.randn(9, 4, generator=torch.Generator().manual_seed(0)).double()
     found = attribute(FrechetReference(features), features, features + 0.1, features + 0.5)
     assert found.stage_one.interval is None and found.line.startswith("9 pictures say nothing of which stage is the limit")
+
+
+def gaussian(count: int, width: int, mean: float, seed: int) -> torch.Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed)) + mean
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_mind_of_a_shift_is_the_closed_form(shift):
+    """Of two isotropic Gaussians every direction u sees a shift of u.m, whose mean square is |m|^2 / D: MIND is 3 |m|^2."""
+    x, y = gaussian(4000, 64, 0.0, 11), gaussian(4000, 64, shift, 22)
+    assert SlicedReference(y).distance(x) == pytest.approx(3 * 64 * shift**2, rel=0.05)
+    assert SlicedReference(x).distance(x) == 0
+
+
+def test_mind_of_another_spread_is_the_closed_form():
+    """In one dimension W2^2 of N(0, 1) and N(0, s^2) is (s - 1)^2; every direction sees this."""
+    x = gaussian(6000, 32, 0.0, 1)
+    assert SlicedReference(2 * gaussian(6000, 32, 0.0, 2)).distance(x) == pytest.approx(3 * 32 * 1.0, rel=0.05)
+
+
+def test_mind_draws_as_torch_fidelity_does():
+    """Its generator, seed and order: a larger first set is cut before a larger second one, directions come last."""
+    generated, real = gaussian(90, 8, 0.0, 1), gaussian(70, 8, 0.5, 2)
+    random = torch.Generator().manual_seed(2020)
+    generated_cut = generated[torch.randperm(90, generator=random)[:70]]
+    directions = torch.randn(1000, 8, generator=random)
+    directions = directions / directions.norm(dim=1, keepdim=True)
+    sides = [np.sort((rows @ directions.T).numpy(), axis=0) for rows in (generated_cut, real)]
+    expected = 3 * 8 * np.mean((sides[0] - sides[1]).astype(np.float64) ** 2)
+    assert SlicedReference(real).distance(generated) == pytest.approx(expected, rel=1e-6)
+
+
+def test_mind_of_a_draw_is_that_of_its_rows():
+    generated, reference = gaussian(40, 8, 0.0, 1), SlicedReference(gaussian(40, 8, 0.5, 2))
+    draws = torch.stack([torch.arange(40), torch.arange(40).roll(3), torch.arange(20).repeat(2)])
+    found = reference.replicates(generated, draws)
+    assert found[0] == found[1] == reference.distance(generated)
+    assert found[2] == pytest.approx(reference.distance(generated[draws[2]]))
+
+
+def test_midpoints_lie_half_way_to_the_nearest_other_one():
+    latents = torch.randn(250, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    rows = latents.flatten(1).double().numpy()
+    distances = np.linalg.norm(rows[:, None] - rows[None], axis=-1)
+    np.fill_diagonal(distances, np.inf)
+    expected = (rows + rows[distances.argmin(1)]) / 2
+    np.testing.assert_allclose(midpoints(latents).flatten(1).numpy(), expected, atol=1e-6)
+    twice = torch.cat([latents, latents])
+    assert_close(midpoints(twice), twice)  # each has its double
