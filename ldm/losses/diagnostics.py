@@ -12,6 +12,7 @@ COLLAPSED_KL = 0.05  # nats a dimension: less than a tenth of a bit
 LARGEST_NOISE_SHARE = 0.5  # of a latent's variance: beyond it the decoder gets more noise than signal
 LARGEST_KL = 40.0  # nats a dimension: e.g. a latent of std 8 known to within 3e-4, a hundred times finer than an 8-bit image
 LARGEST_KURTOSIS = 10.0  # in excess of a Gaussian (Laplace: 3): beyond it a few outliers set the scale
+LARGEST_HIGH_SHARE = 2.0  # times the images' share of power at high frequencies: beyond it the latent is rougher than what it shows
 RAW_STD_RANGE = (0.1, 20.0)  # before shift and scale: values outside lose digits in half precision
 CHANNEL_STD_RATIO = 3.0  # largest over smallest channel std: with one scale for all, the small ones drown in noise first
 POOR_PSNR = 22.0  # dB: visibly blurred, and an upper bound for stage two's images
@@ -91,6 +92,8 @@ def _numbers(s: AutoencoderStatistics, a: AdversaryState | None) -> dict[str, fl
         "latent_std": s.latent_std,
         "latent_kurtosis": s.latent_kurtosis,
         "latent_noise_share": s.noise_share,
+        "latent_high_share": s.latent_high_share,
+        "image_high_share": s.image_high_share,
     }
     if a is not None:
         numbers |= {"disc_real_logit": a.real_logit, "disc_fake_logit": a.fake_logit, "disc_accuracy": a.accuracy}
@@ -111,6 +114,7 @@ def _summary(s: AutoencoderStatistics, a: AdversaryState | None) -> tuple[str, .
         f"reconstruction ({s.count} pictures): L1 {s.l1:.4f}, PSNR {s.psnr:.2f} dB{lpips}",
         f"raw latent: mean {s.latent_mean:.3f}, std {s.latent_std:.3f}, excess kurtosis "
         f"{s.latent_kurtosis:.2f}{details}; {s.active_channels} of {len(s.std_per_channel)} channels active",
+        f"latent spectrum: {s.latent_high_share:.1%} of the power at high frequencies; pictures at this size: {s.image_high_share:.1%}",
     ]
     if a is not None:
         weight = "not in the loss yet" if a.weight is None else f"weight {a.weight:.3g}"
@@ -124,7 +128,14 @@ def _findings(s: AutoencoderStatistics, a: AdversaryState | None, is_scaled_per_
         return ("the autoencoder's statistics are not finite: go back to an earlier state and lower train.optimizer.learning_rate",)
     latent = [] if s.kl is None else _posterior(s, s.kl)
     codebook = [] if s.codes is None else _codebook(s.codes)
-    return (*latent, *codebook, *_scale(s, is_scaled_per_channel), *_reconstruction(s), *(() if a is None else _adversary(a)))
+    return (
+        *latent,
+        *codebook,
+        *_spectrum(s),
+        *_scale(s, is_scaled_per_channel),
+        *_reconstruction(s),
+        *(() if a is None else _adversary(a)),
+    )
 
 
 def _codebook(c: CodeUsage) -> list[str]:
@@ -152,6 +163,15 @@ def _posterior(s: AutoencoderStatistics, kl: float) -> list[str]:
     if s.latent_kurtosis > LARGEST_KURTOSIS:
         lines.append(f"the latent has heavy tails (excess kurtosis {s.latent_kurtosis:.0f}): raise loss.kl_weight")
     return lines
+
+
+def _spectrum(s: AutoencoderStatistics) -> list[str]:
+    if s.latent_high_share <= LARGEST_HIGH_SHARE * s.image_high_share or not s.image_high_share:
+        return []
+    return [
+        f"the latent is rough: {s.latent_high_share:.0%} of its power is at high frequencies, {s.image_high_share:.0%} of the pictures': "
+        "raise loss.equivariance_weight (0.5, say), so that stage two has less to learn"
+    ]
 
 
 def _scale(s: AutoencoderStatistics, is_scaled_per_channel: bool) -> list[str]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ldm.core.errors import UserError
 from ldm.first_stage.posterior import Encoded
+from ldm.losses.spectrum import as_small_as, high_share, power
 
 # Burda et al. 2016, sec. 5.2: a latent whose posterior mean varies less than this over the data carries no information.
 ACTIVE_VARIANCE = 0.01
@@ -56,6 +57,8 @@ class AutoencoderStatistics:
         latent_kurtosis: of the posterior means, in excess of a Gaussian's, averaged over the channels that vary.
         std_per_channel: standard deviation of each channel.
         noise_share: share of the variance that is the posterior's own noise.
+        latent_high_share: share of the posterior means' power at high spatial frequencies, see spectrum.py.
+        image_high_share: the same of the images, averaged down to the latents' size.
     """
 
     count: int
@@ -70,6 +73,8 @@ class AutoencoderStatistics:
     latent_kurtosis: float
     std_per_channel: tuple[float, ...]
     noise_share: float
+    latent_high_share: float
+    image_high_share: float
     codes: CodeUsage | None = None
 
 
@@ -80,6 +85,7 @@ class StatisticsCollector:
         self._num_images = self._positions = 0
         self._origin: Tensor | None = None  # (C, 1): powers are summed around the first batch's mean, where they do not cancel
         self._powers = self._noise = torch.zeros(0, dtype=torch.float64)
+        self._spectra: dict[str, Tensor | None] = {"latent": None, "image": None}
         self._kl: Tensor | None = None
         self._codes: Tensor | None = None
         self._sums = torch.zeros(3, dtype=torch.float64)  # over images: L1, PSNR, LPIPS
@@ -94,6 +100,9 @@ class StatisticsCollector:
         self._has_perceptual &= perceptual is not None
         lpips = torch.zeros_like(l1) if perceptual is None else perceptual.detach().double().cpu()
         self._sums = self._sums + torch.stack([l1, psnr, lpips]).sum(1)
+
+        found = {"latent": power(encoded.mean.detach()), "image": power(as_small_as(images, encoded.mean))}
+        self._spectra = {name: _added(self._spectra[name], of.cpu()) for name, of in found.items()}
 
         mean, std = (_by_channel(x) for x in (encoded.mean, encoded.std))
         if self._origin is None:
@@ -138,9 +147,16 @@ class StatisticsCollector:
             latent_std=(total + (centre - centre.mean()).square()).mean().sqrt().item(),
             latent_kurtosis=kurtosis,
             std_per_channel=tuple(total.sqrt().tolist()),
+            latent_high_share=self._high_share("latent"),
+            image_high_share=self._high_share("image"),
             noise_share=(noise.sum() / (variance + noise).sum().clamp_min(1e-300)).item(),
             codes=None if self._codes is None else CodeUsage.of(self._codes),
         )
+
+    def _high_share(self, name: str) -> float:
+        powers = self._spectra[name]
+        assert powers is not None
+        return high_share(powers)
 
 
 def _added(total: Tensor | None, more: Tensor | None) -> Tensor | None:

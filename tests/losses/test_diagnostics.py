@@ -10,6 +10,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from ldm.core.errors import UserError
 from ldm.first_stage.autoencoder import KLAutoencoderConfig
@@ -18,6 +19,7 @@ from ldm.first_stage.vq import QuantisedLatent, VQAutoencoderConfig
 from ldm.losses import diagnostics
 from ldm.losses.autoencoder_loss import AutoencoderLossConfig
 from ldm.losses.diagnostics import AdversaryState, diagnose
+from ldm.losses.spectrum import high_share, power
 from ldm.losses.statistics import AutoencoderStatistics, CodeUsage, StatisticsCollector
 
 HEALTHY = AutoencoderStatistics(
@@ -33,6 +35,8 @@ HEALTHY = AutoencoderStatistics(
     latent_kurtosis=0.5,
     std_per_channel=(2.5, 3.5),
     noise_share=0.01,
+    latent_high_share=0.15,
+    image_high_share=0.1,
 )
 USED = CodeUsage(codes=1000, positions=5000, used=700, perplexity=400.0)
 QUANTISED = dataclasses.replace(HEALTHY, kl=None, kl_per_channel=(), codes=USED)
@@ -112,6 +116,7 @@ def test_a_healthy_model_has_no_findings(statistics, adversary):
         (HEALTHY, {"noise_share": 0.7}, "KL weight too high", "lower loss.kl_weight"),
         (HEALTHY, {"kl": 55.0}, "KL weight too low", "raise loss.kl_weight"),
         (HEALTHY, {"latent_kurtosis": 40.0}, "heavy tails", "raise loss.kl_weight"),
+        (HEALTHY, {"latent_high_share": 0.4}, "the latent is rough: 40% of its power", "raise loss.equivariance_weight"),
         (HEALTHY, {"latent_std": 90.0}, "scale far from 1", "raise loss.kl_weight"),
         (HEALTHY, {"latent_std": 0.02}, "scale far from 1", "lower loss.kl_weight"),
         (HEALTHY, {"std_per_channel": (0.5, 4.0)}, "differ in scale", "first_stage.scale_per_channel=true"),
@@ -164,6 +169,7 @@ def codes(used: int, perplexity: float) -> dict[str, CodeUsage]:
         (HEALTHY, {"noise_share": 0.49}, {"noise_share": 0.51}, "KL weight too high"),
         (HEALTHY, {"kl": 39.9}, {"kl": 40.1}, "KL weight too low"),
         (HEALTHY, {"latent_kurtosis": 9.9}, {"latent_kurtosis": 10.1}, "heavy tails"),
+        (HEALTHY, {"latent_high_share": 0.199}, {"latent_high_share": 0.201}, "the latent is rough"),
         (HEALTHY, {"latent_std": 0.101}, {"latent_std": 0.099}, "scale far from 1"),
         (HEALTHY, {"latent_std": 19.9}, {"latent_std": 20.1}, "scale far from 1"),
         (HEALTHY, {"std_per_channel": (1.0, 2.99)}, {"std_per_channel": (1.0, 3.01)}, "differ in scale"),
@@ -201,11 +207,41 @@ def test_a_fixed_weight_is_never_called_clamped():
 def test_all_numbers_are_summarised_and_logged():
     found = diagnose(HEALTHY, GAME)
     text = "\n".join(found.summary)
-    for shown in ("31.00 dB", "LPIPS 0.0400", "8.00 10.00", "2 of 2 channels", "excess kurtosis 0.50", "weight 0.4", "accuracy 70%"):
+    for shown in (
+        "31.00 dB",
+        "LPIPS 0.0400",
+        "8.00 10.00",
+        "2 of 2 channels",
+        "excess kurtosis 0.50",
+        "weight 0.4",
+        "accuracy 70%",
+        "latent spectrum: 15.0%",
+    ):
         assert shown in text
     assert found.numbers["kl_channel_1"] == 10.0
     assert found.numbers["adversarial_weight"] == 0.4
     assert {"l1", "psnr", "lpips", "latent_std", "latent_kurtosis", "active_channels", "disc_accuracy"} <= set(found.numbers)
+
+
+def test_a_spectrum_is_known_where_the_signal_is():
+    """White noise has 3 in 4 of its power beyond half of what a grid holds, along either axis; a slow wave nothing, a fast one all."""
+    place = torch.arange(32) + 0.5
+    slow, fast = (torch.cos(torch.pi * place * frequency / 32).expand(1, 1, 32, 32) for frequency in (6, 26))
+    noise = torch.randn(200, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    for signal, share in ((slow + 5, 0.0), (fast, 1.0), (slow + fast, 0.5), (fast.mT + slow, 0.5), (noise, 1 - 0.5**2)):
+        assert high_share(power(signal)) == pytest.approx(share, abs=0.03)
+    assert high_share(power(torch.ones(2, 3, 8, 8))) == 0
+    assert high_share(power(slow) + power(fast)) == pytest.approx(0.5, abs=1e-6)  # summed over batches
+
+
+def test_the_spectrum_of_latents_stands_beside_that_of_their_images():
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    smooth = functional.avg_pool2d(images, 4)
+    collector = StatisticsCollector()
+    for half in (slice(0, 2), slice(2, 4)):
+        collector.add(images[half], images[half], DiagonalGaussian(smooth[half], torch.zeros_like(smooth[half])))
+    found = collector.result()
+    assert found.latent_high_share == pytest.approx(found.image_high_share) and found.image_high_share > 0.3
 
 
 def test_a_codebooks_use_is_counted_over_the_whole_set_and_summarised():
