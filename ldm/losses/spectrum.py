@@ -36,4 +36,5 @@ def high_share(powers: Tensor) -> float:
 
 def as_small_as(images: Tensor, latent: Tensor) -> Tensor:
     """Images (B, C, H, W) averaged down to the sides of their latents: what a latent of that size could show of them."""
-    return F.adaptive_avg_pool2d(images, tuple(latent.shape[2:]))
+    height, width = latent.shape[2:]
+    return F.adaptive_avg_pool2d(images, (height, width))
