@@ -48,6 +48,7 @@ FREE_KEYS = (
     "train.compile",
     "train.checkpoint_every",
     "train.keep_every",
+    "train.keep_best",
     "train.sample_every",
     "train.checkpoint_dtype",
     "train.checkpoint_file_mib",

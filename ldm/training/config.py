@@ -59,6 +59,9 @@ class TrainConfig:
     ema_decay: float = 0.999
     checkpoint_every: int = 1000
     keep_every: int | None = None  # these steps' checkpoints stay, as checkpoints/step-000500; None = only the newest is there
+    keep_best: str | None = (
+        None  # the checkpoint with the best of an evaluation's numbers stays, as checkpoints/best: val/loss, val/psnr, ...
+    )
     sample_every: int = 1000  # sample grids and evaluation
     checkpoint_dtype: Precision = "fp32"
     checkpoint_file_mib: int = 4096  # larger parts are split over several files

@@ -22,9 +22,12 @@ from ldm.core.random import digest
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.ema import Ema
+from ldm.training.overfitting import overfitting
 from ldm.training.preflight import SPEED_STEPS, sizes, speed
 from ldm.training.run_folder import RunFolder
 from ldm.training.state import is_published, load_state, mark_published, save_state
+
+HIGHER_IS_BETTER = ("psnr", "accuracy")  # of an evaluation's numbers; of all others lower
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,5 +331,23 @@ class _Engine:
                 bar.write(f"step {step}: {line}", file=sys.stdout)
                 self.run.note(step, line)
             metrics = found.metrics
+            self._judge(step, metrics, bar)
         self.world.wait()
         return metrics
+
+    def _judge(self, step: int, metrics: dict[str, float], bar: tqdm[Any]) -> None:
+        """Says what the evaluations so far show together, and keeps the best."""
+        history = self.run.history()
+        if line := overfitting([*history, {"step": step, **metrics}]):
+            bar.write(f"step {step}: {line}", file=sys.stdout)
+            self.run.note(step, line)
+        name = self.config.keep_best
+        if name is None:
+            return
+        if name not in metrics:
+            raise UserError(f"train.keep_best={name}: no such number is measured here; allowed: {', '.join(metrics)}")
+        sign = -1 if name.endswith(HIGHER_IS_BETTER) else 1
+        earlier = [sign * row[name] for row in history if name in row and row["step"] < step]
+        if not self.run.best_path.exists() or all(sign * metrics[name] < value for value in earlier):
+            self.task.save(self.run.best_path, step, step)
+            self.run.note(step, f"best {name} so far, {metrics[name]:.4g}: kept in checkpoints/{self.run.best_path.name}")

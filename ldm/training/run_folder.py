@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
 from torch import Tensor
@@ -46,6 +46,11 @@ class RunFolder:
     def kept_path(self, step: int) -> Path:
         """Where a step's checkpoint stays, see `TrainConfig.keep_every`."""
         return self.path / "checkpoints" / f"step-{step:06d}"
+
+    @property
+    def best_path(self) -> Path:
+        """Where the best checkpoint stays, see `TrainConfig.keep_best`."""
+        return self.path / "checkpoints" / "best"
 
     @property
     def metrics_path(self) -> Path:
@@ -86,6 +91,10 @@ class RunFolder:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
+    def history(self) -> list[dict[str, Any]]:
+        """What was logged so far, a row a step."""
+        return [json.loads(line) for line in self.metrics_path.read_text().splitlines()] if self.metrics_path.exists() else []
+
     def note(self, step: int, text: str) -> None:
         """Adds a line to `report.txt`, for text rather than numbers."""
         if self.is_writer:
@@ -113,8 +122,7 @@ class RunFolder:
         from matplotlib import pyplot
 
         series: dict[str, list[tuple[int, float]]] = defaultdict(list)
-        for line in self.metrics_path.read_text().splitlines():
-            row = json.loads(line)
+        for row in self.history():
             for name, value in row.items():
                 if name not in ("step", "samples_per_second", "learning_rate") and math.isfinite(value):
                     series[name].append((row["step"], value))

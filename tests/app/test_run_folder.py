@@ -195,6 +195,7 @@ CHANGES = {
     "train.compile": True,
     "train.checkpoint_every": 7,
     "train.keep_every": 7,
+    "train.keep_best": "val/loss",
     "train.sample_every": 7,
     "train.checkpoint_dtype": "bf16",
     "train.checkpoint_file_mib": 7,

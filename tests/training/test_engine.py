@@ -136,6 +136,54 @@ def test_checkpoints_that_are_kept(tmp_path: Path, whole: Tensor) -> None:
         config(keep_every=0)
 
 
+class Measured(Regression):
+    """Evaluations give what is wanted of them."""
+
+    def __init__(self, config: TrainConfig, values: list[float], name: str = "val/loss") -> None:
+        super().__init__(config)
+        self.values, self.name = values, name
+        self.step = 0
+
+    def accumulate(self, batch: tuple[int, Tensor], now: Pass) -> dict[str, Tensor]:
+        self.step = now.step
+        return super().accumulate(batch, now)
+
+    def evaluate(self, autocast) -> Evaluation:  # noqa: ANN001
+        return Evaluation(metrics={self.name: self.values[self.step // 2 - 1]})
+
+
+@pytest.mark.parametrize(
+    "name, values, best",
+    [
+        ("val/loss", [3.0, 1.0, 2.0, 1.0, 4.0, 5.0], "4"),  # the first of two equal ones
+        ("val/psnr", [3.0, 1.0, 2.0, 3.5, 4.0, 2.0], "10"),
+        ("val/loss", [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "2"),
+    ],
+)
+def test_the_best_evaluations_checkpoint_is_kept(tmp_path: Path, name: str, values: list[float], best: str) -> None:
+    """Also where the run was stopped and went on."""
+    run, train = RunFolder(tmp_path / "run", True), config(sample_every=2, keep_best=name)
+    task = Measured(train, values, name)
+    task.stop_at = 7
+    assert not fit(task, train, run, 0, WORLD)
+    assert fit(Measured(train, values, name), train, run, 0, WORLD)
+    assert (run.best_path / "step").read_text() == best
+    assert f"step {best}: best {name} so far" in run.report_path.read_text()
+
+
+def test_a_number_that_is_not_measured_is_no_best(tmp_path: Path) -> None:
+    train = config(sample_every=2, keep_best="val/fid")
+    with pytest.raises(UserError, match="train.keep_best=val/fid: no such number is measured here; allowed: val/loss"):
+        fit(Measured(train, [1.0] * 6), train, RunFolder(tmp_path, True), 0, WORLD)
+
+
+def test_a_run_says_when_it_overfits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = config(sample_every=2, steps=12)
+    assert fit(Measured(train, [3.0, 1.0, 2.0, 3.0, 4.0, 5.0]), train, RunFolder(tmp_path, True), 0, WORLD)
+    assert "overfitting: the held-out error was least at step 4 (val/loss 1) and is 5 now" in capsys.readouterr().out
+    assert "overfitting" in (tmp_path / "report.txt").read_text()
+
+
 def test_what_is_logged_past_the_restored_step_is_cut(tmp_path: Path, whole: Tensor) -> None:
     """A kill leaves lines, one of them half written, that the restored state knows nothing of."""
     trained(tmp_path / "run", config(steps=5))
