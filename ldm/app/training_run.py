@@ -12,18 +12,18 @@ import torch
 import yaml
 
 from ldm.checkpoints.folder import MANIFEST
-from ldm.config.loader import UNREADABLE, build, dump, load, to_yaml
+from ldm.config.loader import UNREADABLE, build, dump, read, to_yaml
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.core.ownership import written_in
 from ldm.core.reading import read_bytes
 from ldm.data.config import DataConfig
 from ldm.data.image_dataset import ImageDataset, IndexedDataset
-from ldm.data.open import open_dataset
+from ldm.data.open import has_held_out_split, open_dataset
 from ldm.data.shards import Index
 from ldm.data.text import is_text, shown
 from ldm.training.config import TrainConfig
-from ldm.training.distributed import World
+from ldm.training.distributed import World, rank_of_this
 from ldm.training.engine import Task, fit
 from ldm.training.lock import locked, refuse_held
 from ldm.training.run_folder import NAMES, RunFolder
@@ -64,7 +64,29 @@ FREE_KEYS = (
 
 def load_config(options: argparse.Namespace, schema: type[T]) -> T:
     """The config of the command line."""
-    return load(options.config, schema, options.overrides)
+    return build(read_config(options), schema)
+
+
+def read_config(options: argparse.Namespace) -> dict[str, Any]:
+    """The config of the command line as plain data, not yet checked.
+
+    Where a config's held-out pictures are a split of its own `data.train`, another `data.train` on the command line takes `data.val`
+    along, and the first process says so: numbers of another set's pictures would say nothing of the model.
+    """
+    content = read(options.config, options.overrides)
+    given = {override.partition("=")[0] for override in options.overrides}
+    if "data.train" not in given or "data.val" in given:
+        return content
+    own = read(options.config).get("data")
+    place = content["data"]["train"]
+    if not isinstance(own, dict) or not isinstance(place, str) or own.get("val") in (None, place) or own["val"] != own.get("train"):
+        return content
+    has_split = has_held_out_split(place)
+    content["data"]["val"] = place if has_split else None
+    if rank_of_this() == 0:
+        what = "its held-out split" if has_split else "null, as it has no held-out split (name other held-out pictures by data.val=PLACE)"
+        print(f"data.val follows data.train={place}: {what}", flush=True)
+    return content
 
 
 def open_data(data: DataConfig, seed: int, world: World) -> tuple[ImageDataset, ImageDataset | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -50,9 +49,9 @@ class TextConditioner(Conditioner[tuple[str, ...]]):
             raise UserError("the prompt has bytes that are not UTF-8: type it in a terminal whose encoding is UTF-8") from error
         return (str(value),)
 
-    @abc.abstractmethod
     def tokens_read(self) -> tuple[PreTrainedTokenizerBase, int] | None:
-        """The tokenizer, and the most tokens of a caption that are read; None = there is none on the meta device."""
+        """The tokenizer, and the most tokens of a caption that are read; None = none: all is read, or the part is on the meta device."""
+        return None
 
     def unread(self, value: tuple[str, ...]) -> list[str]:
         """What of texts is not read, a line each."""

@@ -73,6 +73,18 @@ def is_same_place(one: str, other: str) -> bool:
     return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
+def has_held_out_split(place: str) -> bool:
+    """Whether `data.val` may name the same place as `data.train`; a place that is not there has none."""
+    if place in BUILTIN:
+        return "val" in Index.read(BUILTIN[place]).splits
+    if is_remote(place):
+        return False
+    folder = standing_folder(Path(place).expanduser())
+    if Index.is_in(folder):
+        return _only_split(folder) == "val"
+    return folder.is_dir() and _held_out_part(folder) == "val"
+
+
 def _held_out_part(folder: Path) -> Split:
     """A folder of pictures named as held-out set: its held-out split if it has one, else all of it."""
     return "val" if "val" in layout_of(folder).pictures else "train"

@@ -26,7 +26,7 @@ from ldm.losses.statistics import StatisticsCollector
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.ema import Ema
-from ldm.training.engine import Evaluation, Pass
+from ldm.training.engine import Evaluation, MeasuredOn, Pass
 from ldm.training.image_grid import grid_of
 
 QUICK_MEASURE = 1024  # pictures that the latent normalization is measured on at checkpoints before the last
@@ -191,8 +191,10 @@ class AutoencoderTask:
                 perceptual = None if self.loss.perceptual is None else self.loss.perceptual(images, reconstruction)
                 collector.add(images, reconstruction, posterior, perceptual)
         found = diagnose(collector.result(), self._adversary(), is_scaled_per_channel=self.spec.first_stage.scale_per_channel)
-        metrics = {f"val/{name}": value for name, value in found.numbers.items()}
-        return Evaluation(metrics=metrics, lines=(*found.summary, *found.findings))
+        on = MeasuredOn.of(self.held_out)
+        metrics = {f"{on.prefix}/{name}": value for name, value in found.numbers.items()}
+        first, *others = found.summary
+        return Evaluation(metrics=metrics, lines=(f"{on.pictures} {first}", *others, *found.findings))
 
     def _adversary(self) -> AdversaryState | None:
         """The discriminator in the latest step; None before its start."""

@@ -22,7 +22,7 @@ from ldm.networks.classifier import ClassifierNetwork
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.ema import Ema
-from ldm.training.engine import Evaluation, Pass
+from ldm.training.engine import Evaluation, MeasuredOn, Pass
 from ldm.training.image_grid import framed, grid_of
 from ldm.training.latents import LatentBatch, Latents
 
@@ -147,12 +147,12 @@ class ClassifierTask:
         """Of the averaged weights on held-out pictures, at times and noises that are the same at every evaluation; then level by level."""
         network, parts = self.average.module, self._held_out_parts()
         loss, accuracy = self._measured(network, parts, autocast)
-        metrics = {"val/loss": loss, "val/accuracy": accuracy}
-        shown = "training" if self.latents.held_out is None else "held-out"
-        lines = [f"{shown} cross-entropy {loss:.4f}, top-1 accuracy {accuracy:.1%} (averaged weights)"]
+        on = MeasuredOn.of(self.latents.held_out)
+        metrics = {f"{on.prefix}/loss": loss, f"{on.prefix}/accuracy": accuracy}
+        lines = [f"{on.pictures} cross-entropy {loss:.4f}, top-1 accuracy {accuracy:.1%} (averaged weights)"]
         of_levels = {level: self._measured(network, parts, autocast, level)[1] for level in self._levels()}
         if of_levels:
-            metrics |= {f"val/accuracy_log_snr_{level:+g}": share for level, share in of_levels.items()}
+            metrics |= {f"{on.prefix}/accuracy_log_snr_{level:+g}": share for level, share in of_levels.items()}
             lines.append("accuracy by log-SNR: " + ", ".join(f"{level:+g} {share:.1%}" for level, share in of_levels.items()))
         if self._unlabelled:
             lines.append(f"{len(self._unlabelled)} pictures without a label left out so far, e.g. {min(self._unlabelled)}")

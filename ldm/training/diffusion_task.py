@@ -23,7 +23,7 @@ from ldm.training.config import TrainConfig
 from ldm.training.diffusion_model import DiffusionModel, DiffusionParts
 from ldm.training.distributed import World
 from ldm.training.ema import Ema
-from ldm.training.engine import Evaluation, Pass
+from ldm.training.engine import Evaluation, MeasuredOn, Pass
 from ldm.training.latents import LatentBatch, LatentData, Latents
 from ldm.training.sample_grid import sample_grid
 
@@ -143,7 +143,8 @@ class DiffusionTask:
                 condition = model.mean_conditioners(self._inputs(batch.records, facts, drops, streams), model.latent_size, drops)
                 losses.append(self.measure(model.mean_network, self._drawn(batch, streams), condition, streams))
         loss = torch.cat(losses).mean().item()
-        return Evaluation(metrics={"val/loss": loss}, lines=(f"held-out loss {loss:.4f} (averaged weights)",))
+        on = MeasuredOn.of(self.latents.held_out)
+        return Evaluation(metrics={f"{on.prefix}/loss": loss}, lines=(f"{on.pictures} loss {loss:.4f} (averaged weights)",))
 
     def sample_grid(self, autocast: AbstractContextManager[Any]) -> Tensor:
         """See `sample_grid`."""

@@ -25,6 +25,11 @@ GRACE = 30.0  # seconds in which a worker whose torchrun has ended may save its 
 BUCKET_ELEMENTS = 8_000_000  # 32 MB of float32 a message
 
 
+def rank_of_this() -> int:
+    """This process's number among those of `torchrun`, also before it joins them."""
+    return int(os.environ.get("RANK", "0"))
+
+
 @dataclass(frozen=True)
 class World:
     """This process among its peers."""
@@ -36,7 +41,7 @@ class World:
     @staticmethod
     def join() -> World:
         """The world that `torchrun` describes, or a world of one."""
-        size, rank, local = (int(os.environ.get(k, d)) for k, d in (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0")))
+        size, local, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0")), rank_of_this()
         device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
         if device.type == "cuda":
             torch.cuda.set_device(device)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ldm.core.errors import UserError
 from ldm.core.random import digest
+from ldm.data.image_dataset import ImageDataset
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.ema import Ema
@@ -32,10 +33,28 @@ HIGHER_IS_BETTER = ("psnr", "accuracy")  # of an evaluation's numbers; of all ot
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Numbers for the log, and plain lines about them."""
+    """Numbers for the log, and plain lines about them; see `MeasuredOn`."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredOn:
+    """What an evaluation measures, so that numbers of training pictures are never taken for held-out ones.
+
+    Attributes:
+        pictures: in a line, "held-out" or "training".
+        prefix: of the metrics' names.
+    """
+
+    pictures: str
+    prefix: str
+
+    @staticmethod
+    def of(held_out: ImageDataset | None) -> MeasuredOn:
+        """None = there are no held-out pictures, and training pictures stand in for them."""
+        return MeasuredOn(pictures="training", prefix="train_eval") if held_out is None else MeasuredOn(pictures="held-out", prefix="val")
 
 
 @dataclass(frozen=True, kw_only=True)

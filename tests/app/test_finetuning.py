@@ -124,7 +124,7 @@ def test_a_condition_that_is_always_dropped_need_not_fit_the_data(home: Path, ti
     """A model of classes goes on with pictures of none, or of others, when that is said; their labels are then no condition."""
     never = [*STILL, "conditioning.class.drop=1"]
     runs = [train(tiny("class"), *never, f"data.train={data}", run=data.rsplit("/")[-1] + "-run") for data in ("my", str(squares))]
-    unconditional, labelled = (metrics(run)[0]["val/loss"] for run in runs)
+    unconditional, labelled = (metrics(run)[0]["train_eval/loss"] for run in runs)
     assert unconditional == labelled
 
 

@@ -65,12 +65,14 @@ def test_what_a_whole_run_says_and_leaves(home: Path) -> None:
         r"parameters: first_stage 0\.\d+M, discriminator 0\.\d+M; weights and optimizer 0\.\d+ GiB .*batch 4; step 1 of 12\n", log
     )
     assert re.search(r"speed: [\d.]+ samples/s; about \d+ minutes left, finished near \d{4}-\d\d-\d\d \d\d:\d\d", log)
-    spoken_of = {"vae": "reconstruction (10 pictures): L1", "ldm": "held-out loss", "classifier": "training cross-entropy"}
+    spoken_of = {"vae": "training reconstruction (10 pictures): L1", "ldm": "training loss", "classifier": "training cross-entropy"}
     for which, spoken in spoken_of.items():
         run = home / which
         assert spoken in (run / "report.txt").read_text() and spoken in (home / f"{which}.log").read_text()
         board = EventAccumulator(str(run)).Reload()
         rows = metrics(run)
+        named = {name.partition("/")[0] for name in rows[-1] if "/" in name}
+        assert "train_eval" in named and "val" not in named  # nothing was held out
         assert [event.value for event in board.Scalars("loss")] == pytest.approx([row["loss"] for row in rows])
         assert set(board.Tags()["scalars"]) == {name for row in rows for name in row} - {"step"}
         for picture in ("curves.png", f"samples/step-{STEPS:08d}.png"):

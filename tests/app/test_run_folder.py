@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 from PIL import Image
 
 from ldm.app.train_ldm import TrainLDM
-from ldm.app.training_run import FREE_KEYS, open_data, open_run
+from ldm.app.training_run import FREE_KEYS, open_data, open_run, read_config
 from ldm.config.loader import build, dump, load
 from ldm.core.errors import UserError
 from ldm.data.config import DataConfig
@@ -113,6 +114,36 @@ def test_held_out_pictures_that_are_not_used_are_told(tmp_path: Path, capsys: py
     for val, is_told in ((None, True), (str(tmp_path), False)):
         open_data(DataConfig(train=str(tmp_path), val=val, size=8), 0, WORLD)
         assert ("1 held-out pictures of" in capsys.readouterr().out) == is_told
+
+
+SHARED = "data: {train: emoji-128, val: emoji-128, size: 8}"
+
+
+@pytest.mark.parametrize(
+    "data, overrides, val, said",
+    [
+        (SHARED, ["data.train=split"], "split", "data.val follows data.train=split: its held-out split"),
+        (SHARED, ["data.train=whole"], None, "data.val follows data.train=whole: null, as it has no held-out split"),
+        (SHARED, ["data.train=absent"], None, "null"),
+        (SHARED, ["data.train=https://here/0.tar"], None, "null"),
+        (SHARED, ["data.train=emoji-128"], "emoji-128", ""),
+        (SHARED, ["data.train=whole", "data.val=split"], "split", ""),
+        (SHARED, ["data.val=split"], "split", ""),
+        ("data: {train: split, val: split, size: 8}", ["data.train=emoji-128"], "emoji-128", "its held-out split"),
+        ("data: {train: split, val: emoji-128, size: 8}", ["data.train=whole"], "emoji-128", ""),
+        ("data: {train: split, size: 8}", ["data.train=emoji-128"], None, ""),
+        ("data: {train: split, val: null, size: 8}", ["data.train=emoji-128"], None, ""),
+    ],
+)
+def test_held_out_pictures_follow_the_training_pictures(data, overrides, val, said, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text(data)
+    for name in ("split/train/a", "split/val/b", "whole/c"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(f"{name}.png")
+    content = read_config(argparse.Namespace(config=Path("run.yaml"), overrides=overrides))
+    assert content["data"].get("val") == val and content["data"]["size"] == 8
+    assert said in (line := capsys.readouterr().out) and bool(line) == bool(said)
 
 
 def test_a_users_own_config_is_left_alone(tmp_path: Path) -> None:

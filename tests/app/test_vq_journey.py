@@ -69,9 +69,9 @@ def test_the_codebook_is_learned_in_place_of_a_kl(trained: Path) -> None:
 
 
 def test_the_diagnostics_count_the_codes(trained: Path) -> None:
-    (last,) = [row for row in metrics(trained / "vq") if "val/codes_used" in row]
-    assert 1 <= last["val/code_perplexity"] <= last["val/codes_used"] <= 24
-    assert "val/kl_per_dimension" not in last
+    (last,) = [row for row in metrics(trained / "vq") if "train_eval/codes_used" in row]
+    assert 1 <= last["train_eval/code_perplexity"] <= last["train_eval/codes_used"] <= 24
+    assert "train_eval/kl_per_dimension" not in last
 
 
 def test_a_stated_scale_replaces_the_measured_one(trained: Path) -> None:

@@ -135,9 +135,9 @@ def test_what_is_measured_is_of_all_labelled_pictures() -> None:
     kept = pictures.labels >= 0
     logits = task.average.module.forward(pictures.images, None)[kept]
     found = task.evaluate(nullcontext()).metrics
-    assert found["val/loss"] == pytest.approx(nn.functional.cross_entropy(logits, pictures.labels[kept]).item(), rel=1e-5)
+    assert found["train_eval/loss"] == pytest.approx(nn.functional.cross_entropy(logits, pictures.labels[kept]).item(), rel=1e-5)
     right = logits.argmax(1) == pictures.labels[kept]
-    assert found["val/accuracy"] == pytest.approx(right.float().mean().item())
+    assert found["train_eval/accuracy"] == pytest.approx(right.float().mean().item())
     assert right[pictures.labels[kept] == 0].float().mean() != right.float().mean()  # or the test would show nothing
 
 

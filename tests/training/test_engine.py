@@ -8,10 +8,12 @@ import os
 import signal
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from tasks import TASKS, HalfLabelled, train_config
 from torch import Tensor, nn
 
 from ldm.core.errors import UserError
@@ -406,3 +408,16 @@ def test_an_evaluation_that_fails_costs_no_steps(tmp_path: Path, monkeypatch: py
         trained(tmp_path / "run", config(sample_every=5))
     found = load_state(tmp_path / "run" / "state", torch.device("cpu"))
     assert found and found[0] == 5
+
+
+@pytest.mark.parametrize("is_held_out", [True, False])
+@pytest.mark.parametrize("which", TASKS)
+def test_numbers_of_training_pictures_are_not_called_held_out(which: str, is_held_out: bool) -> None:
+    task = TASKS[which](WORLD, train_config())
+    if is_held_out:
+        (task.latents if hasattr(task, "latents") else task).held_out = HalfLabelled()
+    with torch.no_grad():
+        found = task.evaluate(nullcontext())
+    pictures, prefix = ("held-out", "val/") if is_held_out else ("training", "train_eval/")
+    assert found.metrics and all(name.startswith(prefix) for name in found.metrics)
+    assert found.lines[0].startswith(pictures)
