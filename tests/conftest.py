@@ -28,7 +28,7 @@ from ldm.diffusion.prediction import VPrediction
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.first_stage.autoencoder import KLAutoencoderConfig
 from ldm.first_stage.identity import IdentityConfig
-from ldm.first_stage.latent_normalization import LatentNormalization, weights_digest
+from ldm.first_stage.latent_normalization import LatentNormalization, encoder_digest, weights_digest
 from ldm.first_stage.vq import VQAutoencoderConfig
 from ldm.networks.classifier import ClassifierConfig
 from ldm.networks.unet import UNetConfig
@@ -113,6 +113,7 @@ def write_tiny(
             shift=(0.1,) if encoder_weights else (0.0,),
             scale=(1.5,) if encoder_weights else (1.0,),
             digest=weights_digest(encoder_weights) if encoder_weights else "",
+            encoder=encoder_digest(encoder_weights),
         )
         spec = LatentDiffusionSpec(
             name="tiny",

@@ -163,7 +163,7 @@ def _train(config: TrainLDM, run: RunFolder, world: World, retry_lost: bool) -> 
         network = spec.build_network(conditioners)
     else:
         start = load_latent_diffusion(config.init_from, torch.device("cpu"))
-        if start.spec.normalization.digest != normalization.digest:
+        if not start.spec.normalization.has_latents_of(normalization):
             raise UserError(
                 f"init_from={config.init_from} was trained on another first stage ({start.spec.normalization.digest[:12]}) than "
                 f"first_stage.checkpoint={config.first_stage.checkpoint} ({normalization.digest[:12]}), whose latents are others"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -16,10 +17,10 @@ from ldm.core.random import digest
 from ldm.data.config import DataConfig
 from ldm.first_stage.config import FirstStageConfig
 from ldm.first_stage.identity import IdentityConfig
-from ldm.first_stage.latent_normalization import LatentNormalization
+from ldm.first_stage.latent_normalization import LatentNormalization, encoder_weights
 from ldm.losses.autoencoder_loss import AutoencoderLossConfig
 from ldm.networks.patchgan import smallest_side
-from ldm.training.autoencoder_task import AutoencoderTask
+from ldm.training.autoencoder_task import AutoencoderTask, FrozenEncoder
 from ldm.training.config import TrainConfig, check_run_name
 from ldm.training.distributed import World
 from ldm.training.run_folder import RunFolder
@@ -36,6 +37,7 @@ class TrainVAE:
     loss: AutoencoderLossConfig
     train: TrainConfig
     init_from: str | None = None  # a checkpoint whose first stage to start from
+    freeze: Literal["encoder"] | None = None  # what of it is not trained: with the encoder, latents stay as stage two knows them
 
     def __post_init__(self) -> None:
         check_run_name(self.name)
@@ -45,6 +47,8 @@ class TrainVAE:
             raise UserError(
                 f"data.channels ({self.data.channels}) and first_stage.image_channels ({self.first_stage.image_channels}) must be equal"
             )
+        if self.freeze is not None and self.init_from is None:
+            raise UserError("freeze=encoder keeps the encoder of init_from: name the checkpoint, init_from=FOLDER")
         if self.loss.has_discriminator and self.data.size < smallest_side(self.loss.disc_layers):
             raise UserError(
                 f"data.size ({self.data.size}) is too small for a discriminator of loss.disc_layers={self.loss.disc_layers}, which needs "
@@ -71,9 +75,12 @@ def _train(config: TrainVAE, run: RunFolder, world: World, retry_lost: bool) -> 
 
     torch.manual_seed(digest(config.seed, "weights"))
     first_stage = config.first_stage.build()
+    frozen = None
     if config.init_from:
-        _, _, weights = load_first_stage(config.init_from, torch.device("cpu"))
+        start, _, weights = load_first_stage(config.init_from, torch.device("cpu"))
         load_strictly(first_stage, weights, f"init_from={config.init_from}")
+        if config.freeze:
+            frozen = FrozenEncoder(weights=encoder_weights(weights), normalization=start.normalization)
     spec = AutoencoderSpec(
         name=config.name,
         size=config.data.size,
@@ -85,5 +92,5 @@ def _train(config: TrainVAE, run: RunFolder, world: World, retry_lost: bool) -> 
         levels=config.data.levels,
     )
     loss = config.loss.build(config.data.channels)
-    task = AutoencoderTask(spec, first_stage, loss, train_set, held_out, config.train, config.seed, world)
+    task = AutoencoderTask(spec, first_stage, loss, train_set, held_out, config.train, config.seed, world, frozen)
     finish(task, config.train, run, config.seed, world, retry_lost=retry_lost)

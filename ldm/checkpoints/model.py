@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from ldm.diffusion.network_input import NetworkInput, TableIndex
 from ldm.diffusion.prediction import Prediction
 from ldm.diffusion.process import NoiseProcess
 from ldm.first_stage.config import FirstStageConfig
-from ldm.first_stage.latent_normalization import LatentNormalization, weights_digest
+from ldm.first_stage.latent_normalization import LatentNormalization, encoder_digest, weights_digest
 from ldm.first_stage.stage import FirstStage
 from ldm.guidance.classifier_free import check_limits
 from ldm.guidance.thresholded import Threshold, check_threshold
@@ -161,6 +162,9 @@ def write_latent_diffusion(
     write_checkpoint(folder, to_yaml(spec), {name: part for name, part in parts.items() if part}, card, max_file_bytes)
 
 
+Spec = TypeVar("Spec", AutoencoderSpec, LatentDiffusionSpec)
+
+
 @read_again
 def load_first_stage(folder: Path | str, device: torch.device) -> tuple[FirstStage, AutoencoderSpec, dict[str, Tensor]]:
     """The frozen first stage of a stage-one or stage-two checkpoint, its spec, and its weights as stored.
@@ -183,6 +187,7 @@ def load_first_stage(folder: Path | str, device: torch.device) -> tuple[FirstSta
     else:
         spec = opened.spec(AutoencoderSpec)
     weights = _weights(opened, "first_stage")
+    spec = _with_encoder(spec, weights)
     return _first_stage(spec.first_stage, spec.normalization, weights, device, opened.folder), spec, weights
 
 
@@ -216,6 +221,12 @@ def _first_stage(
     load_strictly(first_stage, weights, f"checkpoint {where}: first stage")
     first_stage.normalization = normalization
     return first_stage.to(device).eval().requires_grad_(False)
+
+
+def _with_encoder(spec: Spec, weights: dict[str, Tensor]) -> Spec:
+    """The spec with the digest of its encoder, which older checkpoints do not name."""
+    known = spec.normalization.encoder or encoder_digest(weights)
+    return dataclasses.replace(spec, normalization=dataclasses.replace(spec.normalization, encoder=known))
 
 
 def read_spec(folder: Path | str) -> LatentDiffusionSpec:
@@ -286,7 +297,9 @@ def load_latent_diffusion(folder: Path | str, device: torch.device, precision: P
     """
     opened = Checkpoint.open(folder)
     spec = _spec_of_both(opened)
-    first_stage = _first_stage(spec.first_stage, spec.normalization, _weights(opened, "first_stage"), device, opened.folder)
+    weights = _weights(opened, "first_stage")
+    spec = _with_encoder(spec, weights)
+    first_stage = _first_stage(spec.first_stage, spec.normalization, weights, device, opened.folder)
     conditioners = spec.build_conditioners(empty=True)
     for name, digest in conditioners.frozen_digests().items():
         if spec.frozen.get(name) != digest:

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from ldm.core.errors import UserError
 
+ENCODER = ("encoder.", "quant_conv.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LatentNormalization:
@@ -29,6 +31,7 @@ class LatentNormalization:
         shift: mean of the raw latents; one number for all channels, or one per channel.
         scale: 1 / std of the raw latents; as many numbers as shift. (Stable Diffusion's 0.18215 is such a scale, with shift 0.)
         digest: `weights_digest` of the first stage for which shift and scale were measured; "" = not measured.
+        encoder: `encoder_digest` of the same; "" = not known, as in older checkpoints.
     """
 
     channels: int
@@ -36,6 +39,7 @@ class LatentNormalization:
     shift: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
     digest: str = ""
+    encoder: str = ""
 
     def __post_init__(self) -> None:
         for name, values in (("shift", self.shift), ("scale", self.scale)):
@@ -51,6 +55,11 @@ class LatentNormalization:
         """All fields as text, spelled as run folders of format 1 recorded them: a run resumes only with the same text."""
         numbers = f"channels={self.channels}, ratio={self.downsampling_factor}, shift={self.shift}, scale={self.scale}"
         return f"LatentSpace({numbers}, digest={self.digest!r})"
+
+    def has_latents_of(self, other: LatentNormalization) -> bool:
+        """Whether both give the same latents: they are of one first stage, or of two that differ in the decoder alone."""
+        is_same_encoder = self.encoder != "" and (self.encoder, self.shift, self.scale) == (other.encoder, other.shift, other.scale)
+        return self.digest == other.digest or is_same_encoder
 
     def stated(self, scale: float) -> LatentNormalization:
         """The same first stage with a scale that is given, not measured: shift 0 and one scale for all channels."""
@@ -73,14 +82,16 @@ class LatentNormalization:
         return shift, scale
 
 
-def measure(moments: Iterable[tuple[Tensor, Tensor]], *, per_channel: bool, downsampling_factor: int, digest: str) -> LatentNormalization:
+def measure(
+    moments: Iterable[tuple[Tensor, Tensor]], *, per_channel: bool, downsampling_factor: int, weights: Mapping[str, Tensor]
+) -> LatentNormalization:
     """The normalization from raw moments over a training set, in one pass and float64.
 
     Args:
         moments: pairs of mean and std, each (B, C, h, w); B and, for images of several sizes, h and w may change between pairs.
         per_channel: one shift and scale per channel, or one for all channels.
         downsampling_factor: pixels per latent position, along one side.
-        digest: `weights_digest` of the encoder that gave the moments.
+        weights: of the first stage that gave the moments, as they are stored.
 
     Raises:
         UserError: no moments; a number that is not finite; a channel that never changes.
@@ -113,7 +124,12 @@ def measure(moments: Iterable[tuple[Tensor, Tensor]], *, per_channel: bool, down
             raise UserError(f"cannot scale latent channel {channel}: its variance over the training set is {value:g}")
     scale = variance.rsqrt()
     return LatentNormalization(
-        channels=channels, downsampling_factor=downsampling_factor, shift=tuple(centre.tolist()), scale=tuple(scale.tolist()), digest=digest
+        channels=channels,
+        downsampling_factor=downsampling_factor,
+        shift=tuple(centre.tolist()),
+        scale=tuple(scale.tolist()),
+        digest=weights_digest(weights),
+        encoder=encoder_digest(weights),
     )
 
 
@@ -125,3 +141,14 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
         total.update(f"{len(name)}:{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+def encoder_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a convolutional first stage's weights that its raw latents depend on."""
+    return {name: tensor for name, tensor in state.items() if name.startswith(ENCODER)}
+
+
+def encoder_digest(state: Mapping[str, Tensor]) -> str:
+    """`weights_digest` of `encoder_weights`; "" if there are none."""
+    found = encoder_weights(state)
+    return weights_digest(found) if found else ""

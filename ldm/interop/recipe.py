@@ -17,7 +17,7 @@ from ldm.diffusion.grid import Leading
 from ldm.diffusion.prediction import Prediction
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.first_stage.config import FirstStageConfig
-from ldm.first_stage.latent_normalization import LatentNormalization, weights_digest
+from ldm.first_stage.latent_normalization import LatentNormalization, encoder_digest, weights_digest
 from ldm.interop.diffusers.unet import SizedUNet
 from ldm.samplers.ddim import DDIM
 
@@ -128,13 +128,13 @@ def assembled_autoencoder(recipe: AutoencoderRecipe, name: str, first_stage: dic
 
 def _normalization(recipe: AutoencoderRecipe, weights: dict[str, Tensor]) -> LatentNormalization:
     config = recipe.first_stage
-    digest = weights_digest(weights) if weights else ""
     return LatentNormalization(
         channels=config.latent_channels,
         downsampling_factor=config.downsampling_factor,
         shift=(recipe.shift,),
         scale=(recipe.scale,),
-        digest=digest,
+        digest=weights_digest(weights) if weights else "",
+        encoder=encoder_digest(weights),
     )
 
 

@@ -44,7 +44,7 @@ class ClassifierGuide:
         """Refuses, by UserError, a model whose noisy samples are not those that the classifier was trained on."""
         spec = self.classifier.spec
         misfit = f"classifier {spec.name!r} does not fit model {model.name!r}"
-        if spec.normalization.digest != model.normalization.digest:
+        if not spec.normalization.has_latents_of(model.normalization):
             raise UserError(
                 f"{misfit}: it was trained on {_in_words(spec.normalization)}, the model draws {_in_words(model.normalization)}"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,19 @@ class _Forward:
     numbers: dict[str, Tensor]
 
 
+@dataclass(frozen=True, kw_only=True)
+class FrozenEncoder:
+    """An encoder that stays as it is, with its latents.
+
+    Attributes:
+        weights: as they are stored.
+        normalization: of these latents.
+    """
+
+    weights: dict[str, Tensor]
+    normalization: LatentNormalization
+
+
 class AutoencoderTask:
     """Trains a first stage; see `ldm.training.engine.Task`."""
 
@@ -60,8 +73,9 @@ class AutoencoderTask:
         config: TrainConfig,
         seed: int,
         world: World,
+        frozen: FrozenEncoder | None = None,
     ) -> None:
-        self.spec, self.config, self.seed, self.world = spec, config, seed, world
+        self.spec, self.config, self.seed, self.world, self.frozen = spec, config, seed, world, frozen
         memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.first_stage = first_stage.to(world.device).to(memory_format=memory_format)
         self.loss = loss.to(world.device).to(memory_format=memory_format)
@@ -72,7 +86,11 @@ class AutoencoderTask:
         self.trained: dict[str, nn.Module] = {"first_stage": self.first_stage, "loss": self.loss}
         self.average = Ema(self.first_stage, config.ema_decay)
         self.averaged: dict[str, Ema[Any]] = {"first_stage": self.average}
-        self.groups = {"autoencoder": [*self.first_stage.parameters(), *loss.autoencoder_parameters()]}
+        if frozen is not None:
+            for name, parameter in self.first_stage.named_parameters():
+                parameter.requires_grad_(name not in frozen.weights)
+        own = [parameter for parameter in self.first_stage.parameters() if parameter.requires_grad]
+        self.groups = {"autoencoder": [*own, *loss.autoencoder_parameters()]}
         if loss.config.has_discriminator:
             self.groups["discriminator"] = loss.discriminator_parameters()
         self._reconstruct = self.first_stage.reconstruct
@@ -225,6 +243,11 @@ class AutoencoderTask:
         """The averaged weights as stored, with the latent normalization measured over the training set with those very weights."""
         dtype = DTYPES[self.config.checkpoint_dtype]
         weights = {name: tensor.to(dtype) for name, tensor in self.average.module.state_dict().items()}
+        if self.frozen is not None:
+            weights |= self.frozen.weights
+            normalization = replace(self.frozen.normalization, digest=weights_digest(weights))
+            self._write(folder, weights, normalization, step)
+            return
         rounded = self.spec.first_stage.build().to(self.world.device).to(memory_format=self.memory_format).eval()
         rounded.load_state_dict(weights)
         limit = None if step == steps else QUICK_MEASURE
@@ -237,15 +260,13 @@ class AutoencoderTask:
             moments(),
             per_channel=self.spec.first_stage.scale_per_channel,
             downsampling_factor=self.spec.first_stage.downsampling_factor,
-            digest=weights_digest(weights),
+            weights=weights,
         )
-        write_autoencoder(
-            folder,
-            self.spec.with_normalization(normalization),
-            weights,
-            self._card(step, normalization),
-            self.config.checkpoint_file_mib << 20,
-        )
+        self._write(folder, weights, normalization, step)
+
+    def _write(self, folder: Path, weights: dict[str, Tensor], normalization: LatentNormalization, step: int) -> None:
+        spec, card = self.spec.with_normalization(normalization), self._card(step, normalization)
+        write_autoencoder(folder, spec, weights, card, self.config.checkpoint_file_mib << 20)
 
     def _card(self, step: int, normalization: LatentNormalization) -> str:
         return (

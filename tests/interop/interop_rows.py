@@ -25,7 +25,7 @@ from ldm.diffusion.prediction import EpsPrediction, Prediction, VPrediction
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.first_stage.autoencoder import KLAutoencoderConfig
 from ldm.first_stage.convolutional import ConvolutionalConfig
-from ldm.first_stage.latent_normalization import LatentNormalization, weights_digest
+from ldm.first_stage.latent_normalization import LatentNormalization, encoder_digest, weights_digest
 from ldm.first_stage.vq import VQAutoencoderConfig
 from ldm.networks.unet import UNetConfig
 from ldm.samplers.ddim import DDIM
@@ -127,7 +127,11 @@ def write_row(folder: Path, row: Row, size: int = SIZE, dtype: torch.dtype = tor
         config = row.first_stage
         measured = {"scale": (row.scale,), **row.normalization}
         normalization = LatentNormalization(
-            channels=config.latent_channels, downsampling_factor=config.downsampling_factor, digest=weights_digest(first_stage), **measured
+            channels=config.latent_channels,
+            downsampling_factor=config.downsampling_factor,
+            digest=weights_digest(first_stage),
+            encoder=encoder_digest(first_stage),
+            **measured,
         )
         sampling = SamplingDefaults(sampler=DDIM(), steps=10, guidance=3.0 if row.conditioning else 1.0, grid=Leading(offset=1))
         spec = LatentDiffusionSpec(

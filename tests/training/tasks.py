@@ -34,7 +34,7 @@ from ldm.losses.autoencoder_loss import AutoencoderLossConfig
 from ldm.networks.classifier import ClassifierConfig
 from ldm.networks.unet import UNetConfig
 from ldm.samplers.ddim import DDIM
-from ldm.training.autoencoder_task import AutoencoderTask
+from ldm.training.autoencoder_task import AutoencoderTask, FrozenEncoder
 from ldm.training.classifier_task import ClassifierTask
 from ldm.training.config import OptimizerConfig, TrainConfig
 from ldm.training.diffusion_model import DiffusionParts
@@ -84,7 +84,11 @@ def train_config(**changes: object) -> TrainConfig:
 
 
 def autoencoder_task(
-    world: World, config: TrainConfig, loss: AutoencoderLossConfig | None = None, lpips: nn.Module | None = None
+    world: World,
+    config: TrainConfig,
+    loss: AutoencoderLossConfig | None = None,
+    lpips: nn.Module | None = None,
+    frozen: FrozenEncoder | None = None,
 ) -> AutoencoderTask:
     """With an adversary from the first step, and no LPIPS (its 59 MB are tested elsewhere)."""
     torch.manual_seed(0)
@@ -94,7 +98,7 @@ def autoencoder_task(
     spec = AutoencoderSpec(
         name="tiny", size=SIZE, first_stage=FIRST_STAGE, normalization=LatentNormalization(channels=2, downsampling_factor=2)
     )
-    return AutoencoderTask(spec, FIRST_STAGE.build(), loss.build(3, lpips), DrawnPictures(), None, config, 0, world)
+    return AutoencoderTask(spec, FIRST_STAGE.build(), loss.build(3, lpips), DrawnPictures(), None, config, 0, world, frozen)
 
 
 MASK = InpaintMaskConfig(drop=0.3)

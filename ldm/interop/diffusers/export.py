@@ -22,7 +22,7 @@ from ldm.conditioning.low_resolution import LowResolutionConfig
 from ldm.conditioning.transformer import TransformerConfig
 from ldm.config.loader import to_yaml
 from ldm.core.files import new_folder, recover_folder, write_file
-from ldm.first_stage.latent_normalization import LatentNormalization, weights_digest
+from ldm.first_stage.latent_normalization import LatentNormalization, encoder_digest, weights_digest
 from ldm.first_stage.vq import VQAutoencoderConfig
 from ldm.interop.autoencoder_keys import autoencoder_keys
 from ldm.interop.clip_text import PT
@@ -112,7 +112,9 @@ def _normalization(
     normalization: LatentNormalization, weights: dict[str, Tensor], scale: float, folded: tuple[str, ...]
 ) -> LatentNormalization:
     """The latent normalization of the autoencoder that is written."""
-    return replace(normalization.stated(scale), digest=weights_digest(weights)) if folded else normalization
+    if not folded:
+        return normalization
+    return replace(normalization.stated(scale), digest=weights_digest(weights), encoder=encoder_digest(weights))
 
 
 def pipeline_of(ours: Ours) -> tuple[str, str]:

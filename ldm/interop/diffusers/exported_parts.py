@@ -24,7 +24,7 @@ from ldm.conditioning.conditioner import build_conditioners
 from ldm.conditioning.transformer import TransformerConfig
 from ldm.core.errors import UserError
 from ldm.first_stage.convolutional import ConvolutionalConfig
-from ldm.first_stage.latent_normalization import weights_digest
+from ldm.first_stage.latent_normalization import encoder_digest, weights_digest
 from ldm.interop.clip_text import TextTower
 from ldm.interop.conditioner_keys import of_kind, transformer_size
 from ldm.interop.diffusers.folder import read_autoencoder, read_clip, read_weights
@@ -80,7 +80,7 @@ def import_parts(folder: Path) -> tuple[Imported, TextTower | None]:
     notes = []
     digest = weights_digest(first_stage)
     if digest != spec.normalization.digest:
-        spec = replace(spec, normalization=replace(spec.normalization, digest=digest))
+        spec = replace(spec, normalization=replace(spec.normalization, digest=digest, encoder=encoder_digest(first_stage)))
         notes.append("the first stage is not the one that was exported; the scale of its latents is assumed to be unchanged")
     conditioner = _small(folder, spec)
     tower = None
