@@ -6,7 +6,7 @@
 For each composition one picture is drawn from its first caption ("a red heart, noto style"), and its style where the model takes that by
 itself. Judged are, beside real held-out pictures:
 
-- the style, by a linear judge on Inception's features of the training pictures, which must first be right of 95 % of real held-out pictures;
+- the style, by a linear judge on Inception's features of the training pictures, which must first be right of 95 % of real ones;
 - the thing: the nearest of all real pictures of that style, whatever they show, is of the asked thing. The ceiling is what the first stage
   makes of the real picture; chance is one in the number of pictures;
 - FID and MIND to the real held-out compositions, and the distance to the nearest training picture.
@@ -40,8 +40,8 @@ from ldm.metrics.features import InceptionFeatures
 from ldm.metrics.frechet import FrechetReference
 from ldm.metrics.neighbours import nearest
 from ldm.metrics.sliced import SlicedReference
+from ldm.pipelines.canvas import to_pil
 from ldm.pipelines.latent_diffusion import LatentDiffusion
-from ldm.pipelines.to_pil import to_pil
 
 SIZE = 64
 CEILING = 0.95  # of the judge's accuracy on real pictures, below which it judges nothing

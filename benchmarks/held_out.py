@@ -64,11 +64,8 @@ def main() -> None:
     keys = [held_out.source.key(index) for index in range(len(held_out))]
     why = [str(row["held_out"]) for row in held_out.source.attributes()]
     of_style = [str(row["style"]) for row in held_out.source.attributes()]
-    print(
-        print(
-            f"LPIPS (VGG), {SIZE}x{SIZE}; training pictures of one style: median {within.median():.3f}, {NEAR:.0%} of pairs below {near:.3f}\n"
-        )
-    )
+    about = f"pairs of one style: median {within.median():.3f}, {NEAR:.0%} below {near:.3f}"
+    print(f"LPIPS (VGG) at {SIZE}x{SIZE}; {about}\n")
     print("| held out | style | pictures | nearest training picture: median | least | nearer than that |\n|---|---|---|---|---|---|")
     for reason in ("composition", "novel"):
         for style in ("all", *kept):
