@@ -60,6 +60,9 @@ class Attribute(Family, abc.ABC):
     def width(self) -> int:
         """Of a row of `features`."""
 
+    def check_user(self, name: str, value: Any) -> None:
+        """Refuses, by UserError, what a user asks for and no record has, beyond what `features` refuses."""
+
     @abc.abstractmethod
     def features(self, name: str, value: Any) -> list[float]:
         """A record's or a user's value as numbers.
@@ -72,7 +75,7 @@ class Attribute(Family, abc.ABC):
 @kind("number")
 @dataclass(frozen=True, kw_only=True)
 class NumberAttribute(Attribute):
-    """A number, as cosines over its range; beyond the range it counts as its nearer end.
+    """A number, as cosines over its range. A record's beyond the range counts as its nearer end; a user's is refused.
 
     Attributes:
         low, high: the range; None = that of the training data.
@@ -116,6 +119,11 @@ class NumberAttribute(Attribute):
     def width(self) -> int:
         return FREQUENCIES
 
+    def check_user(self, name: str, value: Any) -> None:
+        number, (low, high) = number_of(value), self.range
+        if number is not None and not low <= number <= high:
+            raise UserError(f"{name} takes a number from {low:g} to {high:g}, the range that the model was trained on, got {number:g}")
+
     def features(self, name: str, value: Any) -> list[float]:
         number = number_of(value)
         if number is None or not math.isfinite(number):
@@ -132,6 +140,8 @@ class _Named(Attribute, abc.ABC):
         names: that there are; empty = those of the training data.
     """
 
+    several: ClassVar[str] = ""
+    """How several names are written, where a value may have them."""
     names: tuple[str, ...] = ()
 
     @property
@@ -154,7 +164,7 @@ class _Named(Attribute, abc.ABC):
         parts = self._parts(value)
         for part in parts:
             if part not in self.names:
-                raise unknown(name, part, self.names)
+                raise UserError(f"{unknown(name, part, self.names)}{self.several}")
         return [float(known in parts) for known in self.names]
 
     @abc.abstractmethod
@@ -178,6 +188,8 @@ class ChoiceAttribute(_Named):
 @dataclass(frozen=True, kw_only=True)
 class TagsAttribute(_Named):
     """Any number of names at once: a list in JSON, in a table separated by ";"."""
+
+    several: ClassVar[str] = " Several are separated by ';'."
 
     @property
     def control(self) -> Tags:
@@ -264,6 +276,7 @@ class Attributes(Conditioner[dict[str, Tensor]]):
         for name in value:
             if name not in self.config.fields:
                 raise unknown("attribute", name, self.config.fields)
+            self.config.fields[name].check_user(name, value[name])
         return {name: self._row(name, value)[None] for name in self.config.fields}
 
     def dropped(self, value: dict[str, Tensor], streams: Streams) -> dict[str, Tensor]:

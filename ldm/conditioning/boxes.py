@@ -17,6 +17,7 @@ from ldm.core.errors import UserError
 from ldm.core.family import kind
 from ldm.data.batch import Batch
 from ldm.data.facts import BOXES, DataFacts
+from ldm.data.record import boxes_of
 from ldm.data.sources.folder import read_boxes
 
 
@@ -122,7 +123,12 @@ class Boxes(Conditioner[Tensor]):
         Raises:
             UserError: not that; no box, or more than max_boxes.
         """
-        boxes = read_boxes(Path(value)) if isinstance(value, str | Path) else value
+        try:
+            boxes = read_boxes(Path(value)) if isinstance(value, str | Path) else boxes_of(value)
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(str(error)) from error
         if not 1 <= len(boxes) <= self.config.max_boxes:
             raise UserError(f"this model takes 1 to {self.config.max_boxes} boxes, got {len(boxes)}")
         return torch.tensor(boxes, dtype=torch.float32)[None]

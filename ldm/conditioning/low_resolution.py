@@ -13,7 +13,7 @@ from torch import Tensor
 from ldm.conditioning.conditioner import Conditioner, ConditionerConfig
 from ldm.conditioning.control import Control, ImageControl
 from ldm.core.condition import Condition
-from ldm.core.errors import UserError
+from ldm.core.errors import UserError, described
 from ldm.core.family import kind
 from ldm.data.batch import Batch
 from ldm.data.facts import PIXELS, DataFacts
@@ -80,5 +80,13 @@ class LowResolution(Conditioner[Tensor]):
         return batch.images
 
     def of_user(self, value: Any) -> Tensor:
-        """An image (1, C, H, W) in [-1, 1], or a file's path."""
-        return value if isinstance(value, Tensor) else image_tensor(open_image(Path(value)), self.concat_channels, WHITE, str(value))[None]
+        """An image (1, C, H, W) in [-1, 1], or a file's path.
+
+        Raises:
+            UserError: something else; a file that cannot be read.
+        """
+        if isinstance(value, str | Path):
+            return image_tensor(open_image(Path(value)), self.concat_channels, WHITE, str(value))[None]
+        if not isinstance(value, Tensor) or value.ndim != 4 or len(value) != 1:
+            raise UserError(f"a small picture is a file's path, or a tensor (1, C, H, W) in [-1, 1], got {described(value)}")
+        return value

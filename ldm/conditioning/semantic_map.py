@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, check_names
 from ldm.conditioning.control import ClassMap, Control
 from ldm.core.condition import Condition
-from ldm.core.errors import UserError
+from ldm.core.errors import UserError, described
 from ldm.core.family import kind
 from ldm.data.batch import Batch
 from ldm.data.facts import MAPS, DataFacts
@@ -124,8 +124,16 @@ class SemanticMap(Conditioner[Tensor]):
         return batch.maps
 
     def of_user(self, value: Any) -> Tensor:
-        """(H, W) class indices, or an image file's path."""
-        return (value if isinstance(value, Tensor) else open_map(Path(value)))[None]
+        """(H, W) class indices, or an image file's path.
+
+        Raises:
+            UserError: something else; a file that cannot be read.
+        """
+        if isinstance(value, str | Path):
+            return open_map(Path(value))[None]
+        if not isinstance(value, Tensor) or value.ndim != 2 or value.is_floating_point():
+            raise UserError(f"a map is a file's path, or a tensor (H, W) of whole class indices, got {described(value)}")
+        return value[None]
 
     def check(self, facts: DataFacts) -> None:
         """See `Conditioner.check`."""
