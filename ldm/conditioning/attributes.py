@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ldm.conditioning.conditioner import Conditioner, ConditionerConfig
+from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, Examples
 from ldm.conditioning.control import Choice, Control, Number, Tags
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError, unknown
@@ -265,6 +265,11 @@ class Attributes(Conditioner[dict[str, Tensor]]):
     def of_batch(self, batch: Batch, facts: DataFacts) -> dict[str, Tensor]:
         return {name: torch.stack([self._row(name, record) for record in batch.attributes]) for name in self.config.fields}
 
+    def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...], latent_size: tuple[int, int]) -> Examples:
+        """The records' attributes, those that they have."""
+        found = self.of_batch(batch.part(0, count), facts)
+        return Examples(value=found, words=tuple(self._words(record) for record in batch.attributes[:count]))
+
     def of_user(self, value: Mapping[str, Any]) -> dict[str, Tensor]:
         """Values by field; a field that is not there is left open.
 
@@ -289,6 +294,10 @@ class Attributes(Conditioner[dict[str, Tensor]]):
         for name, part in self.config.fields.items():
             if name in facts.attributes:
                 part.fitted(name, facts.attributes[name])
+
+    def _words(self, record: Mapping[str, Any]) -> str:
+        there = {name: parts_of(record[name]) for name in self.config.fields if record.get(name) not in (None, "")}
+        return ", ".join(f"{name} {'; '.join(parts)}" for name, parts in there.items())
 
     def _row(self, name: str, record: Mapping[str, Any]) -> Tensor:
         part = self.config.fields[name]

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ldm.conditioning.conditioner import Conditioner, context_of
+from ldm.conditioning.conditioner import Conditioner, Examples, context_of
 from ldm.conditioning.control import BoxList, Control
+from ldm.conditioning.shown import box_images
 from ldm.conditioning.transformer import TokenTransformer, TransformerConfig, projection
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
@@ -117,6 +118,16 @@ class Boxes(Conditioner[Tensor]):
     def of_batch(self, batch: Batch, facts: DataFacts) -> Tensor | None:
         return batch.boxes
 
+    def examples(
+        self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...], latent_size: tuple[int, int]
+    ) -> Examples | None:
+        """The records' boxes that are read, drawn; and in words, class and corners."""
+        if batch.boxes is None:
+            return None
+        boxes = batch.boxes[:count, : self.config.max_boxes]
+        words = ("; ".join(_in_words(*box) for box in each if box[0] >= 0) for each in boxes.tolist())
+        return Examples(value=boxes, shown=box_images(boxes, batch.images.shape[-1]), words=tuple(words))
+
     def of_user(self, value: Any) -> Tensor:
         """A list of [class, left, top, right, bottom], or a JSON file's path.
 
@@ -137,3 +148,7 @@ class Boxes(Conditioner[Tensor]):
     def num_unused(self) -> int:
         """See `Conditioner.num_unused`."""
         return self.encoder.num_unused
+
+
+def _in_words(index: float, *corners: float) -> str:
+    return f"{index:.0f} at " + " ".join(f"{share:.2f}" for share in corners)

@@ -87,10 +87,11 @@ class TextConditioner(Conditioner[tuple[str, ...]]):
             findings.append(Finding("captions with words that the text encoder does not know", tuple(unknown)))
         return findings
 
-    def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...]) -> Examples:
+    def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...], latent_size: tuple[int, int]) -> Examples:
         """The config's prompts, or the batch's captions."""
         shown = prompts or batch.captions[:count]
-        return Examples(value=tuple(shown[i % len(shown)] for i in range(count)))
+        texts = tuple(shown[i % len(shown)] for i in range(count))
+        return Examples(value=texts, words=texts)
 
 
 class Unread(NamedTuple):

@@ -124,7 +124,7 @@ class InpaintMask(Conditioner[MaskedImages]):
         image, mask = value
         return MaskedImages(mask, self._encoded(self.config.masked(image, mask)))
 
-    def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...]) -> Examples:
+    def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...], latent_size: tuple[int, int]) -> Examples:
         """The middle half of each side is to be painted."""
         images = batch.images[:count]
         height, width = images.shape[2:]

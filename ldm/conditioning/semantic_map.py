@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, check_names
+from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, Examples, check_names
 from ldm.conditioning.control import ClassMap, Control
+from ldm.conditioning.shown import map_images
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError, described
 from ldm.core.family import kind
@@ -122,6 +123,16 @@ class SemanticMap(Conditioner[Tensor]):
 
     def of_batch(self, batch: Batch, facts: DataFacts) -> Tensor | None:
         return batch.maps
+
+    def examples(
+        self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...], latent_size: tuple[int, int]
+    ) -> Examples | None:
+        """The records' maps, in colours; and which classes are in them."""
+        if batch.maps is None:
+            return None
+        maps, names = batch.maps[:count], self.config.names or tuple(map(str, range(self.config.classes)))
+        words = (", ".join(names[i] for i in each.unique().tolist() if 0 <= i < len(names)) for each in maps)
+        return Examples(value=maps, shown=map_images(maps, self.config.classes), words=tuple(words))
 
     def of_user(self, value: Any) -> Tensor:
         """(H, W) class indices, or an image file's path.

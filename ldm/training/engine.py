@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import signal
 import sys
@@ -30,10 +31,11 @@ from ldm.training.state import is_published, load_state, mark_published, save_st
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Numbers for the log, and plain lines about them; see `MeasuredOn`."""
+    """Numbers for the log, and plain lines about them; see `MeasuredOn`. `samples`: what the sample grid shows, in words, if in any."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
+    samples: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,8 +343,9 @@ class _Engine:
         if self.world.is_first:
             bar.set_postfix_str("evaluating")
             with torch.no_grad():
-                found = self.task.evaluate(_autocast(self.world.device, self.config.autocast_dtype))
-                self.run.save_sample_grid(step, self.task.sample_grid(_autocast(self.world.device, self.config.autocast_dtype)))
+                autocast = functools.partial(_autocast, self.world.device, self.config.autocast_dtype)
+                found = self.task.evaluate(autocast())
+                self.run.save_sample_grid(step, self.task.sample_grid(autocast()), found.samples)
             for line in found.lines:
                 bar.write(f"step {step}: {line}", file=sys.stdout)
                 self.run.note(step, line)
