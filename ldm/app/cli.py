@@ -8,7 +8,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,11 +20,20 @@ LESS_MEMORY = (
 )
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are one line, and whose help keeps the examples' line breaks."""
+BY_ITSELF = "is no flag: the GPU is used if there is one, else the CPU (CUDA_VISIBLE_DEVICES= hides the GPU)"
 
-    def __init__(self, description: str, examples: str) -> None:
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are one line, and whose help keeps the examples' line breaks.
+
+    Args:
+        description, examples: of the help.
+        elsewhere: flags that people expect and that there are not, each with what to do instead.
+    """
+
+    def __init__(self, description: str, examples: str, elsewhere: Mapping[str, str] = {}) -> None:
         super().__init__(description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self._elsewhere = elsewhere
 
     def parse_known_args(self, args: Sequence[str], namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
         """As argparse does, with the home folder in place of `~/`, which no shell expands in `--out=~/x`."""
@@ -32,6 +41,8 @@ class Parser(argparse.ArgumentParser):
         for word in args:
             if re.fullmatch(r"--[\w-]+=--", word):  # of which older releases of argparse make an empty list
                 self.error(f"argument {word[:-3]}: -- is no value")
+            if (flag := word.partition("=")[0]) in self._elsewhere:
+                self.error(f"{flag} {self._elsewhere[flag]}")
         expanded = [re.sub(r"^(--[\w-]+=)?~(?=/|$)", lambda found: (found[1] or "") + home, word) for word in args]
         return super().parse_known_args(expanded, namespace)
 

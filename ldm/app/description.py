@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ldm.app.config_owner import WHOSE, owner_of
 from ldm.app.finetuning import completed
 from ldm.app.frozen_first_stage import FirstStageSource, check_fit
 from ldm.app.train_classifier import TrainClassifier, classes_of
@@ -118,12 +119,15 @@ def describe(config: Path, overrides: Sequence[str] = ()) -> Description:
         UserError: as these scripts'; a config of another script.
     """
     content = read(config, overrides)
-    if "denoiser" in content or "weighting" in content:  # one that goes on with a checkpoint leaves the denoiser to it
-        return _of_diffusion(build(completed(content), TrainLDM))
-    if "loss" in content:
-        return _of_autoencoder(build(content, TrainVAE))
-    if "network" in content:
-        return _of_classifier(build(content, TrainClassifier))
+    match owner_of(content):
+        case "train_ldm":
+            return _of_diffusion(build(completed(content), TrainLDM))
+        case "train_vae":
+            return _of_autoencoder(build(content, TrainVAE))
+        case "train_classifier":
+            return _of_classifier(build(content, TrainClassifier))
+        case "checkpoint":
+            raise UserError(f"config {config} is {WHOSE['checkpoint']}")
     raise UserError(
         f"config {config}: has none of `denoiser`, `loss` and `network`, so it is none of train_ldm, train_vae and train_classifier, which "
         "describe reads"

@@ -28,8 +28,11 @@ def main(options: argparse.Namespace) -> None:
 
 
 def _conditions(given: Sequence[str]) -> Iterator[tuple[str, str]]:
+    names = [text.partition("=")[0] for text in given]
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise UserError(f"--cond {text!r}: must read NAME=VALUE, e.g. class=cat or attributes.age=40")
+        if names.count(name) > 1:
+            raise UserError(f"--cond {name} is given {names.count(name)} times: give it once (several tags are separated by ';')")
         yield name, value

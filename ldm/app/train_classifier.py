@@ -67,7 +67,7 @@ class TrainClassifier:
 
 def main(options: argparse.Namespace) -> None:
     """Trains a classifier."""
-    config = load_config(options, TrainClassifier)
+    config = load_config(options, TrainClassifier, "train_classifier")
     use_deterministic_kernels()
     world = World.join()
     with open_run(options.run_dir or Path("runs") / config.name, config, world) as run:

@@ -12,12 +12,11 @@ import torch
 
 from ldm.app.finetuning import check_base, completed
 from ldm.app.frozen_first_stage import FirstStageSource, check_fit, latent_cache
-from ldm.app.training_run import finish, open_data, open_run, read_config, use_deterministic_kernels
+from ldm.app.training_run import finish, load_config, open_data, open_run, use_deterministic_kernels
 from ldm.checkpoints.folder import load_strictly
 from ldm.checkpoints.lora import LoraSpec
 from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults, denoiser_digest, load_latent_diffusion
 from ldm.conditioning.conditioner import ConditionerConfig
-from ldm.config.loader import build
 from ldm.core.errors import UserError
 from ldm.core.random import digest
 from ldm.data.config import DataConfig
@@ -133,7 +132,7 @@ class TrainLDM:
 
 def main(options: argparse.Namespace) -> None:
     """Trains a latent diffusion model."""
-    config = build(completed(read_config(options)), TrainLDM)
+    config = load_config(options, TrainLDM, "train_ldm", completed)
     use_deterministic_kernels()
     world = World.join()
     with open_run(options.run_dir or Path("runs") / config.name, config, world) as run:

@@ -63,7 +63,7 @@ class TrainVAE:
 
 def main(options: argparse.Namespace) -> None:
     """Trains a first stage."""
-    config = load_config(options, TrainVAE)
+    config = load_config(options, TrainVAE, "train_vae")
     use_deterministic_kernels()
     world = World.join()
     with open_run(options.run_dir or Path("runs") / config.name, config, world) as run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 import yaml
 
+from ldm.app.config_owner import WHOSE, Owner, owner_of
 from ldm.checkpoints.folder import MANIFEST
 from ldm.config.loader import UNREADABLE, build, dump, read, to_yaml
 from ldm.core.errors import UserError
@@ -62,9 +63,21 @@ FREE_KEYS = (
 )
 
 
-def load_config(options: argparse.Namespace, schema: type[T]) -> T:
-    """The config of the command line."""
-    return build(read_config(options), schema)
+def load_config(
+    options: argparse.Namespace, schema: type[T], script: Owner, complete: Callable[[dict[str, Any]], dict[str, Any]] = dict
+) -> T:
+    """The config of the command line.
+
+    Raises:
+        UserError: see `ldm.config.loader`; a config of another script is named as such.
+    """
+    try:
+        return build(complete(read_config(options)), schema)
+    except UserError as error:
+        owner = owner_of(read(options.config))
+        if owner is not None and owner != script:
+            raise UserError(f"config {options.config} is {WHOSE[owner]}") from error
+        raise
 
 
 def read_config(options: argparse.Namespace) -> dict[str, Any]:
@@ -134,11 +147,18 @@ def _begin(run: RunFolder, config: Any, held: ExitStack) -> None:
     run.recover()
     stored = _stored(run, config)
     if stored is not None and (changed := _changes(stored, config)):
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise UserError(
-            f"{run.path} holds a run of another config (differs in {', '.join(changed[:5])}). Give --run-dir another folder, "
-            f"or the same config to resume; only {', '.join(FREE_KEYS)} may change."
+            f"{run.path} holds a run of another config (differs in {', '.join(changed[:5])}{more}). Give --run-dir another folder, "
+            f"or the same config to resume; only {', '.join(_free_in(dump(config)))} may change."
         )
-    if not states(run.state_path):
+    made = max((step for step, _ in states(run.state_path)), default=0)
+    if made > config.train.steps:
+        raise UserError(
+            f"{run.path} is already at step {made}, past train.steps={config.train.steps}: nothing is changed. Set train.steps to {made} "
+            "or more to go on; to train for less, give --run-dir a new folder"
+        )
+    if not made:
         models = [run.path / name for name in MODELS if (run.path / name).exists()]
         if models:
             raise UserError(
@@ -239,6 +259,16 @@ def use_deterministic_kernels() -> None:
 def _changes(stored: Any, config: Any) -> list[str]:
     """Keys that differ and may not."""
     return [key for key in _differences(stored, dump(config)) if not any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)]
+
+
+def _free_in(config: Any) -> list[str]:
+    """Those of FREE_KEYS that a config has."""
+
+    def has(content: Any, key: str) -> bool:
+        first, _, rest = key.partition(".")
+        return isinstance(content, dict) and first in content and (not rest or has(content[first], rest))
+
+    return [key for key in FREE_KEYS if has(config, key)]
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -13,6 +13,7 @@ from ldm.checkpoints.folder import Checkpoint, load_strictly, read_again, write_
 from ldm.checkpoints.model import LatentDiffusionSpec, LoadedParts, denoiser_digest, load_latent_diffusion
 from ldm.config.loader import to_yaml
 from ldm.core.errors import UserError
+from ldm.core.files import standing_folder
 from ldm.core.settings import Precision
 from ldm.networks.lora import Lora, merged
 
@@ -70,9 +71,12 @@ def load_lora(folder: Path | str) -> LoadedLora:
     Raises:
         UserError: not a checkpoint; altered; not of a LoRA.
     """
+    where = f"a run of scripts/train_ldm.py with lora writes one to its RUN_DIR/{PART}"
+    if not standing_folder(Path(folder)).exists():
+        raise UserError(f"LoRA {folder}: no such folder; {where}")
     opened = Checkpoint.open(folder)
     if not opened.has(PART):
-        raise UserError(f"checkpoint {folder} holds no LoRA; a run of scripts/train_ldm.py with lora writes one to its RUN_DIR/{PART}")
+        raise UserError(f"checkpoint {folder} holds no LoRA; {where}")
     return LoadedLora(spec=opened.spec(LoraSpec), tensors=opened.tensors(PART))
 
 

@@ -193,7 +193,8 @@ def load_first_stage(folder: Path | str, device: torch.device) -> tuple[FirstSta
 
 def _refuse_others(opened: Checkpoint) -> None:
     if opened.has("classifier"):
-        raise UserError(f"checkpoint {opened.folder} holds a classifier, neither first stage nor diffusion model; pass it as --classifier")
+        flag = "--judge of scripts/evaluate.py ldm" if opened.config.get("process") is None else "--classifier"
+        raise UserError(f"checkpoint {opened.folder} holds a classifier, neither first stage nor diffusion model; pass it as {flag}")
     if opened.has("lora"):
         raise UserError(f"checkpoint {opened.folder} holds a LoRA, which is not a model by itself; pass it as --lora beside its base")
 

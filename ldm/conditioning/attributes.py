@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ldm.conditioning.conditioner import Conditioner, ConditionerConfig
+from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, Examples
 from ldm.conditioning.control import Choice, Control, Number, Tags
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError, unknown
@@ -60,6 +60,9 @@ class Attribute(Family, abc.ABC):
     def width(self) -> int:
         """Of a row of `features`."""
 
+    def check_user(self, name: str, value: Any) -> None:
+        """Refuses, by UserError, what a user asks for and no record has, beyond what `features` refuses."""
+
     @abc.abstractmethod
     def features(self, name: str, value: Any) -> list[float]:
         """A record's or a user's value as numbers.
@@ -72,7 +75,7 @@ class Attribute(Family, abc.ABC):
 @kind("number")
 @dataclass(frozen=True, kw_only=True)
 class NumberAttribute(Attribute):
-    """A number, as cosines over its range; beyond the range it counts as its nearer end.
+    """A number, as cosines over its range. A record's beyond the range counts as its nearer end; a user's is refused.
 
     Attributes:
         low, high: the range; None = that of the training data.
@@ -116,6 +119,11 @@ class NumberAttribute(Attribute):
     def width(self) -> int:
         return FREQUENCIES
 
+    def check_user(self, name: str, value: Any) -> None:
+        number, (low, high) = number_of(value), self.range
+        if number is not None and not low <= number <= high:
+            raise UserError(f"{name} takes a number from {low:g} to {high:g}, the range that the model was trained on, got {number:g}")
+
     def features(self, name: str, value: Any) -> list[float]:
         number = number_of(value)
         if number is None or not math.isfinite(number):
@@ -132,6 +140,8 @@ class _Named(Attribute, abc.ABC):
         names: that there are; empty = those of the training data.
     """
 
+    several: ClassVar[str] = ""
+    """How several names are written, where a value may have them."""
     names: tuple[str, ...] = ()
 
     @property
@@ -154,7 +164,7 @@ class _Named(Attribute, abc.ABC):
         parts = self._parts(value)
         for part in parts:
             if part not in self.names:
-                raise unknown(name, part, self.names)
+                raise UserError(f"{unknown(name, part, self.names)}{self.several}")
         return [float(known in parts) for known in self.names]
 
     @abc.abstractmethod
@@ -178,6 +188,8 @@ class ChoiceAttribute(_Named):
 @dataclass(frozen=True, kw_only=True)
 class TagsAttribute(_Named):
     """Any number of names at once: a list in JSON, in a table separated by ";"."""
+
+    several: ClassVar[str] = " Several are separated by ';'."
 
     @property
     def control(self) -> Tags:
@@ -253,6 +265,11 @@ class Attributes(Conditioner[dict[str, Tensor]]):
     def of_batch(self, batch: Batch, facts: DataFacts) -> dict[str, Tensor]:
         return {name: torch.stack([self._row(name, record) for record in batch.attributes]) for name in self.config.fields}
 
+    def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...], latent_size: tuple[int, int]) -> Examples:
+        """The records' attributes, those that they have."""
+        found = self.of_batch(batch.part(0, count), facts)
+        return Examples(value=found, words=tuple(self._words(record) for record in batch.attributes[:count]))
+
     def of_user(self, value: Mapping[str, Any]) -> dict[str, Tensor]:
         """Values by field; a field that is not there is left open.
 
@@ -264,6 +281,7 @@ class Attributes(Conditioner[dict[str, Tensor]]):
         for name in value:
             if name not in self.config.fields:
                 raise unknown("attribute", name, self.config.fields)
+            self.config.fields[name].check_user(name, value[name])
         return {name: self._row(name, value)[None] for name in self.config.fields}
 
     def dropped(self, value: dict[str, Tensor], streams: Streams) -> dict[str, Tensor]:
@@ -276,6 +294,10 @@ class Attributes(Conditioner[dict[str, Tensor]]):
         for name, part in self.config.fields.items():
             if name in facts.attributes:
                 part.fitted(name, facts.attributes[name])
+
+    def _words(self, record: Mapping[str, Any]) -> str:
+        there = {name: parts_of(record[name]) for name in self.config.fields if record.get(name) not in (None, "")}
+        return ", ".join(f"{name} {'; '.join(parts)}" for name, parts in there.items())
 
     def _row(self, name: str, record: Mapping[str, Any]) -> Tensor:
         part = self.config.fields[name]

@@ -9,14 +9,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ldm.conditioning.conditioner import Conditioner, context_of
+from ldm.conditioning.conditioner import Conditioner, Examples, context_of
 from ldm.conditioning.control import BoxList, Control
+from ldm.conditioning.shown import box_images
 from ldm.conditioning.transformer import TokenTransformer, TransformerConfig, projection
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.core.family import kind
 from ldm.data.batch import Batch
 from ldm.data.facts import BOXES, DataFacts
+from ldm.data.record import boxes_of
 from ldm.data.sources.folder import read_boxes
 
 
@@ -116,13 +118,28 @@ class Boxes(Conditioner[Tensor]):
     def of_batch(self, batch: Batch, facts: DataFacts) -> Tensor | None:
         return batch.boxes
 
+    def examples(
+        self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...], latent_size: tuple[int, int]
+    ) -> Examples | None:
+        """The records' boxes that are read, drawn; and in words, class and corners."""
+        if batch.boxes is None:
+            return None
+        boxes = batch.boxes[:count, : self.config.max_boxes]
+        words = ("; ".join(_in_words(*box) for box in each if box[0] >= 0) for each in boxes.tolist())
+        return Examples(value=boxes, shown=box_images(boxes, batch.images.shape[-1]), words=tuple(words))
+
     def of_user(self, value: Any) -> Tensor:
         """A list of [class, left, top, right, bottom], or a JSON file's path.
 
         Raises:
             UserError: not that; no box, or more than max_boxes.
         """
-        boxes = read_boxes(Path(value)) if isinstance(value, str | Path) else value
+        try:
+            boxes = read_boxes(Path(value)) if isinstance(value, str | Path) else boxes_of(value)
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(str(error)) from error
         if not 1 <= len(boxes) <= self.config.max_boxes:
             raise UserError(f"this model takes 1 to {self.config.max_boxes} boxes, got {len(boxes)}")
         return torch.tensor(boxes, dtype=torch.float32)[None]
@@ -131,3 +148,7 @@ class Boxes(Conditioner[Tensor]):
     def num_unused(self) -> int:
         """See `Conditioner.num_unused`."""
         return self.encoder.num_unused
+
+
+def _in_words(index: float, *corners: float) -> str:
+    return f"{index:.0f} at " + " ".join(f"{share:.2f}" for share in corners)

@@ -39,15 +39,17 @@ class TextConditioner(Conditioner[tuple[str, ...]]):
         """A text.
 
         Raises:
-            UserError: an empty one; one that is no Unicode.
+            UserError: something else, as a list of texts; an empty one; one that is no Unicode.
         """
-        if not str(value).strip():
+        if not isinstance(value, str):
+            raise UserError(f"a prompt is one text, got {value!r:.80}: ask for one prompt a call")
+        if not value.strip():
             raise UserError("the prompt is empty: say what to draw, or leave it out for images of nothing in particular")
         try:
-            str(value).encode()
+            value.encode()
         except UnicodeEncodeError as error:
             raise UserError("the prompt has bytes that are not UTF-8: type it in a terminal whose encoding is UTF-8") from error
-        return (str(value),)
+        return (value,)
 
     def tokens_read(self) -> tuple[PreTrainedTokenizerBase, int] | None:
         """The tokenizer, and the most tokens of a caption that are read; None = none: all is read, or the part is on the meta device."""
@@ -85,10 +87,11 @@ class TextConditioner(Conditioner[tuple[str, ...]]):
             findings.append(Finding("captions with words that the text encoder does not know", tuple(unknown)))
         return findings
 
-    def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...]) -> Examples:
+    def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...], latent_size: tuple[int, int]) -> Examples:
         """The config's prompts, or the batch's captions."""
         shown = prompts or batch.captions[:count]
-        return Examples(value=tuple(shown[i % len(shown)] for i in range(count)))
+        texts = tuple(shown[i % len(shown)] for i in range(count))
+        return Examples(value=texts, words=texts)
 
 
 class Unread(NamedTuple):

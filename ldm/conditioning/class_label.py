@@ -117,9 +117,10 @@ class ClassLabel(Conditioner[Tensor]):
         """A class by name or number; see `label_index`."""
         return torch.tensor([self.index_of(value)])
 
-    def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...]) -> Examples:
+    def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...], latent_size: tuple[int, int]) -> Examples:
         """The classes one after the other."""
-        return Examples(value=torch.arange(count) % self.config.classes)
+        value = torch.arange(count) % self.config.classes
+        return Examples(value=value, words=tuple(self.config.names[i] if self.config.names else str(i) for i in value.tolist()))
 
     def check(self, facts: DataFacts) -> None:
         """See `Conditioner.check`."""

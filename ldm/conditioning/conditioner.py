@@ -115,12 +115,15 @@ class Conditioner(nn.Module, abc.ABC, Generic[V]):
         """The input of a training step with parts of it dropped, for conditioners that drop more than whole rows."""
         return value
 
-    def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...]) -> Examples | None:
+    def examples(
+        self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...], latent_size: tuple[int, int]
+    ) -> Examples | None:
         """What the sample grid shows it with; None = nothing, as the batch has none.
 
         Args:
             batch, facts: see `of_batch`; B >= count.
             prompts: texts that the config asks for.
+            latent_size: see `forward`.
         """
         value = self.of_batch(batch.part(0, count), facts)
         return None if value is None else Examples(value=value)
@@ -173,11 +176,13 @@ class Examples:
 
     Attributes:
         value: of a conditioner, one row an image.
-        shown: (B, C, H, W) in [-1, 1], images that belong beneath the samples, e.g. what was to be inpainted.
+        shown: (B, C, H, W) in [-1, 1], of any size: images that belong beneath the samples, e.g. what was to be inpainted.
+        words: B texts, the same for people; empty = there are none.
     """
 
     value: Any
     shown: Tensor | None = None
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,11 @@ class Control(abc.ABC):
     """
     Attributes:
         kind: what the value is: a name for programs.
+        script: and its flag, by which a user sets it.
     """
 
     kind: ClassVar[str]
+    script: ClassVar[str] = "scripts/sample.py --cond"
 
     @property
     @abc.abstractmethod
@@ -27,6 +29,7 @@ class Text(Control):
     """A text."""
 
     kind: ClassVar[str] = "text"
+    script: ClassVar[str] = "scripts/txt2img.py --prompt"
 
     @property
     def values(self) -> str:
@@ -38,6 +41,7 @@ class Choice(Control):
     """One of `count` classes, by name or number; names may be empty."""
 
     kind: ClassVar[str] = "choice"
+    script: ClassVar[str] = "scripts/sample.py --label"
     count: int
     names: tuple[str, ...] = ()
 
@@ -76,6 +80,7 @@ class ClassMap(Control):
     """An image whose pixels are class indices from 0 to count - 1; count itself = unknown."""
 
     kind: ClassVar[str] = "class_map"
+    script: ClassVar[str] = "scripts/sample.py --map"
     count: int
     names: tuple[str, ...] = ()
 
@@ -89,6 +94,7 @@ class Mask(Control):
     """An image and a mask of the same size, whose bright pixels are to be painted."""
 
     kind: ClassVar[str] = "mask"
+    script: ClassVar[str] = "scripts/inpaint.py --mask"
 
     @property
     def values(self) -> str:
@@ -100,6 +106,7 @@ class ImageControl(Control):
     """An image file."""
 
     kind: ClassVar[str] = "image"
+    script: ClassVar[str] = "scripts/upscale.py --image"
     channels: int
 
     @property
@@ -112,6 +119,7 @@ class BoxList(Control):
     """1 to `most` boxes of classes 0 to count - 1: [class, left, top, right, bottom], the corners as shares of the image from 0 to 1."""
 
     kind: ClassVar[str] = "boxes"
+    script: ClassVar[str] = "scripts/sample.py --boxes"
     count: int
     most: int
 

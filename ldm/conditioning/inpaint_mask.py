@@ -12,6 +12,7 @@ from torch import Tensor
 from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, Encode, Examples
 from ldm.conditioning.control import Control, Mask
 from ldm.core.condition import Condition
+from ldm.core.errors import UserError
 from ldm.core.family import kind
 from ldm.core.random import Streams
 from ldm.data.batch import Batch
@@ -110,12 +111,20 @@ class InpaintMask(Conditioner[MaskedImages]):
             latents[rows] = self._encoded(self.config.masked(batch.images[rows], masks[rows]))
         return MaskedImages(masks, latents)
 
-    def of_user(self, value: tuple[Tensor, Tensor]) -> MaskedImages:
-        """An image (1, C, H, W) in [-1, 1] and its mask (1, 1, H, W), of the model's size."""
+    def of_user(self, value: Any) -> MaskedImages:
+        """An image (1, C, H, W) in [-1, 1] and its mask (1, 1, H, W), of the model's size.
+
+        Raises:
+            UserError: a mask alone.
+        """
+        if not isinstance(value, tuple) or len(value) != 2 or not all(isinstance(part, Tensor) for part in value):
+            raise UserError(
+                "a mask needs the picture that it lies on: scripts/inpaint.py --image PICTURE --mask MASK, or ldm.pipelines.edit.inpaint"
+            )
         image, mask = value
         return MaskedImages(mask, self._encoded(self.config.masked(image, mask)))
 
-    def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...]) -> Examples:
+    def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...], latent_size: tuple[int, int]) -> Examples:
         """The middle half of each side is to be painted."""
         images = batch.images[:count]
         height, width = images.shape[2:]

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.conditioning.conditioner import Conditioner, ConditionerConfig
+from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, Examples
 from ldm.conditioning.control import Control, ImageControl
 from ldm.core.condition import Condition
-from ldm.core.errors import UserError
+from ldm.core.errors import UserError, described
 from ldm.core.family import kind
 from ldm.data.batch import Batch
 from ldm.data.facts import PIXELS, DataFacts
@@ -64,10 +64,7 @@ class LowResolution(Conditioner[Tensor]):
         """
         if value.shape[1] != self.concat_channels:
             raise UserError(f"the small picture has {value.shape[1]} channels; this model takes {self.concat_channels}")
-        images = value.to(self.device).float()
-        if images.shape[2:] != latent_size:
-            images = F.interpolate(images, size=latent_size, mode="bicubic", antialias=True).clamp(-1, 1)
-        return Condition(concat=images)
+        return Condition(concat=_at(latent_size, value.to(self.device).float()))
 
     @property
     def controls(self) -> dict[str, Control]:
@@ -79,6 +76,24 @@ class LowResolution(Conditioner[Tensor]):
     def of_batch(self, batch: Batch, facts: DataFacts) -> Tensor:
         return batch.images
 
+    def examples(self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...], latent_size: tuple[int, int]) -> Examples:
+        """The records' images, as small as they are given to the network."""
+        images = batch.images[:count]
+        return Examples(value=images, shown=_at(latent_size, images.float()))
+
     def of_user(self, value: Any) -> Tensor:
-        """An image (1, C, H, W) in [-1, 1], or a file's path."""
-        return value if isinstance(value, Tensor) else image_tensor(open_image(Path(value)), self.concat_channels, WHITE, str(value))[None]
+        """An image (1, C, H, W) in [-1, 1], or a file's path.
+
+        Raises:
+            UserError: something else; a file that cannot be read.
+        """
+        if isinstance(value, str | Path):
+            return image_tensor(open_image(Path(value)), self.concat_channels, WHITE, str(value))[None]
+        if not isinstance(value, Tensor) or value.ndim != 4 or len(value) != 1:
+            raise UserError(f"a small picture is a file's path, or a tensor (1, C, H, W) in [-1, 1], got {described(value)}")
+        return value
+
+
+def _at(size: tuple[int, int], images: Tensor) -> Tensor:
+    """(B, C, h, w) of that size."""
+    return images if images.shape[2:] == size else F.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(-1, 1)

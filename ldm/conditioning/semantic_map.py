@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, check_names
+from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, Examples, check_names
 from ldm.conditioning.control import ClassMap, Control
+from ldm.conditioning.shown import map_images
 from ldm.core.condition import Condition
-from ldm.core.errors import UserError
+from ldm.core.errors import UserError, described
 from ldm.core.family import kind
 from ldm.data.batch import Batch
 from ldm.data.facts import MAPS, DataFacts
@@ -123,9 +124,27 @@ class SemanticMap(Conditioner[Tensor]):
     def of_batch(self, batch: Batch, facts: DataFacts) -> Tensor | None:
         return batch.maps
 
+    def examples(
+        self, batch: Batch, facts: DataFacts, count: int, prompts: tuple[str, ...], latent_size: tuple[int, int]
+    ) -> Examples | None:
+        """The records' maps, in colours; and which classes are in them."""
+        if batch.maps is None:
+            return None
+        maps, names = batch.maps[:count], self.config.names or tuple(map(str, range(self.config.classes)))
+        words = (", ".join(names[i] for i in each.unique().tolist() if 0 <= i < len(names)) for each in maps)
+        return Examples(value=maps, shown=map_images(maps, self.config.classes), words=tuple(words))
+
     def of_user(self, value: Any) -> Tensor:
-        """(H, W) class indices, or an image file's path."""
-        return (value if isinstance(value, Tensor) else open_map(Path(value)))[None]
+        """(H, W) class indices, or an image file's path.
+
+        Raises:
+            UserError: something else; a file that cannot be read.
+        """
+        if isinstance(value, str | Path):
+            return open_map(Path(value))[None]
+        if not isinstance(value, Tensor) or value.ndim != 2 or value.is_floating_point():
+            raise UserError(f"a map is a file's path, or a tensor (H, W) of whole class indices, got {described(value)}")
+        return value[None]
 
     def check(self, facts: DataFacts) -> None:
         """See `Conditioner.check`."""

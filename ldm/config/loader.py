@@ -7,6 +7,7 @@ A field typed by a `Family` is chosen by its `kind:`; a config cannot cause any 
 from __future__ import annotations
 
 import math
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ import yaml
 from omegaconf import ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ldm.config.nearest import hint
 from ldm.core.errors import UserError, unknown
 from ldm.core.family import Family
 from ldm.core.settings import Limit
@@ -103,8 +105,19 @@ def build(content: Any, schema: type[T], path: str = "") -> T:
     Raises:
         UserError: see `load`.
     """
-    built: T = _value(content, schema, path)
+    try:
+        built: T = _value(content, schema, path)
+    except _UnknownKey as error:
+        raise UserError(f"{error}{hint(error.key, error.siblings, schema)}") from None
     return built
+
+
+class _UnknownKey(UserError):
+    """A key that is none of its `siblings`; both as dotted paths."""
+
+    def __init__(self, key: str, siblings: list[str]) -> None:
+        super().__init__(f"unknown config key {key!r}; allowed: {', '.join(sorted(siblings)) or '(none)'}.")
+        self.key, self.siblings = key, siblings
 
 
 def dump(config: Any) -> Any:
@@ -165,6 +178,8 @@ def _plain(content: Any, wanted: Any, path: str) -> Any:
         raise _mismatch(content, "text without the character NUL", path)
     if wanted is float and isinstance(content, int) and not isinstance(content, bool):
         return float(content)
+    if wanted is int:
+        content = _whole(content)
     if wanted is float and isinstance(content, str):  # YAML 1.1 reads 1e-6 as a string
         try:
             content = float(content)
@@ -175,6 +190,13 @@ def _plain(content: Any, wanted: Any, path: str) -> Any:
     if type(content) is not wanted:
         raise _mismatch(content, {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[wanted], path)
     return content
+
+
+def _whole(content: Any) -> Any:
+    """The integer of a float that is whole, also of one written as 1e4, which some readers of YAML take for a text; else as it is."""
+    if isinstance(content, str) and re.fullmatch(r"\d+(\.\d*)?[eE]\+?\d{1,2}", content):
+        content = float(content)
+    return int(content) if isinstance(content, float) and content.is_integer() and abs(content) < LARGEST else content
 
 
 def _mismatch(content: Any, wanted: str, path: str) -> UserError:
@@ -244,14 +266,17 @@ def from_short_form(text: str, path: str) -> dict[str, Any]:
 
 
 def _dataclass(content: Any, schema: Any, path: str) -> Any:
-    if not isinstance(content, dict):
-        raise _mismatch(content, "a mapping", path)
     known = {f.name: f for f in fields(schema) if f.init}
+    if isinstance(content, str) and "kind" in known:
+        content = from_short_form(content, path)
+    if not isinstance(content, dict):
+        prefix = f"{path}." if path else ""
+        raise _mismatch(content, f"a mapping of {', '.join(known)}, as in {prefix}{next(iter(known))}=VALUE", path)
     hints = typing.get_type_hints(schema, include_extras=True)
     prefix = f"{path}." if path else ""
     for key in content:
         if key not in known:
-            raise unknown("config key", f"{prefix}{key}", [f"{prefix}{name}" for name in known])
+            raise _UnknownKey(f"{prefix}{key}", [f"{prefix}{name}" for name in known])
     for name, field in known.items():
         if name not in content and field.default is MISSING and field.default_factory is MISSING:
             raise UserError(f"config key {prefix + name!r} is missing: {schema.__name__} needs it")

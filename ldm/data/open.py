@@ -55,7 +55,7 @@ def open_source(place: str, split: Split = "train", is_shared: bool = False) -> 
     tars = open_folder_of_tars(folder) if folder.is_dir() else None
     if folder.is_dir() and tars is None:
         return FolderSource(folder, split if is_shared or split == "train" else _held_out_part(folder))
-    if is_shared:
+    if is_shared and (tars is not None or place.endswith(".tar")):
         raise UserError(
             f"{place} has no held-out split; set data.val=null, name another folder, or run scripts/prepare_data.py --val-every 20"
         )

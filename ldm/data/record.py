@@ -220,11 +220,15 @@ def boxes_of(content: object) -> tuple[Box, ...]:
     Raises:
         ValueError: not that, or a box that is none.
     """
-    if not isinstance(content, list):
+    if not isinstance(content, list | tuple):
         raise ValueError("boxes must be a list of [class, left, top, right, bottom]")
     found = []
     for box in content:
-        if not isinstance(box, list) or len(box) != 5 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in box):
+        if not isinstance(box, list | tuple) or len(box) != 5:
+            raise ValueError("boxes must be a list of [class, left, top, right, bottom]")
+        if isinstance(box[0], str):
+            raise ValueError(f"the class of a box must be a number, from 0, got {box[0]!r:.60}")
+        if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in box):
             raise ValueError("boxes must be a list of [class, left, top, right, bottom]")
         index, left, top, right, bottom = box
         if not 0 <= index < 1 << 31 or index != int(index) or not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):

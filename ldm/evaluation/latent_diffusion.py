@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from ldm.config.loader import to_short_form
 from ldm.core.errors import UserError
 from ldm.core.precision import whole_float32
 from ldm.data.findings import Finding
-from ldm.data.open import is_same_place
+from ldm.data.open import has_held_out_split, is_same_place
 from ldm.data.sample_transform import Split
 from ldm.evaluation.conditions import EvaluationConditions
 from ldm.evaluation.dataset import DrawnFrom, Preprocessing, Result, held_out_images, in_training_set, training_images
@@ -159,7 +160,11 @@ def _held_out(place: str, held_out: str | None, how: Preprocessing) -> DrawnFrom
     try:
         return held_out_images(place, how, shared=True)
     except UserError as error:
-        raise UserError(f"{error} (in an evaluation: --held-out DATA, or --split train)") from error
+        if (Path(place).expanduser().exists() or place.endswith(".tar")) and not has_held_out_split(place):
+            raise UserError(
+                f"{place} has no held-out split: name held-out pictures, --held-out DATA, or --split train to take training pictures"
+            ) from error
+        raise
 
 
 def _seen(

@@ -15,9 +15,10 @@ from ldm.checkpoints.classifier import LoadedClassifier, load_classifier
 from ldm.checkpoints.lora import load_with_lora
 from ldm.checkpoints.model import load_latent_diffusion
 from ldm.conditioning.conditioner import Conditioner
+from ldm.conditioning.control import Control
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.config.loader import build
-from ldm.core.errors import UserError, unknown
+from ldm.core.errors import UserError, described, unknown
 from ldm.core.family import Family
 from ldm.core.settings import Precision
 from ldm.data.record import Box
@@ -50,7 +51,7 @@ class SamplingOptions(TypedDict, total=False):
     on_step: OnStep | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class LatentDiffusion(Renderer):
     """Both stages, frozen, on one device."""
 
@@ -73,11 +74,12 @@ class LatentDiffusion(Renderer):
             lora_scale: how strongly it acts; 1 = as it was trained.
 
         Raises:
-            UserError: not a checkpoint of both stages, or altered; see `ldm.checkpoints.model` and `lora`. Unknown precision.
+            UserError: not a checkpoint of both stages, or altered; see `ldm.checkpoints.model` and `lora`. Unknown precision; a device that
+                is not there.
         """
         if precision not in get_args(Precision):
             raise unknown("precision", precision, get_args(Precision))
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if lora is None:
             parts = load_latent_diffusion(folder, chosen, precision)
         else:
@@ -95,10 +97,10 @@ class LatentDiffusion(Renderer):
         """How to sample; an option that is None or left out takes the checkpoint's default.
 
         Raises:
-            UserError: unknown sampler or grid; a number out of range; more steps than the process has; no number of steps, where the
-                checkpoint's own sampler needs none and this one does.
+            UserError: unknown sampler or grid; a value of another type; a number out of range; more steps than the process has; no number
+                of steps, where the checkpoint's own sampler needs none and this one does.
         """
-        given = {name: value for name, value in options.items() if value is not None}
+        given = {name: value for name, value in options.items() if value is not None or name in ("num_images", "seed")}
         for name in given:
             if name not in SamplingOptions.__annotations__:
                 raise unknown("sampling option", name, SamplingOptions.__annotations__)
@@ -210,6 +212,8 @@ class LatentDiffusion(Renderer):
         for name, value in _by_name(cond).items():
             if name not in parts:
                 raise unknown("conditioner", name, parts)
+            if name in values:
+                raise UserError(f"condition {name!r} is given twice, by its kind (label, layout or boxes) and by its name: leave one out")
             values[name] = parts[name].of_user(value)
         return ConditionInputs(count=1, values=values)
 
@@ -233,22 +237,59 @@ class LatentDiffusion(Renderer):
         """
         parts = self.conditioners.controlled_by(control)
         if not parts:
-            taken = ", ".join(self.conditioners.names) or "no condition"
+            taken = ", ".join(f"{name} ({_script(part)})" for name, part in self.conditioners.items())
+            taken = taken or "no condition (scripts/sample.py draws without one)"
             raise UserError(f"this model was not trained with {CONTROLLED[control]}; it takes {taken}")
         return parts
 
 
 def _by_name(cond: Mapping[str, Any]) -> dict[str, Any]:
-    """NAME.FIELD: value as NAME: {FIELD: value}."""
+    """NAME.FIELD: value as NAME: {FIELD: value}.
+
+    Raises:
+        UserError: not a mapping of names; a condition that is given as a whole and by a field.
+    """
+    if not isinstance(cond, Mapping) or not all(isinstance(key, str) for key in cond):
+        raise UserError(f"conditions are a mapping of names to values, e.g. {{'class': 'cat'}}, got {described(cond)}")
     found: dict[str, Any] = {}
+    fields: dict[str, dict[str, Any]] = {}
     for key, value in cond.items():
         name, _, field = key.partition(".")
         if field:
-            found.setdefault(name, {})[field] = value
+            fields.setdefault(name, {})[field] = value
         else:
             found[name] = value
-    return found
+    for name in found.keys() & fields.keys():
+        raise UserError(f"condition {name!r} is given twice, as a whole and by {name}.{next(iter(fields[name]))}: leave one out")
+    return found | fields
 
 
-def _part(given: str | P | None, family: type[P], name: str) -> P | None:
-    return build(given, family, name) if isinstance(given, str) else given
+def _part(given: object, family: type[P], name: str) -> P | None:
+    if given is None or isinstance(given, family):
+        return given
+    if not isinstance(given, str):
+        raise UserError(f"a {name} is a {family.__name__}, or named by its kind ({', '.join(family.kinds())}), got {described(given)}")
+    return build(given, family, name)
+
+
+def _script(part: Conditioner[Any]) -> str:
+    """By which script and flag a user sets a conditioner."""
+    whole = part.controls.get("")
+    return Control.script if whole is None else whole.script
+
+
+def _device(name: str | torch.device) -> torch.device:
+    """
+    Raises:
+        UserError: no such device, or none on this machine.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0][:120]
+        raise UserError(
+            f"device {str(name)!r} is not available here ({reason}); allowed: cpu, and on a machine with GPUs cuda or cuda:N; left out, "
+            "the GPU is used if there is one"
+        ) from error
+    return device

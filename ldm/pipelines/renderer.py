@@ -36,7 +36,7 @@ UNCONDITIONAL = ConditionInputs(count=1)
 Wrap = Callable[[Denoise, Streams], Denoise]  # of a guided denoiser, and the pictures' random streams
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Renderer:
     """Both stages, frozen, on one device."""
 
@@ -46,6 +46,16 @@ class Renderer:
     conditioners: Conditioners
     device: torch.device
     precision: Precision = "fp32"
+
+    def __repr__(self) -> str:
+        """One line: the networks' own would be a thousand."""
+        spec, parameters = self.spec, sum(p.numel() for p in self.network.parameters())
+        size = f"{spec.size}x{spec.size}"
+        given = ", ".join(f"{name}: {part.kind}" for name, part in spec.conditioning.items()) or "nothing"
+        return (
+            f"<{type(self).__name__} {spec.name!r}: {size}, {spec.denoiser.kind} of {parameters / 1e6:.1f}M parameters, "
+            f"first stage {spec.first_stage.kind}, conditioned on {given}; {self.precision} on {self.device}>"
+        )
 
     @property
     def latent_size(self) -> tuple[int, int]:

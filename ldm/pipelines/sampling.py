@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm.core.errors import UserError
+from ldm.core.errors import UserError, described
 from ldm.diffusion.estimate import Denoise
 from ldm.diffusion.grid import Grid, Trailing
 from ldm.diffusion.process import NoiseProcess
@@ -56,12 +57,25 @@ class Sampling:
     on_step: OnStep | None = None
 
     def __post_init__(self) -> None:
+        for name in ("steps", "num_images", "seed"):
+            if not _is(getattr(self, name), Integral):
+                raise UserError(f"{name} must be a whole number, got {described(getattr(self, name))}")
+        for name in ("guidance", "guidance_rescale"):
+            if not _is(getattr(self, name), Real):
+                raise UserError(f"{name} must be a number, got {described(getattr(self, name))}")
+        interval = self.guidance_interval
+        if interval is not None and not (isinstance(interval, tuple | list) and len(interval) == 2 and all(_is(v, Real) for v in interval)):
+            raise UserError(f"guidance_interval must be two noise levels (low, high), got {described(interval)}")
         if self.steps < 1:
             raise UserError(f"steps must be at least 1, got {self.steps}")
         if self.num_images < 1:
             raise UserError(f"the number of images must be at least 1, got {self.num_images}")
         check_limits(self.guidance, self.guidance_interval, self.guidance_rescale)
         check_threshold(self.threshold)
+
+
+def _is(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 class Progress:

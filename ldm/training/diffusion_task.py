@@ -25,7 +25,7 @@ from ldm.training.distributed import World
 from ldm.training.ema import Ema
 from ldm.training.engine import Evaluation, MeasuredOn, Pass
 from ldm.training.latents import LatentBatch, LatentData, Latents
-from ldm.training.sample_grid import sample_grid
+from ldm.training.sample_grid import Row, rows_of, sample_grid, words_of
 
 EVALUATED = 256  # held-out pictures whose loss is measured, at always the same times and noises
 
@@ -73,6 +73,7 @@ class DiffusionTask:
         self.lost = data.train_set.lost
         self._call = torch.compile(self.model.network) if config.compile else self.model.network
         self._held_out: list[LatentBatch] = []
+        self._grid: list[Row] = []
 
     def describe(self) -> dict[str, int]:
         return self.model.counts()
@@ -144,11 +145,23 @@ class DiffusionTask:
                 losses.append(self.measure(model.mean_network, self._drawn(batch, streams), condition, streams))
         loss = torch.cat(losses).mean().item()
         on = MeasuredOn.of(self.latents.held_out)
-        return Evaluation(metrics={f"{on.prefix}/loss": loss}, lines=(f"{on.pictures} loss {loss:.4f} (averaged weights)",))
+        line = f"{on.pictures} loss {loss:.4f} (averaged weights)"
+        return Evaluation(metrics={f"{on.prefix}/loss": loss}, lines=(line,), samples=words_of(self._rows()))
 
     def sample_grid(self, autocast: AbstractContextManager[Any]) -> Tensor:
         """See `sample_grid`."""
-        model = LatentDiffusion(
+        return sample_grid(self._averaged(), self._rows(), self.seed)
+
+    def _rows(self) -> list[Row]:
+        """Of the sample grid; the same at each evaluation."""
+        self._grid = self._grid or list(
+            rows_of(self._averaged(), self._held_out_parts()[0].records, self.latents.measured.facts, self.prompts)
+        )
+        return self._grid
+
+    def _averaged(self) -> LatentDiffusion:
+        """The model by its averaged weights."""
+        return LatentDiffusion(
             spec=self.model.spec,
             first_stage=self.model.first_stage,
             network=self.model.mean_network,
@@ -156,7 +169,6 @@ class DiffusionTask:
             device=self.world.device,
             precision=self.config.precision,
         )
-        return sample_grid(model, self._held_out_parts()[0].records, self.latents.measured.facts, self.prompts, self.seed)
 
     def save(self, folder: Path, step: int, steps: int) -> None:
         """See `DiffusionModel.save`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import signal
 import sys
@@ -33,10 +34,11 @@ HIGHER_IS_BETTER = ("psnr", "accuracy")  # of an evaluation's numbers; of all ot
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Numbers for the log, and plain lines about them; see `MeasuredOn`."""
+    """Numbers for the log, and plain lines about them; see `MeasuredOn`. `samples`: what the sample grid shows, in words, if in any."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
+    samples: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,8 +346,9 @@ class _Engine:
         if self.world.is_first:
             bar.set_postfix_str("evaluating")
             with torch.no_grad():
-                found = self.task.evaluate(_autocast(self.world.device, self.config.autocast_dtype))
-                self.run.save_sample_grid(step, self.task.sample_grid(_autocast(self.world.device, self.config.autocast_dtype)))
+                autocast = functools.partial(_autocast, self.world.device, self.config.autocast_dtype)
+                found = self.task.evaluate(autocast())
+                self.run.save_sample_grid(step, self.task.sample_grid(autocast()), found.samples)
             for line in found.lines:
                 bar.write(f"step {step}: {line}", file=sys.stdout)
                 self.run.note(step, line)

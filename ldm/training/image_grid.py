@@ -30,6 +30,11 @@ def framed(images: Tensor, is_right: Tensor) -> Tensor:
     return made * 2 - 1
 
 
+def as_rgb(images: Tensor) -> Tensor:
+    """(B, C, H, W) in [-1, 1] -> (B, 3, H, W) in [-1, 1] on the CPU, as `grid_of` shows them."""
+    return (_shown(images) * 2 - 1).expand(-1, 3, -1, -1)
+
+
 def _shown(images: Tensor) -> Tensor:
     """(B, 1 or 3, H, W) in [0, 1]."""
     shown = images.float().cpu().clamp(-1, 1) * 0.5 + 0.5

@@ -26,7 +26,7 @@ def sizes(parts: dict[str, int], trained: int, config: TrainConfig, first_step: 
     # float32 weights, gradients, two Adam moments and the average; frozen weights once
     memory = (trained * 20 + frozen * 4) / 2**30
     listed = ", ".join(f"{name} {count / 1e6:.2f}M" for name, count in parts.items())
-    begins = f"step {first_step} of {config.steps}" if first_step <= config.steps else f"finished at step {config.steps}"
+    begins = f"step {first_step} of {config.steps}" if first_step <= config.steps else f"finished at step {first_step - 1}"
     return (
         f"parameters: {listed}; weights and optimizer {memory:.2f} GiB (activations come on top, measured after {SPEED_STEPS} steps); "
         f"batch {config.batch_size}; {begins}"

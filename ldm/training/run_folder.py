@@ -101,8 +101,8 @@ class RunFolder:
             with open(self.report_path, "a") as file:
                 file.write(f"step {step}: {text}\n")
 
-    def save_sample_grid(self, step: int, image: Tensor) -> None:
-        """`samples/step-*.png` of a (3, H, W) picture in [0, 1]."""
+    def save_sample_grid(self, step: int, image: Tensor, words: str = "") -> None:
+        """`samples/step-*.png` of a (3, H, W) picture in [0, 1], and `step-*.txt` with what it shows, if there are words for it."""
         if not self.is_writer or self._board is None:
             return
         path = self.path / "samples" / f"step-{step:08d}.png"
@@ -110,6 +110,8 @@ class RunFolder:
         png = io.BytesIO()
         to_pil_image(bytes_).save(png, "PNG")
         write_file(path, png.getvalue())
+        if words:
+            write_file(path.with_suffix(".txt"), words)
         self._board.add_image("samples", bytes_, step)
 
     def draw_curves(self) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.conditioning.conditioner import Examples
@@ -14,7 +15,7 @@ from ldm.conditioning.inputs import ConditionInputs, part_of
 from ldm.data.batch import Batch
 from ldm.data.facts import DataFacts
 from ldm.pipelines.latent_diffusion import LatentDiffusion
-from ldm.training.image_grid import grid_of
+from ldm.training.image_grid import as_rgb, grid_of
 
 COLUMNS = 8  # samples a row, at most
 
@@ -25,54 +26,74 @@ class Row:
     Attributes:
         values: by conditioner, for all columns.
         kept: those of them that the unconditional side of guidance is given too.
-        shown: (columns, C, H, W), images that belong beneath the samples.
+        shown: (columns, C, h, w), images that belong beneath the samples.
+        words: by conditioner, for all columns, for those that have some.
+        columns: samples.
     """
 
     values: Mapping[str, Any]
     kept: Mapping[str, Any]
     shown: Tensor | None = None
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    columns: int
 
 
-def sample_grid(model: LatentDiffusion, batch: Batch, facts: DataFacts, prompts: tuple[str, ...], seed: int) -> Tensor:
+def sample_grid(model: LatentDiffusion, rows: Sequence[Row], seed: int) -> Tensor:
     """(3, H, W) in [0, 1].
 
     Args:
         model: by averaged weights.
-        batch: held-out pictures, whose captions, maps and so on are taken.
-        facts: of their set.
-        prompts: instead of captions; may be empty.
+        rows: see `rows_of`.
         seed: of the samples.
     """
-    columns = min(COLUMNS, len(batch.names))
-    how = model.sampling(seed=seed)
+    columns, how = rows[0].columns, model.sampling(seed=seed)
     drawn = []
-    for row in _rows(model, batch, facts, prompts, columns):
+    for row in rows:
         conditions, unconditions = (
             [model.encode_condition(ConditionInputs(count=1, values=_column(values, i))) for i in range(columns)]
             for values in (row.values, row.kept)
         )
-        drawn.append(model.render(conditions, unconditions, how))
+        drawn.append(as_rgb(model.render(conditions, unconditions, how)))
         if row.shown is not None:
-            drawn.append(row.shown.cpu())
+            drawn.append(F.interpolate(as_rgb(row.shown), size=drawn[-1].shape[2:], mode="nearest"))
     return grid_of(torch.cat(drawn), columns=columns)
 
 
-def _rows(model: LatentDiffusion, batch: Batch, facts: DataFacts, prompts: tuple[str, ...], columns: int) -> Iterator[Row]:
+def words_of(rows: Sequence[Row]) -> str:
+    """What each sample of the grid was conditioned on, a line each, for the rows that can be put in words."""
+    lines, number = [], 1
+    for row in rows:
+        lines.append(f"row {number}: {', '.join(row.values) or 'unconditional'}" + f"; row {number + 1} shows it" * (row.shown is not None))
+        for column in range(row.columns if row.words else 0):
+            lines.append(f"  {column + 1}  " + ", ".join(f"{name}: {words[column] or '(none)'}" for name, words in row.words.items()))
+        number += 1 if row.shown is None else 2
+    return "".join(f"{line}\n" for line in lines)
+
+
+def rows_of(model: LatentDiffusion, batch: Batch, facts: DataFacts, prompts: tuple[str, ...]) -> Iterator[Row]:
     """A row for each thing that is read of a record; conditioners that read the same share it. Rows that guidance keeps come last.
 
     Without any, an unconditional one.
+
+    Args:
+        model: by averaged weights.
+        batch: pictures whose captions, maps and so on are taken.
+        facts: of their set.
+        prompts: instead of captions; may be empty.
     """
+    columns = min(COLUMNS, len(batch.names))
     found: dict[tuple[str, bool], dict[str, Examples]] = {}
     for name, part in model.conditioners.items():
-        examples = part.examples(batch, facts, columns, prompts)
+        examples = part.examples(batch, facts, columns, prompts, model.latent_size)
         if examples is not None:
             found.setdefault((part.reads, part.keeps_under_guidance), {})[name] = examples
     for (_, keeps), parts in sorted(found.items(), key=lambda row: row[0][1]):
         values = {name: one.value for name, one in parts.items()}
         shown = next((one.shown for one in parts.values() if one.shown is not None), None)
-        yield Row(values=values, kept=values if keeps else {}, shown=shown)
+        words = {name: one.words for name, one in parts.items() if one.words}
+        yield Row(values=values, kept=values if keeps else {}, shown=shown, words=words, columns=columns)
     if not found:
-        yield Row(values={}, kept={})
+        yield Row(values={}, kept={}, columns=columns)
 
 
 def _column(values: Mapping[str, Any], column: int) -> dict[str, Any]:

@@ -134,3 +134,16 @@ def test_what_the_machine_lacks_is_one_line(fault: Callable[[], object], said: s
 def test_a_size_of_shards_is_a_number(size: str) -> None:
     with pytest.raises(UserError, match="--shard-size must be a number of MiB"):
         prepare_data.main(["photos", "--out", "set", "--shard-size", size])
+
+
+@pytest.mark.parametrize(
+    "script, flag, said",
+    [
+        ("train_vae.py", "--resume", "--resume is no flag: the same command again resumes"),
+        ("train_ldm.py", "--device=cuda", "--device is no flag: the GPU is used if there is one"),
+        ("evaluate.py", "--device", "--device is no flag"),
+    ],
+)
+def test_a_flag_that_people_expect_is_answered_with_what_to_do(script: str, flag: str, said: str) -> None:
+    printed, complaint, last = called(script, flag)
+    assert (last, printed) == ("2", "") and said in complaint

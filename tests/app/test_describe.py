@@ -246,6 +246,7 @@ def test_the_text_says_what_the_json_says(capsys):
     "words, message",
     [
         (["--config", "checkpoints/emoji/manifest.json"], "has none of `denoiser`, `loss` and `network`"),
+        (["--config", "checkpoints/emoji/config.yaml"], "is a checkpoint's, which says what a model is and not how it trains"),
         (["--config", "configs/classifier/emoji.yaml", "data.train=nowhere"], "nowhere"),
         (["--config", "nowhere.yaml"], "no such file"),
         (["--config", "configs/ldm/emoji.yaml", "--processes", "0"], "--processes must be at least 1"),

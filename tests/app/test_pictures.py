@@ -33,6 +33,7 @@ def home(tmp_path: Path, tiny: Callable[..., Path], tiny_classifier: Callable[..
     (tmp_path / "enlarger").symlink_to(tiny("small"))
     (tmp_path / "boxes.json").write_text("[[0, 0.1, 0.2, 0.5, 0.9], [3, 0, 0, 1, 1]]")
     (tmp_path / "crossed.json").write_text("[[0, 0.5, 0.2, 0.1, 0.9]]")
+    (tmp_path / "named.json").write_text('[["cat", 0.1, 0.2, 0.5, 0.9]]')
     (tmp_path / "unknown.json").write_text("[[4, 0.1, 0.2, 0.5, 0.9]]")
     (tmp_path / "many.json").write_text("[[0, 0.1, 0.2, 0.5, 0.9], [3, 0, 0, 1, 1], [3, 0, 0, 1, 1]]")
     (tmp_path / "guide").symlink_to(tiny_classifier())
@@ -240,6 +241,7 @@ def test_a_damaged_picture_in_the_folder_is_the_users_own(home, content, monkeyp
 
 
 TXT, EDIT = ["--model", "model", "--prompt", "a cat"], ["--model", "plain", "--image", "photo.png"]
+LABEL = ["--model", "model", "--label", "cat"]
 PLAIN, BOXED, GUIDED = ["--model", "plain"], ["--model", "boxed", "--boxes"], ["--model", "plain", "--classifier"]
 MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "no such model": ("txt2img", ["--model", "nowhere", "--prompt", "a cat"], "checkpoint nowhere: no such folder"),
@@ -270,6 +272,26 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "a box of another class": ("sample", [*BOXED, "unknown.json"], "a box has class 4; this model knows 0 to 3"),
     "too many boxes": ("sample", [*BOXED, "many.json"], "this model takes 1 to 2 boxes, got 3"),
     "boxes for a model without": ("sample", [*PLAIN, "--boxes", "boxes.json"], "not trained with boxes"),
+    "boxes in place of their file": ("sample", [*BOXED, "[[0, 0, 0, 1, 1]]"], "boxes are read from a file"),
+    "a box of a class by name": ("sample", [*BOXED, "named.json"], "the class of a box must be a number, from 0, got 'cat'"),
+    "a label given twice": ("sample", [*LABEL, "--cond", "class=owl"], "condition 'class' is given twice"),
+    "a condition given twice": (
+        "sample",
+        ["--model", "model", "--cond", "class=cat", "--cond", "class=owl"],
+        "--cond class is given 2 times",
+    ),
+    "a mask without its picture": (
+        "sample",
+        ["--model", "model", "--cond", "mask=mask.png"],
+        "scripts/inpaint.py --image PICTURE --mask MASK",
+    ),
+    "a prompt for sample": ("sample", ["--prompt", "a cat"], "--prompt is a flag of scripts/txt2img.py"),
+    "a label for txt2img": ("txt2img", ["--prompt=a cat", "--label=cat"], "--label is a flag of scripts/sample.py"),
+    "a device": ("txt2img", [*TXT, "--device", "cuda"], "--device is no flag: the GPU is used if there is one"),
+    "a text for a model of classes": ("txt2img", ["--model", "boxed", "--prompt", "a"], "it takes boxes (scripts/sample.py --boxes)"),
+    "no model to enlarge with": ("upscale", ["--image", "photo.png"], "required: --model"),
+    "no such LoRA": ("txt2img", [*TXT, "--lora", "nowhere"], "LoRA nowhere: no such folder; a run of scripts/train_ldm.py"),
+    "a judge as model": ("sample", ["--model", "judge"], "pass it as --judge of scripts/evaluate.py ldm"),
     "a model that enlarges nothing": ("upscale", ["--model", "plain", "--image", "photo.png"], "not trained with low-resolution images"),
     "no image": ("inpaint", ["--model", "plain", "--mask", "mask.png"], "required: --image"),
     "no such image": ("inpaint", ["--model", "plain", "--image", "no.png", "--mask", "mask.png"], "no.png: no such file"),

@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from ldm.app.train_ldm import TrainLDM
+from ldm.app.train_vae import TrainVAE
 from ldm.app.training_run import FREE_KEYS, open_data, open_run, read_config
 from ldm.config.loader import build, dump, load
 from ldm.core.errors import UserError
@@ -279,3 +280,25 @@ def test_what_is_odd_about_the_data_is_told_at_the_start_by_the_first_process(tm
     assert capsys.readouterr().out == "pictures without a caption, trained as unconditional: 1 (b.png)\n"
     open_data(config, 0, dataclasses.replace(WORLD, rank=1, size=2))
     assert capsys.readouterr().out == ""
+
+
+def test_a_run_is_not_shortened_to_less_than_it_has(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run")
+    before = tree(run)
+    shorter = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=4))
+    with pytest.raises(UserError, match=r"is already at step 5, past train\.steps=4: nothing is changed\. Set train\.steps to 5 or more"):
+        opened(run, shorter)
+    assert tree(run) == before
+    opened(run, dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=5)))
+
+
+def test_a_run_of_another_config_names_what_differs_and_what_may(tmp_path: Path) -> None:
+    """Only keys that the config has; and how many more there are than are named."""
+    config = load(Path("configs/vae/emoji-f4.yaml"), TrainVAE)
+    stored = dump(config) | {f"key_{number}": 1 for number in range(8)}
+    run = run_folder(tmp_path / "run", stored)
+    with pytest.raises(UserError) as caught, open_run(run, config, WORLD):
+        pass
+    text = str(caught.value)
+    assert "(differs in key_0, key_1, key_2, key_3, key_4 and 3 more)" in text
+    assert "only train.steps, " in text and "data.val" in text and "denoiser" not in text and "sampling" not in text

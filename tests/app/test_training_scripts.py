@@ -16,6 +16,7 @@ from tiny_runs import arguments, checkpoint, metrics
 from ldm.app import cli
 from ldm.app.arguments import sample, train_classifier, train_ldm, train_vae
 from ldm.checkpoints.classifier import load_classifier
+from ldm.core.errors import UserError
 from ldm.data.record import Record
 from ldm.data.shards import write_shards
 
@@ -182,3 +183,20 @@ def test_a_classifier_of_latents_leads_a_model_on_the_same_first_stage(trained: 
         with Image.open(tmp_path / scale / "000.png") as picture:
             drawn[scale] = np.array(picture)
     assert not np.array_equal(drawn["0"], drawn["1000"])
+
+
+@pytest.mark.parametrize(
+    "script, config, said",
+    [
+        (train_ldm, "configs/vae/emoji-f4.yaml", "is a stage-one config: use scripts/train_vae.py"),
+        (train_vae, "configs/ldm/emoji-text.yaml", "is a stage-two config: use scripts/train_ldm.py"),
+        (train_vae, "configs/ldm/finetune.yaml", "is a stage-two config: use scripts/train_ldm.py"),
+        (train_ldm, "configs/classifier/emoji.yaml", "is a classifier's config: use scripts/train_classifier.py"),
+        (train_classifier, "configs/vae/emoji-f4.yaml", "is a stage-one config"),
+        (train_ldm, "checkpoints/emoji/config.yaml", "is a checkpoint's, which says what a model is and not how it trains"),
+    ],
+)
+def test_a_config_of_another_script_is_named_as_such(script, config, said, tmp_path) -> None:
+    with pytest.raises(UserError, match=f"config {config} {said}"):
+        script.main(["--config", config, "--run-dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()

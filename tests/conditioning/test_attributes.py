@@ -83,6 +83,9 @@ def test_data_that_does_not_fit_is_refused(fields, message):
         ({"size": "tall"}, "size takes a number, not 'tall'"),
         ({"size": float("nan")}, "size takes a number"),
         ({"tags": "big;odl"}, "Did you mean 'old'"),
+        ({"tags": "big|old"}, "unknown tags 'big.old'; allowed: .* Several are separated by ';'"),
+        ({"size": 500}, "size takes a number from -2 to 4, the range that the model was trained on, got 500"),
+        ({"size": "-2.5"}, "got -2.5"),
         ("red", "NAME.FIELD=VALUE, with one of tags, size"),
     ],
 )

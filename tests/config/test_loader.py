@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from ldm.app.cli import Parser
+from ldm.app.frozen_first_stage import FirstStageSource
 from ldm.app.train_ldm import TrainLDM
 from ldm.app.train_vae import TrainVAE
 from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults
@@ -42,6 +43,23 @@ def test_overrides_reach_nested_keys_and_interpolations(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("train.stepz=3", r"unknown config key 'train\.stepz'.*Did you mean 'train\.steps'"),
+        ("train.optimizer.lr=1", "Did you mean 'train.optimizer.learning_rate'"),
+        ("train.lr=1", "Did you mean 'train.optimizer.learning_rate'"),
+        ("lr=1", "Did you mean 'train.optimizer.learning_rate'"),
+        ("train.learning_rate=1", "Did you mean 'train.optimizer.learning_rate'"),
+        ("learning_rat=1", "Did you mean 'train.optimizer.learning_rate'"),
+        ("batch_size=1", "Did you mean 'train.batch_size'"),
+        ("data.batch_size=1", "Did you mean 'train.batch_size'"),
+        ("train.seed=1", "Did you mean 'seed'"),
+        ("data.path=photos", "Did you mean 'data.train'"),
+        ("hue=1", "Did you mean 'data.augment.hue'"),
+        ("train.output_dir=runs", "The run's folder is a flag: --run-dir DIR"),
+        ("train.device=cpu", r"'train\.device'.* The GPU is used if there is one\.$"),
+        ("train.zzz=1", r"'train\.zzz'; allowed: [^?]*$"),
+        ("loss=l2", r"'loss': must be a mapping of pixel, .*, as in loss\.pixel=VALUE, got 'l2'"),
+        ("train.steps=1.5", r"'train\.steps': must be a whole number, got 1\.5"),
+        ("train.steps='10'", r"'train\.steps': must be a whole number, got '10'"),
+        ("train.steps=1e30", r"'train\.steps': must be a whole number, got 1e\+30"),
         ("first_stage.kind=kll", r"first_stage.*'kll'; allowed: identity, kl, vq\. Did you mean 'kl'"),
         ("train.steps=few", r"'train\.steps': must be a whole number, got 'few'"),
         ("train.steps=true", r"'train\.steps': must be a whole number, got True"),
@@ -58,6 +76,20 @@ def test_a_mistake_is_named_with_what_is_allowed(override: str, message: str) ->
     with pytest.raises(UserError, match=message) as caught:
         load(CONFIG, TrainVAE, [override])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("written", ["1e4", "10000.0", "1.0E+4", "10000"])
+def test_a_whole_number_may_be_written_as_a_float(written: str) -> None:
+    steps = load(CONFIG, TrainVAE, [f"train.steps={written}"]).train.steps
+    assert steps == 10_000 and type(steps) is int
+    assert build("langevin rounds=1e2", Sampler).rounds == 100  # PyYAML takes it for a text
+
+
+def test_a_section_with_a_kind_has_the_short_form_of_a_family() -> None:
+    assert build("identity", FirstStageSource) == FirstStageSource(kind="identity")
+    assert build("checkpoint scale=0.5", FirstStageSource).scale == 0.5
+    with pytest.raises(UserError, match="'first_stage.kind': 'nowhere' is not allowed; allowed: checkpoint, identity"):
+        build("nowhere", FirstStageSource, "first_stage")
 
 
 @pytest.mark.parametrize("kind", Sampler.kinds())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -357,6 +358,19 @@ MISTAKES = {
     "settings of a sampler": ({"sampler": "ddim eta"}, "'eta' is not key=value"),
     "unknown sampler": ({"sampler": "dpmpp_2n"}, "langevin, ode, pc, pndm, unipc. Did you mean 'dpmpp_2m'"),
     "unknown grid": ({"grid": "carras"}, "log_snr, trailing, uniform. Did you mean 'karras'"),
+    "steps as text": ({"steps": "3"}, "steps must be a whole number, got str '3'"),
+    "steps as a float": ({"steps": 3.0}, "steps must be a whole number, got float 3.0"),
+    "a number of pictures as text": ({"num_images": "4"}, "num_images must be a whole number"),
+    "no number of pictures": ({"num_images": None}, "num_images must be a whole number, got NoneType None"),
+    "a seed as text": ({"seed": "x"}, "seed must be a whole number"),
+    "no seed": ({"seed": None}, "seed must be a whole number"),
+    "a seed that is none": ({"seed": True}, "seed must be a whole number"),
+    "guidance as text": ({"guidance": "3"}, "guidance must be a number, got str '3'"),
+    "rescale as text": ({"guidance_rescale": "1"}, "guidance_rescale must be a number"),
+    "one level of an interval": ({"guidance_interval": 3.0}, "guidance_interval must be two noise levels"),
+    "levels as text": ({"guidance_interval": ("0", "1")}, "guidance_interval must be two noise levels"),
+    "a sampler that is none": ({"sampler": 3}, "a sampler is a Sampler, or named by its kind"),
+    "a grid that is none": ({"grid": ["uniform"]}, "a grid is a Grid, or named by its kind"),
     "no steps": ({"steps": 0}, "steps must be at least 1, got 0"),
     "negative steps": ({"steps": -1}, "steps must be at least 1, got -1"),
     "more steps than the table": ({"steps": 101}, "101 sampling steps requested, but the process has 100"),
@@ -407,3 +421,37 @@ def test_the_model_is_a_value(plain):
     plain.sample(seed=2, sampler="ddpm", num_images=3)
     assert apart(plain.sample(seed=1), before) == 0
     assert replace(plain, precision="bf16").precision == "bf16" and plain.precision == "fp32"
+
+
+WRONG_VALUES = {
+    "a list of prompts": ("text", ["a", "b"], "a prompt is one text, got .*ask for one prompt a call"),
+    "a number as prompt": ("text", 3, "a prompt is one text, got 3"),
+    "a mask alone": ("mask", "hole.png", "a mask needs the picture that it lies on"),
+    "a number as map": ("map", 3, "a map is a file's path, or a tensor .H, W. of whole class indices, got int 3"),
+    "shares as map": ("map", torch.zeros(4, 4), "got Tensor of torch.float32 .4, 4."),
+    "a number as small picture": ("small", 3, "a small picture is a file's path, or a tensor"),
+    "a small picture without its batch": ("small", torch.zeros(3, 4, 4), "got Tensor of torch.float32 .3, 4, 4."),
+    "a number as boxes": ("boxes", 3, "boxes must be a list"),
+    "one box": ("boxes", [0, 0.0, 0.0, 1.0, 1.0], "boxes must be a list"),
+    "a box of a named class": ("boxes", [["cat", 0.0, 0.0, 1.0, 1.0]], "the class of a box must be a number"),
+    "a whole and its field": ({"class": 1, "class.name": 2}, None, "given twice, as a whole and by class.name"),
+    "no mapping": ("class", ..., "conditions are a mapping of names to values"),
+}
+
+
+@pytest.mark.parametrize("name, value, message", WRONG_VALUES.values(), ids=WRONG_VALUES)
+def test_a_condition_of_another_type_is_refused(name, value, message, tiny):
+    model = LatentDiffusion.from_pretrained(tiny(*ALL, "boxes", "small"), device="cpu")
+    with pytest.raises(UserError, match=message):
+        model.inputs(name if isinstance(name, dict) or value is ... else {name: value})
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", 3.5])
+def test_a_device_that_is_not_there_is_refused(device, tiny):
+    with pytest.raises(UserError, match=f"device '{device}' is not available here .*allowed: cpu, and .* cuda or cuda:N"):
+        LatentDiffusion.from_pretrained(tiny(), device=device)
+
+
+def test_a_model_is_shown_in_one_line(model):
+    shown = r"<LatentDiffusion 'tiny': 16x16, unet of 0\.\dM parameters, first stage kl, conditioned on text: bert_.*; fp32 on cpu>"
+    assert re.fullmatch(shown, repr(model))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ldm.app.arguments.sampling import add_sampling_flags
-from ldm.app.cli import Parser
+from ldm.app.cli import BY_ITSELF, Parser
 from ldm.core.errors import UserError
 from ldm.core.settings import Precision
 from ldm.diffusion.settings import FIRST_NOISE, Probe
@@ -34,8 +34,9 @@ ONLY_LDM = (*ONLY_SAMPLING, "precision", "held_out", "reference_images", "judge"
 
 def main(arguments: Sequence[str]) -> None:
     """Evaluates a model."""
-    parser = Parser("Measure a model: its first stage (vae), or the pictures it makes (ldm).", EXAMPLES)
-    parser.add_argument("stage", choices=("vae", "ldm"), help="vae: PSNR, SSIM, LPIPS, rFID; ldm: FID, KID, precision, recall, ...")
+    parser = Parser("Measure a model: its first stage (vae), or the pictures it makes (ldm).", EXAMPLES, {"--device": BY_ITSELF})
+    measured = "vae: PSNR, SSIM, LPIPS, rFID; ldm: FID, KID, precision, recall, ..."
+    parser.add_argument("stage", choices=("vae", "ldm"), metavar="{vae,ldm}", help=measured)
     parser.add_argument("--model", required=True, help="checkpoint folder")
     parser.add_argument("--data", required=True, help="pictures, as a config's data.train: a built-in name, a folder, shards")
     parser.add_argument("--held-out", help="held-out pictures, if --data has no such split (ldm)")

@@ -13,8 +13,8 @@ EXAMPLES = """examples:
   python scripts/sample.py --label animals-nature --num-images 8
   python scripts/sample.py --map layout.png --model runs/maps/checkpoint
   python scripts/sample.py --boxes layout.json --model runs/layout2img256/checkpoint
-      layout.json: [[class, left, top, right, bottom], ...], class a number, the rest shares of the picture from 0 to 1
-  python scripts/sample.py --cond attributes.age=40 --cond attributes.smiles=yes --model runs/faces/checkpoint
+      a file layout.json: [[class, left, top, right, bottom], ...], class a number, the rest shares of the picture from 0 to 1
+  python scripts/sample.py --cond attributes.age=40 --cond "attributes.tags=indoors;young" --model runs/faces/checkpoint
       by the names that the model's conditioners have; a wrong one is answered with those that there are
   python scripts/sample.py --label food-drink --classifier runs/emoji-classifier/checkpoint --classifier-scale 2
       a classifier that scripts/train_classifier.py trained guides to the class; the model need not be trained with labels
@@ -23,10 +23,15 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str]) -> None:
     """Draws samples."""
-    flags = parser("Pictures of a class, of a map of classes, of boxes, or of nothing in particular.", EXAMPLES, "outputs/sample")
+    flags = parser(
+        "Pictures of a class, of a map of classes, of boxes, or of nothing in particular.",
+        EXAMPLES,
+        "outputs/sample",
+        elsewhere=dict.fromkeys(("--prompt", "--negative-prompt"), "is a flag of scripts/txt2img.py, which draws a text"),
+    )
     flags.add_argument("--label", help="a class, by name or number")
     flags.add_argument("--map", type=Path, help="a grey or palette picture whose pixels are class indices")
-    flags.add_argument("--boxes", type=Path, metavar="JSON", help="where objects are, and of which class")
+    flags.add_argument("--boxes", type=Path, metavar="FILE", help="a JSON file of objects: [[class, left, top, right, bottom], ...]")
     flags.add_argument(
         "--cond",
         action="append",

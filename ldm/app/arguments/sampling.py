@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
-from ldm.app.cli import Parser
+from ldm.app.cli import BY_ITSELF, Parser
 from ldm.core.family import kind_names
 from ldm.core.settings import Precision
 
 DEFAULT_MODEL = "checkpoints/emoji"
 
 
-def parser(description: str, examples: str, out: str) -> Parser:
-    """A parser with the shared flags; what is not given is as the model's checkpoint says."""
-    made = Parser(description, examples)
-    made.add_argument("--model", default=DEFAULT_MODEL, help="checkpoint folder (default: %(default)s)")
+def parser(description: str, examples: str, out: str, *, elsewhere: Mapping[str, str] = {}, model: str | None = None) -> Parser:
+    """A parser with the shared flags; what is not given is as the model's checkpoint says.
+
+    Args:
+        description, examples: see `Parser`.
+        out: default of `--out`.
+        elsewhere: see `Parser`.
+        model: what models the script is for, where the shipped one is none of them: then `--model` must be given.
+    """
+    made = Parser(description, examples, {"--device": BY_ITSELF, **elsewhere})
+    if model is None:
+        made.add_argument("--model", default=DEFAULT_MODEL, help="checkpoint folder (default: %(default)s)")
+    else:
+        made.add_argument("--model", required=True, help=f"checkpoint folder of {model}")
     made.add_argument("--lora", type=Path, help="folder of a LoRA that was trained on the model, RUN_DIR/lora of such a run")
     made.add_argument("--lora-scale", type=float, help="how strongly it acts (default: 1, as it was trained)")
     add_sampling_flags(made)

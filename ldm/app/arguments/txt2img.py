@@ -14,9 +14,12 @@ EXAMPLES = """examples:
 """
 
 
+OF_SAMPLE = ("--label", "--map", "--boxes", "--cond")
+
+
 def main(arguments: Sequence[str]) -> None:
     """Draws a prompt."""
-    flags = parser("Pictures of a text.", EXAMPLES, "outputs/txt2img")
+    flags = parser("Pictures of a text.", EXAMPLES, "outputs/txt2img", elsewhere=dict.fromkeys(OF_SAMPLE, "is a flag of scripts/sample.py"))
     flags.add_argument("--prompt", required=True, help="what to draw")
     flags.add_argument("--negative-prompt", default="", help="what to lead away from")
     options = flags.parse_args(arguments)

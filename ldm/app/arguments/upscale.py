@@ -15,9 +15,12 @@ The model is one that was trained with `low_resolution`, such as configs/publish
 """
 
 
+MODEL = "a model that was trained with low_resolution; the shipped one was not: train one with configs/published/superres4x.yaml"
+
+
 def main(arguments: Sequence[str]) -> None:
     """Draws the picture at several times its size."""
-    flags = parser("A small picture drawn at several times its size.", EXAMPLES, "outputs/upscale")
+    flags = parser("A small picture drawn at several times its size.", EXAMPLES, "outputs/upscale", model=MODEL)
     flags.add_argument("--image", type=Path, required=True, help="the small picture")
     options = flags.parse_args(arguments)
 

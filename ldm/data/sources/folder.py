@@ -273,8 +273,11 @@ def read_boxes(path: Path) -> tuple[Box, ...]:
     Raises:
         UserError: no such file, or not boxes.
     """
+    if str(path).lstrip().startswith("[") and not path.exists():
+        raise UserError(f"{shown(path):.60}: boxes are read from a file: write this list into one, boxes.json say, and name that")
+    content = read_bytes(path, MAX_TEXT)
     try:
-        return boxes_of(json.loads(decode_text(read_bytes(path, MAX_TEXT), shown(path))))
+        return boxes_of(json.loads(decode_text(content, shown(path))))
     except (ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"{shown(path)}: not boxes as JSON ({error})") from None
 
