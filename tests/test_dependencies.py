@@ -105,6 +105,7 @@ DOCUMENTED = {
     "torchmetrics.functional.image",
     "torchmetrics.image.fid",
     "torchvision.transforms.v2",
+    "torchvision.models",
     "torchvision.transforms.v2.functional",
     "torchvision.utils",
     "xformers.ops",

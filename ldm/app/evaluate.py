@@ -87,6 +87,7 @@ def _evaluate(options: argparse.Namespace) -> Result:
         judge=options.judge,
         bits=_bits(options),
         folder=folder,
+        has_resnet50=bool(options.resnet50),
     )
     model = LatentDiffusion.from_pretrained(options.model, device(), options.precision or "fp32")
     return evaluate_ldm(model, sampling_of(model, options), config)

@@ -16,7 +16,7 @@ from ldm.data.open import open_dataset
 from ldm.data.sample_transform import Split
 from ldm.data.stream import is_remote
 from ldm.evaluation.settings import MOST
-from ldm.metrics.features import SHOWN_AS, InceptionFeatures, cached_features
+from ldm.metrics.features import SHOWN_AS, Features, cached_features
 from ldm.metrics.report import Metric
 
 AT_ONCE = 16  # pictures a batch
@@ -66,10 +66,10 @@ class DrawnFrom:
         for first in range(0, self.count, AT_ONCE):
             yield torch.stack([self.data.sample(i, 0).image for i in range(first, min(first + AT_ONCE, self.count))])
 
-    def features(self, inception: InceptionFeatures, what: str) -> Tensor:
-        """(count, 2048), from the user's cache if data, transform and extractor are the same."""
-        key, unreadable = (self.data.digest, self.data.transform_digest, inception.digest), self.data.unreadable.records
-        return cached_features(key, self.count, lambda: inception.of(self.batches(), self.count, what), unreadable)
+    def features(self, network: Features, what: str) -> Tensor:
+        """(count, D), from the user's cache if data, transform and network are the same."""
+        key, unreadable = (self.data.digest, self.data.transform_digest, network.digest), self.data.unreadable.records
+        return cached_features(key, self.count, lambda: network.of(self.batches(), self.count, what), unreadable)
 
     def plain(self) -> dict[str, object]:
         """For the JSON."""

@@ -25,7 +25,7 @@ from ldm.evaluation.likelihood_task import LikelihoodConfig
 from ldm.evaluation.measures import MEASURES, Evaluated
 from ldm.first_stage.identity import IdentityConfig
 from ldm.metrics.attribution import Attribution, attribute
-from ldm.metrics.features import InceptionFeatures
+from ldm.metrics.features import Features, InceptionFeatures, ResNet50Features
 from ldm.metrics.frechet import FrechetReference
 from ldm.pipelines.classifier_guide import ClassifierGuide
 from ldm.pipelines.latent_diffusion import LatentDiffusion
@@ -48,6 +48,7 @@ class EvaluationConfig:
         judge: checkpoint of a classifier that judges the pictures; None = none does.
         bits: of bits/dim; None = it is not computed.
         folder: where the pictures are kept; None = they are not.
+        has_resnet50: whether pictures are compared by ResNet50's features too.
     """
 
     place: str
@@ -62,6 +63,7 @@ class EvaluationConfig:
     judge: str | None
     bits: LikelihoodConfig | None
     folder: SavedImages | None
+    has_resnet50: bool = False
 
 
 def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig) -> Result:
@@ -111,7 +113,9 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig
     else:
         some = replace(source, count=shared)
         reconstructed = inception.of((given for _, given in reconstructions(model.first_stage, some)), shared, "reconstructions")
-    generated, logits = _seen(conditions, how, inception, judge, config.folder)
+    second = ResNet50Features(model.device) if config.has_resnet50 else None
+    beside_reference = None if second is None else training.features(second, "training pictures")
+    generated, seconds, logits = _seen(conditions, how, inception, second, judge, config.folder)
 
     evaluated = Evaluated(
         model=model,
@@ -123,6 +127,7 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig
         reference=reference,
         real=real,
         generated=generated,
+        second=None if beside_reference is None else (beside_reference, seconds),
     )
     metrics = [metric for measure in MEASURES for metric in measure(evaluated)]
     found = attribute(FrechetReference(reference), real[:shared], reconstructed, generated[:shared], progress=True)
@@ -168,14 +173,24 @@ def _held_out(place: str, held_out: str | None, how: Preprocessing) -> DrawnFrom
 
 
 def _seen(
-    conditions: EvaluationConditions, how: Sampling, inception: InceptionFeatures, judge: Judge | None, folder: SavedImages | None
-) -> tuple[Tensor, Tensor]:
-    """Features (num_images, 2048) of the generated pictures and, with a judge, its logits (num_images, classes); else none, (0,)."""
-    features, logits, count = [], [torch.zeros(0)] if judge is None else [], 0
+    conditions: EvaluationConditions,
+    how: Sampling,
+    inception: Features,
+    second: Features | None,
+    judge: Judge | None,
+    folder: SavedImages | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features (num_images, 2048) of the generated pictures by both networks, and a judge's logits (num_images, classes).
+
+    Of what is not there, (0,).
+    """
+    features, seconds, logits, count = [], [] if second else [torch.zeros(0)], [] if judge else [torch.zeros(0)], 0
     if folder is not None:
         folder.clear()
     for images in made(conditions, how):
         features.append(inception(images))
+        if second is not None:
+            seconds.append(second(images))
         if judge is not None:
             logits.append(judge.logits(images))
         if folder is not None:
@@ -183,7 +198,7 @@ def _seen(
         count += len(images)
     if folder is not None:
         folder.finish(count)
-    return torch.cat(features), torch.cat(logits)
+    return torch.cat(features), torch.cat(seconds), torch.cat(logits)
 
 
 def _how(how: Sampling, classifier: str | None) -> dict[str, object]:

@@ -40,6 +40,7 @@ class Evaluated:
         reference: features of `training`.
         real: of all of `source`.
         generated: one row a picture made; picture i was made under the conditions of picture i of `source`.
+        second: `reference` and `generated` in a second feature space, if one is wanted.
     """
 
     model: LatentDiffusion
@@ -51,6 +52,7 @@ class Evaluated:
     reference: Tensor
     real: Tensor
     generated: Tensor
+    second: tuple[Tensor, Tensor] | None = None
 
 
 def _fid(seen: Evaluated) -> list[Metric]:
@@ -73,6 +75,18 @@ def _mind(seen: Evaluated) -> list[Metric]:
     count = min(len(seen.generated), len(seen.reference))
     about = f"Berthet et al. 2026: {DIRECTIONS} directions, seed {SEED}, {count} pictures of each, as torch-fidelity. Fewer raise it"
     return [_distance(seen, "mind", reference.distance, partial(reference.replicates, progress=True), about, count)]
+
+
+def _second(seen: Evaluated) -> list[Metric]:
+    if seen.second is None:
+        return []
+    reference, generated = seen.second
+    distance = FrechetReference(reference)
+    about = f"as FID, of 2,048 features of Keras' ResNet50, to {len(reference)} training pictures. Its scale is not that of FID"
+    found = _distance(
+        replace(seen, generated=generated), "fd_resnet50", distance.distance, partial(distance.replicates, progress=True), about
+    )
+    return [replace(found, title="FD, ResNet50")]
 
 
 def _distance(
@@ -221,6 +235,7 @@ MEASURES: tuple[Callable[[Evaluated], list[Metric]], ...] = (
     _fid,
     _kid,
     _mind,
+    _second,
     _precision_recall,
     _inception_score,
     _memorisation,

@@ -1,4 +1,4 @@
-"""Inception's features of images, and the cache of a data set's features."""
+"""Networks' features of images, and the cache of a data set's features."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from einops import repeat
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ldm.core.errors import UserError
@@ -18,18 +18,25 @@ from ldm.core.files import write_file
 from ldm.core.precision import whole_float32
 from ldm.pretrained.cache import cache_folder
 from ldm.pretrained.inception import fid_inception
+from ldm.pretrained.resnet import ResNetFeatures
 from ldm.pretrained.table import TABLE
 
 SHOWN_AS = "8-bit RGB (grey shown three times), scaled to 299 x 299 as TensorFlow 1 did, without antialiasing"
 
 
-class InceptionFeatures:
-    """Images (B, C, H, W) in [-1, 1], C = 1 or 3, to (B, 2048) float32 on the CPU."""
+class Features:
+    """Images (B, C, H, W) in [-1, 1], C = 1 or 3, to features (B, D) float32 on the CPU.
 
-    def __init__(self, device: torch.device, progress: bool = True) -> None:
+    Args:
+        network: takes images (B, 3, H, W) uint8.
+        name: of the network, for people.
+        digest: of its weights.
+        device: that it runs on.
+    """
+
+    def __init__(self, network: nn.Module, name: str, digest: str, device: torch.device) -> None:
         memory_format = torch.channels_last if device.type == "cpu" else torch.contiguous_format  # 1.6 times faster on two cores
-        self.network, self.device = fid_inception(progress).to(device).to(memory_format=memory_format), device
-        self.digest = TABLE["fid-inception"].sha256
+        self.network, self.name, self.digest, self.device = network.to(device).to(memory_format=memory_format), name, digest, device
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -38,13 +45,27 @@ class InceptionFeatures:
             return features
 
     def of(self, batches: Iterable[Tensor], count: int, what: str) -> Tensor:
-        """(count, 2048) of all batches; `what` labels the progress bar."""
+        """(count, D) of all batches; `what` labels the progress bar."""
         found = []
-        with tqdm(total=count, desc=f"Inception, {what}", unit="picture", dynamic_ncols=True) as bar:
+        with tqdm(total=count, desc=f"{self.name}, {what}", unit="picture", dynamic_ncols=True) as bar:
             for images in batches:
                 found.append(self(images))
                 bar.update(len(images))
         return torch.cat(found)
+
+
+class InceptionFeatures(Features):
+    """2048 of the Inception v3 of FID."""
+
+    def __init__(self, device: torch.device, progress: bool = True) -> None:
+        super().__init__(fid_inception(progress), "Inception", TABLE["fid-inception"].sha256, device)
+
+
+class ResNet50Features(Features):
+    """2048 of Keras' ResNet50: a second opinion, by a network of another kind."""
+
+    def __init__(self, device: torch.device, progress: bool = True) -> None:
+        super().__init__(ResNetFeatures(progress), "ResNet50", TABLE["resnet50"].sha256, device)
 
 
 def levels(images: Tensor) -> Tensor:

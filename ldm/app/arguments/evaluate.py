@@ -29,7 +29,7 @@ The features of the data are kept in ~/.cache/ldm/features (or $LDM_CACHE/featur
 ONLY_BITS = ("bound_steps", "bound_variance", "probe", "first_noise", "tolerance")
 GUIDING = ("guidance", "guidance_interval", "guidance_rescale", "threshold", "classifier", "classifier_scale")
 ONLY_SAMPLING = ("sampler", "grid", "steps", *GUIDING)
-ONLY_LDM = (*ONLY_SAMPLING, "precision", "held_out", "reference_images", "judge", "save_images", "bits_per_dim", *ONLY_BITS)
+ONLY_LDM = (*ONLY_SAMPLING, "precision", "held_out", "reference_images", "judge", "resnet50", "save_images", "bits_per_dim", *ONLY_BITS)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -56,6 +56,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--classifier", help="checkpoint of a noise-aware classifier that guides each picture to its label (ldm)")
     parser.add_argument("--classifier-scale", type=float, help="how strongly; 1 = Bayes' rule (ldm; default: 1)")
     parser.add_argument("--judge", help="checkpoint of a classifier of clean pictures that judges them (ldm)")
+    parser.add_argument(
+        "--resnet50", action="store_true", default=None, help="also the Frechet distance on ResNet50's features (ldm; fetches 95 MB once)"
+    )
     parser.add_argument("--save-images", action="store_true", default=None, help="keep the pictures in OUT/pictures (ldm)")
     _add_bits(parser)
     parser.add_argument("--seed", type=int, default=0, help="picture i depends on (seed, i) only (default: %(default)s)")
