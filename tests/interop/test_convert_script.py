@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 from interop_rows import KL, PLAIN, ROWS, write_row
@@ -64,7 +65,6 @@ def write_first_stage(folder: Path, config: KLAutoencoderConfig | VQAutoencoderC
 @pytest.mark.parametrize("kind", ["kl", "vq"])
 def test_a_first_stage_by_itself_opens_in_diffusers(kind: str, home: Path, call, capsys) -> None:
     """Its latents, times diffusers' scale, are ours, and images come back the same."""
-    diffusers = pytest.importorskip("diffusers")
     shape = {"channels": 64, "multipliers": (1, 2), "blocks": 1}
     config = (
         KLAutoencoderConfig(**shape, latent_channels=2) if kind == "kl" else VQAutoencoderConfig(**shape, num_codes=24, code_channels=2)
