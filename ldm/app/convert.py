@@ -11,10 +11,10 @@ from ldm.core.errors import UserError
 from ldm.core.files import Outputs
 from ldm.core.ownership import check_replaceable
 from ldm.interop.compvis.export import export_compvis
-from ldm.interop.diffusers.export import export_diffusers
+from ldm.interop.diffusers.export import WEIGHTS, export_diffusers, export_first_stage
 from ldm.interop.importing import import_checkpoint
 from ldm.interop.lora.export import FILE, export_lora_diffusers, export_lora_file
-from ldm.interop.ours import Ours
+from ldm.interop.ours import Ours, is_first_stage
 from ldm.interop.recipe import IMPORTED
 
 OURS, PIPELINE, PARTS = "manifest.json", "model_index.json", "load.py"  # what a folder has that an earlier call may have left
@@ -36,6 +36,8 @@ def main(options: argparse.Namespace) -> None:
     elif is_lora(options.source):
         write_lora = export_lora_diffusers if options.to == "diffusers" else export_lora_file
         notes = write_lora(load_lora(options.source), options.out)
+    elif options.to == "diffusers" and is_first_stage(options.source):
+        notes = export_first_stage(options.source, options.out)
     else:
         write = export_diffusers if options.to == "diffusers" else export_compvis
         notes = write(Ours.open(options.source), options.out)
@@ -57,7 +59,7 @@ def _check_out(options: argparse.Namespace) -> None:
     check_replaceable(options.out)
     if options.way == "import" and (options.out / OURS).is_file() and not _was_imported(options.out):
         raise UserError(f"--out {options.out}: holds a checkpoint that was not imported, as its README.md says; name another folder")
-    left = (OURS,) if options.way == "import" else (PIPELINE, PARTS, FILE)
+    left = (OURS,) if options.way == "import" else (PIPELINE, PARTS, FILE, WEIGHTS)
     if options.out.is_dir() and any(options.out.iterdir()) and not any((options.out / name).is_file() for name in left):
         raise UserError(f"--out {options.out}: is a folder with something else in it; name another")
 

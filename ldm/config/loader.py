@@ -267,13 +267,14 @@ def from_short_form(text: str, path: str) -> dict[str, Any]:
 
 def _dataclass(content: Any, schema: Any, path: str) -> Any:
     known = {f.name: f for f in fields(schema) if f.init}
-    if isinstance(content, str) and "kind" in known:
-        content = from_short_form(content, path)
-    if not isinstance(content, dict):
-        prefix = f"{path}." if path else ""
-        raise _mismatch(content, f"a mapping of {', '.join(known)}, as in {prefix}{next(iter(known))}=VALUE", path)
     hints = typing.get_type_hints(schema, include_extras=True)
     prefix = f"{path}." if path else ""
+    if isinstance(content, str) and content.partition(" ")[0] in typing.get_args(hints.get("kind")):
+        content = from_short_form(content, path)
+    if not isinstance(content, dict):
+        kinds = typing.get_args(hints.get("kind"))
+        wanted = f"a kind ({', '.join(kinds)}), or " if kinds else ""
+        raise _mismatch(content, f"{wanted}a mapping of {', '.join(known)}, as in {prefix}{[*known][bool(kinds)]}=VALUE", path)
     for key in content:
         if key not in known:
             raise _UnknownKey(f"{prefix}{key}", [f"{prefix}{name}" for name in known])

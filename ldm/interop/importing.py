@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from ldm.checkpoints.folder import MANIFEST
+from ldm.checkpoints.lora import is_lora
 from ldm.checkpoints.model import LatentDiffusionSpec
 from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
 from ldm.conditioning.conditioner import build_conditioners
@@ -18,8 +20,11 @@ from ldm.interop.compvis.stable_diffusion import recipe_of
 from ldm.interop.conditioner_keys import of_kind
 from ldm.interop.diffusers.importing import import_diffusers
 from ldm.interop.foreign_file import read_tensors
+from ldm.interop.lora.export import FILE as LORA_FILE
 from ldm.interop.recipe import Imported
 from ldm.interop.settings import PredictionName
+
+NO_LORA = "LoRAs are not imported; they are trained here (lora.rank=8) and exported"
 
 
 def import_checkpoint(
@@ -51,11 +56,18 @@ def import_checkpoint(
         for name, given in (("--config", config), ("--prediction", prediction), ("--size", size)):
             if given is not None:
                 raise UserError(f"{name} is for single files; {source} is a folder, whose config files set it")
+        if (source / MANIFEST).is_file():
+            what = NO_LORA if is_lora(source) else "it is used as it is: --model, first_stage.checkpoint= or init_from="
+            raise UserError(f"{source} is a checkpoint of this tool, and import takes other tools': {what}")
+        if (source / LORA_FILE).is_file():
+            raise UserError(f"{source}: {NO_LORA}")
         imported, tower = import_diffusers(source)
     else:
         if config is not None and prediction is not None:
             raise UserError("--prediction is for files without a config; the config sets it")
         tensors = read_tensors(source)
+        if any("lora" in name for name in tensors):
+            raise UserError(f"{source}: {NO_LORA}")
         recipe = recipe_of(tensors, source, prediction) if config is None else read_compvis(config)
         if size is not None:
             recipe = recipe.of_size(size)

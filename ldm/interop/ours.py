@@ -42,7 +42,9 @@ class Ours:
         """
         opened = Checkpoint.open(folder)
         if "denoiser" not in opened.config:
-            raise UserError(f"checkpoint {folder} is not of both stages; a first stage or classifier by itself is not exported")
+            if opened.has("first_stage"):
+                raise UserError(f"checkpoint {folder} is a first stage by itself, which is exported to diffusers only: --to diffusers")
+            raise UserError(f"checkpoint {folder} is not of both stages; a classifier is not exported")
         spec = located(opened.spec(LatentDiffusionSpec), opened.folder)
         check_kinds(spec, f"checkpoint {folder}")
         parts = {name: opened.tensors(name) if opened.has(name) else {} for name in ("first_stage", "denoiser", "conditioner")}
@@ -84,6 +86,16 @@ class Ours:
     def conditioners_of(self, kind: type[Kind]) -> dict[str, Kind]:
         """The configs of its conditioners of one kind, by name."""
         return of_kind(self.spec.conditioning, kind)
+
+
+def is_first_stage(folder: Path) -> bool:
+    """Whether a checkpoint's folder holds a first stage by itself.
+
+    Raises:
+        UserError: not a checkpoint.
+    """
+    opened = Checkpoint.open(folder, verified=False)
+    return opened.has("first_stage") and not opened.has("denoiser")
 
 
 def is_second(spec: LatentDiffusionSpec) -> bool:

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur, resize, to_pil_image
 
+from ldm.core.errors import UserError, described
 from ldm.data.images import eight_bit, image_tensor, object_in
 from ldm.data.profiles import DAMAGED, PROFILE, can_keep_profile, in_profile_of, in_srgb, name_of
 
@@ -19,6 +20,12 @@ SEAM = 0.03  # width of the seam's blending, in units of the square's side
 BLEND_SIDE = 256  # the seam's correction is smooth, so a larger square's is computed at this size
 FILL_WIDTH = 1 / 8  # how far the hole's filling looks, in units of the square's side
 WHITE = (255, 255, 255)
+
+
+def check_image(image: object, what: str) -> None:
+    """Refuses, by UserError, what is no PIL image."""
+    if not isinstance(image, Image.Image):
+        raise UserError(f"{what} must be a PIL image, as of PIL.Image.open(PATH), got {described(image)}")
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:

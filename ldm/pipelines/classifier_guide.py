@@ -14,6 +14,7 @@ from ldm.diffusion.estimate import Denoise
 from ldm.diffusion.process import NoiseProcess
 from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.guidance.classifier_guided import classifier_guided
+from ldm.pipelines.sampling import is_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class ClassifierGuide:
             )
         if not self.labels:
             raise UserError("classifier guidance needs a label, the class to lead to")
-        if not (self.scale >= 0 and isfinite(self.scale)):
+        if not (is_number(self.scale) and self.scale >= 0 and isfinite(self.scale)):
             raise UserError(f"the classifier's scale must be a number from 0 up (0 = none, 1 = Bayes' rule), got {self.scale}")
 
     def check(self, model: LatentDiffusionSpec) -> None:

@@ -14,9 +14,9 @@ from ldm.core.random import Streams
 from ldm.data.profiles import in_srgb
 from ldm.diffusion.estimate import Denoise
 from ldm.guidance.known_region import known_region
-from ldm.pipelines.canvas import Square, as_tensor, blended, hole_of, known_at, ordinary, pasted, resized, to_pil
+from ldm.pipelines.canvas import Square, as_tensor, blended, check_image, hole_of, known_at, ordinary, pasted, resized, to_pil
 from ldm.pipelines.latent_diffusion import LatentDiffusion
-from ldm.pipelines.sampling import Sampling
+from ldm.pipelines.sampling import Sampling, is_number
 from ldm.samplers.sampler import step_noise
 
 
@@ -40,8 +40,10 @@ def inpaint(model: LatentDiffusion, image: Image.Image, mask: Image.Image, how: 
         bit-identical.
 
     Raises:
-        UserError: mask of another size, or with nothing to paint; empty prompt, or one for a model that reads no text.
+        UserError: no PIL images; mask of another size, or with nothing to paint; empty prompt, or one for a model that reads no text.
     """
+    check_image(image, "the picture")
+    check_image(mask, "the mask")
     if mask.size != image.size:
         sizes = f"the mask is {mask.width}x{mask.height}, the picture {image.width}x{image.height}"
         raise UserError(f"{sizes}: make them the same size")
@@ -95,9 +97,10 @@ def image_to_image(
         negative_prompt: what guidance leads away from; empty = nothing in particular.
 
     Raises:
-        UserError: strength out of range; empty prompt, or one for a model that reads no text.
+        UserError: no PIL image; strength out of range; empty prompt, or one for a model that reads no text.
     """
-    if not 0 < strength <= 1:
+    check_image(image, "the picture")
+    if not is_number(strength) or not 0 < strength <= 1:
         raise UserError(f"strength must be above 0 and at most 1, got {strength}")
     image, side = ordinary(image), min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2

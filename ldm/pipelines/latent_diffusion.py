@@ -28,7 +28,7 @@ from ldm.guidance.thresholded import Threshold
 from ldm.pipelines.canvas import to_pil
 from ldm.pipelines.classifier_guide import ClassifierGuide
 from ldm.pipelines.renderer import UNCONDITIONAL, Renderer
-from ldm.pipelines.sampling import OnStep, Sampling
+from ldm.pipelines.sampling import OnStep, Sampling, is_number
 from ldm.samplers.sampler import Sampler
 
 P = TypeVar("P", bound=Family)
@@ -80,6 +80,8 @@ class LatentDiffusion(Renderer):
         if precision not in get_args(Precision):
             raise unknown("precision", precision, get_args(Precision))
         chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if not is_number(lora_scale):
+            raise UserError(f"lora_scale must be a number, got {described(lora_scale)}")
         if lora is None:
             parts = load_latent_diffusion(folder, chosen, precision)
         else:

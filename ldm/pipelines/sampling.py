@@ -58,13 +58,13 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name in ("steps", "num_images", "seed"):
-            if not _is(getattr(self, name), Integral):
+            if not is_number(getattr(self, name), Integral):
                 raise UserError(f"{name} must be a whole number, got {described(getattr(self, name))}")
         for name in ("guidance", "guidance_rescale"):
-            if not _is(getattr(self, name), Real):
+            if not is_number(getattr(self, name)):
                 raise UserError(f"{name} must be a number, got {described(getattr(self, name))}")
         interval = self.guidance_interval
-        if interval is not None and not (isinstance(interval, tuple | list) and len(interval) == 2 and all(_is(v, Real) for v in interval)):
+        if interval is not None and not (isinstance(interval, tuple | list) and len(interval) == 2 and all(is_number(v) for v in interval)):
             raise UserError(f"guidance_interval must be two noise levels (low, high), got {described(interval)}")
         if self.steps < 1:
             raise UserError(f"steps must be at least 1, got {self.steps}")
@@ -74,7 +74,8 @@ class Sampling:
         check_threshold(self.threshold)
 
 
-def _is(value: object, kind: type) -> bool:
+def is_number(value: object, kind: type = Real) -> bool:
+    """Whether it is a number of that kind; True and False are none."""
     return isinstance(value, kind) and not isinstance(value, bool)
 
 

@@ -16,7 +16,7 @@ from ldm.core.random import Streams
 from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.first_stage.tiling import in_tiles
 from ldm.guidance.classifier_free import classifier_free
-from ldm.pipelines.canvas import as_tensor, to_pil
+from ldm.pipelines.canvas import as_tensor, check_image, to_pil
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 from ldm.pipelines.sampling import Sampling, shifted, start_std
 from ldm.samplers.sampler import step_noise
@@ -43,6 +43,7 @@ def upscale(model: LatentDiffusion, image: Image.Image, how: Sampling) -> list[I
         UserError: another model; one whose first stage does not scale down, so that there is nothing to scale up; a picture that is not
             finite.
     """
+    check_image(image, "the picture")
     parts = model.require("image")
     factor, side = model.first_stage.downsampling_factor, model.latent_size[0]
     if factor == 1:

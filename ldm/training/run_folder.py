@@ -6,10 +6,8 @@ import io
 import json
 import math
 import re
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
@@ -18,12 +16,12 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from ldm.core.errors import UserError
 from ldm.core.files import recover_all, write_file
+from ldm.training.curves import draw, panels
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 NAMES = ("config.yaml", "metrics.jsonl", "report.txt", "curves.png", "samples", "state", "checkpoint", "checkpoints", "lora", "latents")
-LOGARITHMIC = 20  # a curve that falls from so many times its median would be a flat line
 
 
 class RunFolder:
@@ -118,39 +116,9 @@ class RunFolder:
         """`curves.png`: every logged number against the step."""
         if not self.is_writer:
             return
-        import matplotlib
-
-        matplotlib.use("agg")
-        from matplotlib import pyplot
-
-        series: dict[str, list[tuple[int, float]]] = defaultdict(list)
-        for row in self.history():
-            for name, value in row.items():
-                if name not in ("step", "samples_per_second", "learning_rate") and math.isfinite(value):
-                    series[name].append((row["step"], value))
-        if not series:
-            return
-        columns = 3
-        rows = -(-len(series) // columns)
-        figure, axes = pyplot.subplots(rows, columns, figsize=(4.2 * columns, 2.6 * rows), squeeze=False, layout="constrained")
-        for axis, (name, points) in zip(axes.flat, series.items(), strict=False):
-            steps, values = zip(*points, strict=True)
-            dense = len(points) > 50
-            axis.plot(steps, values, color="tab:blue", alpha=0.25 if dense else 1.0, linewidth=0.8, marker="" if dense else ".")
-            if dense:
-                axis.plot(steps, _smooth(values), color="tab:blue", linewidth=1.4)
-            if min(values) > 0 and max(values) > LOGARITHMIC * median(values):
-                axis.set_yscale("log")
-            axis.set_title(name, fontsize=10)
-            axis.set_xlabel("step", fontsize=8)
-            axis.tick_params(labelsize=8)
-            axis.grid(alpha=0.3)
-        for axis in list(axes.flat)[len(series) :]:
-            axis.axis("off")
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=110)
-        pyplot.close(figure)
-        write_file(self.path / "curves.png", png.getvalue())
+        found = panels(self.history())
+        if found:
+            write_file(self.path / "curves.png", draw(found))
 
     def close(self) -> None:
         if self._metrics is not None and self._board is not None:
@@ -192,12 +160,3 @@ def _step_of_note(line: str) -> int:
     if found is None:
         raise ValueError
     return int(found[1])
-
-
-def _smooth(values: tuple[float, ...]) -> list[float]:
-    """Exponential mean over about a fiftieth of the series."""
-    keep, mean, smooth = 1 - 50 / len(values) if len(values) > 100 else 0.5, values[0], []
-    for value in values:
-        mean = keep * mean + (1 - keep) * value
-        smooth.append(mean)
-    return smooth

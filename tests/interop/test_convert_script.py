@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 from interop_rows import KL, PLAIN, ROWS, write_row
@@ -16,7 +17,11 @@ from interop_rows import KL, PLAIN, ROWS, write_row
 from ldm.app import cli
 from ldm.app.arguments import convert, sample, txt2img
 from ldm.checkpoints.folder import Checkpoint
+from ldm.checkpoints.model import AutoencoderSpec, load_first_stage, write_autoencoder
 from ldm.conditioning.bert_scratch import BertScratchConfig
+from ldm.first_stage.autoencoder import KLAutoencoderConfig
+from ldm.first_stage.latent_normalization import LatentNormalization, weights_digest
+from ldm.first_stage.vq import VQAutoencoderConfig
 from ldm.interop.compvis.export import export_compvis
 from ldm.interop.diffusers.export import export_diffusers
 from ldm.interop.ours import Ours
@@ -42,6 +47,41 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_row(tmp_path / "text", ROWS["text"])
     write_row(tmp_path / "faces", ROWS["faces"])
     return tmp_path
+
+
+def write_first_stage(folder: Path, config: KLAutoencoderConfig | VQAutoencoderConfig) -> None:
+    """A stage-one checkpoint whose latents have a scale and shift a channel."""
+    torch.manual_seed(0)
+    weights = config.build().state_dict()
+    scale = (1.5, 0.5) if isinstance(config, KLAutoencoderConfig) else (1.5,)
+    normalization = LatentNormalization(
+        channels=2, downsampling_factor=2, shift=(0.3,) * len(scale), scale=scale, digest=weights_digest(weights)
+    )
+    write_autoencoder(
+        folder, AutoencoderSpec(name="vae", size=16, first_stage=config, normalization=normalization), weights, "# vae\n", 1 << 30
+    )
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_a_first_stage_by_itself_opens_in_diffusers(kind: str, home: Path, call, capsys) -> None:
+    """Its latents, times diffusers' scale, are ours, and images come back the same."""
+    shape = {"channels": 64, "multipliers": (1, 2), "blocks": 1}
+    config = (
+        KLAutoencoderConfig(**shape, latent_channels=2) if kind == "kl" else VQAutoencoderConfig(**shape, num_codes=24, code_channels=2)
+    )
+    write_first_stage(home / "vae", config)
+    for _ in range(2):  # replaces its own
+        assert call(convert.main, "export vae --to diffusers --out out") == 0
+    autoencoder = {"kl": "AutoencoderKL", "vq": "VQModel"}[kind]
+    assert f"opens as diffusers' {autoencoder}" in capsys.readouterr().out
+    theirs = getattr(diffusers, autoencoder).from_pretrained(home / "out").eval()
+    ours, _, _ = load_first_stage(home / "vae", torch.device("cpu"))
+    image = torch.linspace(-1, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
+    with torch.no_grad():
+        encoded = theirs.encode(image)
+        latent = (encoded.latent_dist.mode() if kind == "kl" else encoded.latents) * theirs.config.scaling_factor
+        torch.testing.assert_close(latent, ours.encode(image), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(theirs.decode(latent / theirs.config.scaling_factor).sample, ours.decode(latent), rtol=1e-3, atol=1e-4)
 
 
 def test_samples_are_the_same_after_export_and_import_by_the_command_line(home: Path, call, capsys):
@@ -77,7 +117,11 @@ def test_an_import_replaces_an_import_and_no_other_checkpoint(home: Path, call, 
     "arguments, message",
     [
         ("import nothing.ckpt --out out", "nothing.ckpt: no such file"),
-        ("import text --out out", "neither model_index.json nor config.json"),
+        ("import text --out out", "text is a checkpoint of this tool, and import takes other tools'"),
+        ("import other --out out", "neither model_index.json nor config.json"),
+        ("import lora.safetensors --out out", "lora.safetensors: LoRAs are not imported; they are trained here"),
+        ("import lora --out out", "lora: LoRAs are not imported"),
+        ("export vae --to compvis --out out.ckpt", "is a first stage by itself, which is exported to diffusers only"),
         ("import note.txt --out out", "unknown kind of file"),
         ("import bare.safetensors --out out", "not Stable Diffusion 1 or 2"),
         ("import bare.safetensors --config nothing.yaml --out out", "nothing.yaml: no such file"),
@@ -105,6 +149,10 @@ def test_mistakes_are_one_line_with_exit_code_2_and_leave_nothing(arguments: str
     from safetensors.torch import save_file
 
     save_file({"a": torch.zeros(1)}, home / "bare.safetensors")
+    save_file({"unet.to_q.lora_A.weight": torch.zeros(1)}, home / "lora.safetensors")
+    (home / "lora").mkdir()
+    shutil.copy(home / "lora.safetensors", home / "lora" / "pytorch_lora_weights.safetensors")
+    write_first_stage(home / "vae", KLAutoencoderConfig(channels=64, multipliers=(1, 2), blocks=1, latent_channels=2))
     (home / "note.txt").write_text("no model here")
     (home / "other").mkdir()
     for name in ("mine.txt", "mine.safetensors", "book.yaml"):

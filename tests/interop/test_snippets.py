@@ -82,6 +82,7 @@ def test_it_writes_our_image_of_the_same_noise(name: str, exported, monkeypatch:
     x = noise(ours)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "randn", lambda *shape: x.reshape(shape))
+        patch.setattr(sys, "argv", ["load.py"])
         runpy.run_path(str(folder / "load.py"), run_name="__main__")
     inputs = example(name, ours)
     if name == "inpainting":  # guidance does not apply to a mask alone
@@ -100,4 +101,21 @@ def test_it_runs_as_a_program(name: str, exported, tmp_path: Path):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
     done = subprocess.run([sys.executable, str(folder / "load.py")], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert done.stdout == f"wrote {folder / 'sample.png'}\n"
     written(folder)
+
+
+def test_its_flags_are_read_and_others_refused(exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    program = str(exported("text")[1] / "load.py")
+    images = []
+    for prompt in ("a red heart", "a tree"):
+        torch.manual_seed(0)
+        out = tmp_path / f"{prompt}.png"
+        monkeypatch.setattr(sys, "argv", ["load.py", "--prompt", prompt, "--steps", "2", "--out", str(out)])
+        runpy.run_path(program, run_name="__main__")
+        assert capsys.readouterr().out == f"wrote {out}\n"
+        images.append(out.read_bytes())
+    assert images[0] != images[1]
+    monkeypatch.setattr(sys, "argv", ["load.py", "--label", "3"])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(program, run_name="__main__")

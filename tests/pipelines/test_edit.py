@@ -19,6 +19,7 @@ from ldm.data.profiles import in_srgb, matrix_profile
 from ldm.pipelines.canvas import BLEND_SIDE, Square, as_tensor, blended, hole_of, known_at, ordinary, pasted
 from ldm.pipelines.edit import image_to_image, inpaint
 from ldm.pipelines.latent_diffusion import LatentDiffusion as Model
+from ldm.pipelines.upscaling import upscale
 from ldm.samplers.sampler import Sampler
 
 
@@ -159,6 +160,21 @@ def test_a_prompt_is_optional_and_counts(model_of):
         inpaint(free, picture, mask, free.sampling(), "a red heart")
     with pytest.raises(UserError, match="prompt is empty"):
         inpaint(model, picture, mask, how, "")
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda model, picture: inpaint(model, "a.png", picture, model.sampling()), "the picture must be a PIL image, .* got str 'a.png'"),
+        (lambda model, picture: inpaint(model, picture, None, model.sampling()), "the mask must be a PIL image"),
+        (lambda model, picture: image_to_image(model, Path("a.png"), 0.5, model.sampling()), "the picture must be a PIL image"),
+        (lambda model, picture: image_to_image(model, picture, "0.5", model.sampling()), "strength must be above 0 and at most 1, got 0.5"),
+        (lambda model, picture: upscale(model, torch.zeros(3, 8, 8), model.sampling()), "the picture must be a PIL image, .*Tensor of"),
+    ],
+)
+def test_what_is_no_picture_or_number_is_refused(model_of, call, message):
+    with pytest.raises(UserError, match=message):
+        call(model_of("free"), noisy(16, 16))
 
 
 def test_a_painting_depends_on_seed_and_number_only(model_of):

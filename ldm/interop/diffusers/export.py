@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ldm.checkpoints.folder import save_tensors
+from ldm.checkpoints.model import load_first_stage
 from ldm.conditioning.bert_pretrained import MINILM, BertPretrainedConfig
 from ldm.conditioning.bert_scratch import WORDS, BertScratchConfig
 from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
@@ -21,7 +22,9 @@ from ldm.conditioning.inpaint_mask import InpaintMaskConfig
 from ldm.conditioning.low_resolution import LowResolutionConfig
 from ldm.conditioning.transformer import TransformerConfig
 from ldm.config.loader import to_yaml
+from ldm.core.errors import UserError
 from ldm.core.files import new_folder, recover_folder, write_file
+from ldm.first_stage.convolutional import ConvolutionalConfig
 from ldm.first_stage.latent_normalization import LatentNormalization, encoder_digest, weights_digest
 from ldm.first_stage.vq import VQAutoencoderConfig
 from ldm.interop.autoencoder_keys import autoencoder_keys
@@ -38,6 +41,7 @@ from ldm.interop.unet_keys import unet_keys
 
 FACTOR_OF_LDM, TOKENS_OF_LDM = 8, 77  # fixed in LDMTextToImagePipeline: downsampling factor of the first stage, number of tokens
 STABLE_DIFFUSION = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 DIFFUSERS = "0.36.0"  # the oldest version with these names
 CALLS = {
     "LDMPipeline": "pipeline(num_inference_steps=50).images[0]",
@@ -55,6 +59,16 @@ from diffusers import DiffusionPipeline
 
 pipeline = DiffusionPipeline.from_pretrained("FOLDER")  # this one
 {call}.save("image.png")
+```
+"""
+README_OF_FIRST_STAGE = """# {name}
+
+A first stage for diffusers:
+
+```python
+from diffusers import {autoencoder}
+
+autoencoder = {autoencoder}.from_pretrained("FOLDER")  # this one; latents of a diffusion model are times its config.scaling_factor
 ```
 """
 README_OF_PARTS = """# {name}
@@ -106,6 +120,28 @@ def export_diffusers(ours: Ours, out: Path) -> tuple[str, ...]:
             write_file(new / "README.md", README_OF_PARTS.format(name=ours.spec.name, reason=reason))
     note = f"opens as diffusers' {pipeline}" if pipeline else f"no pipeline of diffusers runs it ({reason}); load.py does, by its parts"
     return (note, *folded, *notes, *_left_out(ours))
+
+
+def export_first_stage(folder: Path, out: Path) -> tuple[str, ...]:
+    """Writes a first stage by itself as a folder that diffusers' AutoencoderKL or VQModel opens, whole or not at all.
+
+    Returns:
+        Notes for the user.
+
+    Raises:
+        UserError: not a checkpoint; what diffusers cannot represent.
+    """
+    _, spec, stored = load_first_stage(folder, torch.device("cpu"))
+    config = spec.first_stage
+    if not isinstance(config, ConvolutionalConfig):
+        raise UserError(f"checkpoint {folder}: first stage {config.kind!r} has no counterpart in other tools")
+    weights, scale, folded = scaled_for_peer(config, spec.normalization, stored)
+    vae = autoencoder_json(SizedAutoencoder(config=config, scale=scale, shift=0.0, size=spec.size))
+    recover_folder(out)
+    with new_folder(out) as new:
+        _write(new, vae, autoencoder_keys(config, "diffusers").give(weights))
+        write_file(new / "README.md", README_OF_FIRST_STAGE.format(name=spec.name, autoencoder=vae["_class_name"]))
+    return (f"opens as diffusers' {vae['_class_name']}", *folded)
 
 
 def _normalization(
@@ -244,7 +280,7 @@ def _write_tokenizer(folder: Path, model: str | None, length: int) -> str:
     return type(tokenizer).__name__
 
 
-def _write(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], name: str = "diffusion_pytorch_model.safetensors") -> None:
+def _write(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], name: str = WEIGHTS) -> None:
     write_file(folder / "config.json", _text(config))
     save_tensors(folder / name, {key: tensor.contiguous() for key, tensor in tensors.items()}, PT)
 

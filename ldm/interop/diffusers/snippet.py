@@ -22,6 +22,7 @@ from ldm.core.errors import UserError
 
 FRAME = '''"""Samples {name} by diffusers' parts: `python load.py` writes sample.png beside itself; or import what it defines."""
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -63,10 +64,21 @@ def sample(conditions, noise=None, steps={steps}, guidance={guidance}):
 if __name__ == "__main__":
     from torchvision.utils import save_image
 
-    save_image(sample(condition({example})), HERE / "sample.png", normalize=True, value_range=(-1, 1))
+    parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
+{flags}    parser.add_argument("--steps", type=int, default={steps})
+    parser.add_argument("--guidance", type=float, default={guidance})
+    parser.add_argument("--out", type=Path, default=HERE / "sample.png")
+    options = parser.parse_args()
+    image = sample(condition({example}), steps=options.steps, guidance=options.guidance)
+    save_image(image, options.out, normalize=True, value_range=(-1, 1))
+    print(f"wrote {{options.out}}")
 '''
 BERT_IMPORT = "from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertModel\n"
 HEADS_IMPORT = "from diffusers.models.attention_processor import Attention\n"
+FLAGS = {  # of arguments that a command line can give; the others are set in the program
+    "prompt": '    parser.add_argument("--prompt", default={example}, help="a text")\n',
+    "label": '    parser.add_argument("--label", type=int, default={example}, help="the index of a class")\n',
+}
 HEADS = """for module in unet.modules():  # the UNet's config can express heads of one width only
     if isinstance(module, Attention):
         module.heads, module.scale = {heads}, (module.inner_dim / {heads}) ** -0.5
@@ -169,7 +181,8 @@ def snippet(spec: LatentDiffusionSpec, *, unet: str, autoencoder: str, scheduler
         steps=spec.sampling.steps,
         guidance=spec.sampling.guidance,
         unet_arguments=token_arguments + (", class_labels=vector" if spec.denoiser.vector_width else ""),
-        example=", ".join(f"{name}={example}" for name, (example, _) in arguments.items()),
+        flags="".join(FLAGS[name].format(example=example) for name, (example, _) in arguments.items() if name in FLAGS),
+        example=", ".join(f"{name}=options.{name}" if name in FLAGS else f"{name}={example}" for name, (example, _) in arguments.items()),
     )
 
 
