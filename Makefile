@@ -12,7 +12,7 @@ TESTS ?= not slow and not gpu
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 8))')
 PYTEST = LDM_OFFLINE=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(1)/python -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 0 -m "$(TESTS)"
 
-.PHONY: help venv fetch demo test test-all test-oldest mutants lint format
+.PHONY: help venv fetch demo test test-all test-oldest mutants emoji-styles lint format
 .DEFAULT_GOAL := help
 
 help:  ## what there is
@@ -54,6 +54,14 @@ $(OLDEST_STAMP): | $(STAMP)
 	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct \
 		--only-binary :all: --no-binary antlr4-python3-runtime --no-binary ldm -e '.[dev]'
 	@touch $@
+
+emoji-styles: $(STAMP) data/emoji-styles  ## the model to come: both stages on drawings in eight styles (hours; the same command resumes)
+	$(BIN)/python -m ldm.pretrained
+	$(BIN)/python scripts/train_vae.py --config configs/vae/emoji-styles-f4.yaml
+	$(BIN)/python scripts/train_ldm.py --config configs/ldm/emoji-styles.yaml
+
+data/emoji-styles: | $(STAMP)
+	$(BIN)/python scripts/prepare_data.py emoji-styles --out $@
 
 lint: $(STAMP)  ## style, format and types
 	$(BIN)/ruff check .
