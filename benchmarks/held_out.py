@@ -4,14 +4,15 @@
     python benchmarks/held_out.py
 
 LPIPS is a squared Euclidean distance between scaled features, so that one matrix product a batch compares each picture with all others.
-A composition that is nearer to a training picture than 19 in 20 pairs of pictures of one style are to each other is no test: its key goes
-into benchmarks/compositions/near.json, which benchmarks/compositions.py reads.
+A composition that is nearer to a training picture than 19 in 20 training pictures are to their nearest neighbour of one style
+is no test: its key goes into benchmarks/compositions/near.json, which benchmarks/compositions.py reads.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -27,8 +28,8 @@ from ldm.pretrained import vgg_lpips
 
 SIZE = 64
 AT_ONCE = 64
-NEAR = 0.05  # quantile of the distances between pictures of one style
-OF_STYLE = 150  # training pictures of each style whose distances to each other are taken
+NEAR = 0.05  # quantile of the distances to the nearest neighbour of one style
+OF_STYLE = 40  # training pictures of each style, evenly chosen, whose nearest neighbours are looked for
 NEAR_FILE = Path(__file__).parent / "compositions" / "near.json"
 
 
@@ -42,36 +43,38 @@ def main() -> None:
     train, held_out = (_indexed(open_dataset(config, split, 0)) for split in ("train", "val"))
     lpips = vgg_lpips()
 
-    own = torch.cat([embedded(lpips, images) for images in batches(held_out, "held-out pictures")])
-    squares = own.square().sum(1)
-    nearest, names = torch.full((len(own),), torch.inf), [""] * len(own)
-    styles = [row["style"] for row in train.source.attributes()]
-    kept: dict[str, list[Tensor]] = {style: [] for style in sorted(set(styles))}
-    first = 0
-    for images in batches(train, "training pictures"):
+    styles = [str(row["style"]) for row in train.source.attributes()]
+    some = [place for style in sorted(set(styles)) for place in evenly([i for i, found in enumerate(styles) if found == style])]
+    rows = [(held_out, index) for index in range(len(held_out))] + [(train, place) for place in some]
+    asked = torch.cat([embedded(lpips, images) for images in batches(rows, "pictures asked for")])
+    squares = asked.square().sum(1)
+    nearest, names = torch.full((len(rows),), torch.inf), [""] * len(rows)
+    first, count = 0, len(held_out)
+    for images in batches([(train, index) for index in range(len(train))], "training pictures"):
         features = embedded(lpips, images)
-        distances = squares[:, None] + features.square().sum(1) - 2 * own @ features.T
-        least, place = distances.min(1)
+        distances = squares[:, None] + features.square().sum(1) - 2 * asked @ features.T
+        for row, place in enumerate(some, count):  # others of its style alone
+            for column in range(len(features)):
+                if first + column == place or styles[first + column] != styles[place]:
+                    distances[row, column] = torch.inf
+        least, column = distances.min(1)
         for row in (least < nearest).nonzero()[:, 0].tolist():
-            nearest[row], names[row] = least[row], train.source.key(first + int(place[row]))
-        for row, style in zip(features, styles[first : first + len(features)], strict=True):
-            if len(kept[style]) < OF_STYLE:
-                kept[style].append(row.half())
+            nearest[row], names[row] = least[row], train.source.key(first + int(column[row]))
         first += len(features)
 
-    within = torch.cat([torch.pdist(torch.stack(rows).float()).square() for rows in kept.values()])
+    within, nearest = nearest[count:], nearest[:count]
     near = within.quantile(NEAR).item()
     keys = [held_out.source.key(index) for index in range(len(held_out))]
     why = [str(row["held_out"]) for row in held_out.source.attributes()]
     of_style = [str(row["style"]) for row in held_out.source.attributes()]
-    about = f"pairs of one style: median {within.median():.3f}, {NEAR:.0%} below {near:.3f}"
+    about = f"nearest training pictures of one style: median {within.median():.3f}, {NEAR:.0%} below {near:.3f}"
     print(f"LPIPS (VGG) at {SIZE}x{SIZE}; {about}\n")
     print("| held out | style | pictures | nearest training picture: median | least | nearer than that |\n|---|---|---|---|---|---|")
     for reason in ("composition", "novel"):
-        for style in ("all", *kept):
-            rows = [row for row in range(len(keys)) if why[row] == reason and style in ("all", of_style[row])]
-            found = nearest[rows]
-            print(f"| {reason} | {style} | {len(rows)} | {found.median():.3f} | {found.min():.3f} | {int((found < near).sum())} |")
+        for style in ("all", *sorted(set(styles))):
+            own = [row for row in range(len(keys)) if why[row] == reason and style in ("all", of_style[row])]
+            found = nearest[own]
+            print(f"| {reason} | {style} | {len(own)} | {found.median():.3f} | {found.min():.3f} | {int((found < near).sum())} |")
     close = {keys[row]: [names[row], round(nearest[row].item(), 4)] for row in range(len(keys)) if nearest[row] < near}
     write_file(options.out, json.dumps({"quantile": round(near, 4), "near": close}, indent=0) + "\n")
     print(f"\n{len(close)} pictures that are no test are in {options.out}")
@@ -82,10 +85,15 @@ def _indexed(data: object) -> IndexedDataset:
     return data
 
 
-def batches(data: IndexedDataset, what: str):  # noqa: ANN201
-    """(B, 3, SIZE, SIZE) in [-1, 1], in the order of the set."""
-    for first in tqdm(range(0, len(data), AT_ONCE), desc=what, unit="batch"):
-        yield torch.stack([data.sample(index, 0).image for index in range(first, min(first + AT_ONCE, len(data)))])
+def evenly(places: list[int]) -> list[int]:
+    """OF_STYLE of them, from the first to the last."""
+    return [places[place] for place in torch.linspace(0, len(places) - 1, min(OF_STYLE, len(places))).round().long().tolist()]
+
+
+def batches(rows: list[tuple[IndexedDataset, int]], what: str) -> Iterator[Tensor]:
+    """(B, 3, SIZE, SIZE) in [-1, 1], of pictures by set and number."""
+    for first in tqdm(range(0, len(rows), AT_ONCE), desc=what, unit="batch"):
+        yield torch.stack([data.sample(index, 0).image for data, index in rows[first : first + AT_ONCE]])
 
 
 @torch.no_grad()
