@@ -132,8 +132,7 @@ def open_emoji_styles(cache: Path) -> dict[str, Source]:
         source = open_indexed(BUILTIN["emoji-128"], split)
         records = (source.record(index) for index in range(len(source)))
         found += [(record, things[record.key], BUILT_IN) for record in records if record.key in things]
-    styles = list(STYLES)
-    found.sort(key=lambda one: (one[1].order, styles.index(one[2])))
+    found.sort(key=lambda one: digest("emoji-styles", "order", one[1].code, one[2]))  # so that the first ones stand for all
     held_out = held_out_pairs({(thing, STYLES[style].family) for _, thing, style in found})
     parts = [(drawn, thing, style, held_out.get((thing.code, STYLES[style].family), "")) for drawn, thing, style in found]
     return {
