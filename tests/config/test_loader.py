@@ -52,6 +52,7 @@ def test_overrides_reach_nested_keys_and_interpolations(tmp_path: Path) -> None:
         ("data.batch_size=1", "Did you mean 'train.batch_size'"),
         ("train.seed=1", "Did you mean 'seed'"),
         ("data.path=photos", "Did you mean 'data.train'"),
+        ("data.disc_channels=1", "Did you mean 'loss.disc_channels'"),
         ("hue=1", "Did you mean 'data.augment.hue'"),
         ("train.output_dir=runs", "The run's folder is a flag: --run-dir DIR"),
         ("train.device=cpu", r"'train\.device'.* The GPU is used if there is one\.$"),
