@@ -173,7 +173,7 @@ def averaged(path: Path, module: nn.Module) -> nn.Module:
 @torch.no_grad()
 def text_features(captions: list[str]) -> tuple[Tensor, Tensor]:
     """(N, TOKENS, WIDTH) and where they are, (N, TOKENS)."""
-    tokenizer, network = bert_tokenizer(), minilm()
+    tokenizer, (network, _) = bert_tokenizer(), minilm()
     features, masks = [], []
     for first in tqdm(range(0, len(captions), 128), desc="captions", unit="batch"):
         tokens = tokenizer(captions[first : first + 128], padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")

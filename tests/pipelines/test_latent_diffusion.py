@@ -446,10 +446,10 @@ def test_a_condition_of_another_type_is_refused(name, value, message, tiny):
         model.inputs(name if isinstance(name, dict) or value is ... else {name: value})
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99", 3.5])
-def test_a_device_that_is_not_there_is_refused(device, tiny):
-    with pytest.raises(UserError, match=f"device '{device}' is not available here .*allowed: cpu, and .* cuda or cuda:N"):
-        LatentDiffusion.from_pretrained(tiny(), device=device)
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", 3.5])
+def test_a_device_that_is_not_there_is_refused(name, tiny):
+    with pytest.raises(UserError, match=f"device '{name}' is not available here .*allowed: cpu, and .* cuda or cuda:N"):
+        LatentDiffusion.from_pretrained(tiny(), device=name)
 
 
 def test_a_model_is_shown_in_one_line(model):
