@@ -17,7 +17,13 @@ COLUMNS = 3
 DENSE = 50  # points from which on a line is drawn faintly, with its running mean
 LOGARITHMIC = 20  # a curve that falls from so many times its median would be a flat line
 MEASURED = ("val/", "train_eval/")  # prefixes of what evaluations measure, see `MeasuredOn`; the others are of training steps
-FAMILIES = ((r"_channel_\d+$", " by channel"), (r"_log_snr_[-+.\de]+$", " by log-SNR"), (r"/.*", ""))
+EXACT = ("learning_rate",)  # without chance: no running mean
+FAMILIES = (
+    (r"^(latent|image)_high_share$", "high frequencies"),
+    (r"_channel_\d+$", " by channel"),
+    (r"_log_snr_[-+.\de]+$", " by log-SNR"),
+    (r"/.*", ""),
+)
 
 
 def panels(rows: Iterable[Mapping[str, float]]) -> dict[str, dict[str, Points]]:
@@ -86,8 +92,8 @@ def draw(found: Mapping[str, Mapping[str, Points]]) -> bytes:
 
 def _curve(axis: Axes, points: Points, colour: str, name: str) -> None:
     steps, values = zip(*points, strict=True)
-    if len(points) <= DENSE:
-        axis.plot(steps, values, color=colour, linewidth=0.8, marker=".", label=name)
+    if len(points) <= DENSE or name in EXACT:
+        axis.plot(steps, values, color=colour, linewidth=0.8, marker="." if len(points) <= DENSE else "", label=name)
         return
     axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
     axis.plot(steps, _smooth(values), color=colour, linewidth=1.4, label=name)

@@ -10,6 +10,7 @@ from ldm.training.curves import draw, panels
 ROWS = [
     {"step": 3, "loss": 2.0, "learning_rate": 1e-3, "samples_per_second": 9.0, "gradient_norm/a": 1.0, "gradient_norm/b": float("nan")},
     {"step": 4, "loss": 1.0, "val/loss": 1.5, "val/psnr": 20.0, "val/kl_channel_0": 0.1, "val/kl_channel_1": 0.2, "gradient_norm/b": 2.0},
+    {"step": 5, "val/latent_high_share": 0.2, "val/image_high_share": 0.1},
     {"step": 6, "loss": 0.5, "train_eval/loss": 0.6, "val/accuracy_log_snr_+2": 0.9, "val/accuracy_log_snr_-4.5": 0.3},
 ]
 
@@ -23,6 +24,7 @@ def test_what_belongs_together_is_in_one_panel() -> None:
         "gradient_norm": ["gradient_norm/a", "gradient_norm/b"],
         "psnr": ["val/psnr"],
         "kl by channel": ["val/kl_channel_0", "val/kl_channel_1"],
+        "high frequencies": ["val/latent_high_share", "val/image_high_share"],
         "accuracy by log-SNR": ["val/accuracy_log_snr_+2", "val/accuracy_log_snr_-4.5"],
     }
     assert found["loss"] == {"loss": [(3, 2.0), (4, 1.0), (6, 0.5)], "val/loss": [(4, 1.5)], "train_eval/loss": [(6, 0.6)]}
@@ -51,4 +53,14 @@ def test_a_long_fall_has_a_logarithmic_axis(monkeypatch: pytest.MonkeyPatch) -> 
     draw(panels({"step": step, "falls": 100.0 if step < 3 else 1.0, "stays": 1.0 + step} for step in range(60)))
     monkeypatch.undo()
     assert [axis.get_yscale() for axis in kept[0].axes if axis.lines] == ["log", "linear"]
+    pyplot.close(kept[0])
+
+
+def test_the_learning_rate_is_drawn_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    monkeypatch.setattr(pyplot, "close", kept.append)
+    draw(panels({"step": step, "learning_rate": float(step > 30), "loss": float(step > 30)} for step in range(60)))
+    monkeypatch.undo()
+    rate, loss = (axis.lines for axis in kept[0].axes if axis.lines)
+    assert len(rate) == 1 and set(rate[0].get_ydata()) == {0.0, 1.0} and len(loss) == 2
     pyplot.close(kept[0])
