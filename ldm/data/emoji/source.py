@@ -96,11 +96,9 @@ def render(svg: str, size: int) -> Image.Image:
         import resvg_py
     except ImportError:
         raise UserError('emoji-styles is drawn by resvg, which is not installed; install it with: pip install "resvg-py>=0.2,<1"') from None
-    png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True))
-    drawn = Image.open(io.BytesIO(png), formats=["PNG"]).convert("RGBA")
-    square = Image.new("RGBA", (size, size))
-    square.paste(drawn, ((size - drawn.width) // 2, (size - drawn.height) // 2))
-    return square
+    sized = svg.replace("<svg ", f'<svg width="{size}" height="{size}" ', 1)  # older releases scale by nothing else
+    png = bytes(resvg_py.svg_to_bytes(svg_string=sized, width=size, height=size, skip_system_fonts=True))
+    return Image.open(io.BytesIO(png), formats=["PNG"]).convert("RGBA")
 
 
 def _png(image: Image.Image) -> bytes:
