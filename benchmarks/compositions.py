@@ -32,6 +32,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from tqdm import tqdm
 
 from ldm.app.cli import run
+from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.evaluation.dataset import DrawnFrom, Preprocessing, held_out_images, training_images
@@ -96,7 +97,7 @@ def main() -> None:
     real = torch.stack([held_out.data.sample(one.index, 0).image for one in asked])
     rows = {"real, held out": judged.row(real, asked, is_real=True)}
     if ceiling is not None:
-        rows["real, through the first stage"] = judged.row(ceiling, asked)
+        rows[f"real, through the first stage of {name}"] = judged.row(ceiling, asked)
     for title, found in {**rows, name: row}.items():
         write_file(options.out / f"{title}.json", json.dumps({"name": title, **found}, indent=1) + "\n")
     picture(images, options.out / f"{name}.png")
@@ -130,7 +131,7 @@ def drawn(options: argparse.Namespace, asked: list[Asked], held_out: DrawnFrom) 
         conds = []
         for one in some:
             values = model.text_inputs(one.caption).values | model.inputs({f"{name}.style": one.style for name in styled}).values
-            conds.append(model.encode_condition(type(model.uncond())(count=1, values=values)))
+            conds.append(model.encode_condition(ConditionInputs(count=1, values=values)))
         images.append(model.render(conds, [uncond] * len(some), how, offset=first))
         real = torch.stack([held_out.data.sample(one.index, 0).image for one in some])
         with torch.no_grad():
@@ -253,10 +254,10 @@ def picture(images: Tensor, path: Path) -> None:
 def table(rows: list[dict[str, Any]], accuracy: float, chance: float) -> str:
     """In Markdown, with intervals."""
     lines = [f"Judge of styles: right of {accuracy:.1%} of real held-out pictures. Right thing by chance: {chance:.2%}.", ""]
-    lines += ["| pictures | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    lines += ["| | pictures | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
     for row in rows:
         cells = [_cell(row[name], name) if name in row else "" for name in COLUMNS]
-        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
+        lines.append(f"| {row['name']} | {row['pictures']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -184,13 +184,15 @@ def text_features(captions: list[str]) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def prepared(options: argparse.Namespace) -> dict[str, Any]:
-    """Latents of all training pictures, features of all their captions; made once."""
-    path = options.out / "cache.pt"
+    """Latents of all training pictures, features of all their captions; made once for a first stage."""
+    path, stage = options.out / "cache.pt", averaged(options.out / "vae.pt", vae())
+    steps = torch.load(options.out / "vae.pt", weights_only=True)["step"]
     if path.is_file():
         found: dict[str, Any] = torch.load(path, weights_only=True)
+        if found["vae_steps"] != steps:
+            raise UserError(f"{path} is of the first stage after {found['vae_steps']} steps, which has {steps} now: remove it and unet.pt")
         return found
     train, _ = pictures(options)
-    stage = averaged(options.out / "vae.pt", vae())
     means, stds = [], []
     for images in tqdm(train.batches(), desc="latents", unit="batch"):
         posterior = stage.encode(images).latent_dist
@@ -198,15 +200,17 @@ def prepared(options: argparse.Namespace) -> dict[str, Any]:
         stds.append(posterior.std)
     mean, std = torch.cat(means), torch.cat(stds)
     captions = [found for _, found in train.data.source.captions()]
-    features, masks = text_features(sorted({text for found in captions for text in found} | {""}))
-    place = {text: number for number, text in enumerate(sorted({text for found in captions for text in found} | {""}))}
+    texts = sorted({text for known in captions for text in known} | {""})
+    features, masks = text_features(texts)
+    place = {text: number for number, text in enumerate(texts)}
     found = {
         "mean": mean,
         "std": std,
         "shift": mean.mean((0, 2, 3)),
         "scale": (mean.var((0, 2, 3)) + std.square().mean((0, 2, 3))).sqrt(),
-        "captions": [[place[text] for text in texts] for texts in captions],
+        "captions": [[place[text] for text in known] for known in captions],
         "empty": place[""],
+        "vae_steps": steps,
         "features": features,
         "masks": masks,
         "text_std": features[masks].float().std(),
