@@ -29,7 +29,7 @@ from ldm.training.preflight import SPEED_STEPS, sizes, speed
 from ldm.training.run_folder import RunFolder
 from ldm.training.state import is_published, load_state, mark_published, save_state
 
-HIGHER_IS_BETTER = ("psnr", "accuracy")  # of an evaluation's numbers; of all others lower
+HIGHER_IS_BETTER = ("psnr", "accuracy", "codes_used", "perplexity", "active_channels")  # of an evaluation's numbers; of all others lower
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,7 +368,7 @@ class _Engine:
             return
         if name not in metrics:
             raise UserError(f"train.keep_best={name}: no such number is measured here; allowed: {', '.join(metrics)}")
-        sign = -1 if name.endswith(HIGHER_IS_BETTER) else 1
+        sign = -1 if any(word in name for word in HIGHER_IS_BETTER) else 1
         earlier = [sign * row[name] for row in history if name in row and row["step"] < step]
         if not self.run.best_path.exists() or all(sign * metrics[name] < value for value in earlier):
             self.task.save(self.run.best_path, step, step)

@@ -159,6 +159,7 @@ class Measured(Regression):
     [
         ("val/loss", [3.0, 1.0, 2.0, 1.0, 4.0, 5.0], "4"),  # the first of two equal ones
         ("val/psnr", [3.0, 1.0, 2.0, 3.5, 4.0, 2.0], "10"),
+        ("val/accuracy_log_snr_+2", [3.0, 1.0, 2.0, 3.5, 4.0, 2.0], "10"),
         ("val/loss", [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "2"),
     ],
 )
