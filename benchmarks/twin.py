@@ -25,12 +25,14 @@ from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler,
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
+from transformers import BertConfig, BertModel, BertTokenizer
 
 from ldm.app.cli import run
 from ldm.core.errors import UserError
 from ldm.evaluation.dataset import DrawnFrom, Preprocessing, held_out_images, training_images
 from ldm.pipelines.canvas import to_pil
-from ldm.pretrained import bert_tokenizer, minilm, vgg_lpips
+from ldm.pretrained import fetch, minilm, vgg_lpips
+from ldm.pretrained.table import TABLE
 
 SIZE, LATENTS, TOKENS, WIDTH = 64, 4, 32, 384
 VAE_BATCH, UNET_BATCH = 8, 32
@@ -173,7 +175,9 @@ def averaged(path: Path, module: nn.Module) -> nn.Module:
 @torch.no_grad()
 def text_features(captions: list[str]) -> tuple[Tensor, Tensor]:
     """(N, TOKENS, WIDTH) and where they are, (N, TOKENS)."""
-    tokenizer, (network, _) = bert_tokenizer(), minilm()
+    network = BertModel(BertConfig.from_dict(dict(TABLE["minilm-l6"].architecture)), add_pooling_layer=False).eval()
+    network.load_state_dict(minilm()[0].state_dict())
+    tokenizer = BertTokenizer(vocab=str(fetch("bert-tokenizer")), do_lower_case=True)
     features, masks = [], []
     for first in tqdm(range(0, len(captions), 128), desc="captions", unit="batch"):
         tokens = tokenizer(captions[first : first + 128], padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")

@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
-from torchvision.utils import make_grid
 
 from ldm.config.loader import to_short_form
 from ldm.core.errors import UserError
@@ -28,6 +26,7 @@ from ldm.pipelines.sampling import OnStep, Progress, Sampling
 GRID, PARAMETERS = "grid.png", "parameters.json"
 MOST_IMAGES = 10_000  # of one call, which holds all in memory and shows all in one grid
 GRID_TILE = 512  # larger pictures are shown in the grid at this size
+GRID_GAP = 4  # pixels between them
 
 
 def sampling_of(model: LatentDiffusion, options: argparse.Namespace, num_images: int = 1, on_step: OnStep | None = None) -> Sampling:
@@ -124,13 +123,15 @@ def _names(count: int) -> list[str]:
 def _grid(images: Sequence[Image.Image]) -> Image.Image:
     """All pictures, which are of one size, on white; one row of up to eight, else about as many rows as columns."""
     columns = len(images) if len(images) <= 8 else math.ceil(len(images) ** 0.5)
-    tiles = []
-    for image in images:
-        tile = image.convert("RGBA")
+    tiles = [image.convert("RGBA") for image in images]
+    for tile in tiles:
         tile.thumbnail((GRID_TILE, GRID_TILE))
-        tiles.append(pil_to_tensor(Image.alpha_composite(Image.new("RGBA", tile.size, "white"), tile).convert("RGB")))
-    grid: Image.Image = to_pil_image(make_grid(torch.stack(tiles), nrow=columns, padding=4, pad_value=255))
-    return grid
+    width, height = (side + GRID_GAP for side in tiles[0].size)
+    grid = Image.new("RGBA", (columns * width + GRID_GAP, math.ceil(len(tiles) / columns) * height + GRID_GAP), "white")
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, columns)
+        grid.alpha_composite(tile, (column * width + GRID_GAP, row * height + GRID_GAP))
+    return grid.convert("RGB")
 
 
 def _png(image: Image.Image, info: PngInfo | None = None) -> bytes:

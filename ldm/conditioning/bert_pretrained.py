@@ -24,8 +24,8 @@ from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.core.family import kind
 from ldm.data.facts import CAPTIONS
-
-MINILM = "minilm-l6"
+from ldm.pretrained.table import TABLE
+from ldm.pretrained.text import MINILM, BertEncoder, BertTokenizer, minilm
 
 
 @kind("bert_pretrained")
@@ -119,29 +119,27 @@ def _frozen(config: BertPretrainedConfig) -> FrozenText:
         return word_pieces(pretrained.tokenizer, caption, config.max_tokens)
 
     def read(tokens: Tensor) -> Tensor:
-        last: Tensor = pretrained.encoder(input_ids=tokens).last_hidden_state
+        found = pretrained.encoder(tokens)
+        last: Tensor = found if config.model == MINILM else found.last_hidden_state
         return last
 
     return FrozenText(pretrained, pieces, read, max_tokens=config.max_tokens, cached=config.cached_captions)
 
 
 def _loaded(config: BertPretrainedConfig) -> Pretrained:
-    from ldm.pretrained import bert_tokenizer, minilm
-
     if config.model == MINILM:
         encoder, digest = minilm()
-        return Pretrained(encoder, bert_tokenizer(), digest)
+        return Pretrained(encoder, encoder.width, BertTokenizer(), digest)
     from transformers import AutoModel
 
     return load_pretrained(AutoModel, config.model, f"built in: {MINILM}")
 
 
 def _counted(config: BertPretrainedConfig) -> Pretrained:
-    from transformers import AutoConfig, AutoModel, BertConfig, BertModel
-
-    from ldm.pretrained.table import TABLE
-
     if config.model == MINILM:
-        shape = BertConfig.from_dict(dict(TABLE[MINILM].architecture))
-        return counted_only(lambda shape: BertModel(shape, add_pooling_layer=False), shape)
+        with torch.device("meta"):
+            encoder = BertEncoder(TABLE[MINILM].architecture)
+        return Pretrained(encoder.requires_grad_(False), encoder.width, None, None)
+    from transformers import AutoConfig, AutoModel
+
     return counted_only(AutoModel.from_config, AutoConfig.from_pretrained(config.model))

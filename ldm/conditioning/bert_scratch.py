@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,10 +14,8 @@ from ldm.conditioning.transformer import TokenTransformer, TransformerConfig, pr
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.core.family import kind
+from ldm.core.tokenizer import Tokenizer
 from ldm.data.facts import CAPTIONS
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 WORDS = 30522  # BERT's vocabulary
 
@@ -54,7 +52,7 @@ class BertScratch(TextConditioner):
         self.config = config
         self.encoder = TokenTransformer(config, WORDS, config.max_tokens)
         self.projection = projection(config.width, context_width)
-        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._tokenizer: Tokenizer | None = None
 
     def forward(self, value: tuple[str, ...], latent_size: tuple[int, int]) -> Condition:
         """Tokens (B, max_tokens, context width) and, if masked, their mask."""
@@ -69,14 +67,14 @@ class BertScratch(TextConditioner):
             return torch.zeros(len(captions), length, dtype=torch.long), torch.ones(len(captions), length, dtype=torch.bool)
         return padded([word_pieces(self._loaded_tokenizer(), caption, length) for caption in captions], length)  # BERT's [PAD] is 0
 
-    def _loaded_tokenizer(self) -> PreTrainedTokenizerBase:
+    def _loaded_tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:
-            from ldm.pretrained import bert_tokenizer
+            from ldm.pretrained import BertTokenizer
 
-            self._tokenizer = bert_tokenizer()
+            self._tokenizer = BertTokenizer()
         return self._tokenizer
 
-    def tokens_read(self) -> tuple[PreTrainedTokenizerBase, int] | None:
+    def tokens_read(self) -> tuple[Tokenizer, int] | None:
         """See `TextConditioner.tokens_read`."""
         return None if self.device.type == "meta" else (self._loaded_tokenizer(), self.config.max_tokens)
 

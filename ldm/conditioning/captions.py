@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,12 +11,10 @@ from torch import Tensor
 from ldm.conditioning.conditioner import Conditioner, Examples
 from ldm.conditioning.control import Control, Text
 from ldm.core.errors import UserError
+from ldm.core.tokenizer import Tokenizer
 from ldm.data.batch import Batch
 from ldm.data.facts import DataFacts
 from ldm.data.findings import Finding
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 class TextConditioner(Conditioner[tuple[str, ...]]):
@@ -51,7 +49,7 @@ class TextConditioner(Conditioner[tuple[str, ...]]):
             raise UserError("the prompt has bytes that are not UTF-8: type it in a terminal whose encoding is UTF-8") from error
         return (value,)
 
-    def tokens_read(self) -> tuple[PreTrainedTokenizerBase, int] | None:
+    def tokens_read(self) -> tuple[Tokenizer, int] | None:
         """The tokenizer, and the most tokens of a caption that are read; None = none: all is read, or the part is on the meta device."""
         return None
 
@@ -119,21 +117,20 @@ class Unread(NamedTuple):
         return "; ".join(parts)
 
 
-def unread_of(text: str, tokenizer: PreTrainedTokenizerBase, most: int) -> Unread:
+def unread_of(text: str, tokenizer: Tokenizer, most: int) -> Unread:
     """What a tokenizer that reads `most` tokens, the last of which ends the text, does not read."""
-    encoded = tokenizer(text, truncation=False, return_offsets_mapping=True, verbose=False)
-    tokens, places = encoded["input_ids"], encoded["offset_mapping"]
+    tokens, places = tokenizer(text)
     kept = len(tokens) if len(tokens) <= most else most - 1
-    unknown = tokenizer.unk_token_id if tokenizer.unk_token_id != tokenizer.eos_token_id else None  # CLIP's reads bytes
-    strange = [place for token, place in zip(tokens, places, strict=True) if token == unknown and place[1] > place[0]]
+    strange = [place for token, place in zip(tokens, places, strict=True) if token == tokenizer.unknown and place[1] > place[0]]
     words = dict.fromkeys(text[start:end][:40] for start, end in strange)
     cut = text[places[kept][0] :].strip() if kept < len(tokens) else ""
     return Unread(cut=cut, unknown=tuple(words), tokens=len(tokens), lost=max(0, len(tokens) - 1 - kept) if cut else 0, most=most)
 
 
-def word_pieces(tokenizer: PreTrainedTokenizerBase, caption: str, max_tokens: int) -> Tensor:
+def word_pieces(tokenizer: Tokenizer, caption: str, max_tokens: int) -> Tensor:
     """(L,) int64 with 2 <= L <= max_tokens: [CLS], the words, [SEP]; words that do not fit are cut."""
-    return torch.tensor(tokenizer(caption, truncation=True, max_length=max_tokens)["input_ids"])
+    tokens, _ = tokenizer(caption)
+    return torch.tensor(tokens if len(tokens) <= max_tokens else [*tokens[: max_tokens - 1], tokens[-1]])
 
 
 def padded(rows: list[Tensor], length: int) -> tuple[Tensor, Tensor]:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldm.conditioning.conditioner import Conditioner, ConditionerConfig, Examples, check_names, context_of
 from ldm.conditioning.control import Choice, Control
 from ldm.core.condition import Condition
+from ldm.core.embedding import embedding
 from ldm.core.errors import UserError, unknown
 from ldm.core.family import kind
 from ldm.data.batch import Batch
@@ -82,8 +83,7 @@ class ClassLabel(Conditioner[Tensor]):
         self.config = config
         self.uses_tokens = config.how == "attend"
         self.vector_width = None if self.uses_tokens else width
-        self.table = nn.Embedding(config.classes + 1, width)  # the last row: no class
-        nn.init.normal_(self.table.weight, std=1.0 if self.uses_tokens else 0.02)
+        self.table = embedding(config.classes + 1, width, std=1.0 if self.uses_tokens else 0.02)  # the last row: no class
 
     @property
     def controls(self) -> dict[str, Control]:

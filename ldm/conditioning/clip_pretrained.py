@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ldm.conditioning.captions import word_pieces
 from ldm.conditioning.conditioner import ConditionerConfig, context_of
 from ldm.conditioning.frozen_text import (
     FrozenText,
     FrozenTextConditioner,
+    HubTokenizer,
     Pretrained,
     check_cached,
     counted_only,
@@ -98,9 +101,9 @@ def _frozen(config: ClipPretrainedConfig) -> FrozenText:
     pretrained = _counted(config) if torch.get_default_device().type == "meta" else _loaded(config)
 
     def pieces(caption: str) -> Tensor:
-        assert pretrained.tokenizer is not None
-        encoded = pretrained.tokenizer(caption, truncation=True, max_length=config.max_tokens, padding="max_length")
-        return torch.tensor(encoded["input_ids"])
+        assert isinstance(pretrained.tokenizer, HubTokenizer) and pretrained.tokenizer.padding is not None
+        tokens = word_pieces(pretrained.tokenizer, caption, config.max_tokens)
+        return F.pad(tokens, (0, config.max_tokens - len(tokens)), value=pretrained.tokenizer.padding)
 
     def read(tokens: Tensor) -> Tensor:
         if config.layer == "last":

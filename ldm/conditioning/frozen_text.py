@@ -17,6 +17,7 @@ from ldm.conditioning.captions import TextConditioner
 from ldm.conditioning.conditioner import ConditionerConfig
 from ldm.core.errors import UserError
 from ldm.core.precision import without_autocast
+from ldm.core.tokenizer import Tokenizer, Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -24,11 +25,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """An encoder in float32, frozen; its tokenizer; a sha256 of its weights. On the meta device the encoder can only be counted."""
+    """An encoder in float32, frozen, of ours or of transformers; its features' width; its tokenizer; a sha256 of its weights.
 
-    encoder: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase | None
+    On the meta device the encoder can only be counted.
+    """
+
+    encoder: Any
+    width: int
+    tokenizer: Tokenizer | None
     digest: str | None
+
+
+class HubTokenizer:
+    """A tokenizer of transformers, see `core.tokenizer.Tokenizer`."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        has_unknown = tokenizer.unk_token_id != tokenizer.eos_token_id  # CLIP's reads bytes
+        self.unknown: int | None = tokenizer.unk_token_id if has_unknown else None
+        self.padding: int | None = tokenizer.pad_token_id
+
+    def __call__(self, text: str) -> Tokens:
+        encoded = self._tokenizer(text, truncation=False, return_offsets_mapping=True, verbose=False)
+        return Tokens(encoded["input_ids"], encoded["offset_mapping"])
 
 
 def load_pretrained(kind: type[Any], model: str, built_in: str) -> Pretrained:
@@ -54,13 +73,13 @@ def load_pretrained(kind: type[Any], model: str, built_in: str) -> Pretrained:
     for name, tensor in sorted(encoder.state_dict().items()):
         content.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         content.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    return Pretrained(encoder.requires_grad_(False).eval(), tokenizer, content.hexdigest())
+    return Pretrained(encoder.requires_grad_(False).eval(), encoder.config.hidden_size, HubTokenizer(tokenizer), content.hexdigest())
 
 
 def counted_only(build: Callable[[Any], PreTrainedModel], shape: PreTrainedConfig) -> Pretrained:
     """The encoder of a shape on the meta device."""
     with torch.device("meta"):
-        return Pretrained(build(shape).requires_grad_(False), None, None)
+        return Pretrained(build(shape).requires_grad_(False), shape.hidden_size, None, None)
 
 
 class FrozenText:
@@ -88,7 +107,7 @@ class FrozenText:
     ) -> None:
         self.encoder, self.digest, self.max_tokens = pretrained.encoder, pretrained.digest, max_tokens
         self.tokenizer = pretrained.tokenizer
-        self.width: int = pretrained.encoder.config.hidden_size
+        self.width = pretrained.width
         self._pieces, self._read, self._cached = pieces, read, cached
         self._known: OrderedDict[str, Tensor] = OrderedDict()
         self._lock = threading.Lock()
@@ -106,7 +125,8 @@ class FrozenText:
         if self.digest is None:
             return [torch.zeros(self.max_tokens, self.width)] * len(captions)
         with self._lock:
-            self.encoder.to(device or self.encoder.device)  # type: ignore[arg-type]
+            if device is not None:
+                self.encoder.to(device)
             return [self._feature(caption) for caption in captions]
 
     def _feature(self, caption: str) -> Tensor:
@@ -119,7 +139,7 @@ class FrozenText:
         return found
 
     def _computed(self, caption: str) -> Tensor:
-        device = self.encoder.device
+        device = next(self.encoder.parameters()).device
         pieces = self._pieces(caption).to(device)
         # inference_mode(False): a caption first met while sampling may be needed by training's backward pass.
         with torch.inference_mode(False), without_autocast(device):
@@ -133,7 +153,7 @@ class FrozenTextConditioner(TextConditioner):
         super().__init__(config)
         self.name, self.frozen = name, frozen
 
-    def tokens_read(self) -> tuple[PreTrainedTokenizerBase, int] | None:
+    def tokens_read(self) -> tuple[Tokenizer, int] | None:
         """See `TextConditioner.tokens_read`."""
         return None if self.frozen.tokenizer is None else (self.frozen.tokenizer, self.frozen.max_tokens)
 

@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ldm.conditioning.conditioner import ConditionerConfig
+from ldm.core.embedding import embedding
 from ldm.core.errors import UserError
 from ldm.networks.attention.attend import attend
 
@@ -54,10 +55,8 @@ class TokenTransformer(nn.Module):
 
     def __init__(self, config: TransformerConfig, vocabulary: int, length: int) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(vocabulary, config.width)
-        self.position_embedding = nn.Embedding(length, config.width)
-        nn.init.normal_(self.token_embedding.weight, std=0.02)
-        nn.init.normal_(self.position_embedding.weight, std=0.02)
+        self.token_embedding = embedding(vocabulary, config.width, std=0.02)
+        self.position_embedding = embedding(length, config.width, std=0.02)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)

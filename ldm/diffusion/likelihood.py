@@ -13,7 +13,6 @@ from typing import get_args
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
 from ldm.core.errors import UserError, unknown
 from ldm.core.random import Streams
@@ -216,6 +215,8 @@ def flow_density(
 
     start = (x / scale[0].to(x), torch.zeros(len(x), dtype=x.dtype, device=x.device))
     u = share.to(x.device)
+    from torchdiffeq import odeint  # it loads scipy, which drawing does not need
+
     y, gained = odeint(slope, start, u, rtol=tolerance, atol=tolerance, method="dopri5", options={"step_t": u[1:]})
     end = y[-1] * scale[1].to(x) / process.prior_std
     # log p(x) per number: the prior's, plus the log-volume changes of the flow and of the two rescalings.

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import gaussian_blur, resize, to_pil_image
 
 from ldm.core.errors import UserError, described
 from ldm.data.images import eight_bit, image_tensor, object_in
@@ -30,8 +29,9 @@ def check_image(image: object, what: str) -> None:
 
 def to_pil(images: Tensor) -> list[Image.Image]:
     """(B, C, H, W) in [-1, 1] to pictures of 8 bits; values beyond are clipped. C is 1 (grey) or at least 3 (the first three are shown)."""
-    levels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return [to_pil_image(image[:3] if len(image) > 3 else image) for image in levels]
+    shown = images[:, :3] if images.shape[1] > 3 else images
+    levels = ((shown.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image) for image in levels]
 
 
 def as_tensor(image: Image.Image, channels: int) -> Tensor:
@@ -99,7 +99,9 @@ def _placed(centre: int, side: int, length: int) -> int:
 
 def resized(image: Tensor, side: int) -> Tensor:
     """(B, C, H, W) -> (B, C, side, side), antialiased."""
-    return image if image.shape[-1] == side == image.shape[-2] else resize(image, [side, side], antialias=True)
+    if image.shape[-1] == side == image.shape[-2]:
+        return image
+    return F.interpolate(image, size=(side, side), mode="bilinear", antialias=True)
 
 
 def resized_mask(mask: Tensor, side: int) -> Tensor:
@@ -154,6 +156,8 @@ def blended(known: Tensor, painted: Tensor, hole: Tensor) -> Tensor:
 
 def _blurred(image: Tensor, width: float) -> Tensor:
     """Gaussian blur of (B, C, H, W) by a standard deviation in pixels, one side after the other; cut off where the picture is too small."""
+    from torchvision.transforms.v2.functional import gaussian_blur  # torchvision takes a second to load, which most pictures never need
+
     reach = min(int(3 * width), min(image.shape[2:]) - 1)  # the mirrored border must fit
     kernel, sigma = 2 * reach + 1, [width, width]
     blurred: Tensor = gaussian_blur(gaussian_blur(image, [kernel, 1], sigma), [1, kernel], sigma)

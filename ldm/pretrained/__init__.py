@@ -5,6 +5,6 @@ from __future__ import annotations
 from ldm.pretrained.cache import fetch
 from ldm.pretrained.inception import class_layer, fid_inception
 from ldm.pretrained.perceptual import lpips_to_count, vgg_lpips
-from ldm.pretrained.text import bert_tokenizer, minilm
+from ldm.pretrained.text import BertTokenizer, minilm
 
-__all__ = ["bert_tokenizer", "class_layer", "fetch", "fid_inception", "lpips_to_count", "minilm", "vgg_lpips"]
+__all__ = ["BertTokenizer", "class_layer", "fetch", "fid_inception", "lpips_to_count", "minilm", "vgg_lpips"]

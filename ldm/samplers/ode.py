@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
 from ldm.core.errors import UserError
 from ldm.core.family import kind
@@ -75,6 +74,8 @@ class ODE(Sampler):
         start = x_t / FLOW.scale(process, t).to(x_t.dtype)
         # Without step_t the last step overshoots and is interpolated, with 30 times the error.
         options = {"norm": _worst, "step_t": position[1:]}
+        from torchdiffeq import odeint  # it loads scipy, which no other sampler needs
+
         y: Tensor = odeint(slope, start, position, rtol=self.rtol, atol=self.atol, method="dopri5", options=options)
         return y[-1] * FLOW.scale(process, s).to(x_t.dtype)
 

@@ -398,6 +398,17 @@ def test_help_has_examples(script, capsys, monkeypatch):
     assert f"examples:\n  python scripts/{script}.py" in capsys.readouterr().out
 
 
+def test_drawing_from_text_loads_nothing_that_takes_longer_than_drawing():
+    """torch's compiler, torchvision, transformers and scipy: four seconds where pictures take two."""
+    program = """
+import sys
+from ldm import LatentDiffusion
+LatentDiffusion.from_pretrained("checkpoints/emoji").text_to_image("a red heart", steps=1)
+print(*sorted({"scipy", "torch._dynamo", "torchdiffeq", "torchvision", "transformers"} & sys.modules.keys()))
+"""
+    assert python("-c", program).stdout == "\n"
+
+
 def test_importing_ldm_is_light():
     found = python("-c", "import ldm, sys; print(ldm.__version__, 'torch' in sys.modules, ldm.LatentDiffusion.__name__)")
     assert found.stdout.split()[1:] == ["False", "LatentDiffusion"], found.stderr

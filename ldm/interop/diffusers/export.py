@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ldm.checkpoints.folder import save_tensors
 from ldm.checkpoints.model import load_first_stage
-from ldm.conditioning.bert_pretrained import MINILM, BertPretrainedConfig
+from ldm.conditioning.bert_pretrained import BertPretrainedConfig
 from ldm.conditioning.bert_scratch import WORDS, BertScratchConfig
 from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig
@@ -38,6 +38,9 @@ from ldm.interop.latent_scale import scaled_for_peer
 from ldm.interop.ours import Ours, is_second
 from ldm.interop.transformer_keys import WORD_OUTPUT, transformer_keys
 from ldm.interop.unet_keys import unet_keys
+from ldm.pretrained.cache import fetch
+from ldm.pretrained.table import TABLE
+from ldm.pretrained.text import MINILM
 
 FACTOR_OF_LDM, TOKENS_OF_LDM = 8, 77  # fixed in LDMTextToImagePipeline: downsampling factor of the first stage, number of tokens
 STABLE_DIFFUSION = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline")
@@ -259,22 +262,27 @@ def _write_clip(new: Path, ours: Ours, config: ClipPretrainedConfig, folder: str
 
 def _write_bert(new: Path, ours: Ours, config: BertPretrainedConfig, name: str) -> None:
     """Writes the frozen encoder and its tokenizer."""
+    from transformers import BertConfig
+
     part = config.build(context_width=ours.unet().config.context_width, latent_channels=1)
     ours.check_frozen(part)
-    encoder = part.frozen.encoder
+    encoder: Any = part.frozen.encoder
     (new / name).mkdir()
-    encoder.config.save_pretrained(new / name)
+    shape = BertConfig.from_dict(dict(TABLE[MINILM].architecture)) if config.model == MINILM else encoder.config
+    shape.save_pretrained(new / name)
     save_tensors(new / name / "model.safetensors", {key: tensor.contiguous() for key, tensor in encoder.state_dict().items()}, PT)
     _write_tokenizer(new / f"{name}-tokenizer", None if config.model == MINILM else config.model, config.max_tokens)
 
 
 def _write_tokenizer(folder: Path, model: str | None, length: int) -> str:
     """Writes a tokenizer, given by folder or hub name (None = BERT's); returns its class."""
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, BertTokenizer
 
-    from ldm.pretrained import bert_tokenizer
-
-    tokenizer = bert_tokenizer() if model is None else AutoTokenizer.from_pretrained(model)
+    tokenizer: Any
+    if model is None:
+        tokenizer = BertTokenizer(vocab=str(fetch("bert-tokenizer")), do_lower_case=True)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.model_max_length = length
     tokenizer.save_pretrained(folder)
     return type(tokenizer).__name__

@@ -9,7 +9,7 @@ from __future__ import annotations
 from textwrap import indent
 
 from ldm.checkpoints.model import LatentDiffusionSpec
-from ldm.conditioning.bert_pretrained import MINILM, BertPretrainedConfig
+from ldm.conditioning.bert_pretrained import BertPretrainedConfig
 from ldm.conditioning.bert_scratch import BertScratchConfig
 from ldm.conditioning.boxes import BoxesConfig
 from ldm.conditioning.class_label import ClassLabelConfig
@@ -19,6 +19,7 @@ from ldm.conditioning.inpaint_mask import InpaintMaskConfig
 from ldm.conditioning.low_resolution import LowResolutionConfig
 from ldm.conditioning.semantic_map import SemanticMapConfig
 from ldm.core.errors import UserError
+from ldm.pretrained.text import MINILM
 
 FRAME = '''"""Samples {name} by diffusers' parts: `python load.py` writes sample.png beside itself; or import what it defines."""
 
