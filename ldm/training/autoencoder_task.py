@@ -147,7 +147,7 @@ class AutoencoderTask:
         return numbers
 
     def _forward(self, images: Tensor, streams: Streams, now: Pass, with_adversary: bool) -> _Forward:
-        noise = streams.normal("posterior", self.first_stage.latent_shape(images)).to(images)
+        noise = streams.normal("posterior", self.first_stage.latent_shape(images), images.device).to(images)
         with now.autocast():
             reconstruction, posterior = self._reconstruct(images, noise)
             terms = self.loss.terms(images, reconstruction, posterior, self._equivariance(images, posterior, noise, now.step))

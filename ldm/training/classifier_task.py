@@ -110,7 +110,7 @@ class ClassifierTask:
         x0 = self.latents.draw(batch, streams).contiguous(memory_format=self.memory_format)
         if self.spec.process is None or t is None:
             return x0
-        eps = streams.normal("noise", x0.shape[1:]).to(x0.device)
+        eps = streams.normal("noise", x0.shape[1:], x0.device)
         return self.spec.process.blend(Estimate(x0=x0, eps=eps), t)
 
     @torch.no_grad()

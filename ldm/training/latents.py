@@ -104,5 +104,5 @@ class Latents:
         """(B, C, h, w), normalised, drawn from the posterior under the streams' name "posterior"."""
         mean, std = batch.moments or self.first_stage.moments(batch.records.images.to(self.device))
         mean, std = mean.to(self.device), std.to(self.device)
-        noise = streams.normal("posterior", mean.shape[1:]).to(mean)
+        noise = streams.normal("posterior", mean.shape[1:], mean.device).to(mean)
         return self.first_stage.normalise(mean + std * noise)
