@@ -51,6 +51,7 @@ FREE_KEYS = (
     "train.keep_every",
     "train.keep_best",
     "train.sample_every",
+    "train.log_every",
     "train.checkpoint_dtype",
     "train.checkpoint_file_mib",
     "denoiser.attention_backend",

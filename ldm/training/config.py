@@ -63,11 +63,12 @@ class TrainConfig:
         None  # the checkpoint with the best of an evaluation's numbers stays, as checkpoints/best: val/loss, val/psnr, ...
     )
     sample_every: int = 1000  # sample grids and evaluation
+    log_every: int = 10  # numbers of so many steps are read from the device and written at once, a line a step
     checkpoint_dtype: Precision = "fp32"
     checkpoint_file_mib: int = 4096  # larger parts are split over several files
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "sample_every", "checkpoint_file_mib"):
+        for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "sample_every", "log_every", "checkpoint_file_mib"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.keep_every is not None and self.keep_every < 1:
