@@ -21,7 +21,7 @@ class Ema(Generic[M]):
         self.module: M = copy.deepcopy(module).eval().requires_grad_(False)
         self.decay = decay
         self._weights = list(zip(self.module.parameters(), module.parameters(), strict=True))
-        self._buffers = list(zip(self.module.buffers(), module.buffers(), strict=True))
+        self._others = list(zip(self.module.buffers(), module.buffers(), strict=True))
 
     @torch.no_grad()
     def update(self, step: int, is_taken: Tensor) -> None:
@@ -40,5 +40,5 @@ class Ema(Generic[M]):
     @torch.no_grad()
     def copy_buffers(self) -> None:
         """Gives the copy the live buffers, which are not averaged: before it is used or saved."""
-        for own, now in self._buffers:
+        for own, now in self._others:
             own.copy_(now)
