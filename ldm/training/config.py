@@ -10,7 +10,7 @@ import torch
 
 from ldm.core.errors import UserError
 from ldm.core.precision import DTYPES
-from ldm.core.settings import Precision
+from ldm.core.settings import MatmulPrecision, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,8 @@ class TrainConfig:
     precision: Precision = "fp32"
     channels_last: bool = False
     compile: bool = False
+    deterministic: bool = False  # on GPUs: the same run twice gives the same bits, by slower kernels; on a CPU it does so anyway
+    matmul_precision: MatmulPrecision = "highest"  # of float32 products; high: TF32 on GPUs that have it, medium: bfloat16
     ema_decay: float = 0.999
     checkpoint_every: int = 1000
     keep_every: int | None = None  # these steps' checkpoints stay, as checkpoints/step-000500; None = only the newest is there
