@@ -87,7 +87,7 @@ def _train(config: TrainClassifier, run: RunFolder, world: World, retry_lost: bo
 
     first_stage.to(world.device)
     cache = latent_cache(run.path / "latents", train_set, first_stage, config.data, world, keeps_pixels=False)
-    data = LatentData(train_set=train_set, held_out=held_out, cache=cache)
+    data = LatentData(train_set=train_set, held_out=held_out, cache=cache, workers=config.data.workers)
     latents = Latents(first_stage, data, config.seed, world.device)
     task = ClassifierTask(spec, network, config.density, latents, config.train, config.seed, world)
     finish(task, config.train, run, config.seed, world, retry_lost=retry_lost)

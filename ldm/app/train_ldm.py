@@ -182,7 +182,7 @@ def _train(config: TrainLDM, run: RunFolder, world: World, retry_lost: bool) -> 
     parts = DiffusionParts(
         spec=spec, first_stage=first_stage, first_stage_weights=weights, network=network, conditioners=conditioners, lora=lora
     )
-    data = LatentData(train_set=train_set, held_out=held_out, cache=cache)
+    data = LatentData(train_set=train_set, held_out=held_out, cache=cache, workers=config.data.workers)
     task = DiffusionTask(
         parts, config.objective(), data, config.train, drop_all=config.drop_all, prompts=config.prompts, seed=config.seed, world=world
     )
