@@ -106,7 +106,8 @@ class FrozenText:
         if self.digest is None:
             return [torch.zeros(self.max_tokens, self.width)] * len(captions)
         with self._lock:
-            self.encoder.to(device or self.encoder.device)  # type: ignore[arg-type]
+            if device is not None and device != self.encoder.device:
+                self.encoder.to(device)  # type: ignore[arg-type]
             return [self._feature(caption) for caption in captions]
 
     def _feature(self, caption: str) -> Tensor:

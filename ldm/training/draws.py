@@ -6,7 +6,6 @@ is computed, what it has drawn is made for the next. A draw that was not foresee
 
 from __future__ import annotations
 
-import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
@@ -14,8 +13,6 @@ import torch
 from torch import Tensor
 
 from ldm.core.random import Draw, Streams
-
-LEAST = 1 << 14  # numbers; smaller draws take no longer than handing them over
 
 
 class StepDraws:
@@ -48,7 +45,7 @@ class StepDraws:
     def _foresee(self, draw: Draw) -> None:
         """Has the same made for the next step."""
         following = replace(draw, names=(self.seed, "train", self._step + 1, *draw.names[3:]))
-        if len(draw.samples) * math.prod(draw.shape) < LEAST or following in self._made:
+        if following in self._made:
             return
         self._thread = self._thread or ThreadPoolExecutor(1, "draws")
         self._made[following] = self._thread.submit(following.make)
