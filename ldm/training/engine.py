@@ -331,7 +331,7 @@ class _Engine:
 
     def step(self, step: int, batch: Any) -> StepNumbers:
         """One optimizer step, undone on the device if a number of it is not finite; returns the numbers of the global batch."""
-        torch.manual_seed(digest(self.seed, "step", step, self.world.rank))  # dropout
+        self._seed(digest(self.seed, "step", step, self.world.rank))  # dropout
         now = Pass(
             step=step,
             world=self.world,
@@ -375,6 +375,12 @@ class _Engine:
             learning_rate=rate,
             samples=self.task.names(batch)[:NAMED],
         )
+
+    def _seed(self, seed: int) -> None:
+        if self.world.device.type == "cpu":  # torch.manual_seed looks for all kinds of GPUs, which takes a millisecond
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
     def _update(
         self, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], norm: Tensor, rate: float, is_finite: Tensor
