@@ -94,7 +94,6 @@ DOCUMENTED = {
     "torch.nn.functional",
     "torch.nn.utils",
     "torch.nn.utils.rnn",
-    "torch.optim.swa_utils",
     "torch.profiler",
     "torch.special",
     "torch.testing",

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ldm.app.frozen_first_stage import FirstStageSource, check_fit, latent_cache
-from ldm.app.training_run import finish, load_config, open_data, open_run, use_deterministic_kernels
+from ldm.app.training_run import choose_kernels, finish, load_config, open_data, open_run
 from ldm.checkpoints.classifier import ClassifierSpec, load_classifier
 from ldm.checkpoints.folder import load_strictly
 from ldm.core.errors import UserError
@@ -68,7 +68,7 @@ class TrainClassifier:
 def main(options: argparse.Namespace) -> None:
     """Trains a classifier."""
     config = load_config(options, TrainClassifier, "train_classifier")
-    use_deterministic_kernels()
+    choose_kernels(config.train)
     world = World.join()
     with open_run(options.run_dir or Path("runs") / config.name, config, world) as run:
         _train(config, run, world, options.retry_lost)
@@ -87,7 +87,7 @@ def _train(config: TrainClassifier, run: RunFolder, world: World, retry_lost: bo
 
     first_stage.to(world.device)
     cache = latent_cache(run.path / "latents", train_set, first_stage, config.data, world, keeps_pixels=False)
-    data = LatentData(train_set=train_set, held_out=held_out, cache=cache)
+    data = LatentData(train_set=train_set, held_out=held_out, cache=cache, workers=config.data.workers)
     latents = Latents(first_stage, data, config.seed, world.device)
     task = ClassifierTask(spec, network, config.density, latents, config.train, config.seed, world)
     finish(task, config.train, run, config.seed, world, retry_lost=retry_lost)

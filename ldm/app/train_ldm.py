@@ -12,7 +12,7 @@ import torch
 
 from ldm.app.finetuning import check_base, completed
 from ldm.app.frozen_first_stage import FirstStageSource, check_fit, latent_cache
-from ldm.app.training_run import finish, load_config, open_data, open_run, use_deterministic_kernels
+from ldm.app.training_run import choose_kernels, finish, load_config, open_data, open_run
 from ldm.checkpoints.folder import load_strictly
 from ldm.checkpoints.lora import LoraSpec
 from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults, denoiser_digest, load_latent_diffusion
@@ -133,7 +133,7 @@ class TrainLDM:
 def main(options: argparse.Namespace) -> None:
     """Trains a latent diffusion model."""
     config = load_config(options, TrainLDM, "train_ldm", completed)
-    use_deterministic_kernels()
+    choose_kernels(config.train)
     world = World.join()
     with open_run(options.run_dir or Path("runs") / config.name, config, world) as run:
         _train(config, run, world, options.retry_lost)
@@ -182,7 +182,7 @@ def _train(config: TrainLDM, run: RunFolder, world: World, retry_lost: bool) -> 
     parts = DiffusionParts(
         spec=spec, first_stage=first_stage, first_stage_weights=weights, network=network, conditioners=conditioners, lora=lora
     )
-    data = LatentData(train_set=train_set, held_out=held_out, cache=cache)
+    data = LatentData(train_set=train_set, held_out=held_out, cache=cache, workers=config.data.workers)
     task = DiffusionTask(
         parts, config.objective(), data, config.train, drop_all=config.drop_all, prompts=config.prompts, seed=config.seed, world=world
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -47,10 +48,13 @@ FREE_KEYS = (
     "train.accumulate",
     "train.channels_last",
     "train.compile",
+    "train.deterministic",
+    "train.matmul_precision",
     "train.checkpoint_every",
     "train.keep_every",
     "train.keep_best",
     "train.sample_every",
+    "train.log_every",
     "train.checkpoint_dtype",
     "train.checkpoint_file_mib",
     "denoiser.attention_backend",
@@ -250,10 +254,14 @@ def finish(task: Task, train: TrainConfig, run: RunFolder, seed: int, world: Wor
         world.leave()
 
 
-def use_deterministic_kernels() -> None:
-    """The same run twice gives the same bits."""
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
+def choose_kernels(train: TrainConfig) -> None:
+    """Of GPUs, the fastest that a run allows: see `TrainConfig`."""
+    torch.backends.cudnn.deterministic = train.deterministic
+    torch.backends.cudnn.benchmark = not train.deterministic
+    torch.use_deterministic_algorithms(train.deterministic)
+    if train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as torch's notes on reproducibility ask for
+    torch.set_float32_matmul_precision(train.matmul_precision)
 
 
 def _changes(stored: Any, config: Any) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ldm.conditioning.conditioner import Conditioner, Examples
 from ldm.conditioning.control import Control, Text
@@ -135,9 +136,6 @@ def word_pieces(tokenizer: Tokenizer, caption: str, max_tokens: int) -> Tensor:
 
 def padded(rows: list[Tensor], length: int) -> tuple[Tensor, Tensor]:
     """Rows (L_i, ...) as one (B, length, ...), 0 after each row's end, and where they are: (B, length) bool."""
-    out = rows[0].new_zeros(len(rows), length, *rows[0].shape[1:])
-    mask = torch.zeros(len(rows), length, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row
-        mask[i, : len(row)] = True
-    return out, mask
+    longest = rows[0].new_zeros(length, *rows[0].shape[1:])
+    lengths = torch.tensor([row.shape[0] for row in rows])
+    return pad_sequence([*rows, longest], batch_first=True)[:-1], torch.arange(length) < lengths[:, None]

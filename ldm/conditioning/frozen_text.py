@@ -125,7 +125,7 @@ class FrozenText:
         if self.digest is None:
             return [torch.zeros(self.max_tokens, self.width)] * len(captions)
         with self._lock:
-            if device is not None:
+            if device is not None and device != next(self.encoder.parameters()).device:
                 self.encoder.to(device)
             return [self._feature(caption) for caption in captions]
 

@@ -7,3 +7,5 @@ from typing import Annotated, Literal
 Limit = Annotated[float, "inf = none"]
 """A number that may be infinite, which means that there is no limit; every other number of a config is finite."""
 Precision = Literal["fp32", "bf16", "fp16"]
+MatmulPrecision = Literal["highest", "high", "medium"]
+"""Of float32 products, as `torch.set_float32_matmul_precision` has them."""

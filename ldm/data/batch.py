@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -65,6 +65,11 @@ class Batch:
             boxes=pad_sequence(boxes, batch_first=True, padding_value=-1.0) if boxes else None,
             attributes=tuple(s.attributes for s in samples),
         )
+
+    def pin_memory(self) -> Batch:
+        """The same in memory that a GPU copies from while the host goes on."""
+        tensors = ((name, getattr(self, name)) for name in ("images", "labels", "masks", "maps", "boxes"))
+        return replace(self, **{name: tensor.pin_memory() for name, tensor in tensors if tensor is not None})
 
     def part(self, start: int, stop: int) -> Batch:
         """Samples start to stop."""

@@ -58,7 +58,7 @@ class DataConfig:
         cache_views: see cache_latents.
         max_lost: share of records that may be unreadable before the run stops.
         allow_remote: whether train and val may name URLs and commands.
-        workers: processes that read and decode ahead of training; 0 = none, for small pictures.
+        workers: processes that read ahead of training, pictures or cached latents; 0 = none, for small pictures.
     """
 
     train: str

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import count
+from typing import Generic, TypeVar
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -13,38 +15,63 @@ from ldm.data.batch import Batch, Sample
 from ldm.data.order import GlobalOrder
 from ldm.data.unreadable import UnreadableReport
 
+S = TypeVar("S")
 Unreadable = dict[str, str]
 SampleOf = Callable[[int, int], Sample]  # of (index, epoch)
 
 
-class _Steps(Dataset[tuple[Batch, Unreadable] | UserError]):
-    """A process's share of the global batch by step, with the records that could not be read."""
+class _Steps(Dataset[S | UserError], Generic[S]):
+    """A process's share of the global batch by step."""
 
-    def __init__(self, sample: SampleOf, unreadable: UnreadableReport, order: GlobalOrder, part: tuple[int, int]) -> None:
-        self.sample, self.unreadable, self.order, self.part = sample, unreadable, order, part
+    def __init__(self, share: Callable[[int], S]) -> None:
+        self.share = share
 
-    def __getitem__(self, step: int) -> tuple[Batch, Unreadable] | UserError:
+    def __getitem__(self, step: int) -> S | UserError:
         """An error is returned, to be raised by the caller: a worker process would wrap it in a traceback."""
-        start, stop = self.part
         try:
-            batch = Batch.of([self.sample(index, epoch) for index, epoch in self.order.indices(step)[start:stop]])
+            return self.share(step)
         except UserError as error:
             return error
-        return batch, dict(self.unreadable.records)
 
 
-def steps_in_order(
-    sample: SampleOf, unreadable: UnreadableReport, order: GlobalOrder, first_step: int, part: tuple[int, int], workers: int
-) -> Iterator[tuple[int, tuple[Batch, Unreadable]]]:
-    """(step, (share [start, stop) of its global batch, what could not be read)) from first_step on, without end."""
-    steps = _Steps(sample, unreadable, order, part)
-    found: Iterator[tuple[Batch, Unreadable] | UserError] = (steps[step] for step in count(first_step))
+def steps_in_order(share: Callable[[int], S], first_step: int, workers: int) -> Iterator[tuple[int, S]]:
+    """(step, share of its global batch) from first_step on, without end.
+
+    Args:
+        share: reads it; what it gives may have a method `pin_memory`.
+        first_step: see above.
+        workers: processes that read ahead, into pinned memory where there is a GPU; 0 = none.
+    """
+    steps = _Steps(share)
+    found: Iterator[S | UserError] = (steps[step] for step in count(first_step))
     if workers:
-        found = iter(DataLoader(steps, batch_size=None, sampler=count(first_step), num_workers=workers, multiprocessing_context="fork"))
+        found = iter(
+            DataLoader(
+                steps,
+                batch_size=None,
+                sampler=count(first_step),
+                num_workers=workers,
+                multiprocessing_context="fork",
+                pin_memory=torch.cuda.is_available(),
+            )
+        )
     for step, batch in zip(count(first_step), found, strict=False):
         if isinstance(batch, UserError):
             raise batch
         yield step, batch
+
+
+def share_of_records(
+    sample: SampleOf, unreadable: UnreadableReport, order: GlobalOrder, part: tuple[int, int]
+) -> Callable[[int], tuple[Batch, Unreadable]]:
+    """What reads the share [start, stop) of a step's global batch, and says which records could not be read so far."""
+
+    def share(step: int) -> tuple[Batch, Unreadable]:
+        start, stop = part
+        batch = Batch.of([sample(index, epoch) for index, epoch in order.indices(step)[start:stop]])
+        return batch, dict(unreadable.records)
+
+    return share
 
 
 def report_unreadable(unreadable: UnreadableReport, reported: int) -> int:

@@ -89,7 +89,7 @@ class Objective:
         """The loss of each sample, (B, ...) -> (B,), float32; times and noise are drawn from `streams` under "time" and "noise"."""
         x0 = x0.float()
         t = self.density.draw(streams, self.process)
-        eps = streams.normal("noise", x0.shape[1:]).to(x0.device)
+        eps = streams.normal("noise", x0.shape[1:], x0.device)
         x_t = self.process.blend(Estimate(x0=x0, eps=eps), t)
 
         output = network(*self.network_input(x_t, t, self.process), condition).float()

@@ -25,6 +25,7 @@ from ldm.losses.equivariance import SpatialTransform
 from ldm.losses.statistics import StatisticsCollector
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
+from ldm.training.draws import StepDraws
 from ldm.training.ema import Ema
 from ldm.training.engine import Evaluation, MeasuredOn, Pass
 from ldm.training.image_grid import grid_of
@@ -99,6 +100,7 @@ class AutoencoderTask:
             last = self.first_stage.last_layer
             last.forward = torch.compiler.disable(last.forward)  # type: ignore[method-assign]
             self._reconstruct = torch.compile(self.first_stage.reconstruct)
+        self.draws = StepDraws(seed, world.device)
         self.data_digest = train_set.digest
         self.lost = train_set.lost
         self._latest: dict[str, Tensor] = {}  # the adversary's numbers over all processes, for the diagnostics
@@ -116,8 +118,8 @@ class AutoencoderTask:
 
     def accumulate(self, batch: Share, now: Pass) -> dict[str, Tensor]:
         records, positions = batch
-        images = records.images.to(self.world.device, memory_format=self.memory_format)
-        streams = Streams.of(self.seed, "train", now.step, samples=positions)
+        images = records.images.to(self.world.device, memory_format=self.memory_format, non_blocking=True)
+        streams = self.draws.streams(now.step, positions)
         count = min(self.config.accumulate, len(images)) or 1
         bounds = [len(images) * i // count for i in range(count + 1)]
         pieces = [(images[a:b], streams.part(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
@@ -147,7 +149,7 @@ class AutoencoderTask:
         return numbers
 
     def _forward(self, images: Tensor, streams: Streams, now: Pass, with_adversary: bool) -> _Forward:
-        noise = streams.normal("posterior", self.first_stage.latent_shape(images)).to(images)
+        noise = streams.normal("posterior", self.first_stage.latent_shape(images), images.device).to(images)
         with now.autocast():
             reconstruction, posterior = self._reconstruct(images, noise)
             terms = self.loss.terms(images, reconstruction, posterior, self._equivariance(images, posterior, noise, now.step))

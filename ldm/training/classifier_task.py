@@ -21,6 +21,7 @@ from ldm.diffusion.time_density import TimeDensity
 from ldm.networks.classifier import ClassifierNetwork
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
+from ldm.training.draws import StepDraws
 from ldm.training.ema import Ema
 from ldm.training.engine import Evaluation, MeasuredOn, Pass
 from ldm.training.image_grid import framed, grid_of
@@ -55,6 +56,7 @@ class ClassifierTask:
         self.data_digest = f"{latents.train_set.digest} {spec.normalization.identity}"
         self.lost = latents.train_set.lost
         self._call = torch.compile(self.network) if config.compile else self.network
+        self.draws = StepDraws(seed, world.device)
         self._held_out: list[LatentBatch] = []
         self._unlabelled: set[str] = set()  # names of this process's training pictures so far
 
@@ -69,7 +71,7 @@ class ClassifierTask:
         return batch.records.names
 
     def accumulate(self, batch: LatentBatch, now: Pass) -> dict[str, Tensor]:
-        streams = Streams.of(self.seed, "train", now.step, samples=batch.positions)
+        streams = self.draws.streams(now.step, batch.positions)
         labels = self._labels(batch)
         self._unlabelled.update(name for name, label in zip(batch.records.names, batch.records.labels.tolist(), strict=True) if label < 0)
         labelled = (labels >= 0).sum().float()
@@ -110,7 +112,7 @@ class ClassifierTask:
         x0 = self.latents.draw(batch, streams).contiguous(memory_format=self.memory_format)
         if self.spec.process is None or t is None:
             return x0
-        eps = streams.normal("noise", x0.shape[1:]).to(x0.device)
+        eps = streams.normal("noise", x0.shape[1:], x0.device)
         return self.spec.process.blend(Estimate(x0=x0, eps=eps), t)
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 
 from ldm.core.errors import UserError
 from ldm.core.precision import DTYPES
-from ldm.core.settings import Precision
+from ldm.core.settings import MatmulPrecision, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,8 @@ class TrainConfig:
     precision: Precision = "fp32"
     channels_last: bool = False
     compile: bool = False
+    deterministic: bool = False  # on GPUs: the same run twice gives the same bits, by slower kernels; on a CPU it does so anyway
+    matmul_precision: MatmulPrecision = "highest"  # of float32 products; high: TF32 on GPUs that have it, medium: bfloat16
     ema_decay: float = 0.999
     checkpoint_every: int = 1000
     keep_every: int | None = None  # these steps' checkpoints stay, as checkpoints/step-000500; None = only the newest is there
@@ -63,11 +65,12 @@ class TrainConfig:
         None  # the checkpoint with the best of an evaluation's numbers stays, as checkpoints/best: val/loss, val/psnr, ...
     )
     sample_every: int = 1000  # sample grids and evaluation
+    log_every: int = 10  # numbers of so many steps are read from the device and written at once, a line a step
     checkpoint_dtype: Precision = "fp32"
     checkpoint_file_mib: int = 4096  # larger parts are split over several files
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "sample_every", "checkpoint_file_mib"):
+        for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "sample_every", "log_every", "checkpoint_file_mib"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.keep_every is not None and self.keep_every < 1:

@@ -22,6 +22,7 @@ from ldm.pipelines.latent_diffusion import LatentDiffusion
 from ldm.training.config import TrainConfig
 from ldm.training.diffusion_model import DiffusionModel, DiffusionParts
 from ldm.training.distributed import World
+from ldm.training.draws import StepDraws
 from ldm.training.ema import Ema
 from ldm.training.engine import Evaluation, MeasuredOn, Pass
 from ldm.training.latents import LatentBatch, LatentData, Latents
@@ -58,6 +59,7 @@ class DiffusionTask:
     ) -> None:
         self.config, self.objective, self.seed, self.world = config, objective, seed, world
         self.model = DiffusionModel(parts, config, seed, world.device)
+        self.draws = StepDraws(seed, world.device)
         self.train_set = data.train_set
         self.latents = Latents(self.model.first_stage, data, seed, world.device)
         self.drop_all, self.prompts = drop_all, prompts
@@ -85,7 +87,7 @@ class DiffusionTask:
         return batch.records.names
 
     def accumulate(self, batch: LatentBatch, now: Pass) -> dict[str, Tensor]:
-        streams = Streams.of(self.seed, "train", now.step, samples=batch.positions)
+        streams = self.draws.streams(now.step, batch.positions)
         total, losses = torch.zeros((), device=self.world.device), []
         for start, stop in batch.parts(self.config.accumulate):
             each = self._loss(batch.part(start, stop), streams.part(start, stop), now.autocast())

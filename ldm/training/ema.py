@@ -6,8 +6,7 @@ import copy
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -21,13 +20,25 @@ class Ema(Generic[M]):
     def __init__(self, module: M, decay: float) -> None:
         self.module: M = copy.deepcopy(module).eval().requires_grad_(False)
         self.decay = decay
+        self._weights = list(zip(self.module.parameters(), module.parameters(), strict=True))
+        self._others = list(zip(self.module.buffers(), module.buffers(), strict=True))
 
     @torch.no_grad()
-    def update(self, live: nn.Module, step: int) -> None:
-        """Moves the copy towards the live weights after optimizer step `step`, counted from 1."""
+    def update(self, step: int, is_taken: Tensor) -> None:
+        """Moves the copy towards the live weights after optimizer step `step`, counted from 1.
+
+        Args:
+            step: see above.
+            is_taken: () bool on the weights' device; False leaves the copy as it is. `torch.optim.swa_utils` takes a decay that the host
+                knows, which would have to wait for it; an interpolation by a share on the device takes as long, and no memory.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
-        means: list[torch.Tensor] = list(self.module.parameters())
-        if means:
-            get_ema_multi_avg_fn(decay)(means, list(live.parameters()), step)
-        for mean, now in zip(self.module.buffers(), live.buffers(), strict=True):
-            mean.copy_(now)
+        share = torch.where(is_taken, 1 - decay, 0.0)
+        for mean, now in self._weights:
+            mean.lerp_(now, share)
+
+    @torch.no_grad()
+    def copy_buffers(self) -> None:
+        """Gives the copy the live buffers, which are not averaged: before it is used or saved."""
+        for own, now in self._others:
+            own.copy_(now)

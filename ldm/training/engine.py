@@ -7,7 +7,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ldm.core.errors import UserError
+from ldm.core.philox import NAME as GENERATOR
 from ldm.core.random import digest
 from ldm.data.image_dataset import ImageDataset
 from ldm.training.config import TrainConfig
@@ -28,6 +29,8 @@ from ldm.training.overfitting import overfitting
 from ldm.training.preflight import SPEED_STEPS, sizes, speed
 from ldm.training.run_folder import RunFolder
 from ldm.training.state import is_published, load_state, mark_published, save_state
+from ldm.training.step_numbers import StepNumbers, read
+from ldm.training.undone import NAMED, UndoneSteps
 
 HIGHER_IS_BETTER = ("psnr", "accuracy", "codes_used", "perplexity", "active_channels")  # of an evaluation's numbers; of all others lower
 
@@ -147,8 +150,8 @@ def fit(task: Task, config: TrainConfig, run: RunFolder, seed: int, world: World
         True if the run is finished, False if a signal stopped it after a saved state.
 
     Raises:
-        UserError: a loss or gradient is not finite, and nothing of that step has reached weights or average; or weights are not, and they
-            are not saved.
+        UserError: losses or gradients of too many steps are not finite, see `UndoneSteps`, and nothing of them has reached weights or
+            average; or weights are not, and they are not saved.
     """
     if config.batch_size < world.size:
         raise UserError(
@@ -177,7 +180,11 @@ class _Engine:
     def __init__(self, task: Task, config: TrainConfig, run: RunFolder, seed: int, world: World) -> None:
         self.task, self.config, self.run, self.seed, self.world = task, config, run, seed, world
         self.optimizers = {name: config.optimizer.build(group) for name, group in task.groups.items()}
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
+        self.has_loss_scale = config.precision == "fp16"
+        # Without a loss's scale it only skips, on the device, the optimizer's step if a gradient is not finite.
+        self.scaler = torch.amp.GradScaler(world.device.type) if self.has_loss_scale else torch.amp.GradScaler(world.device.type, 1.0)
+        self.buffers = [buffer for module in task.trained.values() for buffer in module.buffers()]
+        self.undone = UndoneSteps()
         self.saved = 0  # step of the newest state
 
     def restore(self, retry_lost: bool = False) -> int:
@@ -200,10 +207,17 @@ class _Engine:
             average.module.load_state_dict(content["averaged"][name])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(content["optimizers"][name])
-        if content["scaler"]:  # none before a change to fp16
+        if content["scaler"] and self.has_loss_scale:  # none before a change to fp16
             self.scaler.load_state_dict(content["scaler"])
+        self.undone.restore(content.get("undone", []))  # none in states of earlier releases, as of what follows
         if not retry_lost:
-            self.task.lost[:] = content.get("lost", [])  # none in states of earlier releases
+            self.task.lost[:] = content.get("lost", [])
+        if content.get("generator") != GENERATOR and self.world.is_first:
+            print(
+                f"this run was begun by a release with other random numbers: it goes on from step {step} with new ones, "
+                "and will not end as it would have there",
+                flush=True,
+            )
         if self.task.lost and self.world.is_first:
             names = ", ".join(f"{shard} in epoch {epoch}" for epoch, shard in self.task.lost[:3]) + ", ..." * (len(self.task.lost) > 3)
             print(f"shards that were lost before are left out again: {names}; --retry-lost fetches them", flush=True)
@@ -212,6 +226,7 @@ class _Engine:
 
     def save(self, step: int) -> None:
         """State first, then the loadable checkpoint made from it."""
+        self._copy_buffers()
         self._refuse_non_finite_weights(step)
         if self.world.is_first:
             content = {
@@ -220,7 +235,9 @@ class _Engine:
                 "trained": {name: module.state_dict() for name, module in self.task.trained.items()},
                 "averaged": {name: average.module.state_dict() for name, average in self.task.averaged.items()},
                 "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-                "scaler": self.scaler.state_dict(),
+                "scaler": self.scaler.state_dict() if self.has_loss_scale else {},
+                "undone": list(self.undone.steps),
+                "generator": GENERATOR,
             }
             save_state(self.run.state_path, step, content)
         self.saved = step
@@ -248,35 +265,73 @@ class _Engine:
             mininterval=0.2 if sys.stderr.isatty() else 10,  # a log file gets a line now and then
         )
         batches = self.task.batches(first_step)
-        started = time.perf_counter()
+        block: list[StepNumbers] = []
+        owed = False  # a checkpoint, since the step that it was due at was undone
+        started = block_started = time.perf_counter()
         with bar:
             for step in range(first_step, config.steps + 1):
-                step_started = time.perf_counter()
-                metrics = self.step(step, next(batches))
-                metrics["samples_per_second"] = config.batch_size / (time.perf_counter() - step_started)
+                block.append(self.step(step, next(batches)))
                 bar.update()
-                bar.set_postfix_str(f"loss {metrics['loss']:.4g}, {metrics['samples_per_second']:.1f} samples/s", refresh=False)
-                if step - first_step + 1 == SPEED_STEPS and self.world.is_first:
-                    bar.write(speed(config, step, time.perf_counter() - started, self.world.device), file=sys.stdout)
 
                 stopping = self.world.any(stop.requested)
-                last = step == config.steps
+                last, has_speed = step == config.steps, step - first_step + 1 == SPEED_STEPS
+                is_evaluated = last or (step % config.sample_every == 0 and not stopping)
+                is_saved = last or stopping or owed or step % config.checkpoint_every == 0 or config.keeps(step)
+                if not (is_evaluated or is_saved or has_speed or step % config.log_every == 0):
+                    continue
+                rows = read(block)
+                rate = config.batch_size * len(block) / (time.perf_counter() - block_started)
+                *_, metrics = self.log(block, rows, rate, bar)
+                block = []
+                if has_speed and self.world.is_first:
+                    bar.write(speed(config, step, time.perf_counter() - started, self.world.device), file=sys.stdout)
+                if is_saved and self.undone.includes(step):  # it may be the first of many
+                    if last or stopping:
+                        self._refuse_undone()
+                    owed, is_saved = True, False
                 try:
-                    if last or (step % config.sample_every == 0 and not stopping):
+                    if is_evaluated:
                         metrics |= self.evaluate(step, bar)
                 finally:  # an evaluation that fails must not lose the steps before it
                     self.run.log(step, metrics)
-                    if last or stopping or step % config.checkpoint_every == 0 or config.keeps(step):
+                    if is_saved:
                         self.save(step)
+                        owed = False
                 if stopping and not last:
                     if self.world.is_first:
                         bar.write(f"stopped after step {step}, state saved; the same command goes on from here", file=sys.stdout)
                     return False
+                block_started = time.perf_counter()
         return True
 
-    def step(self, step: int, batch: Any) -> dict[str, float]:
-        """One optimizer step; returns the numbers of the global batch."""
-        torch.manual_seed(digest(self.seed, "step", step, self.world.rank))  # dropout
+    def log(
+        self, block: Sequence[StepNumbers], found: Sequence[dict[str, float]], samples_per_second: float, bar: tqdm[Any]
+    ) -> list[dict[str, float]]:
+        """Writes a block's lines but the last, which an evaluation may add to; names the steps that were undone; returns all lines.
+
+        Raises:
+            UserError: they are too many.
+        """
+        rows = []
+        for one, numbers in zip(block, found, strict=True):
+            judged = one.names[: one.num_losses] if self.has_loss_scale else one.names  # in fp16 an overflow is the scaler's to handle
+            undone = self.undone.add(one.step, {name: numbers[name] for name in judged}, one.samples)
+            if undone is not None and self.world.is_first:
+                bar.write(f"step {one.step}: {undone.line}", file=sys.stdout)
+                self.run.note(one.step, undone.line)
+            known = {name: value for name, value in numbers.items() if name in judged or math.isfinite(value)}
+            rows.append(known | {"learning_rate": one.learning_rate, "samples_per_second": samples_per_second})
+            if one is not block[-1]:
+                self.run.log(one.step, rows[-1])
+        bar.set_postfix_str(f"loss {rows[-1]['loss']:.4g}, {samples_per_second:.1f} samples/s", refresh=False)
+        if self.undone.too_many:
+            self.run.log(block[-1].step, rows[-1])
+            self._refuse_undone()
+        return rows
+
+    def step(self, step: int, batch: Any) -> StepNumbers:
+        """One optimizer step, undone on the device if a number of it is not finite; returns the numbers of the global batch."""
+        self._seed(digest(self.seed, "step", step, self.world.rank))  # dropout
         now = Pass(
             step=step,
             world=self.world,
@@ -286,45 +341,71 @@ class _Engine:
         )
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
+        before = [buffer.clone() for buffer in self.buffers]
         shares = self.task.accumulate(batch, now)
-        packed = torch.stack([value.detach().float() for value in shares.values()])
-        self.world.sum_([packed])
-        metrics = dict(zip(shares, packed.tolist(), strict=True))
-        self._refuse_non_finite(step, metrics, batch)
+        losses = torch.stack([value.detach().float() for value in shares.values()])
+        self.world.sum_([losses])
+
+        scale = self.scaler.scale(torch.ones((), device=self.world.device))
+        of = {name: [p for p in group if p.grad is not None] for name, group in self.task.groups.items()}
+        of = {name: parameters for name, parameters in of.items() if parameters}  # no discriminator before its start
+        norms = {}
+        for name, parameters in of.items():
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            self.world.sum_(gradients)
+            norms[f"gradient_norm/{name}"] = nn.utils.get_total_norm(gradients) / scale
+        values = torch.cat([losses, torch.stack(list(norms.values()))]) if norms else losses
+        is_finite = values.isfinite().all()
 
         rate = self.config.optimizer.rate_at(step, self.config.steps)
-        norms = {}
-        for name, optimizer in self.optimizers.items():
-            parameters = [p for p in self.task.groups[name] if p.grad is not None]
-            if not parameters:  # the discriminator before its start
-                continue
-            self.world.sum_([p.grad for p in parameters if p.grad is not None])
-            self.scaler.unscale_(optimizer)
-            norm = nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip_norm or math.inf)
-            norms[f"gradient_norm/{name}"] = norm
-        measured = {name: float(norm) for name, norm in norms.items()}
-        if not self.scaler.is_enabled():  # in fp16 an overflow is the scaler's to handle
-            self._refuse_non_finite(step, measured, batch)
-        for name, optimizer in self.optimizers.items():
-            if f"gradient_norm/{name}" in norms:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                self.scaler.step(optimizer)
-        if norms:
-            self.scaler.update()
-        for name, average in self.task.averaged.items():
-            average.update(self.task.trained[name], step)
-        finite = {name: norm for name, norm in measured.items() if math.isfinite(norm)}  # an fp16 step that was skipped has none
-        return metrics | finite | {"learning_rate": rate}
+        for name, parameters in of.items():
+            optimizer = self.optimizers[name]
+            self._update(optimizer, parameters, norms[f"gradient_norm/{name}"], rate, is_finite)
+        if of:
+            self.scaler.update(None if self.has_loss_scale else 1.0)
+        for buffer, old in zip(self.buffers, before, strict=True):
+            buffer.copy_(torch.where(is_finite.to(buffer.device), buffer, old))
+        for average in self.task.averaged.values():
+            average.update(step, is_finite)
+        return StepNumbers(
+            step=step,
+            names=(*shares, *norms),
+            values=values,
+            num_losses=len(shares),
+            learning_rate=rate,
+            samples=self.task.names(batch)[:NAMED],
+        )
 
-    def _refuse_non_finite(self, step: int, metrics: dict[str, float], batch: Any) -> None:
-        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if bad:
-            names = ", ".join(self.task.names(batch)[:16])
-            raise UserError(
-                f"step {step}: {', '.join(bad)} is not a finite number; weights and average are as before it. Batch: {names}. "
-                f"Look at those pictures; {self._advice}"
-            )
+    def _seed(self, seed: int) -> None:
+        if self.world.device.type == "cpu":  # torch.manual_seed looks for all kinds of GPUs, which takes a millisecond
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
+
+    def _update(
+        self, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], norm: Tensor, rate: float, is_finite: Tensor
+    ) -> None:
+        """The optimizer's step, which the scaler skips if a gradient is not finite: on the device, as fused optimizers can.
+
+        So one NaN among the gradients leaves all weights and moments as they are, at no cost in memory, and of any optimizer; one that is
+        not fused makes the host wait.
+        """
+        first = parameters[0].grad
+        assert first is not None
+        first.add_(torch.where(is_finite, 0.0, math.nan))
+        self.scaler.unscale_(optimizer)
+        if self.config.optimizer.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.config.optimizer.clip_norm, norm)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        self.scaler.step(optimizer)
+
+    def _refuse_undone(self) -> None:
+        raise UserError(f"{self.undone.why}; {self._advice}")
+
+    def _copy_buffers(self) -> None:
+        for average in self.task.averaged.values():
+            average.copy_buffers()
 
     def _refuse_non_finite_weights(self, step: int) -> None:
         modules = {**self.task.trained, **{f"average of {name}": average.module for name, average in self.task.averaged.items()}}
@@ -343,6 +424,7 @@ class _Engine:
     def evaluate(self, step: int, bar: tqdm[Any]) -> dict[str, float]:
         """Numbers and sample grid, on the first process; the others wait."""
         metrics: dict[str, float] = {}
+        self._copy_buffers()
         if self.world.is_first:
             bar.set_postfix_str("evaluating")
             with torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from ldm.core.random import Streams
 from ldm.data.batch import Batch
 from ldm.data.image_dataset import ImageDataset
 from ldm.data.latent_cache import LatentCache
+from ldm.data.loader import steps_in_order
 from ldm.data.order import GlobalOrder
 from ldm.first_stage.stage import FirstStage
 
@@ -26,6 +27,11 @@ class LatentBatch:
     records: Batch
     positions: tuple[int, ...]
     moments: tuple[Tensor, Tensor] | None  # raw mean and std, if cached
+
+    def pin_memory(self) -> LatentBatch:
+        """See `Batch.pin_memory`."""
+        moments = self.moments and (self.moments[0].pin_memory(), self.moments[1].pin_memory())
+        return LatentBatch(records=self.records.pin_memory(), positions=self.positions, moments=moments)
 
     def part(self, start: int, stop: int) -> LatentBatch:
         moments = self.moments and (self.moments[0][start:stop], self.moments[1][start:stop])
@@ -45,11 +51,13 @@ class LatentData:
         train_set: to train on.
         held_out: to measure on; None = the training set stands in for it.
         cache: of the training set's latents; None = pictures are encoded at each use.
+        workers: processes that read the cache ahead, see `DataConfig`.
     """
 
     train_set: ImageDataset
     held_out: ImageDataset | None = None
     cache: LatentCache | None = None
+    workers: int = 0
 
 
 class Latents:
@@ -63,7 +71,7 @@ class Latents:
     """
 
     def __init__(self, first_stage: FirstStage, data: LatentData, seed: int, device: torch.device) -> None:
-        self.first_stage, self.train_set, self.held_out = first_stage, data.train_set, data.held_out
+        self.first_stage, self.train_set, self.held_out, self.workers = first_stage, data.train_set, data.held_out, data.workers
         self.cache, self.seed, self.device = data.cache, seed, device
 
     def batches(
@@ -75,13 +83,15 @@ class Latents:
             for records, positions in self.train_set.batches(batch_size, first_step, share, on_any):
                 yield LatentBatch(records=records, positions=positions, moments=None)
             return
-        order = GlobalOrder(self.cache.count, batch_size, self.seed)
-        for step in count(first_step):
-            items = [self.cache.item(index, epoch) for index, epoch in order.indices(step)[start:stop]]
+        cache, order, positions = self.cache, GlobalOrder(self.cache.count, batch_size, self.seed), tuple(range(start, stop))
+
+        def read(step: int) -> LatentBatch:
+            items = [cache.item(index, epoch) for index, epoch in order.indices(step)[start:stop]]
             samples, means, stds = zip(*items, strict=True)
-            yield LatentBatch(
-                records=Batch.of(samples), positions=tuple(range(start, stop)), moments=(torch.stack(means), torch.stack(stds))
-            )
+            return LatentBatch(records=Batch.of(samples), positions=positions, moments=(torch.stack(means), torch.stack(stds)))
+
+        for _, batch in steps_in_order(read, first_step, self.workers):
+            yield batch
 
     @property
     def measured(self) -> ImageDataset:
@@ -102,7 +112,7 @@ class Latents:
     @torch.no_grad()
     def draw(self, batch: LatentBatch, streams: Streams) -> Tensor:
         """(B, C, h, w), normalised, drawn from the posterior under the streams' name "posterior"."""
-        mean, std = batch.moments or self.first_stage.moments(batch.records.images.to(self.device))
-        mean, std = mean.to(self.device), std.to(self.device)
-        noise = streams.normal("posterior", mean.shape[1:]).to(mean)
+        mean, std = batch.moments or self.first_stage.moments(batch.records.images.to(self.device, non_blocking=True))
+        mean, std = mean.to(self.device, non_blocking=True), std.to(self.device, non_blocking=True)
+        noise = streams.normal("posterior", mean.shape[1:], mean.device).to(mean)
         return self.first_stage.normalise(mean + std * noise)

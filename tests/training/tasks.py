@@ -43,6 +43,7 @@ from ldm.training.distributed import World
 from ldm.training.engine import _Engine
 from ldm.training.latents import LatentData, Latents
 from ldm.training.run_folder import RunFolder
+from ldm.training.step_numbers import read
 
 SIZE = 16
 FIRST_STAGE = KLAutoencoderConfig(channels=16, multipliers=(1, 2), blocks=1, latent_channels=2)
@@ -155,12 +156,17 @@ TASKS: dict[str, Callable[[World, TrainConfig], Any]] = {
 }
 
 
+def numbers_of(engine: _Engine, step: int, batch: Any) -> dict[str, float]:
+    """What a step is logged with."""
+    return read([engine.step(step, batch)])[0]
+
+
 def gradients_of_a_step(which: str, world: World, folder: Path, **changes: object) -> dict[str, torch.Tensor]:
     """All gradients of step 1 as the optimizer sees them, and the logged numbers, as tensors by name."""
     config = train_config(**changes)
     task = TASKS[which](world, config)
     engine = _Engine(task, config, RunFolder(folder, world.is_first), 0, world)
-    metrics = engine.step(1, next(task.batches(1)))
+    metrics = numbers_of(engine, 1, next(task.batches(1)))
     found = {
         f"{group}.{name}": parameter.grad.clone()
         for group, module in task.trained.items()

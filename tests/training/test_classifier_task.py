@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tasks import DrawnPictures, HalfLabelled, classifier_task, train_config
+from tasks import DrawnPictures, HalfLabelled, classifier_task, numbers_of, train_config
 from torch import nn
 
 from ldm.checkpoints.classifier import ClassifierSpec, load_classifier
@@ -118,7 +118,7 @@ def test_pictures_without_a_label_are_left_out_and_counted(tmp_path: Path) -> No
     assert 0 < kept.sum() < len(labels)
     with torch.no_grad():
         wanted = nn.functional.cross_entropy(task.network(batch.records.images, torch.zeros(len(labels)))[kept], labels[kept])
-    found = _Engine(task, task.config, RunFolder(tmp_path, True), 0, ALONE).step(1, batch)
+    found = numbers_of(_Engine(task, task.config, RunFolder(tmp_path, True), 0, ALONE), 1, batch)
     assert found["loss"] == pytest.approx(wanted.item(), rel=1e-5)
     assert f"{int((~kept).sum())} pictures without a label left out so far, e.g. disc-" in task.evaluate(nullcontext()).lines[-1]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tasks import DrawnPictures, diffusion_task, train_config
+from tasks import DrawnPictures, diffusion_task, numbers_of, train_config
 
 from ldm.checkpoints.folder import Checkpoint, load_strictly
 from ldm.checkpoints.model import LatentDiffusionSpec
@@ -75,7 +75,7 @@ def test_what_steps_cost_is_learned_and_survives_a_resume(tmp_path: Path) -> Non
     resumed = engine_of(again, config, tmp_path)
     assert resumed.restore() == 2
     assert torch.equal(again.memory.probabilities(), learned)
-    assert resumed.step(3, next(again.batches(3)))["loss"] == engine.step(3, next(batches))["loss"]
+    assert numbers_of(resumed, 3, next(again.batches(3)))["loss"] == numbers_of(engine, 3, next(batches))["loss"]
     assert torch.equal(again.memory.losses, task.memory.losses)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,9 +25,11 @@ from ldm.core.random import Streams
 from ldm.training.config import OptimizerConfig, TrainConfig
 from ldm.training.distributed import World
 from ldm.training.ema import Ema
-from ldm.training.engine import Evaluation, Pass, fit
+from ldm.training.engine import Evaluation, Pass, _Engine, fit
 from ldm.training.run_folder import RunFolder
 from ldm.training.state import load_state, save_state
+from ldm.training.step_numbers import read
+from ldm.training.undone import UndoneSteps
 
 WORLD = World(0, 1, torch.device("cpu"))
 
@@ -258,25 +262,136 @@ def test_the_whole_gradient_is_clipped_and_logged_as_it_was(tmp_path: Path, prec
     torch.testing.assert_close(untouched, free)
 
 
-def test_a_nan_loss_reaches_neither_weights_nor_average(tmp_path: Path) -> None:
-    before = weights(trained(tmp_path / "short", config(steps=5)))
-    task = Regression(config())
+class Normed(Regression):
+    """Counts in a buffer what it has seen, as batch normalization does."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        self.norm = nn.BatchNorm1d(3, affine=False)
+        self.trained["norm"] = self.norm
+
+    def accumulate(self, batch: tuple[int, Tensor], now: Pass) -> dict[str, Tensor]:
+        step, x = batch
+        self.norm(x * float("nan") if step == self.poison_at else x)
+        return super().accumulate(batch, now)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_step_whose_loss_is_nan_is_undone(tmp_path: Path, precision: Precision, fused: bool) -> None:
+    """Weights, moments, buffers and average are as before it to the bit, and the next step moves them."""
+    task = Normed(config(precision=precision))
     task.poison_at = 6
-    with pytest.raises(UserError, match=r"step 6: loss is not a finite number.*sample-0, sample-1"):
-        fit(task, config(), RunFolder(tmp_path / "long", True), 0, WORLD)
-    assert torch.equal(weights(task), before)
-    found = load_state(tmp_path / "long" / "state", torch.device("cpu"))
+    engine, batches = _Engine(task, task.config, RunFolder(tmp_path, True), 0, WORLD), task.batches(1)
+    if not fused:
+        engine.optimizers = {"net": torch.optim.SGD(task.groups["net"], lr=0.01, momentum=0.9)}
+
+    def state() -> list[Tensor]:
+        moments = [value for one in engine.optimizers["net"].state.values() for value in one.values() if isinstance(value, Tensor)]
+        parts = [*task.net.state_dict().values(), *task.norm.state_dict().values(), *task.averaged["net"].module.state_dict().values()]
+        return [tensor.clone() for tensor in (*parts, *moments)]
+
+    for step in range(1, 6):
+        engine.step(step, next(batches))
+    before = state()
+    assert not engine.step(6, next(batches)).values.isfinite().all()
+    assert all(torch.equal(now, old) for now, old in zip(state(), before, strict=True))
+    engine.step(7, next(batches))
+    assert not any(torch.equal(now, old) for now, old in zip(state(), before, strict=True))
+
+
+def test_a_run_goes_on_past_a_step_that_is_undone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is named, and a state that was due at it comes with the next step: what is saved is not the first of a row of them."""
+    task = Regression(config(steps=7, checkpoint_every=6))
+    task.poison_at = 6
+    run = RunFolder(tmp_path, True)
+    saved: list[int] = []
+    task.save = lambda folder, step, steps: saved.append(step)  # type: ignore[method-assign]
+    assert fit(task, replace(task.config, steps=7, checkpoint_every=6), run, 0, WORLD)
+    said = "step 6: loss, gradient_norm/net is not a finite number: the step is undone. Batch: sample-0, sample-1"
+    assert said in run.report_path.read_text() and said in capsys.readouterr().out
+    rows = run.history()
+    assert [row["step"] for row in rows] == list(range(1, 8))
+    assert [row["step"] for row in rows if not math.isfinite(row["loss"])] == [6]
+    assert saved == [7]
+
+
+@pytest.mark.parametrize("apart", [1, 3])
+def test_ten_undone_steps_end_the_run_and_a_resumed_one_counts_on(tmp_path: Path, apart: int) -> None:
+    """Ten in a row, or among the last thousand; steps and pictures are named, and weights are as before."""
+    task = Regression(config(steps=60, checkpoint_every=5))
+    poisoned = range(7, 7 + 10 * apart, apart)
+    accumulate = task.accumulate
+
+    def poisoning(batch: tuple[int, Tensor], now: Pass) -> dict[str, Tensor]:
+        task.poison_at = now.step if now.step in poisoned else 0
+        return accumulate(batch, now)
+
+    task.accumulate = poisoning  # type: ignore[method-assign]
+    run = RunFolder(tmp_path, True)
+    if apart > 1:
+        assert fit(task, replace(task.config, steps=20), run, 0, WORLD)
+    with pytest.raises(UserError, match=f"step {', '.join(map(str, poisoned))}: loss, gradient_norm/net is not a finite .*sample-0"):
+        fit(task, task.config, run, 0, WORLD)
+    found = load_state(run.state_path, torch.device("cpu"))
+    assert found and found[0] == (5 if apart == 1 else 30)
+    if apart == 1:
+        assert torch.equal(weights(task)[:10], weights(trained(tmp_path / "six", config(steps=6)))[:10])
+
+
+def test_undone_steps_are_forgotten_after_a_thousand() -> None:
+    undone = UndoneSteps()
+    for step in range(1, 2001):
+        undone.add(step, {"loss": float("nan" if step % 112 == 0 else 1)}, ())
+        assert not undone.too_many
+    assert undone.steps == [1008, 1120, 1232, 1344, 1456, 1568, 1680, 1792, 1904]
+
+
+def test_a_run_that_ends_with_undone_steps_is_not_called_finished(tmp_path: Path) -> None:
+    task = Regression(config(steps=6))
+    task.poison_at = 6
+    with pytest.raises(UserError, match="step 6: loss, .*goes on from step 5"):
+        fit(task, task.config, RunFolder(tmp_path, True), 0, WORLD)
+    found = load_state(tmp_path / "state", torch.device("cpu"))
     assert found and found[0] == 5
 
 
 def test_a_gradient_that_is_not_finite_reaches_no_weight(tmp_path: Path) -> None:
     """Of a loss that is."""
-    task = Regression(config())
+    task = Regression(config(steps=3))
     before = weights(task)
     task.net[2].bias.register_hook(lambda gradient: gradient / 0)
-    with pytest.raises(UserError, match=r"step 1: gradient_norm/net is not a finite number.*sample-0, sample-1"):
-        fit(task, config(), RunFolder(tmp_path, True), 0, WORLD)
+    with pytest.raises(UserError, match=r"step 1, 2, 3: gradient_norm/net is not a finite number.*sample-0, sample-1"):
+        fit(task, task.config, RunFolder(tmp_path, True), 0, WORLD)
     assert torch.equal(weights(task), before)
+
+
+def test_numbers_are_read_and_written_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of train.log_every steps, a line a step; the block in hand before an evaluation or a state."""
+    lines: list[list[int]] = []
+    monkeypatch.setattr("ldm.training.engine.read", lambda block: lines.append([one.step for one in block]) or read(block))
+    trained(tmp_path / "whole", config(steps=24, checkpoint_every=14, log_every=4))
+    assert lines == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10], [11, 12], [13, 14], [15, 16], [17, 18, 19, 20], [21, 22, 23, 24]]
+    rows = RunFolder(tmp_path / "whole", True).history()
+    assert [row["step"] for row in rows] == list(range(1, 25))
+    one_by_one = RunFolder(trained_in(tmp_path / "single", config(steps=24, log_every=1)), True).history()
+    assert [row["loss"] for row in rows] == [row["loss"] for row in one_by_one]
+
+
+def trained_in(folder: Path, train: TrainConfig) -> Path:
+    trained(folder, train)
+    return folder
+
+
+def test_a_state_of_other_random_numbers_goes_on_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained(tmp_path, config(steps=5))
+    _, content = load_state(tmp_path / "state", WORLD.device) or (0, {})
+    save_state(tmp_path / "state", 5, {key: value for key, value in content.items() if key not in ("generator", "undone")})
+    capsys.readouterr()
+    trained(tmp_path, config())
+    assert "a release with other random numbers: it goes on from step 5" in capsys.readouterr().out
+    trained(tmp_path, config(steps=13))
+    assert "other random numbers" not in capsys.readouterr().out
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Tensor) -> None:
@@ -373,14 +488,24 @@ def test_average_follows_the_published_rule() -> None:
     start = live.weight.detach().clone()
     with torch.no_grad():
         live.weight += 1
-    average.update(live, step=1)
+    average.update(1, torch.tensor(True))
     torch.testing.assert_close(average.module.weight, start + (1 - 2 / 11))
-    average.update(live, step=1000)
+    average.update(1000, torch.tensor(True))
+    torch.testing.assert_close(average.module.weight, start + 1 - 0.5 * 2 / 11)
+    average.update(1001, torch.tensor(False))
     torch.testing.assert_close(average.module.weight, start + 1 - 0.5 * 2 / 11)
 
 
+def test_the_average_has_the_live_buffers_when_it_is_used() -> None:
+    live = nn.BatchNorm1d(2)
+    average = Ema(live, decay=0.5)
+    live(torch.tensor([[1.0, 2.0], [3.0, 5.0]]))
+    average.copy_buffers()
+    torch.testing.assert_close(average.module.state_dict(), live.state_dict())
+
+
 def test_what_has_no_weights_is_averaged_without_complaint() -> None:
-    Ema(nn.Identity(), decay=0.9).update(nn.Identity(), step=1)
+    Ema(nn.Identity(), decay=0.9).update(1, torch.tensor(True))
 
 
 def test_a_finished_run_without_its_checkpoint_writes_it(tmp_path: Path) -> None:

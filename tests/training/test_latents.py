@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tasks import FIRST_STAGE, DrawnPictures
+from torch import Tensor
 from torch.testing import assert_close
 
 from ldm.core.random import Streams
-from ldm.data.batch import Batch
+from ldm.data.batch import Batch, Sample
 from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.training.latents import LatentBatch, LatentData, Latents
 
@@ -55,3 +58,21 @@ def test_parts_of_a_batch_are_all_of_it() -> None:
     for number in range(2):
         assert torch.equal(torch.cat([part.moments[number] for part in parts]), moments[number])
     assert list(batch.parts(99)) == [(i, i + 1) for i in range(7)] and list(batch.part(0, 0).parts(3)) == [(0, 0)]
+
+
+def test_cached_latents_are_the_same_read_ahead_or_not() -> None:
+    """By a worker process, from any step on."""
+
+    def item(index: int, epoch: int) -> tuple[Sample, Tensor, Tensor]:
+        return DrawnPictures().sample(index, epoch), torch.full((2, 1, 1), float(index)), torch.full((2, 1, 1), float(epoch))
+
+    cache = SimpleNamespace(count=10, item=item)
+    found = []
+    for workers in (0, 1):
+        data = LatentData(train_set=DrawnPictures(), cache=cache, workers=workers)  # type: ignore[arg-type]
+        found.append(list(islice(Latents(FIRST_STAGE.build(), data, 0, torch.device("cpu")).batches(4, 2, (1, 3)), 3)))
+    for here, ahead in zip(*found, strict=True):
+        assert here.positions == ahead.positions == (1, 2) and here.records.names == ahead.records.names
+        assert here.moments and ahead.moments
+        assert all(torch.equal(a, b) for a, b in zip(here.moments, ahead.moments, strict=True))
+    assert len({batch.records.names for batch in found[0]}) == 3
