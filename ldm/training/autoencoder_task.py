@@ -100,7 +100,7 @@ class AutoencoderTask:
             last.forward = torch.compiler.disable(last.forward)  # type: ignore[method-assign]
             self._reconstruct = torch.compile(self.first_stage.reconstruct)
         self.data_digest = train_set.digest
-        self.lost = train_set.lost
+        self.lost, self.order = train_set.lost, train_set.order
         self._latest: dict[str, Tensor] = {}  # the adversary's numbers over all processes, for the diagnostics
 
     def describe(self) -> dict[str, int]:
