@@ -66,4 +66,5 @@ def _mixed(bits: np.ndarray) -> np.ndarray:
     """SplitMix64's finalizer: every bit of 64 depends on every other."""
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return bits ^ (bits >> np.uint64(31))
+    mixed: np.ndarray = bits ^ (bits >> np.uint64(31))
+    return mixed
