@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from ldm.core.errors import UserError
 from ldm.data.batch import Batch, Sample
 from ldm.data.config import DataConfig
-from ldm.data.facts import DataFacts, attribute_facts
+from ldm.data.facts import DataFacts
 from ldm.data.findings import UNLABELLED, Finding, looks_unlabelled
 from ldm.data.loader import report_unreadable, steps_in_order
 from ldm.data.order import ORDER, GlobalOrder
@@ -96,7 +96,7 @@ class IndexedDataset(ImageDataset):
             has=source.conditions,
             label_names=source.label_names,
             map_names=map_names,
-            scan=lambda: attribute_facts(source.attributes()),
+            scan=source.attribute_facts,
             scan_labels=source.label_numbers,
         )
         self.transform_digest = self.transform.digest

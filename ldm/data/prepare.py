@@ -77,8 +77,8 @@ def prepare_sources(sources: Mapping[str, Source], out: Path, how: Preparation, 
                 if split not in writers:
                     writers[split] = shards.enter_context(shard_writer(folder, split, how.shard_bytes))
                 writers[split].add(record)
-        written = {split: tuple(writer.shards) for split, writer in writers.items()}
-        report.counts = {split: sum(shard.count for shard in infos) for split, infos in written.items()}
+        written = {split: writer.written for split, writer in writers.items()}
+        report.counts = {split: info.count for split, info in written.items()}
         _refuse_none(report, how)
         names = first.map_names or tuple(f"class {number}" for number in range(max(report.map_classes, default=-1) + 1))
         classes = tuple(sorted(report.map_classes))

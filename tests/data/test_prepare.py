@@ -248,24 +248,25 @@ def test_shards_round_trip_and_keep_their_size(tmp_path: Path) -> None:
     with shard_writer(tmp_path, "train", 2**20) as writer:
         for record in made:
             writer.add(record)
-    Index(splits={"train": tuple(writer.shards)}).write(tmp_path)
+    Index(splits={"train": writer.written}).write(tmp_path)
     assert list(records_of(tmp_path).values()) == made
-    assert len(writer.shards) > 1 and all(info.bytes <= 2**20 for info in writer.shards)
+    assert len(writer.written.shards) > 1 and all(info.bytes <= 2**20 for info in writer.written.shards)
 
 
 def test_a_truncated_shard_gives_what_is_before_the_cut(tmp_path: Path) -> None:
     with shard_writer(tmp_path, "train", 2**20) as writer:
         for i in range(6):
             writer.add(Record(key=f"k{i}", suffix="png", image=bytes(3000)))
-    path = tmp_path / writer.shards[0].name
+    (info,) = writer.written.shards
+    path = tmp_path / info.name
     assert scan_shard(path).fault is None
-    last = writer.shards[0].records["k5"][1]
-    path.write_bytes(path.read_bytes()[: last[1] + last[2] // 2])
+    first, last = dict(info.open_index(tmp_path))["k5"]
+    path.write_bytes(path.read_bytes()[: last.offset + last.size // 2])
     records, fault, _ = scan_shard(path)
     assert fault is not None and "truncated" in fault
     assert [key for key, members in records.items() if len(members) == 2] == [f"k{i}" for i in range(5)]
 
-    path.write_bytes(path.read_bytes()[: writer.shards[0].records["k5"][0][1] - 512])  # between two members: tarfile sees no fault
+    path.write_bytes(path.read_bytes()[: first.offset - 512])  # between two members: tarfile sees no fault
     records, fault, _ = scan_shard(path)
     assert fault is not None and "no end mark" in fault and list(records) == [f"k{i}" for i in range(5)]
 
@@ -293,8 +294,8 @@ def test_an_index_cannot_name_files_elsewhere(tmp_path: Path, name: str) -> None
 
 
 def test_an_index_of_a_later_version_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "index.json").write_text(json.dumps({"splits": {}, "version": 3}))
-    with pytest.raises(UserError, match="version 3; this release reads versions 1 and 2"):
+    (tmp_path / "index.json").write_text(json.dumps({"splits": {}, "version": 4}))
+    with pytest.raises(UserError, match="version 4; this release reads versions 1 to 3"):
         Index.read(tmp_path)
 
 
@@ -378,8 +379,8 @@ def test_verify_reads_every_byte(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert f"{out} is what was written there: 4 records in 2 shards" in capsys.readouterr().out
 
     shard = next(out.glob("train-*.tar"))
-    whole, (_, members) = shard.read_bytes(), list(Index.read(out).splits["train"][0].records.items())[1]
-    _, offset, _, _ = members[0]
+    whole, entry = shard.read_bytes(), Index.read(out).splits["train"].shards[0].open_index(out)[1]
+    offset = entry.members[0].offset
     for content, said in (
         (whole[:offset] + bytes([whole[offset] ^ 4]) + whole[offset + 1 :], r"damaged in 1 places: \w+: its json in .* is not what was"),
         (whole[:offset], r"damaged in 1 places: \w+: .*train-000000.tar is truncated"),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ldm.core.errors import UserError
-from ldm.data.facts import ATTRIBUTES, BOXES, CAPTIONS, LABELS, MAPS, MASKS, PIXELS
+from ldm.data.facts import ATTRIBUTES, BOXES, CAPTIONS, LABELS, MAPS, MASKS, PIXELS, AttributeFacts, attribute_facts
 from ldm.data.findings import Finding
 from ldm.data.record import Record
 from ldm.data.shards import checksum
@@ -77,6 +77,10 @@ class Source(abc.ABC):
     def attributes(self) -> Iterable[Mapping[str, Any]]:
         """Of all records that have some, undecoded."""
         return ()
+
+    def attribute_facts(self) -> Mapping[str, AttributeFacts]:
+        """Of the attributes of all records."""
+        return attribute_facts(self.attributes())
 
     def captions(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """(name, captions) of every record that can be read."""
