@@ -87,12 +87,13 @@ class ShardInfo:
         self.index.check_size(folder)
         try:
             with open(folder / self.index.name, "rb") as file:
-                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            if not is_checked and hashlib.sha256(content).hexdigest() != self.index.sha256:
-                raise ValueError("sha256")
-            index = ShardIndex(memoryview(content))
-            if not is_checked:
-                index.check()
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                if not is_checked:
+                    content = file.read()  # looked at in memory of its own, so that only pages that are used later stay mapped
+                    if hashlib.sha256(content).hexdigest() != self.index.sha256:
+                        raise ValueError("sha256")
+                    ShardIndex(content).check()
+            index = ShardIndex(memoryview(mapped))
             if len(index) != self.count:
                 raise ValueError(f"{len(index)} records, where {INDEX_NAME} has {self.count}")
         except (OSError, ValueError, RecursionError) as error:

@@ -27,7 +27,7 @@ from ldm.data.sources.layout import SPLIT_OF, File, layout_of, walk
 from ldm.data.sources.source import Source
 from ldm.data.text import shown
 
-OPEN = 256  # shards that are memory-mapped at once, with their indices; Python keeps a file open for each map
+OPEN = 64  # shards that are memory-mapped at once, with their indices; Python keeps a file open for each map
 
 
 class Shard(NamedTuple):
