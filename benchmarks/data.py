@@ -5,8 +5,8 @@
     python benchmarks/data.py prepare   # photos of 2 megapixels, one process against two, in turn
 
 The synthetic set has shards of the length that their records would have, with holes for contents, and true indices, which are opened by the
-code that opens any set. Each number of memory is of a process of its own: what the system counts as private to it (USS), as a whole and above
-what it had after loading the code. Without an argument all parts run.
+code that opens any set. Each number of memory is of a process of its own: what the system counts as private to it (USS), as a whole and
+above what it had after loading the code. Without an argument all parts run.
 """
 
 from __future__ import annotations

@@ -17,8 +17,7 @@ from ldm.data.classic import open_classic
 from ldm.data.emoji.source import open_emoji_styles
 from ldm.data.facts import CAPTIONS
 from ldm.data.names import BUILTIN, CLASSIC, STYLES
-from ldm.data.prepare import Preparation, check_sources, prepare_sources
-from ldm.data.record import Record
+from ldm.data.prepare import Pages, Preparation, check_sources, prepare_sources
 from ldm.data.report import PAGE, Report
 from ldm.data.shards import Index
 from ldm.data.sources.folder import FolderSource
@@ -40,6 +39,7 @@ def main(options: argparse.Namespace) -> None:
         background=_colour(options.background),
         levels=options.levels and tuple(options.levels),
         all_pages=options.pages == "all",
+        workers=options.workers,
     )
     if options.out is None and not options.check:
         raise UserError("--out DIR says where to write; --check writes a report only")
@@ -138,7 +138,7 @@ def _colour(text: str | None) -> tuple[int, int, int] | None:
     return red, green, blue
 
 
-def _progress(records: Iterable[Record], count: int, name: str) -> Iterable[Record]:
+def _progress(records: Iterable[Pages], count: int, name: str) -> Iterable[Pages]:
     return tqdm(records, total=count, desc=name, unit=" pictures", mininterval=0.5)
 
 

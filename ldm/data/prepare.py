@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from ldm.core.errors import UserError
 from ldm.core.files import Outputs, new_folder, write_file
@@ -25,7 +27,19 @@ from ldm.data.shards import Index, ShardWriter, checksum, plain_key, shard_write
 from ldm.data.sources.source import Source
 
 CREDITS = "CREDITS.txt"
-Progress = Callable[[Iterable[Record], int, str], Iterable[Record]]
+CHUNK = 16  # records that a process reads at once
+
+
+class Page(NamedTuple):
+    """A record as it is to be stored, or one page of its picture, with checksum and fingerprint of the picture as it was."""
+
+    record: Record
+    digest: str
+    fingerprint: int | None
+
+
+Pages = list[Page]
+Progress = Callable[[Iterable[Pages], int, str], Iterable[Pages]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +52,7 @@ class Preparation:
         background: RGB that transparent pictures are laid on now; None = at training, on data.background.
         all_pages: whether each page of a TIFF or frame of an animation becomes a record; otherwise the first is taken.
         levels: which numbers are black and white in floats and signed pictures, as at training, data.levels.
+        workers: processes that read, check and scale; what is written does not depend on it.
     """
 
     size: int | None = None
@@ -46,8 +61,11 @@ class Preparation:
     background: tuple[int, int, int] | None = None
     levels: Levels | None = None
     all_pages: bool = False
+    workers: int = 1
 
     def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UserError(f"--workers must be at least 1, got {self.workers}")
         if self.size is not None and self.size < 1:
             raise UserError(f"--size must be at least 1, got {self.size}")
         if self.val_every is not None and self.val_every < 2:
@@ -128,16 +146,10 @@ def _checked_records(sources: Mapping[str, Source], how: Preparation, report: Re
     keys: dict[str, int] = {}
     readable = 0
     for split, source in sources.items():
-        for record in progress(_records(source, report), len(source), split):
+        for pages in progress(_looked_at(source, how, report), len(source), split):
             own_side = None  # all pages of a file fall on one side
-            for page in _pages(record, how, report):
-                try:
-                    checked = _checked(page, how, report)
-                except UserError as error:
-                    report.unreadable.append(str(error))
-                    continue
+            for checked, digest, fingerprint in pages:
                 readable += 1
-                digest = checksum(page.image)
                 side = split
                 if how.val_every is not None:
                     side = side_of.setdefault(digest, own_side or ("val" if readable % how.val_every == 0 else "train"))
@@ -146,8 +158,48 @@ def _checked_records(sources: Mapping[str, Source], how: Preparation, report: Re
                 keys[key] = keys.get(key, 0) + 1
                 if keys[key] > 1:  # of another shard
                     key = plain_key(f"{key[-60:]}-{checksum(f'{checked.key} {keys[key]}'.encode())}")
-                report.add(side, page, digest)
+                report.add(side, checked, digest, fingerprint)
                 yield side, replace(checked, key=key)
+
+
+class _Chunks(Dataset[tuple[list[Pages], Report]]):
+    """The records of a source, CHUNK at a time: the pages of each, and a report of what was seen."""
+
+    def __init__(self, source: Source, how: Preparation) -> None:
+        self.source, self.how = source, how
+
+    def __len__(self) -> int:
+        return -(-len(self.source) // CHUNK)
+
+    def __getitem__(self, chunk: int) -> tuple[list[Pages], Report]:
+        part = Report()
+        numbers = range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(self.source)))
+        return [self._pages(number, part) for number in numbers], part
+
+    def _pages(self, number: int, part: Report) -> Pages:
+        found: Pages = []
+        try:
+            record = self.source.record(number)
+        except UserError as error:
+            part.unreadable.append(str(error))
+            return found
+        for page in _pages(record, self.how, part):
+            try:
+                found.append(_checked(page, self.how, part))
+            except UserError as error:
+                part.unreadable.append(str(error))
+        return found
+
+
+def _looked_at(source: Source, how: Preparation, report: Report) -> Iterator[Pages]:
+    """The pages of every record that can be read, in order, looked at by this process or by as many as are asked for."""
+    chunks = _Chunks(source, how)
+    found: Iterable[tuple[list[Pages], Report]] = (chunks[number] for number in range(len(chunks)))
+    if how.workers > 1:
+        found = DataLoader(chunks, batch_size=None, num_workers=how.workers, multiprocessing_context="fork")
+    for records, part in found:
+        report.join(part)
+        yield from records
 
 
 def _pages(record: Record, how: Preparation, report: Report) -> Iterator[Record]:
@@ -171,15 +223,7 @@ def _pages(record: Record, how: Preparation, report: Report) -> Iterator[Record]
             yield replace(record, key=key, place=place, suffix="png", image=_png(image))
 
 
-def _records(source: Source, report: Report) -> Iterator[Record]:
-    for index in range(len(source)):
-        try:
-            yield source.record(index)
-        except UserError as error:
-            report.unreadable.append(str(error))
-
-
-def _checked(record: Record, how: Preparation, report: Report) -> Record:
+def _checked(record: Record, how: Preparation, report: Report) -> Page:
     """The record, decoded once for a check and made smaller if need be.
 
     Raises:
@@ -188,7 +232,9 @@ def _checked(record: Record, how: Preparation, report: Report) -> Record:
     if format_of(record.image[:HEAD], record.suffix) == "NPY":
         array = decode_array(record.image, record.name, levels=how.levels)
         report.see_array(record, array)
-        return record if how.levels is None else replace(record, suffix="npy", image=_npy(array))  # so that training needs no levels
+        if how.levels is not None:  # so that training needs none
+            return Page(replace(record, suffix="npy", image=_npy(array)), checksum(record.image), None)
+        return Page(record, checksum(record.image), None)
     image, facts = examine(record.image, record.name, suffix=record.suffix, levels=how.levels)
     side = min(image.size)
     scale = how.size / side if how.size is not None and how.size < side else 1.0
@@ -210,8 +256,7 @@ def _checked(record: Record, how: Preparation, report: Report) -> Record:
         report.see_map(record, classes)
         fitted = _fitted(Image.fromarray(classes.numpy().astype("uint8")), image.size, size, f"map of {record.name}")
         stored = replace(stored, map=_png(fitted))
-    report.see_image(record, image, facts)
-    return stored
+    return Page(stored, checksum(record.image), report.see_image(record, image, facts))
 
 
 def _scaled(image: Image.Image, size: tuple[int, int], background: tuple[int, int, int] | None) -> Image.Image:

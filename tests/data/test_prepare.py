@@ -6,9 +6,12 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import pickle
+import re
 import struct
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ from ldm.data.names import CLASSIC
 from ldm.data.open import open_dataset
 from ldm.data.record import Record
 from ldm.data.shards import Index, scan_shard, shard_writer, split_name, split_records
+from ldm.data.sources.folder import FolderSource
 from ldm.data.sources.shards import open_indexed
 
 
@@ -442,3 +446,73 @@ def test_classes_of_maps_are_named_up_to_the_largest(tmp_path: Path) -> None:
             tar.add(tmp_path / name, name)
     main([str(tmp_path / "a.tar"), "--out", str(tmp_path / "out")])
     assert Index.read(tmp_path / "out").map_names == ("class 0", "class 1", "class 2", "class 3")
+
+
+def assorted(folder: Path) -> Path:
+    """Pictures of many kinds: one twice, one damaged, one of several pages, with and without captions, masks and maps."""
+    draw = np.random.default_rng(0)
+    for number in range(40):
+        levels = draw.integers(0, 256, (3 + number % 7, 5, 3), dtype=np.uint8)
+        Image.fromarray(levels).resize((24, 30)).save(folder / f"{number:02d}.{('png', 'jpg', 'webp')[number % 3]}")
+        if number % 4 == 0:
+            (folder / f"{number:02d}.txt").write_text(f"picture {number}")
+        if number % 5 == 0:
+            picture(folder / f"masks/{number:02d}.png", (24, 30), "L", 255)
+            picture(folder / f"maps/{number:02d}.png", (24, 30), "L", number)
+    (folder / "41.png").write_bytes((folder / "03.png").read_bytes())
+    (folder / "42.png").write_bytes(b"damaged")
+    frames = [Image.new("RGB", (20, 20), (number, 0, 0)) for number in range(3)]
+    frames[0].save(folder / "43.tif", save_all=True, append_images=frames[1:])
+    np.save(folder / "44.npy", np.zeros((8, 8, 3), np.uint8))
+    return folder
+
+
+def test_any_number_of_workers_writes_the_same(tmp_path: Path) -> None:
+    """Shards, split, keys, report and its pictures, to the byte."""
+    (tmp_path / "in").mkdir()
+    assorted(tmp_path / "in")
+    for workers in ("1", "2"):
+        arguments = [str(tmp_path / "in"), "--out", str(tmp_path / workers), "--workers", workers]
+        main([*arguments, "--val-every", "5", "--size", "16", "--pages", "all", "--background", "1,2,3"])
+    one, other = ({path.name: path.read_bytes() for path in (tmp_path / workers).iterdir()} for workers in ("1", "2"))
+    assert one == other and {"train-000000.tar", "val-000000.tar", "report.html"} <= one.keys()
+    assert len(records_of(tmp_path / "1")) + len(records_of(tmp_path / "1", "val")) == 45
+    assert b"42.png" in one["report.txt"] and b"groups of identical pictures: 1 (03.png = 41.png)" in one["report.txt"]
+
+
+def test_a_picture_in_which_nothing_need_change_keeps_its_bytes(tmp_path: Path) -> None:
+    """JPEG and WebP are not encoded again; those that are scaled become PNG."""
+    (tmp_path / "in").mkdir()
+    assorted(tmp_path / "in")
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--size", "24", "--workers", "2"])
+    found = records_of(tmp_path / "out")
+    assert {found[f"{number:02d}"].suffix for number in range(40)} == {"png", "jpg", "webp"}
+    for record in found.values():
+        assert record.image == (tmp_path / "in" / record.place).read_bytes()
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--size", "23"])
+    assert {record.suffix for key, record in records_of(tmp_path / "out").items() if key < "40"} == {"png"}
+
+
+def test_no_workers_are_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "in/a.png")
+    with pytest.raises(UserError, match="--workers must be at least 1, got 0"):
+        main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "0"])
+
+
+def test_workers_are_processes_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = FolderSource.record
+    monkeypatch.setattr(FolderSource, "record", lambda self, index: replace(read(self, index), captions=(str(os.getpid()),)))
+    for number in range(64):
+        picture(tmp_path / f"in/{number}.png", (8, 8))
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "2"])
+    pids = {caption for record in records_of(tmp_path / "out").values() for caption in record.captions}
+    assert len(pids) == 2 and str(os.getpid()) not in pids
+
+
+def test_the_most_striking_pictures_of_all_are_shown(tmp_path: Path) -> None:
+    """Of all that the processes saw, in order of how dark they are; the darkest are among the last here."""
+    for number in range(64):
+        picture(tmp_path / f"in/{number:02d}.png", (8, 8), "L", 250 - 3 * number)
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "2"])
+    darkest = (tmp_path / "out/report.html").read_text().partition("<h2>Darkest</h2>")[2].partition("<h2>")[0]
+    assert re.findall(r"(\d\d)\.png</figcaption>", darkest) == ["63", "62", "61", "60", "59", "58"]

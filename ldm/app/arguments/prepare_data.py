@@ -47,6 +47,7 @@ def main(arguments: Sequence[str]) -> None:
         default="first",
         help="of TIFFs and animations the first page, or each as a picture",
     )
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that read, check and scale pictures (default: 1)")
     parser.add_argument("--size", type=int, help="scale pictures down to this shorter side (default: keep)")
     parser.add_argument("--val-every", type=int, metavar="N", help="hold out every Nth picture of a folder (default: none)")
     parser.add_argument("--shard-size", type=float, default=256, metavar="MIB", help="largest shard (default: 256)")
