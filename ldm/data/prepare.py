@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -20,6 +19,7 @@ from ldm.core.files import Outputs, new_folder, write_file
 from ldm.core.ownership import strangers
 from ldm.data.formats import HEAD, format_of
 from ldm.data.images import Levels, decode_array, decode_map, doubt_about, examine, object_in
+from ldm.data.parts import Chunk, Page, Pages, Parts
 from ldm.data.picture_file import count_pages
 from ldm.data.record import Record
 from ldm.data.report import PAGE, TEXT, Report
@@ -27,18 +27,8 @@ from ldm.data.shards import Index, ShardWriter, checksum, plain_key, shard_write
 from ldm.data.sources.source import Source
 
 CREDITS = "CREDITS.txt"
-CHUNK = 16  # records that a process reads at once
-
-
-class Page(NamedTuple):
-    """A record as it is to be stored, or one page of its picture, with checksum and fingerprint of the picture as it was."""
-
-    record: Record
-    digest: str
-    fingerprint: int | None
-
-
-Pages = list[Page]
+CHUNK = (16, 128)  # fewest and most records that a process looks at at once
+MANY = 4096  # chunks of a set, before they grow
 Progress = Callable[[Iterable[Pages], int, str], Iterable[Pages]]
 
 
@@ -86,18 +76,24 @@ def prepare_sources(sources: Mapping[str, Source], out: Path, how: Preparation, 
             already.
     """
     _check_own(out)
+    _refuse_second_split(sources, how)
     first = sources["train"]
+    parts = _parts_of(sources, out, how)
     with new_folder(out) as folder:
         with ExitStack() as shards:
             writers: dict[str, ShardWriter] = {}
             report = Report.of(sources, how.all_pages)
-            for split, record in _checked_records(sources, how, report, progress):
+            for split, record in _checked_records(sources, how, report, progress, parts):
                 if split not in writers:
                     writers[split] = shards.enter_context(shard_writer(folder, split, how.shard_bytes))
                 writers[split].add(record)
         written = {split: writer.written for split, writer in writers.items()}
         report.counts = {split: info.count for split, info in written.items()}
-        _refuse_none(report, how)
+        try:
+            _refuse_none(report, how)
+        except UserError:
+            parts.remove()
+            raise
         names = first.map_names or tuple(f"class {number}" for number in range(max(report.map_classes, default=-1) + 1))
         classes = tuple(sorted(report.map_classes))
         about: dict[str, object] = {"credits": list(first.credits)} if first.credits else {}
@@ -106,7 +102,45 @@ def prepare_sources(sources: Mapping[str, Source], out: Path, how: Preparation, 
             write_file(folder / CREDITS, "".join(f"{line}\n" for line in first.credits))
         for name, content in report.files().items():
             write_file(folder / name, content)
+    parts.remove()
     return report
+
+
+def prepare_part(sources: Mapping[str, Source], out: Path, how: Preparation, which: tuple[int, int], progress: Progress) -> None:
+    """Looks at a part of the records, as one of several machines, and keeps what `prepare_sources` will find there.
+
+    Args:
+        sources: as of all machines.
+        out: as of all machines, which see the same files there.
+        how: as of all machines.
+        which: the part's number, from 1, and how many parts there are.
+        progress: shows how far it is.
+
+    Raises:
+        UserError: see `Parts`.
+    """
+    _check_own(out)
+    _refuse_second_split(sources, how)
+    number, count = which
+    parts = _parts_of(sources, out, how)
+    for split, source in sources.items():
+        chunks = _Chunks(split, source, how, parts)
+        own = range(number - 1, len(chunks), count)
+        total = sum(len(chunks.numbers(chunk)) for chunk in own)
+        done: Iterator[Pages] = ([] for chunk, _ in chunks.done(own) for _ in chunks.numbers(chunk))
+        for _ in progress(done, total, split):
+            pass
+
+
+def _parts_of(sources: Mapping[str, Source], out: Path, how: Preparation) -> Parts:
+    """Where chunks are kept, under all that they depend on; which are held out, and how large shards are, is decided behind them."""
+    looked = (how.size, how.background, how.levels, how.all_pages)
+    return Parts(out, ([(split, len(source), source.listing) for split, source in sources.items()], looked))
+
+
+def _refuse_second_split(sources: Mapping[str, Source], how: Preparation) -> None:
+    if "val" in sources and how.val_every is not None:
+        raise UserError("--val-every does not go with this source: it has a held-out split already")
 
 
 def check_sources(sources: Mapping[str, Source], out: Path, how: Preparation, progress: Progress) -> Report:
@@ -115,10 +149,11 @@ def check_sources(sources: Mapping[str, Source], out: Path, how: Preparation, pr
     Raises:
         UserError: not one picture is readable, or none would be held out; a file of that name in `out` is not this tool's.
     """
+    _refuse_second_split(sources, how)
     outputs = Outputs(out)
     outputs.check(TEXT, PAGE)
     report = Report.of(sources, how.all_pages)
-    for split, _ in _checked_records(sources, how, report, progress):
+    for split, _ in _checked_records(sources, how, report, progress, None):
         report.counts[split] = report.counts.get(split, 0) + 1
     _refuse_none(report, how)
     outputs.write(report.files())
@@ -135,18 +170,18 @@ def _refuse_none(report: Report, how: Preparation) -> None:
         )
 
 
-def _checked_records(sources: Mapping[str, Source], how: Preparation, report: Report, progress: Progress) -> Iterator[tuple[str, Record]]:
+def _checked_records(
+    sources: Mapping[str, Source], how: Preparation, report: Report, progress: Progress, parts: Parts | None
+) -> Iterator[tuple[str, Record]]:
     """Every record that can be read, as it is to be stored, under a new plain key, with its split.
 
     Identical pictures fall on one side of the split that is made here.
     """
-    if "val" in sources and how.val_every is not None:
-        raise UserError("--val-every does not go with this source: it has a held-out split already")
     side_of: dict[str, str] = {}
     keys: dict[str, int] = {}
     readable = 0
     for split, source in sources.items():
-        for pages in progress(_looked_at(source, how, report), len(source), split):
+        for pages in progress(_looked_at(_Chunks(split, source, how, parts), report), len(source), split):
             own_side = None  # all pages of a file fall on one side
             for checked, digest, fingerprint in pages:
                 readable += 1
@@ -162,19 +197,36 @@ def _checked_records(sources: Mapping[str, Source], how: Preparation, report: Re
                 yield side, replace(checked, key=key)
 
 
-class _Chunks(Dataset[tuple[list[Pages], Report]]):
-    """The records of a source, CHUNK at a time: the pages of each, and a report of what was seen."""
+class _Chunks(Dataset[Chunk | OSError | None]):
+    """The records of a split, some at a time. parts: where they are kept; None = nowhere."""
 
-    def __init__(self, source: Source, how: Preparation) -> None:
-        self.source, self.how = source, how
+    def __init__(self, split: str, source: Source, how: Preparation, parts: Parts | None) -> None:
+        self.split, self.source, self.how, self.parts = split, source, how, parts
+        self.size = min(max(len(source) // MANY, CHUNK[0]), CHUNK[1])
 
     def __len__(self) -> int:
-        return -(-len(self.source) // CHUNK)
+        return -(-len(self.source) // self.size)
 
-    def __getitem__(self, chunk: int) -> tuple[list[Pages], Report]:
+    def numbers(self, chunk: int) -> range:
+        """Of a chunk's records."""
+        return range(chunk * self.size, min((chunk + 1) * self.size, len(self.source)))
+
+    def __getitem__(self, chunk: int) -> Chunk | OSError | None:
+        """What was seen; None where it is kept. A full disk is returned, to be raised by the caller, without a worker's traceback."""
+        if self.parts is None:
+            return self.seen(chunk)
+        path = self.parts.path(self.split, chunk)
+        try:
+            if not path.exists():
+                self.parts.write(path, self.seen(chunk))
+        except OSError as error:
+            return error
+        return None
+
+    def seen(self, chunk: int) -> Chunk:
+        """Looks at every record of a chunk."""
         part = Report()
-        numbers = range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(self.source)))
-        return [self._pages(number, part) for number in numbers], part
+        return [self._pages(number, part) for number in self.numbers(chunk)], part
 
     def _pages(self, number: int, part: Report) -> Pages:
         found: Pages = []
@@ -190,14 +242,27 @@ class _Chunks(Dataset[tuple[list[Pages], Report]]):
                 part.unreadable.append(str(error))
         return found
 
+    def done(self, which: Sequence[int]) -> Iterator[tuple[int, Chunk | None]]:
+        """Some chunks in order, done by this process or by as many as are asked for.
 
-def _looked_at(source: Source, how: Preparation, report: Report) -> Iterator[Pages]:
-    """The pages of every record that can be read, in order, looked at by this process or by as many as are asked for."""
-    chunks = _Chunks(source, how)
-    found: Iterable[tuple[list[Pages], Report]] = (chunks[number] for number in range(len(chunks)))
-    if how.workers > 1:
-        found = DataLoader(chunks, batch_size=None, num_workers=how.workers, multiprocessing_context="fork")
-    for records, part in found:
+        Raises:
+            OSError: the disk is full.
+        """
+        found: Iterable[Chunk | OSError | None] = map(self.__getitem__, which)
+        if self.how.workers > 1:
+            found = DataLoader(self, batch_size=None, sampler=which, num_workers=self.how.workers, multiprocessing_context="fork")
+        for number, chunk in zip(which, found, strict=True):
+            if isinstance(chunk, OSError):
+                raise chunk
+            yield number, chunk
+
+
+def _looked_at(chunks: _Chunks, report: Report) -> Iterator[Pages]:
+    """The pages of every record that can be read, in order."""
+    for number, chunk in chunks.done(range(len(chunks))):
+        if chunk is None and chunks.parts is not None:
+            chunk = chunks.parts.read(chunks.parts.path(chunks.split, number))
+        records, part = chunk or chunks.seen(number)
         report.join(part)
         yield from records
 

@@ -6,10 +6,11 @@ import base64
 import html
 import io
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageStat
@@ -89,6 +90,32 @@ class Report:
             self.profiles[profile] += names
         for kind, seen in part._extremes.items():
             self._extremes[kind] = sorted([*self._extremes[kind], *seen])[:EXTREMES]
+
+    def plain(self, put: Callable[[bytes], int]) -> dict[str, Any]:
+        """What was seen, for JSON; bytes are put elsewhere, and are as many here. See `join`."""
+        extremes = {kind: [(one.value, one.name, put(one.thumbnail)) for one in seen] for kind, seen in self._extremes.items()}
+        names = ("unreadable", "kinds", "sizes", "with_255", "transparent", "deep", "doubts", "paged", "profiles")
+        classes = list(self.map_classes.items())
+        return {name: getattr(self, name) for name in names} | {"map_classes": classes, "extremes": extremes}
+
+    @staticmethod
+    def of_plain(plain: Mapping[str, Any], take: Callable[[int], bytes]) -> Report:
+        """The inverse of `plain`."""
+        report = Report(
+            unreadable=plain["unreadable"],
+            kinds=Counter(plain["kinds"]),
+            sizes=[(width, height) for width, height in plain["sizes"]],
+            map_classes=Counter(dict(plain["map_classes"])),
+            with_255=plain["with_255"],
+            transparent=plain["transparent"],
+            profiles=defaultdict(list, plain["profiles"]),
+            deep=[(name, most) for name, most in plain["deep"]],
+            doubts=plain["doubts"],
+            paged=plain["paged"],
+        )
+        for kind, seen in plain["extremes"].items():
+            report._extremes[kind] = [_Seen(value, name, take(size)) for value, name, size in seen]
+        return report
 
     def see_image(self, record: Record, image: Image.Image, facts: PictureFacts) -> int:
         """A picture, upright and in 8 bits, and what its file is; returns its fingerprint."""

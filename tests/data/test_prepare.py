@@ -6,9 +6,11 @@ import gzip
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import re
+import signal
 import struct
 import tarfile
 from dataclasses import replace
@@ -516,3 +518,108 @@ def test_the_most_striking_pictures_of_all_are_shown(tmp_path: Path) -> None:
     main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "2"])
     darkest = (tmp_path / "out/report.html").read_text().partition("<h2>Darkest</h2>")[2].partition("<h2>")[0]
     assert re.findall(r"(\d\d)\.png</figcaption>", darkest) == ["63", "62", "61", "60", "59", "58"]
+
+
+# --- what goes on, and what is shared out
+
+OPTIONS = ("--val-every", "5", "--size", "16", "--pages", "all", "--shard-size", "1")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def killed_at(folder: Path, out: Path, number: int) -> None:
+    """Prepares in a process that is killed as it comes to a record."""
+    read = FolderSource.record
+
+    def record(self: FolderSource, index: int) -> Record:
+        if index == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self, index)
+
+    def run() -> None:
+        FolderSource.record = record  # type: ignore[method-assign]
+        main([str(folder), "--out", str(out), *OPTIONS])
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_the_same_command_goes_on_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was looked at before is not looked at again, and the set is what it would have been, to the byte."""
+    (tmp_path / "in").mkdir()
+    assorted(tmp_path / "in")
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "whole"), *OPTIONS])
+    killed_at(tmp_path / "in", tmp_path / "out", 35)
+    assert not (tmp_path / "out").exists() and len(list((tmp_path / "out.parts").glob("*.part"))) == 2  # 32 records
+    seen: list[int] = []
+    read = FolderSource.record
+    monkeypatch.setattr(FolderSource, "record", lambda self, index: (seen.append(index), read(self, index))[1])
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), *OPTIONS])
+    assert seen == list(range(32, 44)) and contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "whole"]
+
+
+def test_parts_of_several_machines_make_the_set_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    assorted(tmp_path / "in")
+    command = [str(tmp_path / "in"), "--out", str(tmp_path / "out"), *OPTIONS]
+    for part in ("2/2", "1/2"):
+        main([*command, "--part", part])
+        assert not (tmp_path / "out").exists()
+    assert "part 1 of 2 is done; when all are, the same command without --part makes" in capsys.readouterr().out
+    assert len(list((tmp_path / "out.parts").glob("*.part"))) == 3
+    main([*command, "--workers", "2"])
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "one"), *OPTIONS])
+    assert contents(tmp_path / "out") == contents(tmp_path / "one") and not (tmp_path / "out.parts").exists()
+
+
+def test_a_part_does_its_share_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    assorted(tmp_path / "in")
+    seen: list[int] = []
+    read = FolderSource.record
+    monkeypatch.setattr(FolderSource, "record", lambda self, index: (seen.append(index), read(self, index))[1])
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), *OPTIONS, "--part", "2/3"])
+    assert seen == list(range(16, 32))
+
+
+def test_a_damaged_part_is_made_again(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    assorted(tmp_path / "in")
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "whole"), *OPTIONS])
+    command = [str(tmp_path / "in"), "--out", str(tmp_path / "out"), *OPTIONS]
+    main([*command, "--part", "1/1"])
+    part = tmp_path / "out.parts/train-000001.part"
+    content = bytearray(part.read_bytes())
+    content[-1] ^= 1
+    part.write_bytes(content)
+    main(command)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_parts_of_another_source_or_of_other_options_are_refused(tmp_path: Path) -> None:
+    """Which are held out, and how large shards are, may be another: that is decided behind them."""
+    (tmp_path / "in").mkdir()
+    assorted(tmp_path / "in")
+    command = [str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    main([*command, "--size", "16", "--part", "1/2"])
+    said = "out.parts holds parts of another preparing .*: give the same command to go on, or remove that folder to begin anew"
+    with pytest.raises(UserError, match=said):
+        main([*command, "--size", "17"])
+    (tmp_path / "in/00.txt").write_text("another caption")
+    with pytest.raises(UserError, match=said):
+        main([*command, "--size", "16"])
+    (tmp_path / "out.parts/parts.json").unlink()
+    with pytest.raises(UserError, match=r"out\.parts is not what this script was preparing"):
+        main([*command, "--size", "16"])
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "2", "a/b", "1/0", "-1/2"])
+def test_a_part_is_a_number_of_a_number(tmp_path: Path, part: str) -> None:
+    picture(tmp_path / "in/a.png")
+    with pytest.raises(UserError, match="--part must be K/N, K from 1 to N, as in 3/8; got"):
+        main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), f"--part={part}"])

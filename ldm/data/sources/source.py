@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -59,6 +60,11 @@ class Source(abc.ABC):
     def name_of(self, index: int) -> str:
         """What messages call a record: its file, where it has one."""
         return self.key(index)
+
+    @property
+    def listing(self) -> str:
+        """Changes when other records are there, as far as it can be told without reading them."""
+        return hashlib.sha256("\n".join(map(self.key, range(len(self)))).encode(errors="surrogatepass")).hexdigest()
 
     @property
     def conditions(self) -> frozenset[str]:
