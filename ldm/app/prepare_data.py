@@ -17,8 +17,8 @@ from ldm.data.classic import open_classic
 from ldm.data.emoji.source import open_emoji_styles
 from ldm.data.facts import CAPTIONS
 from ldm.data.names import BUILTIN, CLASSIC, STYLES
-from ldm.data.prepare import Preparation, check_sources, prepare_sources
-from ldm.data.record import Record
+from ldm.data.parts import Pages
+from ldm.data.prepare import Preparation, check_sources, prepare_part, prepare_sources
 from ldm.data.report import PAGE, Report
 from ldm.data.shards import Index
 from ldm.data.sources.folder import FolderSource
@@ -40,6 +40,7 @@ def main(options: argparse.Namespace) -> None:
         background=_colour(options.background),
         levels=options.levels and tuple(options.levels),
         all_pages=options.pages == "all",
+        workers=options.workers,
     )
     if options.out is None and not options.check:
         raise UserError("--out DIR says where to write; --check writes a report only")
@@ -68,8 +69,15 @@ def _make(sources: dict[str, Source], options: argparse.Namespace, how: Preparat
                 for source in sources.values():
                     remarks = (replace(finding, what=f"{name}: {finding.what}") for finding in built.remarks(source.captions()))
                     source.findings = (*source.findings, *remarks)
+    if options.check and options.part is not None:
+        raise UserError("--check looks at all pictures; leave --part out")
     if options.check:
         _say(check_sources(sources, options.out, how, _progress), options.out)
+        return
+    if options.part is not None:
+        number, count = _part(options.part)
+        prepare_part(sources, options.out, how, (number, count), _progress)
+        print(f"part {number} of {count} is done; when all are, the same command without --part makes {options.out} of them")
         return
     report = prepare_sources(sources, options.out, how, _progress)
     _say(report, options.out)
@@ -128,6 +136,13 @@ def _only(options: argparse.Namespace, *unused: str) -> None:
             raise UserError(f"--{name.replace('_', '-')} does not go with {options.source}")
 
 
+def _part(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UserError(f"--part must be K/N, K from 1 to N, as in 3/8; got {text!r}")
+    return int(number), int(count)
+
+
 def _colour(text: str | None) -> tuple[int, int, int] | None:
     if text is None:
         return None
@@ -138,7 +153,7 @@ def _colour(text: str | None) -> tuple[int, int, int] | None:
     return red, green, blue
 
 
-def _progress(records: Iterable[Record], count: int, name: str) -> Iterable[Record]:
+def _progress(records: Iterable[Pages], count: int, name: str) -> Iterable[Pages]:
     return tqdm(records, total=count, desc=name, unit=" pictures", mininterval=0.5)
 
 

@@ -137,7 +137,14 @@ def _of_state(content: Any) -> dict[str, Marks]:
 
 def _of_set(content: Any) -> dict[str, Marks]:
     shards = [shard for split in content["splits"].values() for shard in split]
-    return {shard["name"]: _marks(shard) for shard in shards if isinstance(shard["records"], dict)}
+    return {file["name"]: _marks(file) for shard in shards for file in _files_of(shard)}
+
+
+def _files_of(shard: Any) -> tuple[Any, ...]:
+    """A shard and its index; in sets of earlier releases, index.json had its records."""
+    if "index" in shard:
+        return shard, shard["index"]
+    return (shard,) if isinstance(shard["records"], dict) else ()
 
 
 def _of_latents(content: Any) -> dict[str, Marks]:

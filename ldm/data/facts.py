@@ -81,14 +81,40 @@ def number_of(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def attribute_facts(records: Iterable[Mapping[str, Any]]) -> dict[str, AttributeFacts]:
-    """Of the attributes of all records, in the order in which they are first met."""
-    names: dict[str, set[str]] = {}
-    numbers: dict[str, tuple[float, float] | None] = {}
-    for record in records:
+class AttributeTally:
+    """Gathers the facts of attributes, record by record, in the order in which they are first met."""
+
+    def __init__(self, most: int | None = None) -> None:
+        """
+        Args:
+            most: names that one may have, beyond which nothing is gathered any more; None = any number.
+        """
+        self._most, self._is_beyond = most, False
+        self._names: dict[str, set[str]] = {}
+        self._numbers: dict[str, tuple[float, float] | None] = {}
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """The attributes of a record more."""
+        if self._is_beyond:
+            return
         for key, value in record.items():
             number = number_of(value)
-            low, high = numbers.setdefault(key, (float("inf"), float("-inf"))) or (0.0, 0.0)
-            numbers[key] = None if number is None or numbers[key] is None else (min(low, number), max(high, number))
-            names.setdefault(key, set()).update(parts_of(value))
-    return {key: AttributeFacts(numbers=numbers[key], names=tuple(sorted(names[key]))) for key in names}
+            low, high = self._numbers.setdefault(key, (float("inf"), float("-inf"))) or (0.0, 0.0)
+            self._numbers[key] = None if number is None or self._numbers[key] is None else (min(low, number), max(high, number))
+            names = self._names.setdefault(key, set())
+            names.update(parts_of(value))
+            self._is_beyond |= self._most is not None and len(names) > self._most
+
+    def facts(self) -> dict[str, AttributeFacts] | None:
+        """Of all records; None if there were more names than may be."""
+        if self._is_beyond:
+            return None
+        return {key: AttributeFacts(numbers=self._numbers[key], names=tuple(sorted(names))) for key, names in self._names.items()}
+
+
+def attribute_facts(records: Iterable[Mapping[str, Any]]) -> dict[str, AttributeFacts]:
+    """Of the attributes of all records."""
+    tally = AttributeTally()
+    for record in records:
+        tally.add(record)
+    return tally.facts() or {}

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from ldm.core.errors import UserError
 from ldm.data.batch import Batch, Sample
 from ldm.data.config import DataConfig
-from ldm.data.facts import DataFacts, attribute_facts
+from ldm.data.facts import DataFacts
 from ldm.data.findings import UNLABELLED, Finding, looks_unlabelled
 from ldm.data.loader import report_unreadable, share_of_records, steps_in_order
-from ldm.data.order import GlobalOrder
+from ldm.data.order import ORDER, GlobalOrder
 from ldm.data.sample_transform import SampleTransform, Split
 from ldm.data.sources.source import Source
 from ldm.data.unreadable import UnreadableReport
@@ -28,6 +28,7 @@ class ImageDataset(abc.ABC):
         count: of samples; None = not known before all have been read.
         transform: how records become samples; it has the names of labels and map classes.
         unreadable: what could not be read.
+        order: version of the order in which samples come.
         lost: (epoch, shard) of each remote shard that could not be had in training; a resumed run must lose the same.
         facts: what it can teach.
         findings: what its owner may not expect.
@@ -39,6 +40,7 @@ class ImageDataset(abc.ABC):
     count: int | None
     transform: SampleTransform
     unreadable: UnreadableReport
+    order: int
     lost: list[tuple[int, str]]
     facts: DataFacts
     findings: tuple[Finding, ...] = ()
@@ -72,6 +74,8 @@ class ImageDataset(abc.ABC):
 class IndexedDataset(ImageDataset):
     """Samples by number, from a local source. A record that cannot be read is counted, and the next readable one stands in for it."""
 
+    order = ORDER
+
     def __init__(self, source: Source, config: DataConfig, split: Split, seed: int) -> None:
         self.source, self.config, self.seed, self.lost = source, config, seed, []
         self.name, self.count, self.findings, self.credits = source.name, len(source), source.findings, source.credits
@@ -92,7 +96,7 @@ class IndexedDataset(ImageDataset):
             has=source.conditions,
             label_names=source.label_names,
             map_names=map_names,
-            scan=lambda: attribute_facts(source.attributes()),
+            scan=source.attribute_facts,
             scan_labels=source.label_numbers,
         )
         self.transform_digest = self.transform.digest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from ldm.core.errors import UserError
 from ldm.core.files import Outputs, new_folder, write_file
 from ldm.core.ownership import strangers
 from ldm.data.formats import HEAD, format_of
 from ldm.data.images import Levels, decode_array, decode_map, doubt_about, examine, object_in
+from ldm.data.parts import Chunk, Page, Pages, Parts
 from ldm.data.picture_file import count_pages
 from ldm.data.record import Record
 from ldm.data.report import PAGE, TEXT, Report
@@ -25,7 +27,9 @@ from ldm.data.shards import Index, ShardWriter, checksum, plain_key, shard_write
 from ldm.data.sources.source import Source
 
 CREDITS = "CREDITS.txt"
-Progress = Callable[[Iterable[Record], int, str], Iterable[Record]]
+CHUNK = (16, 128)  # fewest and most records that a process looks at at once
+MANY = 4096  # chunks of a set, before they grow
+Progress = Callable[[Iterable[Pages], int, str], Iterable[Pages]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,7 @@ class Preparation:
         background: RGB that transparent pictures are laid on now; None = at training, on data.background.
         all_pages: whether each page of a TIFF or frame of an animation becomes a record; otherwise the first is taken.
         levels: which numbers are black and white in floats and signed pictures, as at training, data.levels.
+        workers: processes that read, check and scale; what is written does not depend on it.
     """
 
     size: int | None = None
@@ -46,8 +51,11 @@ class Preparation:
     background: tuple[int, int, int] | None = None
     levels: Levels | None = None
     all_pages: bool = False
+    workers: int = 1
 
     def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UserError(f"--workers must be at least 1, got {self.workers}")
         if self.size is not None and self.size < 1:
             raise UserError(f"--size must be at least 1, got {self.size}")
         if self.val_every is not None and self.val_every < 2:
@@ -68,18 +76,24 @@ def prepare_sources(sources: Mapping[str, Source], out: Path, how: Preparation, 
             already.
     """
     _check_own(out)
+    _refuse_second_split(sources, how)
     first = sources["train"]
+    parts = _parts_of(sources, out, how)
     with new_folder(out) as folder:
         with ExitStack() as shards:
             writers: dict[str, ShardWriter] = {}
             report = Report.of(sources, how.all_pages)
-            for split, record in _checked_records(sources, how, report, progress):
+            for split, record in _checked_records(sources, how, report, progress, parts):
                 if split not in writers:
                     writers[split] = shards.enter_context(shard_writer(folder, split, how.shard_bytes))
                 writers[split].add(record)
-        written = {split: tuple(writer.shards) for split, writer in writers.items()}
-        report.counts = {split: sum(shard.count for shard in infos) for split, infos in written.items()}
-        _refuse_none(report, how)
+        written = {split: writer.written for split, writer in writers.items()}
+        report.counts = {split: info.count for split, info in written.items()}
+        try:
+            _refuse_none(report, how)
+        except UserError:
+            parts.remove()
+            raise
         names = first.map_names or tuple(f"class {number}" for number in range(max(report.map_classes, default=-1) + 1))
         classes = tuple(sorted(report.map_classes))
         about: dict[str, object] = {"credits": list(first.credits)} if first.credits else {}
@@ -88,7 +102,45 @@ def prepare_sources(sources: Mapping[str, Source], out: Path, how: Preparation, 
             write_file(folder / CREDITS, "".join(f"{line}\n" for line in first.credits))
         for name, content in report.files().items():
             write_file(folder / name, content)
+    parts.remove()
     return report
+
+
+def prepare_part(sources: Mapping[str, Source], out: Path, how: Preparation, which: tuple[int, int], progress: Progress) -> None:
+    """Looks at a part of the records, as one of several machines, and keeps what `prepare_sources` will find there.
+
+    Args:
+        sources: as of all machines.
+        out: as of all machines, which see the same files there.
+        how: as of all machines.
+        which: the part's number, from 1, and how many parts there are.
+        progress: shows how far it is.
+
+    Raises:
+        UserError: see `Parts`.
+    """
+    _check_own(out)
+    _refuse_second_split(sources, how)
+    number, count = which
+    parts = _parts_of(sources, out, how)
+    for split, source in sources.items():
+        chunks = _Chunks(split, source, how, parts)
+        own = range(number - 1, len(chunks), count)
+        total = sum(len(chunks.numbers(chunk)) for chunk in own)
+        done: Iterator[Pages] = ([] for chunk, _ in chunks.done(own) for _ in chunks.numbers(chunk))
+        for _ in progress(done, total, split):
+            pass
+
+
+def _parts_of(sources: Mapping[str, Source], out: Path, how: Preparation) -> Parts:
+    """Where chunks are kept, under all that they depend on; which are held out, and how large shards are, is decided behind them."""
+    looked = (how.size, how.background, how.levels, how.all_pages)
+    return Parts(out, ([(split, len(source), source.listing) for split, source in sources.items()], looked))
+
+
+def _refuse_second_split(sources: Mapping[str, Source], how: Preparation) -> None:
+    if "val" in sources and how.val_every is not None:
+        raise UserError("--val-every does not go with this source: it has a held-out split already")
 
 
 def check_sources(sources: Mapping[str, Source], out: Path, how: Preparation, progress: Progress) -> Report:
@@ -97,10 +149,11 @@ def check_sources(sources: Mapping[str, Source], out: Path, how: Preparation, pr
     Raises:
         UserError: not one picture is readable, or none would be held out; a file of that name in `out` is not this tool's.
     """
+    _refuse_second_split(sources, how)
     outputs = Outputs(out)
     outputs.check(TEXT, PAGE)
     report = Report.of(sources, how.all_pages)
-    for split, _ in _checked_records(sources, how, report, progress):
+    for split, _ in _checked_records(sources, how, report, progress, None):
         report.counts[split] = report.counts.get(split, 0) + 1
     _refuse_none(report, how)
     outputs.write(report.files())
@@ -117,27 +170,21 @@ def _refuse_none(report: Report, how: Preparation) -> None:
         )
 
 
-def _checked_records(sources: Mapping[str, Source], how: Preparation, report: Report, progress: Progress) -> Iterator[tuple[str, Record]]:
+def _checked_records(
+    sources: Mapping[str, Source], how: Preparation, report: Report, progress: Progress, parts: Parts | None
+) -> Iterator[tuple[str, Record]]:
     """Every record that can be read, as it is to be stored, under a new plain key, with its split.
 
     Identical pictures fall on one side of the split that is made here.
     """
-    if "val" in sources and how.val_every is not None:
-        raise UserError("--val-every does not go with this source: it has a held-out split already")
     side_of: dict[str, str] = {}
     keys: dict[str, int] = {}
     readable = 0
     for split, source in sources.items():
-        for record in progress(_records(source, report), len(source), split):
+        for pages in progress(_looked_at(_Chunks(split, source, how, parts), report), len(source), split):
             own_side = None  # all pages of a file fall on one side
-            for page in _pages(record, how, report):
-                try:
-                    checked = _checked(page, how, report)
-                except UserError as error:
-                    report.unreadable.append(str(error))
-                    continue
+            for checked, digest, fingerprint in pages:
                 readable += 1
-                digest = checksum(page.image)
                 side = split
                 if how.val_every is not None:
                     side = side_of.setdefault(digest, own_side or ("val" if readable % how.val_every == 0 else "train"))
@@ -146,8 +193,78 @@ def _checked_records(sources: Mapping[str, Source], how: Preparation, report: Re
                 keys[key] = keys.get(key, 0) + 1
                 if keys[key] > 1:  # of another shard
                     key = plain_key(f"{key[-60:]}-{checksum(f'{checked.key} {keys[key]}'.encode())}")
-                report.add(side, page, digest)
+                report.add(side, checked, digest, fingerprint)
                 yield side, replace(checked, key=key)
+
+
+class _Chunks(Dataset[Chunk | OSError | None]):
+    """The records of a split, some at a time. parts: where they are kept; None = nowhere."""
+
+    def __init__(self, split: str, source: Source, how: Preparation, parts: Parts | None) -> None:
+        self.split, self.source, self.how, self.parts = split, source, how, parts
+        self.size = min(max(len(source) // MANY, CHUNK[0]), CHUNK[1])
+
+    def __len__(self) -> int:
+        return -(-len(self.source) // self.size)
+
+    def numbers(self, chunk: int) -> range:
+        """Of a chunk's records."""
+        return range(chunk * self.size, min((chunk + 1) * self.size, len(self.source)))
+
+    def __getitem__(self, chunk: int) -> Chunk | OSError | None:
+        """What was seen; None where it is kept. A full disk is returned, to be raised by the caller, without a worker's traceback."""
+        if self.parts is None:
+            return self.seen(chunk)
+        path = self.parts.path(self.split, chunk)
+        try:
+            if not path.exists():
+                self.parts.write(path, self.seen(chunk))
+        except OSError as error:
+            return error
+        return None
+
+    def seen(self, chunk: int) -> Chunk:
+        """Looks at every record of a chunk."""
+        part = Report()
+        return [self._pages(number, part) for number in self.numbers(chunk)], part
+
+    def _pages(self, number: int, part: Report) -> Pages:
+        found: Pages = []
+        try:
+            record = self.source.record(number)
+        except UserError as error:
+            part.unreadable.append(str(error))
+            return found
+        for page in _pages(record, self.how, part):
+            try:
+                found.append(_checked(page, self.how, part))
+            except UserError as error:
+                part.unreadable.append(str(error))
+        return found
+
+    def done(self, which: Sequence[int]) -> Iterator[tuple[int, Chunk | None]]:
+        """Some chunks in order, done by this process or by as many as are asked for.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        found: Iterable[Chunk | OSError | None] = map(self.__getitem__, which)
+        if self.how.workers > 1:
+            found = DataLoader(self, batch_size=None, sampler=which, num_workers=self.how.workers, multiprocessing_context="fork")
+        for number, chunk in zip(which, found, strict=True):
+            if isinstance(chunk, OSError):
+                raise chunk
+            yield number, chunk
+
+
+def _looked_at(chunks: _Chunks, report: Report) -> Iterator[Pages]:
+    """The pages of every record that can be read, in order."""
+    for number, chunk in chunks.done(range(len(chunks))):
+        if chunk is None and chunks.parts is not None:
+            chunk = chunks.parts.read(chunks.parts.path(chunks.split, number))
+        records, part = chunk or chunks.seen(number)
+        report.join(part)
+        yield from records
 
 
 def _pages(record: Record, how: Preparation, report: Report) -> Iterator[Record]:
@@ -171,15 +288,7 @@ def _pages(record: Record, how: Preparation, report: Report) -> Iterator[Record]
             yield replace(record, key=key, place=place, suffix="png", image=_png(image))
 
 
-def _records(source: Source, report: Report) -> Iterator[Record]:
-    for index in range(len(source)):
-        try:
-            yield source.record(index)
-        except UserError as error:
-            report.unreadable.append(str(error))
-
-
-def _checked(record: Record, how: Preparation, report: Report) -> Record:
+def _checked(record: Record, how: Preparation, report: Report) -> Page:
     """The record, decoded once for a check and made smaller if need be.
 
     Raises:
@@ -188,7 +297,9 @@ def _checked(record: Record, how: Preparation, report: Report) -> Record:
     if format_of(record.image[:HEAD], record.suffix) == "NPY":
         array = decode_array(record.image, record.name, levels=how.levels)
         report.see_array(record, array)
-        return record if how.levels is None else replace(record, suffix="npy", image=_npy(array))  # so that training needs no levels
+        if how.levels is not None:  # so that training needs none
+            return Page(replace(record, suffix="npy", image=_npy(array)), checksum(record.image), None)
+        return Page(record, checksum(record.image), None)
     image, facts = examine(record.image, record.name, suffix=record.suffix, levels=how.levels)
     side = min(image.size)
     scale = how.size / side if how.size is not None and how.size < side else 1.0
@@ -210,8 +321,7 @@ def _checked(record: Record, how: Preparation, report: Report) -> Record:
         report.see_map(record, classes)
         fitted = _fitted(Image.fromarray(classes.numpy().astype("uint8")), image.size, size, f"map of {record.name}")
         stored = replace(stored, map=_png(fitted))
-    report.see_image(record, image, facts)
-    return stored
+    return Page(stored, checksum(record.image), report.see_image(record, image, facts))
 
 
 def _scaled(image: Image.Image, size: tuple[int, int], background: tuple[int, int, int] | None) -> Image.Image:

@@ -6,10 +6,11 @@ import base64
 import html
 import io
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageStat
@@ -34,7 +35,7 @@ class _Seen:
 
     value: float
     name: str
-    thumbnail: bytes = field(compare=False)
+    thumbnail: bytes = field(compare=False)  # levels, RGB, of THUMBNAIL x THUMBNAIL
 
 
 @dataclass
@@ -66,7 +67,6 @@ class Report:
     _fingerprints: list[int] = field(default_factory=list)
     _names: list[tuple[str, str]] = field(default_factory=list)  # (name, split) of each fingerprint
     _extremes: dict[str, list[_Seen]] = field(default_factory=lambda: defaultdict(list))
-    _last: int = 0  # fingerprint of the picture that was seen last
 
     @staticmethod
     def of(sources: Mapping[str, Source], all_pages: bool = False) -> Report:
@@ -75,8 +75,50 @@ class Report:
         unreadable = [reason for source in sources.values() for reason in source.unreadable.values()]
         return Report(findings=list(findings), unreadable=unreadable, all_pages=all_pages)
 
-    def see_image(self, record: Record, image: Image.Image, facts: PictureFacts) -> None:
-        """A picture, upright and in 8 bits, and what its file is."""
+    def join(self, part: Report) -> None:
+        """Adds what another process has seen, of the records behind those seen before."""
+        self.unreadable += part.unreadable
+        self.kinds += part.kinds
+        self.sizes += part.sizes
+        self.map_classes += part.map_classes
+        self.with_255 += part.with_255
+        self.transparent += part.transparent
+        self.deep += part.deep
+        self.doubts += part.doubts
+        self.paged += part.paged
+        for profile, names in part.profiles.items():
+            self.profiles[profile] += names
+        for kind, seen in part._extremes.items():
+            self._extremes[kind] = sorted([*self._extremes[kind], *seen])[:EXTREMES]
+
+    def plain(self, put: Callable[[bytes], int]) -> dict[str, Any]:
+        """What was seen, for JSON; bytes are put elsewhere, and are as many here. See `join`."""
+        extremes = {kind: [(one.value, one.name, put(one.thumbnail)) for one in seen] for kind, seen in self._extremes.items()}
+        names = ("unreadable", "kinds", "sizes", "with_255", "transparent", "deep", "doubts", "paged", "profiles")
+        classes = list(self.map_classes.items())
+        return {name: getattr(self, name) for name in names} | {"map_classes": classes, "extremes": extremes}
+
+    @staticmethod
+    def of_plain(plain: Mapping[str, Any], take: Callable[[int], bytes]) -> Report:
+        """The inverse of `plain`."""
+        report = Report(
+            unreadable=plain["unreadable"],
+            kinds=Counter(plain["kinds"]),
+            sizes=[(width, height) for width, height in plain["sizes"]],
+            map_classes=Counter(dict(plain["map_classes"])),
+            with_255=plain["with_255"],
+            transparent=plain["transparent"],
+            profiles=defaultdict(list, plain["profiles"]),
+            deep=[(name, most) for name, most in plain["deep"]],
+            doubts=plain["doubts"],
+            paged=plain["paged"],
+        )
+        for kind, seen in plain["extremes"].items():
+            report._extremes[kind] = [_Seen(value, name, take(size)) for value, name, size in seen]
+        return report
+
+    def see_image(self, record: Record, image: Image.Image, facts: PictureFacts) -> int:
+        """A picture, upright and in 8 bits, and what its file is; returns its fingerprint."""
         self.kinds[f"{facts.format} {facts.mode}"] += 1
         self.transparent += facts.has_alpha
         if facts.profile not in ("", "sRGB"):
@@ -88,12 +130,12 @@ class Report:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         small = image.convert("RGB").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, reducing_gap=2.0)
         brightness = ImageStat.Stat(small.convert("L")).mean[0]
-        self._last = fingerprint(image)
         for kind, value in (("darkest", brightness), ("brightest", -brightness), ("smallest", float(min(image.size)))):
             kept = self._extremes[kind]
             if len(kept) < EXTREMES or (value, record.name) < (kept[-1].value, kept[-1].name):
-                kept.append(_Seen(value, record.name, _webp(small)))
+                kept.append(_Seen(value, record.name, small.tobytes()))
                 self._extremes[kind] = sorted(kept)[:EXTREMES]
+        return fingerprint(image)
 
     def see_mask(self, record: Record, doubt: str) -> None:
         """What is doubtful about a mask; "" = nothing."""
@@ -109,7 +151,6 @@ class Report:
         """An array, (C, H, W)."""
         self.kinds[f"npy of {len(array)} channels"] += 1
         self.sizes.append((array.shape[2], array.shape[1]))
-        self._last = -1
 
     def see_map(self, record: Record, classes: Tensor) -> None:
         """A map, (H, W)."""
@@ -118,11 +159,11 @@ class Report:
         if 255 in there:
             self.with_255.append(record.name)
 
-    def add(self, split: str, record: Record, digest: str) -> None:
-        """A record that was read, after its picture."""
+    def add(self, split: str, record: Record, digest: str, fingerprint: int | None) -> None:
+        """A record that was read, by its picture's checksum and fingerprint; arrays have none."""
         self._identical[digest].append((record.name, split))
-        if self._last >= 0 and len(self._identical[digest]) == 1:
-            self._fingerprints.append(self._last)
+        if fingerprint is not None and len(self._identical[digest]) == 1:
+            self._fingerprints.append(fingerprint)
             self._names.append((record.name, split))
         if record.label is not None:
             self.labels[str(record.label)] += 1
@@ -244,7 +285,7 @@ def _details(what: str, names: Sequence[str]) -> str:
 
 
 def _figure(seen: _Seen) -> str:
-    data = base64.b64encode(seen.thumbnail).decode()
+    data = base64.b64encode(_webp(Image.frombytes("RGB", (THUMBNAIL, THUMBNAIL), seen.thumbnail))).decode()
     name = html.escape(Path(seen.name).name)
     return (
         f'<figure><img src="data:image/webp;base64,{data}" alt=""><figcaption title="{html.escape(seen.name)}">{name}</figcaption></figure>'

@@ -8,7 +8,7 @@ from pathlib import Path
 from ldm.core.errors import UserError
 from ldm.core.files import sha256_of
 from ldm.data.shards import Index, ShardInfo
-from ldm.data.sources.shards import ShardSource
+from ldm.data.sources.shards import Shard, ShardSource
 
 
 def shards_of(folder: Path) -> list[ShardInfo]:
@@ -17,17 +17,22 @@ def shards_of(folder: Path) -> list[ShardInfo]:
     Raises:
         UserError: there is no index, or it cannot be read.
     """
-    return [info for shards in Index.read(folder).splits.values() for info in shards]
+    return [info for split in Index.read(folder).splits.values() for info in split.shards]
 
 
 def damage(folder: Path, info: ShardInfo) -> Iterator[str]:
     """A line for each record of a shard that is not what was written; one for the shard, if its records cannot say."""
     path = folder / info.name
+    try:
+        info.open_index(folder)
+    except UserError as error:
+        yield str(error)
+        return
     if path.is_file() and sha256_of(path) == info.sha256:
         return
     is_told = False
     try:
-        source = ShardSource(str(folder), [(path, info)], Index(splits={}))
+        source = ShardSource(str(folder), [Shard(path, info)], Index(splits={}))
     except UserError as error:
         yield str(error)
         return

@@ -92,6 +92,7 @@ class Task(Protocol):
     groups: dict[str, list[nn.Parameter]]  # one optimizer each
     data_digest: str  # of the training data, which must not change between sittings
     lost: list[tuple[int, str]]  # what of it could not be had, see `ImageDataset.lost`; a resumed run must lose the same
+    order: int  # version of the order in which samples come, see `ImageDataset.order`
 
     def describe(self) -> dict[str, int]:
         """Parameters per part."""
@@ -201,6 +202,12 @@ class _Engine:
                 f"the training data changed since this run was stopped at step {step}; put it back as it was, "
                 "or give --run-dir a new folder (with init_from to start from this run's checkpoint)"
             )
+        if content.get("order", 1) != self.task.order and self.world.is_first:  # none in states of earlier releases
+            print(
+                f"the release that made the first {step} steps had another order of samples: from here on it is this one's, so in this "
+                "epoch some samples come twice and others not at all",
+                flush=True,
+            )
         for name, module in self.task.trained.items():
             module.load_state_dict(content["trained"][name])
         for name, average in self.task.averaged.items():
@@ -232,6 +239,7 @@ class _Engine:
             content = {
                 "data": self.task.data_digest,
                 "lost": list(self.task.lost),
+                "order": self.task.order,
                 "trained": {name: module.state_dict() for name, module in self.task.trained.items()},
                 "averaged": {name: average.module.state_dict() for name, average in self.task.averaged.items()},
                 "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},

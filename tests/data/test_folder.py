@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import os
 import tarfile
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from ldm.data.config import DataConfig
 from ldm.data.facts import ATTRIBUTES, BOXES, LABELS
 from ldm.data.facts import CAPTIONS as HAS_CAPTIONS
 from ldm.data.open import open_dataset
+from ldm.data.shards import Index
 from ldm.data.sources import contents
 from ldm.data.sources.folder import FolderSource
 from ldm.data.sources.shards import open_indexed, open_tars
@@ -486,11 +486,11 @@ def test_a_prepared_folder_copied_elsewhere_is_the_same_data_and_a_flipped_bit_i
     assert one.digest == two.digest
     shard = next((tmp_path / "two").glob("*.tar"))
     content = bytearray(shard.read_bytes())
-    (suffix, offset, size, _), *_ = json.loads((tmp_path / "two/index.json").read_text())["splits"]["train"][0]["records"]["a"]
-    content[offset + size // 2] ^= 1
+    member = Index.read(tmp_path / "two").splits["train"].shards[0].open_index(tmp_path / "two")[0].members[0]
+    content[member.offset + member.size // 2] ^= 1
     shard.write_bytes(content)
     damaged = open_indexed(tmp_path / "two", "train")
-    with pytest.raises(UserError, match=f"^a: its {suffix} in .* is not what was written there"):
+    with pytest.raises(UserError, match=f"^a: its {member.suffix} in .* is not what was written there"):
         damaged.record(0)
     assert damaged.record(1).image == one.record(1).image
 

@@ -6,9 +6,14 @@ import gzip
 import hashlib
 import io
 import json
+import multiprocessing
+import os
 import pickle
+import re
+import signal
 import struct
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +29,7 @@ from ldm.data.names import CLASSIC
 from ldm.data.open import open_dataset
 from ldm.data.record import Record
 from ldm.data.shards import Index, scan_shard, shard_writer, split_name, split_records
+from ldm.data.sources.folder import FolderSource
 from ldm.data.sources.shards import open_indexed
 
 
@@ -248,24 +254,25 @@ def test_shards_round_trip_and_keep_their_size(tmp_path: Path) -> None:
     with shard_writer(tmp_path, "train", 2**20) as writer:
         for record in made:
             writer.add(record)
-    Index(splits={"train": tuple(writer.shards)}).write(tmp_path)
+    Index(splits={"train": writer.written}).write(tmp_path)
     assert list(records_of(tmp_path).values()) == made
-    assert len(writer.shards) > 1 and all(info.bytes <= 2**20 for info in writer.shards)
+    assert len(writer.written.shards) > 1 and all(info.bytes <= 2**20 for info in writer.written.shards)
 
 
 def test_a_truncated_shard_gives_what_is_before_the_cut(tmp_path: Path) -> None:
     with shard_writer(tmp_path, "train", 2**20) as writer:
         for i in range(6):
             writer.add(Record(key=f"k{i}", suffix="png", image=bytes(3000)))
-    path = tmp_path / writer.shards[0].name
+    (info,) = writer.written.shards
+    path = tmp_path / info.name
     assert scan_shard(path).fault is None
-    last = writer.shards[0].records["k5"][1]
-    path.write_bytes(path.read_bytes()[: last[1] + last[2] // 2])
+    first, last = dict(info.open_index(tmp_path))["k5"]
+    path.write_bytes(path.read_bytes()[: last.offset + last.size // 2])
     records, fault, _ = scan_shard(path)
     assert fault is not None and "truncated" in fault
     assert [key for key, members in records.items() if len(members) == 2] == [f"k{i}" for i in range(5)]
 
-    path.write_bytes(path.read_bytes()[: writer.shards[0].records["k5"][0][1] - 512])  # between two members: tarfile sees no fault
+    path.write_bytes(path.read_bytes()[: first.offset - 512])  # between two members: tarfile sees no fault
     records, fault, _ = scan_shard(path)
     assert fault is not None and "no end mark" in fault and list(records) == [f"k{i}" for i in range(5)]
 
@@ -293,8 +300,8 @@ def test_an_index_cannot_name_files_elsewhere(tmp_path: Path, name: str) -> None
 
 
 def test_an_index_of_a_later_version_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "index.json").write_text(json.dumps({"splits": {}, "version": 3}))
-    with pytest.raises(UserError, match="version 3; this release reads versions 1 and 2"):
+    (tmp_path / "index.json").write_text(json.dumps({"splits": {}, "version": 4}))
+    with pytest.raises(UserError, match="version 4; this release reads versions 1 to 3"):
         Index.read(tmp_path)
 
 
@@ -378,8 +385,8 @@ def test_verify_reads_every_byte(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert f"{out} is what was written there: 4 records in 2 shards" in capsys.readouterr().out
 
     shard = next(out.glob("train-*.tar"))
-    whole, (_, members) = shard.read_bytes(), list(Index.read(out).splits["train"][0].records.items())[1]
-    _, offset, _, _ = members[0]
+    whole, entry = shard.read_bytes(), Index.read(out).splits["train"].shards[0].open_index(out)[1]
+    offset = entry.members[0].offset
     for content, said in (
         (whole[:offset] + bytes([whole[offset] ^ 4]) + whole[offset + 1 :], r"damaged in 1 places: \w+: its json in .* is not what was"),
         (whole[:offset], r"damaged in 1 places: \w+: .*train-000000.tar is truncated"),
@@ -441,3 +448,178 @@ def test_classes_of_maps_are_named_up_to_the_largest(tmp_path: Path) -> None:
             tar.add(tmp_path / name, name)
     main([str(tmp_path / "a.tar"), "--out", str(tmp_path / "out")])
     assert Index.read(tmp_path / "out").map_names == ("class 0", "class 1", "class 2", "class 3")
+
+
+def assorted(folder: Path) -> Path:
+    """Pictures of many kinds: one twice, one damaged, one of several pages, with and without captions, masks and maps."""
+    draw = np.random.default_rng(0)
+    for number in range(40):
+        levels = draw.integers(0, 256, (3 + number % 7, 5, 3), dtype=np.uint8)
+        Image.fromarray(levels).resize((24, 30)).save(folder / f"{number:02d}.{('png', 'jpg', 'webp')[number % 3]}")
+        if number % 4 == 0:
+            (folder / f"{number:02d}.txt").write_text(f"picture {number}")
+        if number % 5 == 0:
+            picture(folder / f"masks/{number:02d}.png", (24, 30), "L", 255)
+            picture(folder / f"maps/{number:02d}.png", (24, 30), "L", number)
+    (folder / "41.png").write_bytes((folder / "03.png").read_bytes())
+    (folder / "42.png").write_bytes(b"damaged")
+    frames = [Image.new("RGB", (20, 20), (number, 0, 0)) for number in range(3)]
+    frames[0].save(folder / "43.tif", save_all=True, append_images=frames[1:])
+    np.save(folder / "44.npy", np.zeros((8, 8, 3), np.uint8))
+    return folder
+
+
+def test_any_number_of_workers_writes_the_same(tmp_path: Path) -> None:
+    """Shards, split, keys, report and its pictures, to the byte."""
+    (tmp_path / "in").mkdir()
+    assorted(tmp_path / "in")
+    for workers in ("1", "2"):
+        arguments = [str(tmp_path / "in"), "--out", str(tmp_path / workers), "--workers", workers]
+        main([*arguments, "--val-every", "5", "--size", "16", "--pages", "all", "--background", "1,2,3"])
+    one, other = ({path.name: path.read_bytes() for path in (tmp_path / workers).iterdir()} for workers in ("1", "2"))
+    assert one == other and {"train-000000.tar", "val-000000.tar", "report.html"} <= one.keys()
+    assert len(records_of(tmp_path / "1")) + len(records_of(tmp_path / "1", "val")) == 45
+    assert b"42.png" in one["report.txt"] and b"groups of identical pictures: 1 (03.png = 41.png)" in one["report.txt"]
+
+
+def test_a_picture_in_which_nothing_need_change_keeps_its_bytes(tmp_path: Path) -> None:
+    """JPEG and WebP are not encoded again; those that are scaled become PNG."""
+    (tmp_path / "in").mkdir()
+    assorted(tmp_path / "in")
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--size", "24", "--workers", "2"])
+    found = records_of(tmp_path / "out")
+    assert {found[f"{number:02d}"].suffix for number in range(40)} == {"png", "jpg", "webp"}
+    for record in found.values():
+        assert record.image == (tmp_path / "in" / record.place).read_bytes()
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--size", "23"])
+    assert {record.suffix for key, record in records_of(tmp_path / "out").items() if key < "40"} == {"png"}
+
+
+def test_no_workers_are_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "in/a.png")
+    with pytest.raises(UserError, match="--workers must be at least 1, got 0"):
+        main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "0"])
+
+
+def test_workers_are_processes_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = FolderSource.record
+    monkeypatch.setattr(FolderSource, "record", lambda self, index: replace(read(self, index), captions=(str(os.getpid()),)))
+    for number in range(64):
+        picture(tmp_path / f"in/{number}.png", (8, 8))
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "2"])
+    pids = {caption for record in records_of(tmp_path / "out").values() for caption in record.captions}
+    assert len(pids) == 2 and str(os.getpid()) not in pids
+
+
+def test_the_most_striking_pictures_of_all_are_shown(tmp_path: Path) -> None:
+    """Of all that the processes saw, in order of how dark they are; the darkest are among the last here."""
+    for number in range(64):
+        picture(tmp_path / f"in/{number:02d}.png", (8, 8), "L", 250 - 3 * number)
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "2"])
+    darkest = (tmp_path / "out/report.html").read_text().partition("<h2>Darkest</h2>")[2].partition("<h2>")[0]
+    assert re.findall(r"(\d\d)\.png</figcaption>", darkest) == ["63", "62", "61", "60", "59", "58"]
+
+
+# --- what goes on, and what is shared out
+
+OPTIONS = ("--val-every", "5", "--size", "16", "--pages", "all", "--shard-size", "1")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def killed_at(folder: Path, out: Path, number: int) -> None:
+    """Prepares in a process that is killed as it comes to a record."""
+    read = FolderSource.record
+
+    def record(self: FolderSource, index: int) -> Record:
+        if index == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self, index)
+
+    def run() -> None:
+        FolderSource.record = record  # type: ignore[method-assign]
+        main([str(folder), "--out", str(out), *OPTIONS])
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_the_same_command_goes_on_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was looked at before is not looked at again, and the set is what it would have been, to the byte."""
+    (tmp_path / "in").mkdir()
+    assorted(tmp_path / "in")
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "whole"), *OPTIONS])
+    killed_at(tmp_path / "in", tmp_path / "out", 35)
+    assert not (tmp_path / "out").exists() and len(list((tmp_path / "out.parts").glob("*.part"))) == 2  # 32 records
+    seen: list[int] = []
+    read = FolderSource.record
+    monkeypatch.setattr(FolderSource, "record", lambda self, index: (seen.append(index), read(self, index))[1])
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), *OPTIONS])
+    assert seen == list(range(32, 44)) and contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "whole"]
+
+
+def test_parts_of_several_machines_make_the_set_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    assorted(tmp_path / "in")
+    command = [str(tmp_path / "in"), "--out", str(tmp_path / "out"), *OPTIONS]
+    for part in ("2/2", "1/2"):
+        main([*command, "--part", part])
+        assert not (tmp_path / "out").exists()
+    assert "part 1 of 2 is done; when all are, the same command without --part makes" in capsys.readouterr().out
+    assert len(list((tmp_path / "out.parts").glob("*.part"))) == 3
+    main([*command, "--workers", "2"])
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "one"), *OPTIONS])
+    assert contents(tmp_path / "out") == contents(tmp_path / "one") and not (tmp_path / "out.parts").exists()
+
+
+def test_a_part_does_its_share_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    assorted(tmp_path / "in")
+    seen: list[int] = []
+    read = FolderSource.record
+    monkeypatch.setattr(FolderSource, "record", lambda self, index: (seen.append(index), read(self, index))[1])
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), *OPTIONS, "--part", "2/3"])
+    assert seen == list(range(16, 32))
+
+
+def test_a_damaged_part_is_made_again(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    assorted(tmp_path / "in")
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "whole"), *OPTIONS])
+    command = [str(tmp_path / "in"), "--out", str(tmp_path / "out"), *OPTIONS]
+    main([*command, "--part", "1/1"])
+    part = tmp_path / "out.parts/train-000001.part"
+    content = bytearray(part.read_bytes())
+    content[-1] ^= 1
+    part.write_bytes(content)
+    main(command)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_parts_of_another_source_or_of_other_options_are_refused(tmp_path: Path) -> None:
+    """Which are held out, and how large shards are, may be another: that is decided behind them."""
+    (tmp_path / "in").mkdir()
+    assorted(tmp_path / "in")
+    command = [str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    main([*command, "--size", "16", "--part", "1/2"])
+    said = "out.parts holds parts of another preparing .*: give the same command to go on, or remove that folder to begin anew"
+    with pytest.raises(UserError, match=said):
+        main([*command, "--size", "17"])
+    (tmp_path / "in/00.txt").write_text("another caption")
+    with pytest.raises(UserError, match=said):
+        main([*command, "--size", "16"])
+    (tmp_path / "out.parts/parts.json").unlink()
+    with pytest.raises(UserError, match=r"out\.parts is not what this script was preparing"):
+        main([*command, "--size", "16"])
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "2", "a/b", "1/0", "-1/2"])
+def test_a_part_is_a_number_of_a_number(tmp_path: Path, part: str) -> None:
+    picture(tmp_path / "in/a.png")
+    with pytest.raises(UserError, match="--part must be K/N, K from 1 to N, as in 3/8; got"):
+        main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), f"--part={part}"])

@@ -179,10 +179,11 @@ def test_more_losses_than_stated_stop_the_run(pictures: Path) -> None:
 def test_a_truncated_shard_loses_its_tail_by_key(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "shards"
     out.mkdir()
-    (shard,) = write_shards(out, "train", map(FolderSource(pictures).record, range(10)))
-    Index(splits={"train": (shard,)}, map_names=("ground", "disc")).write(out)
+    split = write_shards(out, "train", map(FolderSource(pictures).record, range(10)))
+    Index(splits={"train": split}, map_names=("ground", "disc")).write(out)
+    (shard,) = split.shards
     whole = (out / shard.name).read_bytes()
-    (out / shard.name).write_bytes(whole[: shard.records["8"][0][1]])
+    (out / shard.name).write_bytes(whole[: dict(shard.open_index(out))["8"][0].offset])
     data = opened(out, max_lost=0.5)
     assert sorted(data.unreadable.records) == ["8", "9"] and len(data) == 8
     with pytest.raises(UserError, match="max_lost"):

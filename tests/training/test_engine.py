@@ -46,6 +46,7 @@ class Regression:
         self.groups = {"net": list(self.net.parameters())}
         self.data_digest = "lines"
         self.lost: list[tuple[int, str]] = []
+        self.order = 2
         self.poison_at = self.stop_at = 0
 
     def describe(self) -> dict[str, int]:
@@ -523,6 +524,20 @@ def test_changed_data_is_refused(tmp_path: Path) -> None:
     task.data_digest = "other lines"
     with pytest.raises(UserError, match="training data changed"):
         fit(task, config(), RunFolder(tmp_path / "run", True), 0, WORLD)
+
+
+def test_a_state_of_another_order_of_samples_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It goes on: only the epoch in hand is not whole. States of earlier releases do not say which order they had."""
+    trained(tmp_path / "run", config(steps=5))
+    step, content = load_state(tmp_path / "run" / "state", torch.device("cpu")) or (0, {})
+    del content["order"]
+    save_state(tmp_path / "run" / "state", step, content)
+    said = "the release that made the first 5 steps had another order of samples"
+    capsys.readouterr()
+    trained(tmp_path / "run", config(steps=6))
+    assert said in capsys.readouterr().out
+    trained(tmp_path / "run", config())
+    assert said not in capsys.readouterr().out
 
 
 def test_an_evaluation_that_fails_costs_no_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

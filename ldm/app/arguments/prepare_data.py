@@ -16,6 +16,8 @@ EXAMPLES = """examples:
   python scripts/prepare_data.py photos --out data/photos --size 256 --val-every 20
       a folder of pictures; captions.csv or captions.jsonl in it (columns file, caption), .txt beside pictures, class folders,
       masks/, maps/ and boxes/ are found by themselves
+  python scripts/prepare_data.py photos --out data/photos --size 256 --workers 16 --part 3/8
+      by sixteen processes, as the third of eight machines; the same command without --part then makes the set
   python scripts/prepare_data.py photos --captions words.csv --out data/photos
   python scripts/prepare_data.py mnist --out data/mnist
       also fashion-mnist, cifar10, pets: torchvision downloads them, or --raw names a folder with the raw files
@@ -47,6 +49,8 @@ def main(arguments: Sequence[str]) -> None:
         default="first",
         help="of TIFFs and animations the first page, or each as a picture",
     )
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that read, check and scale pictures (default: 1)")
+    parser.add_argument("--part", metavar="K/N", help="do part K of N only, as one of N machines that share --out; then run it without")
     parser.add_argument("--size", type=int, help="scale pictures down to this shorter side (default: keep)")
     parser.add_argument("--val-every", type=int, metavar="N", help="hold out every Nth picture of a folder (default: none)")
     parser.add_argument("--shard-size", type=float, default=256, metavar="MIB", help="largest shard (default: 256)")

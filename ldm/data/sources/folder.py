@@ -85,6 +85,13 @@ class FolderSource(Source):
         """See `Source.name_of`."""
         return shown(self.folder / self._pictures[index])
 
+    @property
+    def listing(self) -> str:
+        """See `Source.listing`: names, sizes and times of all files, and the tables' contents."""
+        files = sorted((str(path), *file.identity[2:]) for path, file in self.layout.files.items())
+        tables = [(str(base), sha256_of(table)) for base, table in self.tables]
+        return hashlib.sha256(repr((self.split, self.encoding, files, tables)).encode(errors="surrogateescape")).hexdigest()
+
     @cached_property
     def digest(self) -> str:  # type: ignore[override]
         """Of the contents and names of all that belongs to the split; see `checksums`."""

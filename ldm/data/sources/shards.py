@@ -5,65 +5,140 @@ from __future__ import annotations
 import hashlib
 import mmap
 import re
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ldm.core.errors import UserError
+from ldm.data.facts import ATTRIBUTES, BOXES, CAPTIONS, LABELS, MAPS, MASKS, AttributeFacts
 from ldm.data.findings import NO_LABEL, Finding, by_kind
 from ldm.data.record import JSONS, NUMBERS, TEXTS, Record, attributes_in, captions_in, is_read, label_in
-from ldm.data.shards import Index, Member, ShardInfo, checksum, is_picture, scan_shard
+from ldm.data.shard_index import Entry, Member, ShardIndex
+from ldm.data.shards import INDEX_NAME, Index, IndexFile, ShardInfo, SplitFacts, checksum, digest_of, is_picture, scan_shard
 from ldm.data.sources.contents import checksums
 from ldm.data.sources.layout import SPLIT_OF, File, layout_of, walk
 from ldm.data.sources.source import Source
 from ldm.data.text import shown
 
+OPEN = 64  # shards that are memory-mapped at once, with their indices; Python keeps a file open for each map
+
+
+class Shard(NamedTuple):
+    """A shard on the disk. content: its bytes where they are at hand already; None = mapped when a record of it is first read."""
+
+    path: Path
+    info: ShardInfo
+    content: mmap.mmap | None = None
+
 
 class ShardSource(Source):
-    """The records of some shards. Those beyond a truncated file's end are unreadable, by key."""
+    """The records of some shards. Those beyond a truncated file's end are unreadable, by key.
 
-    def __init__(self, name: str, shards: Sequence[tuple[Path, ShardInfo]], index: Index) -> None:
+    Where the set has an index of this release, nothing is kept in memory for a record, and opening reads none but the first few.
+    """
+
+    def __init__(self, name: str, shards: Sequence[Shard], index: Index, facts: SplitFacts | None = None) -> None:
+        """
+        Args:
+            name: for people.
+            shards: see `Shard`.
+            index: of the set, for names and credits.
+            facts: of the records; None = not known, and looked for in them.
+
+        Raises:
+            UserError: a shard is missing, or none has a readable record.
+        """
         self.name = name
         self.label_names, self.map_names, self.map_classes = index.label_names, index.map_names, index.map_classes
         credits = index.about.get("credits", ())
         self.credits = tuple(map(str, credits)) if isinstance(credits, list) else ()
         self._shards = shards
+        self._checked: set[int] = set()
+        self._opened = lru_cache(maxsize=OPEN)(self._open)
         self.unreadable = {}
-        self._maps: dict[Path, mmap.mmap] = {}
-        self._records: list[tuple[str, Path, tuple[Member, ...]]] = []
-        count = Counter(key for _, info in shards for key in info.records)
+        in_memory = [info.index for _, info, _ in shards if isinstance(info.index, ShardIndex)]
+        count = Counter(key for index in in_memory for key, _ in index)
         self._double = {key for key, number in count.items() if number > 1}  # in several shards
-        for path, info in shards:
-            if not path.is_file():
-                raise UserError(f"{path}: no such shard, though {path.parent / 'index.json'} names it; copy the whole folder")
-            size = path.stat().st_size
-            if size:
-                with open(path, "rb") as file:
-                    self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            for key, members in info.records.items():
-                if all(offset + length <= size for _, offset, length, _ in members):
-                    self._records.append((key, path, members))
-                else:
-                    self.unreadable[self._name(key, path)] = f"{key}: {path} is truncated"
-        if not self._records:
+        self._whole: dict[int, np.ndarray] = {}  # of truncated shards, the numbers of the records that are there
+        counts = [self._count(number) for number in range(len(shards))]
+        self._ends = list(accumulate(counts))  # of each shard's records among all
+        if not self._ends or not self._ends[-1]:
             raise UserError(f"{name}: its shards hold no readable record")
-        suffixes = {suffix.lower() for _, _, members in self._records for suffix, *_ in members}
+        self._facts = None if self.unreadable else facts
+        self._look()
+
+    def _count(self, number: int) -> int:
+        """How many records of a shard are there; the others are unreadable."""
+        path, info, content = self._shards[number]
+        if content is None and not path.is_file():
+            raise UserError(f"{path}: no such shard, though {path.parent / INDEX_NAME} names it; copy the whole folder")
+        if isinstance(info.index, IndexFile):
+            info.index.check_size(path.parent)
+        size = path.stat().st_size if content is None else len(content)
+        if size >= info.bytes:
+            return info.count
+        index = info.open_index(path.parent)
+        whole = self._whole[number] = index.whole(size)
+        for key in (index[lost].key for lost in sorted(set(range(len(index))) - set(whole.tolist()))):
+            self.unreadable[self._name(key, path)] = f"{key}: {path} is truncated"
+        return len(whole)
+
+    def _look(self) -> None:
+        """What the records have: as the index knows; else of the first few, and of all up to the first that has it."""
+        if self._facts is not None:
+            has = self._facts.has
+            self.has_captions, self.has_labels, self.has_masks = CAPTIONS in has, LABELS in has, MASKS in has
+            self.has_maps, self.has_boxes, self.has_attributes = MAPS in has, BOXES in has, ATTRIBUTES in has
+            return
+        suffixes = {suffix.lower() for number in range(len(self._shards)) for suffix in self._opened(number)[0].suffixes}
         self.has_masks, self.has_maps = (any(suffix.startswith(f"{role}.") for suffix in suffixes) for role in ("mask", "map"))
         first = self.first_records()
-        # What the first few do not show, any later one may: then all are looked through, up to the first that has it.
         self.has_captions = any(record.captions for record in first) or any(captions for _, captions in self.captions())
         self.has_labels = any(record.label is not None for record in first) or any(label is not None for label in self.labels())
         self.has_boxes = any(record.boxes for record in first) or any(b'"boxes"' in content for content in self._json())
         self.has_attributes = any(record.attributes for record in first) or any(map(bool, self.attributes()))
 
+    def _open(self, number: int) -> tuple[ShardIndex, mmap.mmap | bytes]:
+        """A shard's index and content."""
+        path, info, content = self._shards[number]
+        index = info.open_index(path.parent, is_checked=number in self._checked)
+        self._checked.add(number)
+        if content is not None:
+            return index, content
+        try:
+            with open(path, "rb") as file:
+                return index, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
     def __len__(self) -> int:
-        return len(self._records)
+        return self._ends[-1]
+
+    def _placed(self, index: int) -> tuple[int, int]:
+        """A record's shard, and its number there."""
+        shard = bisect_right(self._ends, index)
+        number = index - (self._ends[shard - 1] if shard else 0)
+        return shard, int(self._whole[shard][number]) if shard in self._whole else number
+
+    def _found(self, index: int) -> tuple[Path, mmap.mmap | bytes, Entry]:
+        """A record's shard, with its content, and its place there."""
+        shard, number = self._placed(index)
+        entries, content = self._opened(shard)
+        return self._shards[shard].path, content, entries[number]
+
+    def _walk(self) -> Iterator[tuple[Path, mmap.mmap | bytes, Entry]]:
+        """`_found` of all records."""
+        return map(self._found, range(len(self)))
 
     def key(self, index: int) -> str:
-        key, path, _ = self._records[index]
+        path, _, (key, _) = self._found(index)
         return self._name(key, path)
 
     def _name(self, key: str, path: Path) -> str:
@@ -71,13 +146,14 @@ class ShardSource(Source):
 
     @cached_property
     def digest(self) -> str:  # type: ignore[override]
-        """Of the members' checksums; of shards without any, of the files."""
-        known = [(key, [(suffix, digest) for suffix, _, _, digest in members]) for key, _, members in self._records]
-        if all(digest for _, members in known for _, digest in members):
-            return hashlib.sha256(repr(known).encode(errors="surrogateescape")).hexdigest()
-        sums = [info.sha256 for _, info in self._shards]
+        """As the index knows it, or of the members' checksums; of shards without any, of the files."""
+        if self._facts is not None:
+            return self._facts.digest
+        if all(member.checksum for _, _, entry in self._walk() for member in entry.members):
+            return digest_of(entry for _, _, entry in self._walk())
+        sums = [info.sha256 for _, info, _ in self._shards]
         if not all(sums):  # bare shards: read whole once, and known from then on
-            paths = [path for path, _ in self._shards]
+            paths = [path for path, _, _ in self._shards]
             sums = checksums(paths[0].parent, "shards", [File.at(path) for path in paths])
         return hashlib.sha256("".join(sums).encode()).hexdigest()
 
@@ -85,9 +161,9 @@ class ShardSource(Source):
     def image_checksums(self) -> list[str]:
         """See `Source.image_checksums`."""
         found = []
-        for _, path, members in self._records:
-            image = next(((start, size, digest) for suffix, start, size, digest in members if is_picture(suffix)), None)
-            found.append("" if image is None else image[2] or checksum(self._maps[path][image[0] : image[0] + image[1]]))
+        for _, content, entry in self._walk():
+            image = next((member for member in entry.members if is_picture(member.suffix)), None)
+            found.append("" if image is None else image.checksum or checksum(_read(content, image)))
         return found
 
     def text_labels(self) -> tuple[str, ...]:
@@ -97,43 +173,55 @@ class ShardSource(Source):
 
     def captions(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """See `Source.captions`."""
-        for key, path, members in self._records:
-            texts = {suffix.lower(): (start, size) for suffix, start, size, _ in members if suffix.lower() in (*JSONS, *TEXTS)}
-            yield key, captions_in({suffix: self._maps[path][start : start + size] for suffix, (start, size) in texts.items()})
+        for _, content, entry in self._walk():
+            yield entry.key, captions_in(_members(content, entry, (*JSONS, *TEXTS)))
 
-    def label_numbers(self) -> dict[int, str]:
+    def label_numbers(self) -> Mapping[int, str]:
         """See `Source.label_numbers`."""
+        if self._facts is not None and self._facts.labels is not None:
+            return self._facts.labels
         found: dict[int, str] = {}
-        for (key, _, _), label in zip(self._records, self.labels(), strict=True):
+        for (_, _, entry), label in zip(self._walk(), self.labels(), strict=True):
             if isinstance(label, int):
-                found.setdefault(label, key)
+                found.setdefault(label, entry.key)
         return found
 
     def labels(self) -> Iterator[str | int | None]:
         """Of every record; None = it has none, or one that cannot be read."""
-        for _, path, members in self._records:
-            places = {suffix.lower(): (start, size) for suffix, start, size, _ in members if suffix.lower() in (*JSONS, *NUMBERS)}
-            yield label_in({suffix: self._maps[path][start : start + size] for suffix, (start, size) in places.items()})
+        return (label_in(_members(content, entry, (*JSONS, *NUMBERS))) for _, content, entry in self._walk())
 
     def attributes(self) -> Iterator[dict[str, Any]]:
         """See `Source.attributes`."""
         return (attributes_in(content) for content in self._json())
 
+    def attribute_facts(self) -> Mapping[str, AttributeFacts]:
+        """See `Source.attribute_facts`."""
+        known = None if self._facts is None else self._facts.attributes
+        return super().attribute_facts() if known is None else known
+
     def _json(self) -> Iterator[bytes]:
-        for _, path, members in self._records:
-            for suffix, offset, size, _ in members:
-                if suffix.lower() == "json":
-                    yield self._maps[path][offset : offset + size]
+        return (text for _, content, entry in self._walk() for text in _members(content, entry, ("json",)).values())
 
     def record(self, index: int) -> Record:
-        key, path, members = self._records[index]
+        path, content, entry = self._found(index)
         found = {}
-        for suffix, offset, size, digest in members:
-            found[suffix] = self._maps[path][offset : offset + size]
-            if digest and checksum(found[suffix]) != digest:
-                raise UserError(f"{key}: its {suffix} in {path} is not what was written there (checksum); prepare or copy the data anew")
-        record = Record.of(key, found)
-        return record if record.place or key not in self._double else replace(record, place=self._name(key, path))
+        for member in entry.members:
+            found[member.suffix] = _read(content, member)
+            if member.checksum and checksum(found[member.suffix]) != member.checksum:
+                raise UserError(
+                    f"{entry.key}: its {member.suffix} in {path} is not what was written there (checksum); prepare or copy the data anew"
+                )
+        record = Record.of(entry.key, found)
+        return record if record.place or entry.key not in self._double else replace(record, place=self._name(entry.key, path))
+
+
+def _read(content: mmap.mmap | bytes, member: Member) -> bytes:
+    return content[member.offset : member.offset + member.size]
+
+
+def _members(content: mmap.mmap | bytes, entry: Entry, suffixes: Sequence[str]) -> dict[str, bytes]:
+    """The members of some suffixes, which are given in small letters."""
+    return {member.suffix.lower(): _read(content, member) for member in entry.members if member.suffix.lower() in suffixes}
 
 
 def open_indexed(folder: Path, split: str) -> ShardSource:
@@ -148,10 +236,11 @@ def open_indexed(folder: Path, split: str) -> ShardSource:
             f"{folder} has no {split!r} split (it has {', '.join(index.splits)}); "
             + ("set data.val=null, or make it anew with scripts/prepare_data.py --val-every N" if split == "val" else "make it anew")
         )
-    source = ShardSource(f"{folder.name} ({split})", [(folder / info.name, info) for info in index.splits[split]], index)
+    shards, facts = index.splits[split].shards, index.splits[split].facts
+    source = ShardSource(f"{folder.name} ({split})", [Shard(folder / info.name, info) for info in shards], index, facts)
     source.split = split
-    if split == "train":
-        source.held_out = sum(info.count for info in index.splits.get("val", ()))
+    if split == "train" and "val" in index.splits:
+        source.held_out = index.splits["val"].count
     return source
 
 
@@ -179,22 +268,25 @@ class BareShard(NamedTuple):
     """A shard without an index: its members are found by `tarfile`, once.
 
     Attributes:
-        path: of the file.
-        info: what an index would say of it.
+        shard: its file, what an index.json would say of it, and its content.
+        entries: its records.
         fault: "" or why it breaks off; how many records it had is not known then.
         others: names of members that are of no record, or there twice.
     """
 
-    path: Path
-    info: ShardInfo
+    shard: Shard
+    entries: ShardIndex
     fault: str
     others: tuple[str, ...]
 
     @staticmethod
     def of(path: Path) -> BareShard:
         records, fault, others = scan_shard(path)
-        info = ShardInfo(name=path.name, bytes=path.stat().st_size, sha256="", count=len(records), records=records)
-        return BareShard(path, info, f"breaks off after {len(records)} records ({fault})" if fault else "", others)
+        index = ShardIndex(ShardIndex.encode(records.items()))
+        info = ShardInfo(name=path.name, bytes=path.stat().st_size, sha256="", count=len(records), index=index)
+        with open(path, "rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if info.bytes else None
+        return BareShard(Shard(path, info, content), index, f"breaks off after {len(records)} records ({fault})" if fault else "", others)
 
 
 def bare_source(name: str, shards: Sequence[BareShard]) -> ShardSource:
@@ -203,7 +295,7 @@ def bare_source(name: str, shards: Sequence[BareShard]) -> ShardSource:
     Raises:
         UserError: there is none that can be read.
     """
-    source = ShardSource(name, [(shard.path, shard.info) for shard in shards], Index(splits={}))
+    source = ShardSource(name, [shard.shard for shard in shards], Index(splits={}))
     source.label_names = source.text_labels()
     others = tuple(other for shard in shards for other in shard.others)
     if source.has_labels:
@@ -211,8 +303,8 @@ def bare_source(name: str, shards: Sequence[BareShard]) -> ShardSource:
         source.findings += (Finding(NO_LABEL, silent),) if silent else ()
     if others:
         source.findings += (Finding("members of shards that are of no record, or there twice, passed over", others),)
-    records = (record for shard in shards for record in shard.info.records.items())
-    unread = [(f".{suffix}", f"{key}.{suffix}") for key, members in records for suffix, *_ in members if not is_read(suffix)]
+    entries = (entry for shard in shards for entry in shard.entries)
+    unread = [(f".{suffix}", f"{key}.{suffix}") for key, members in entries for suffix, *_ in members if not is_read(suffix)]
     source.findings += tuple(by_kind("{} members of shards, which are not read", unread))
     return source
 

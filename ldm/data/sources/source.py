@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import abc
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ldm.core.errors import UserError
-from ldm.data.facts import ATTRIBUTES, BOXES, CAPTIONS, LABELS, MAPS, MASKS, PIXELS
+from ldm.data.facts import ATTRIBUTES, BOXES, CAPTIONS, LABELS, MAPS, MASKS, PIXELS, AttributeFacts, attribute_facts
 from ldm.data.findings import Finding
 from ldm.data.record import Record
 from ldm.data.shards import checksum
@@ -61,6 +62,11 @@ class Source(abc.ABC):
         return self.key(index)
 
     @property
+    def listing(self) -> str:
+        """Changes when other records are there, as far as it can be told without reading them."""
+        return hashlib.sha256("\n".join(map(self.key, range(len(self)))).encode(errors="surrogatepass")).hexdigest()
+
+    @property
     def conditions(self) -> frozenset[str]:
         """What of `ldm.data.facts` the records have."""
         there = {
@@ -77,6 +83,10 @@ class Source(abc.ABC):
     def attributes(self) -> Iterable[Mapping[str, Any]]:
         """Of all records that have some, undecoded."""
         return ()
+
+    def attribute_facts(self) -> Mapping[str, AttributeFacts]:
+        """Of the attributes of all records."""
+        return attribute_facts(self.attributes())
 
     def captions(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """(name, captions) of every record that can be read."""
