@@ -331,7 +331,7 @@ MISTAKES = {
         "train has no held-out split: name held-out pictures, --held-out DATA, or --split train",
     ),
     "no such data, held out": ("ldm --model model --data nowhere", "no such folder or shard"),
-    "a device": ("ldm --device cpu", "--device is no flag"),
+    "a device": ("ldm --device gpu", "unknown device 'gpu'; allowed: auto, cpu, cuda, cuda:N or mps"),
     "remote data": ("vae --model model --data https://example.org/a.tar", "fetch the shards"),
     "one picture": ("vae --model model --data single", "1 picture in split val; a distance between sets needs at least 2"),
     "one picture asked for": (f"{LDM} --model model --num-images 1", "--num-images must be at least 2"),
