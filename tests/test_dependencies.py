@@ -95,6 +95,7 @@ DOCUMENTED = {
     "torch.nn.utils",
     "torch.nn.utils.rnn",
     "torch.optim.swa_utils",
+    "torch.overrides",
     "torch.profiler",
     "torch.special",
     "torch.testing",

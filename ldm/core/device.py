@@ -27,3 +27,8 @@ def devices() -> tuple[str, ...]:
     """Names of this machine's devices, the CPU last."""
     cuda = tuple(f"cuda:{number}" for number in range(torch.cuda.device_count())) if torch.cuda.is_available() else ()
     return (*cuda, *["mps"] * torch.backends.mps.is_available(), "cpu")
+
+
+def finest_float(device: torch.device) -> torch.dtype:
+    """float64; float32 on Apple's GPUs, which have nothing finer."""
+    return torch.float32 if device.type == "mps" else torch.float64

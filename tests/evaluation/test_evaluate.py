@@ -347,6 +347,24 @@ MISTAKES = {
 }
 
 
+MEASURED = {
+    "stage one": "vae --model stage-one --data val",
+    "latents": f"{LDM} --model model --bits-per-dim 2 --tolerance 0.5",
+    "pixels": f"{LDM} --model plain --bits-per-dim 2 --tolerance 0.5 --bound-steps 3",
+}
+
+
+@pytest.mark.parametrize("words", MEASURED.values(), ids=MEASURED)
+def test_it_measures_elsewhere_what_it_measures_on_the_cpu(home, words, elsewhere, monkeypatch, capsys):
+    """All numbers; those of a flow, whose times are float32 there, to some digits."""
+    here, there = (measured(f"{words} --device {name}", monkeypatch, capsys) for name in ("mps", "cpu"))
+    assert (here["device"], there["device"]) == ("mps", "cpu")
+    here, there = ({name: metric["value"] for name, metric in found["metrics"].items()} for found in (here, there))
+    assert here.keys() == there.keys() and [name for name in here if (here[name] is None) != (there[name] is None)] == []
+    known = {name: value for name, value in there.items() if value is not None}
+    assert {name: here[name] for name in known} == pytest.approx(known, rel=1e-4, nan_ok=True)
+
+
 @pytest.mark.parametrize("words, said", MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_one_line_and_exit_2(home, words, said, monkeypatch, capsys):
     write_images(home / "single", 1, 0)
