@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from ldm.core.errors import UserError
 from ldm.data.batch import Batch, Sample
 from ldm.data.config import DataConfig
-from ldm.data.facts import DataFacts, attribute_facts
+from ldm.data.facts import AttributeFacts, DataFacts, attribute_facts
 from ldm.data.findings import UNLABELLED, Finding, looks_unlabelled
 from ldm.data.loader import report_unreadable, steps_in_order
 from ldm.data.order import GlobalOrder
@@ -92,7 +93,7 @@ class IndexedDataset(ImageDataset):
             has=source.conditions,
             label_names=source.label_names,
             map_names=map_names,
-            scan=lambda: attribute_facts(source.attributes()),
+            scan=partial(_attribute_facts, source),
             scan_labels=source.label_numbers,
         )
         self.transform_digest = self.transform.digest
@@ -136,6 +137,10 @@ class IndexedDataset(ImageDataset):
 
     def some(self, limit: int | None) -> Iterator[Sample]:
         return (self.sample(index, 0) for index in range(min(len(self), limit or len(self))))
+
+
+def _attribute_facts(source: Source) -> Mapping[str, AttributeFacts]:
+    return attribute_facts(source.attributes())
 
 
 def _known(names: tuple[str, ...], classes: tuple[int, ...], void: int | None) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
 from collections.abc import Callable, Iterator
 from itertools import count
 
@@ -40,11 +42,17 @@ def steps_in_order(
     steps = _Steps(sample, unreadable, order, part)
     found: Iterator[tuple[Batch, Unreadable] | UserError] = (steps[step] for step in count(first_step))
     if workers:
-        found = iter(DataLoader(steps, batch_size=None, sampler=count(first_step), num_workers=workers, multiprocessing_context="fork"))
+        loader = DataLoader(steps, batch_size=None, sampler=count(first_step), num_workers=workers, multiprocessing_context=start_method())
+        found = iter(loader)
     for step, batch in zip(count(first_step), found, strict=False):
         if isinstance(batch, UserError):
             raise batch
         yield step, batch
+
+
+def start_method() -> str:
+    """How worker processes start: by fork, which copies nothing, on Linux. Windows has no fork, and macOS's libraries do not survive it."""
+    return "fork" if "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin" else "spawn"
 
 
 def report_unreadable(unreadable: UnreadableReport, reported: int) -> int:

@@ -16,6 +16,10 @@ class GlobalOrder:
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self._permutation = lru_cache(maxsize=2)(self._drawn)
 
+    def __reduce__(self) -> tuple[type[GlobalOrder], tuple[int, int, int]]:
+        """For worker processes that do not share this one's memory: a cache cannot be sent."""
+        return GlobalOrder, (self.count, self.batch_size, self.seed)
+
     def _drawn(self, epoch: int) -> list[int]:
         return torch.randperm(self.count, generator=generator(self.seed, "order", epoch)).tolist()
 

@@ -41,8 +41,7 @@ class ShardSource(Source):
                 raise UserError(f"{path}: no such shard, though {path.parent / 'index.json'} names it; copy the whole folder")
             size = path.stat().st_size
             if size:
-                with open(path, "rb") as file:
-                    self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self._maps[path] = _mapped(path)
             for key, members in info.records.items():
                 if all(offset + length <= size for _, offset, length, _ in members):
                     self._records.append((key, path, members))
@@ -58,6 +57,13 @@ class ShardSource(Source):
         self.has_labels = any(record.label is not None for record in first) or any(label is not None for label in self.labels())
         self.has_boxes = any(record.boxes for record in first) or any(b'"boxes"' in content for content in self._json())
         self.has_attributes = any(record.attributes for record in first) or any(map(bool, self.attributes()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For worker processes that do not share this one's memory: they map the shards themselves."""
+        return {**vars(self), "_maps": list(self._maps)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _maps={path: _mapped(path) for path in state["_maps"]})
 
     def __len__(self) -> int:
         return len(self._records)
@@ -240,3 +246,8 @@ def open_tars(paths: Sequence[Path], must_be_whole: bool = True) -> ShardSource:
     source = bare_source(paths[0].parent.name or "shards", shards)
     source.unreadable |= unreadable
     return source
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
