@@ -36,9 +36,9 @@ class Parser(argparse.ArgumentParser):
         self._elsewhere = elsewhere
 
     def add_device(self, default: str | None = "auto") -> None:
-        """The flag `--device`; a name that is none is refused before torch is loaded."""
-        known = "" if default is None else " (default: %(default)s)"
-        self.add_argument("--device", type=_device_name, default=default, help=f"{DEVICES}; auto is CUDA, else mps, else cpu{known}")
+        """The flag `--device`; a name that is none is refused before torch is loaded. None = a config has the default."""
+        known = "the same as train.device=" if default is None else "default: %(default)s"
+        self.add_argument("--device", type=_device_name, default=default, help=f"{DEVICES}; auto is CUDA, else mps, else cpu ({known})")
 
     def parse_known_args(self, args: Sequence[str], namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
         """As argparse does, with the home folder in place of `~/`, which no shell expands in `--out=~/x`."""

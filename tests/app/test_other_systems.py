@@ -34,7 +34,7 @@ def test_every_module_and_script_is_imported() -> None:
 
 @pytest.mark.timeout(300)
 def test_both_stages_train_three_steps_and_go_on(tmp_path: Path) -> None:
-    """From a folder and from shards, by worker processes that share no memory; the first stage's run is resumed, its checkpoint replaced."""
+    """From a folder and from shards, by worker processes that share no memory; a run goes on, its checkpoint replaced."""
     few = ("train.sample_every=3", "data.workers=1")
     vae = arguments("vae", tmp_path / "vae", write_squares(tmp_path / "photos"), *few, "train.checkpoint_every=2")
     assert "done: checkpoint in" in run("train_vae", *vae, "train.steps=3")

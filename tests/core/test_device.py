@@ -11,7 +11,7 @@ import torch
 from ldm.app.arguments.training import parse
 from ldm.core.device import devices, find_device
 from ldm.core.errors import UserError
-from ldm.core.precision import check_precision
+from ldm.core.precision import autocast, check_precision, without_autocast
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 
@@ -100,6 +100,14 @@ def test_a_precision_that_torch_refuses_is_refused_in_its_words(monkeypatch: pyt
     monkeypatch.setattr("ldm.core.precision.autocast", refuse)
     with pytest.raises(UserError, match=r"precision fp16 does not run on cpu \(this GPU has no such arithmetic\); use fp32, or bf16 if"):
         check_precision(CPU, "fp16")
+
+
+def test_autocast_is_that_of_the_device(elsewhere: torch.device) -> None:
+    with autocast(elsewhere, "fp16"):
+        assert torch.is_autocast_enabled("mps") and not torch.is_autocast_enabled("cpu")
+        assert torch.get_autocast_dtype("mps") == torch.float16
+        with without_autocast(elsewhere):
+            assert not torch.is_autocast_enabled("mps")
 
 
 def test_the_flag_of_a_training_is_its_key() -> None:
