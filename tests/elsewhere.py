@@ -141,6 +141,11 @@ def _numpy(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
     return tensor.numpy(*args, **kwargs)
 
 
+def _reduced(tensor: Tensor, protocol: Any) -> Any:
+    """What `torch.save` writes: the numbers."""
+    return _placed(tensor, False).__reduce_ex__(protocol)
+
+
 def _grad(tensor: Tensor) -> Tensor | None:
     grad = tensor.grad
     return None if grad is None else _placed(grad, isinstance(tensor, There))
@@ -156,6 +161,7 @@ SPECIAL: dict[Any, Callable[..., Any]] = {
     Tensor.copy_: _copied_into,
     Tensor.__getitem__: _item,
     Tensor.__deepcopy__: _deep_copy,
+    Tensor.__reduce_ex__: _reduced,
     Tensor.numpy: _numpy,
     Tensor.__array__: _numpy,
 }

@@ -145,18 +145,24 @@ MORE_TASKS: dict[str, Callable[[World, Any], Any]] = {
 
 
 @pytest.mark.parametrize("which", [*tasks.TASKS, *MORE_TASKS])
-def test_a_task_trains_evaluates_and_is_saved(which: str, tmp_path: Path, elsewhere: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three steps in micro-batches: weights, averages and every number are the CPU's; so are the evaluation and the sample grid."""
+def test_a_task_trains_evaluates_and_goes_on(which: str, tmp_path: Path, elsewhere: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three steps, saved, opened again, one more: weights, averages, numbers, sample grid and files are the CPU's."""
+    monkeypatch.setattr(tasks.RunFolder, "draw_curves", lambda self: None)
     made = {**tasks.TASKS, **MORE_TASKS}[which]
 
     def trained(device: torch.device) -> tuple[dict[str, Tensor], list[dict[str, float]], dict[str, float], Tensor]:
-        world, config = World(0, 1, device), tasks.train_config(steps=3, accumulate=2, precision="fp32")
-        task = made(world, config, lpips=StandIn()) if which in ("lpips", "mirrored") else made(world, config)
-        engine, batches = tasks._Engine(task, config, tasks.RunFolder(tmp_path, False), 0, world), task.batches(1)
-        numbers = [engine.step(step, next(batches)) for step in (1, 2, 3)]
+        world, config = World(0, 1, device), tasks.train_config(steps=4, accumulate=2)
+        more = {"lpips": StandIn()} if which in ("lpips", "mirrored") else {}
+        run = tasks.RunFolder(tmp_path / device.type, True)
+        numbers = []
+        for first, last in ((1, 3), (4, 4)):
+            task = made(world, config, **more)
+            engine, batches = tasks._Engine(task, config, run, 0, world), task.batches(first)
+            assert engine.restore() == first - 1
+            numbers += [engine.step(step, next(batches)) for step in range(first, last + 1)]
+            engine.save(last)
         with torch.no_grad():
             evaluation, grid = task.evaluate(nullcontext()).metrics, task.sample_grid(nullcontext())
-        task.save(tmp_path / device.type, 3, 3)
         modules = {**task.trained, **{f"average of {name}": average.module for name, average in task.averaged.items()}}
         weights = {f"{name}.{leaf}": p.detach() for name, module in modules.items() for leaf, p in module.named_parameters()}
         return weights, numbers, evaluation, grid
@@ -166,8 +172,8 @@ def test_a_task_trains_evaluates_and_is_saved(which: str, tmp_path: Path, elsewh
     for name, weight in here[0].items():
         same(weight, there[0][name])
     assert_close(here[3].cpu(), there[3], rtol=0, atol=0)
-    for file in (tmp_path / "cpu").glob("*.safetensors"):
-        assert file.read_bytes() == (tmp_path / elsewhere.type / file.name).read_bytes()
+    files = list((tmp_path / "cpu" / "checkpoint").glob("*.safetensors"))
+    assert files and all(file.read_bytes() == (tmp_path / elsewhere.type / "checkpoint" / file.name).read_bytes() for file in files)
 
 
 def test_latents_are_cached(elsewhere: torch.device, tmp_path: Path) -> None:
