@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from elsewhere import DEVICE, Elsewhere
 from rooms import DEPENDENCY_ROOMS
 from torch import nn
 
@@ -54,6 +55,14 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     """
     with whole_float32():
         yield torch.device(request.param)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """A device that is not the CPU and computes as the CPU does; see elsewhere.py."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with Elsewhere():
+        yield DEVICE
 
 
 @pytest.fixture(autouse=True)

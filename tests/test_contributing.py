@@ -26,7 +26,7 @@ def insert(path: Path, line: str, *changes: tuple[str, str]) -> None:
 def test_the_recipes_run_as_written(tmp_path: Path) -> None:
     for name in ("ldm", "tests/samplers", "tests/conditioning"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    for name in ("tests/conftest.py", "tests/rooms.py", "pyproject.toml"):
+    for name in ("tests/conftest.py", "tests/elsewhere.py", "tests/rooms.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
     pieces = []
     for before, code in BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text()):

@@ -94,6 +94,7 @@ DOCUMENTED = {
     "torch.nn.functional",
     "torch.nn.utils",
     "torch.nn.utils.rnn",
+    "torch.overrides",
     "torch.profiler",
     "torch.special",
     "torch.testing",

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ldm.core.errors import UserError
+from ldm.core.settings import DEVICES, check_device_name
 
 LESS_MEMORY = (
     "in training raise train.accumulate or set train.precision=bf16, with which the same command goes on (a smaller train.batch_size needs "
     "another --run-dir); in sampling ask for fewer or smaller images, or --precision bf16."
 )
 
-
-BY_ITSELF = "is no flag: the GPU is used if there is one, else the CPU (CUDA_VISIBLE_DEVICES= hides the GPU)"
+NO_GPU = "is no flag here: this script needs no GPU"
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,6 +34,11 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str, examples: str, elsewhere: Mapping[str, str] = {}) -> None:
         super().__init__(description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter)
         self._elsewhere = elsewhere
+
+    def add_device(self, default: str | None = "auto") -> None:
+        """The flag `--device`; a name that is none is refused before torch is loaded. None = a config has the default."""
+        known = "the same as train.device=" if default is None else "default: %(default)s"
+        self.add_argument("--device", type=_device_name, default=default, help=f"{DEVICES}; auto is CUDA, else mps, else cpu ({known})")
 
     def parse_known_args(self, args: Sequence[str], namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
         """As argparse does, with the home folder in place of `~/`, which no shell expands in `--out=~/x`."""
@@ -52,6 +57,14 @@ class Parser(argparse.ArgumentParser):
             UserError: always.
         """
         raise UserError(f"{message}; see {self.prog} --help")
+
+
+def _device_name(text: str) -> str:
+    try:
+        check_device_name(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:

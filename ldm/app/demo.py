@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -55,7 +55,8 @@ def main(options: argparse.Namespace) -> None:
     outputs.write(_inputs())
     runs = next(folder for number in itertools.count(1) if not (folder := out / "runs" / str(number)).exists())  # the demos before stay
 
-    scenes = _scenes(out, runs)
+    device = () if options.device == "auto" else ("--device", options.device)
+    scenes = [replace(scene, command=(*scene.command, *device)) for scene in _scenes(out, runs)]
     seconds = []
     for number, scene in enumerate(scenes, 1):
         print(f"\n[{number}/{len(scenes)}] {scene.title}\n$ {shlex.join(('python', *scene.command))}", flush=True)

@@ -9,10 +9,11 @@ import sys
 import torch
 
 from ldm.app.sampling_run import check_folder, sampling_of
+from ldm.core.device import find_device
 from ldm.core.files import Outputs
 from ldm.core.version import __version__
 from ldm.diffusion.settings import FIRST_NOISE
-from ldm.evaluation.dataset import Result, device
+from ldm.evaluation.dataset import Result
 from ldm.evaluation.first_stage import evaluate_vae
 from ldm.evaluation.generated import FOLDER, SavedImages
 from ldm.evaluation.latent_diffusion import EvaluationConfig, evaluate_ldm
@@ -29,7 +30,8 @@ def main(options: argparse.Namespace) -> None:
     check_folder(options.out)
     outputs = Outputs(options.out)
     outputs.check("evaluation.json", "evaluation.txt")
-    result = _evaluate(options)
+    device = find_device(options.device)
+    result = _evaluate(options, device)
     whole = {
         "stage": options.stage,
         "metrics": {metric.name: metric.plain() for metric in result.metrics},
@@ -40,7 +42,7 @@ def main(options: argparse.Namespace) -> None:
         "of shares, Wilson's, for recall with the error by jackknife; null = none",
         "tool": f"ldm {__version__}",
         "torch": torch.__version__,
-        "device": device().type,
+        "device": device.type,
     }
     text = json.dumps(whole, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
     shown = "\n".join([table(result.metrics), *([result.attribution["line"]] if result.attribution else []), *result.remarks])
@@ -68,9 +70,9 @@ def _bits(options: argparse.Namespace) -> LikelihoodConfig | None:
     )
 
 
-def _evaluate(options: argparse.Namespace) -> Result:
+def _evaluate(options: argparse.Namespace, device: torch.device) -> Result:
     if options.stage == "vae":
-        return evaluate_vae(options.model, options.data, options.split, options.background, options.num_images)
+        return evaluate_vae(options.model, options.data, options.split, options.background, options.num_images, device)
     folder = SavedImages(options.out) if options.save_images else None
     if folder is not None:
         folder.check()
@@ -89,5 +91,5 @@ def _evaluate(options: argparse.Namespace) -> Result:
         folder=folder,
         has_resnet50=bool(options.resnet50),
     )
-    model = LatentDiffusion.from_pretrained(options.model, device(), options.precision or "fp32")
+    model = LatentDiffusion.from_pretrained(options.model, device, options.precision or "fp32")
     return evaluate_ldm(model, sampling_of(model, options), config)

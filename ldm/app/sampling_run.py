@@ -62,7 +62,9 @@ def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
     if options.lora is None and options.lora_scale is not None:
         raise UserError("--lora-scale goes with --lora")
     lora_scale = 1.0 if options.lora_scale is None else options.lora_scale
-    model = LatentDiffusion.from_pretrained(options.model, precision=options.precision, lora=options.lora, lora_scale=lora_scale)
+    model = LatentDiffusion.from_pretrained(
+        options.model, options.device, precision=options.precision, lora=options.lora, lora_scale=lora_scale
+    )
     how = sampling_of(model, options, options.num_images, Progress())
     return model, how
 

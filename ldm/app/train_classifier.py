@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ldm.app.frozen_first_stage import FirstStageSource, check_fit, latent_cache
-from ldm.app.training_run import choose_kernels, finish, load_config, open_data, open_run
+from ldm.app.training_run import choose_kernels, finish, join_world, load_config, open_data, open_run
 from ldm.checkpoints.classifier import ClassifierSpec, load_classifier
 from ldm.checkpoints.folder import load_strictly
 from ldm.core.errors import UserError
@@ -69,7 +69,7 @@ def main(options: argparse.Namespace) -> None:
     """Trains a classifier."""
     config = load_config(options, TrainClassifier, "train_classifier")
     choose_kernels(config.train)
-    world = World.join()
+    world = join_world(config.train)
     with open_run(options.run_dir or Path("runs") / config.name, config, world) as run:
         _train(config, run, world, options.retry_lost)
 

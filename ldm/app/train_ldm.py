@@ -12,7 +12,7 @@ import torch
 
 from ldm.app.finetuning import check_base, completed
 from ldm.app.frozen_first_stage import FirstStageSource, check_fit, latent_cache
-from ldm.app.training_run import choose_kernels, finish, load_config, open_data, open_run
+from ldm.app.training_run import choose_kernels, finish, join_world, load_config, open_data, open_run
 from ldm.checkpoints.folder import load_strictly
 from ldm.checkpoints.lora import LoraSpec
 from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults, denoiser_digest, load_latent_diffusion
@@ -134,7 +134,7 @@ def main(options: argparse.Namespace) -> None:
     """Trains a latent diffusion model."""
     config = load_config(options, TrainLDM, "train_ldm", completed)
     choose_kernels(config.train)
-    world = World.join()
+    world = join_world(config.train)
     with open_run(options.run_dir or Path("runs") / config.name, config, world) as run:
         _train(config, run, world, options.retry_lost)
 

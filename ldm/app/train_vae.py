@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from ldm.app.training_run import choose_kernels, finish, load_config, open_data, open_run
+from ldm.app.training_run import choose_kernels, finish, join_world, load_config, open_data, open_run
 from ldm.checkpoints.folder import load_strictly
 from ldm.checkpoints.model import AutoencoderSpec, load_first_stage
 from ldm.core.errors import UserError
@@ -65,7 +65,7 @@ def main(options: argparse.Namespace) -> None:
     """Trains a first stage."""
     config = load_config(options, TrainVAE, "train_vae")
     choose_kernels(config.train)
-    world = World.join()
+    world = join_world(config.train)
     with open_run(options.run_dir or Path("runs") / config.name, config, world) as run:
         _train(config, run, world, options.retry_lost)
 

@@ -18,6 +18,7 @@ from ldm.config.loader import UNREADABLE, build, dump, read, to_yaml
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.core.ownership import written_in
+from ldm.core.precision import check_precision
 from ldm.core.reading import read_bytes
 from ldm.data.config import DataConfig
 from ldm.data.image_dataset import ImageDataset, IndexedDataset
@@ -45,6 +46,7 @@ FREE_KEYS = (
     "train.optimizer.final_rate",
     "train.optimizer.clip_norm",
     "train.precision",
+    "train.device",
     "train.accumulate",
     "train.channels_last",
     "train.compile",
@@ -104,6 +106,17 @@ def read_config(options: argparse.Namespace) -> dict[str, Any]:
         what = "its held-out split" if has_split else "null, as it has no held-out split (name other held-out pictures by data.val=PLACE)"
         print(f"data.val follows data.train={place}: {what}", flush=True)
     return content
+
+
+def join_world(config: TrainConfig) -> World:
+    """This process among those of `torchrun`, on its device.
+
+    Raises:
+        UserError: the device is not there, or cannot compute in the run's precision.
+    """
+    world = World.join(config.device)
+    check_precision(world.device, config.precision)
+    return world
 
 
 def open_data(data: DataConfig, seed: int, world: World) -> tuple[ImageDataset, ImageDataset | None]:

@@ -38,7 +38,6 @@ NO_KEY = {
     "output_dir": "the run's folder is a flag: --run-dir DIR",
     "run_dir": "the run's folder is a flag: --run-dir DIR",
     "out": "the run's folder is a flag: --run-dir DIR",
-    "device": "the GPU is used if there is one",
     "resume": "the same command again resumes",
 }
 SIMILAR = 0.75  # least likeness, from 0 to 1, of a key elsewhere in the config

@@ -28,6 +28,7 @@ from ldm.core.ownership import (
 from ldm.core.processes import ProcessName
 
 _EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE, AT_FDCWD: renameat2(2)
+_OPENS_FOLDERS = hasattr(os, "O_DIRECTORY")  # not on Windows, which flushes only what may be written to
 
 
 def sha256_of(path: Path) -> str:
@@ -37,8 +38,10 @@ def sha256_of(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Flushes a file's or folder's contents to the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Flushes a file's contents to the disk, or a folder's where the system opens folders."""
+    if not _OPENS_FOLDERS and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY if _OPENS_FOLDERS else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:
@@ -264,7 +267,7 @@ def _exchange(one: Path, other: Path) -> bool:
     """Exchanges two names at once; False where system or file system cannot."""
     try:
         call = ctypes.CDLL(None, use_errno=True).renameat2
-    except AttributeError:
+    except (AttributeError, TypeError):  # macOS, Windows
         return False
     return bool(call(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0)
 

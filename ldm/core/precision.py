@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
+from ldm.core.errors import UserError
 from ldm.core.settings import Precision
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -16,6 +18,25 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.flo
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
     """A context that computes in the given precision; for fp32 it changes nothing."""
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, DTYPES[precision])
+
+
+def check_precision(device: torch.device, precision: Precision) -> None:
+    """Multiplies two numbers in it: some devices refuse half a precision, and torch has others compute in float32 with only a warning.
+
+    Raises:
+        UserError: the device cannot compute in this precision, e.g. an Apple GPU before macOS 14 in bf16.
+    """
+    if precision == "fp32":
+        return
+    one, reason = torch.ones(1, 1, device=device), "torch would compute in float32"
+    try:
+        with warnings.catch_warnings(action="ignore"), autocast(device, precision):
+            if (one @ one).dtype == DTYPES[precision]:
+                return
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).partition("\n")[0][:120]
+    other = "fp16" if precision == "bf16" else "bf16"
+    raise UserError(f"precision {precision} does not run on {device} ({reason}); use fp32, or {other} if that runs")
 
 
 def dtypes_to_hold(network: nn.Module, precision: Precision) -> dict[str, torch.dtype]:

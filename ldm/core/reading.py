@@ -9,6 +9,7 @@ from pathlib import Path
 from ldm.core.errors import UserError
 
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
+NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # Windows has neither this nor pipes among its files
 
 
 def read_bytes(path: Path, most: int) -> bytes:
@@ -24,7 +25,7 @@ def read_bytes(path: Path, most: int) -> bytes:
         UserError: no such file, not a regular one, larger than `most`, or not to be read.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer opens at once, and is refused below
+        handle = os.open(path, os.O_RDONLY | NO_WAIT)  # a pipe without a writer opens at once, and is refused below
         try:
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):

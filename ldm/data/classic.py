@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -140,7 +141,10 @@ def _lay_out_folder(name: str, within: str) -> Callable[[Path, Path], None]:
         found = raw if (raw / name).exists() else next((p.parent for p in sorted(raw.rglob(name))), None)
         if found is None:
             raise UserError(f"--raw {raw}: nothing named {name} below it")
-        (root / within).symlink_to(found.resolve(), target_is_directory=True)
+        try:
+            (root / within).symlink_to(found.resolve(), target_is_directory=True)
+        except OSError:  # Windows lets few users make links
+            shutil.copytree(found, root / within)
 
     return lay_out
 

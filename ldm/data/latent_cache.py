@@ -76,14 +76,14 @@ class LatentCache:
             repr((FORMAT, first_stage_digest, data.digest, data.transform_digest, len(data), views, keeps_pixels)).encode()
         ).hexdigest()
         try:
-            meta = json.loads((folder / "meta.json").read_text())
+            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
             if meta["key"] == key:
                 return LatentCache(folder, meta, data.transform)
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass  # none yet, or not one of ours: built below
         with new_folder(folder) as new:
             _build(new, key, data, encode, views, keeps_pixels, batch_size, progress)
-        return LatentCache(folder, json.loads((folder / "meta.json").read_text()), data.transform)
+        return LatentCache(folder, json.loads((folder / "meta.json").read_text(encoding="utf-8")), data.transform)
 
     def item(self, index: int, epoch: int) -> tuple[Sample, Tensor, Tensor]:
         """A sample as one of its views, with mean and std of its raw latent, float32.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Generic, TypeVar
@@ -45,16 +47,15 @@ def steps_in_order(share: Callable[[int], S], first_step: int, workers: int) -> 
     steps = _Steps(share)
     found: Iterator[S | UserError] = (steps[step] for step in count(first_step))
     if workers:
-        found = iter(
-            DataLoader(
-                steps,
-                batch_size=None,
-                sampler=count(first_step),
-                num_workers=workers,
-                multiprocessing_context="fork",
-                pin_memory=torch.cuda.is_available(),
-            )
+        loader = DataLoader(
+            steps,
+            batch_size=None,
+            sampler=count(first_step),
+            num_workers=workers,
+            multiprocessing_context=start_method(),
+            pin_memory=torch.cuda.is_available(),
         )
+        found = iter(loader)
     for step, batch in zip(count(first_step), found, strict=False):
         if isinstance(batch, UserError):
             raise batch
@@ -72,6 +73,11 @@ def share_of_records(
         return batch, dict(unreadable.records)
 
     return share
+
+
+def start_method() -> str:
+    """How worker processes start: by fork, which copies nothing, on Linux. Windows has no fork, and macOS's libraries do not survive it."""
+    return "fork" if "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin" else "spawn"
 
 
 def report_unreadable(unreadable: UnreadableReport, reported: int) -> int:

@@ -47,8 +47,8 @@ def prior_term(x0: Tensor, process: NoiseProcess) -> Tensor:
     t = torch.tensor(process.t_last, dtype=torch.float64)
     off = process.alpha(t) / process.prior_std
     more = (process.sigma(t) / process.prior_std) ** 2 - 1
-    nats = (more - torch.log1p(more)) / 2 + (off * x0.double()).square() / 2
-    return bits_per_dim(nats).to(x0.dtype)
+    nats = (more - torch.log1p(more)) / 2 + (off * x0.cpu().double()).square() / 2
+    return bits_per_dim(nats).to(x0)
 
 
 def log_likelihood(x0: Tensor, mean: Tensor, log_std: Tensor, levels: int | None) -> Tensor:

@@ -14,6 +14,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from ldm.core.device import finest_float
 from ldm.core.errors import UserError, unknown
 from ldm.core.random import Streams
 from ldm.diffusion import bound
@@ -204,7 +205,7 @@ def flow_density(
         nonlocal evaluations
         evaluations += 1
         # u = sigma / (alpha + sigma), so ln(sigma / alpha) = logit(u)
-        t = process.time_at(-2 * u.detach().double().cpu().clamp(*share.tolist()).logit())
+        t = process.time_at(-2 * u.detach().cpu().double().clamp(*share.tolist()).logit())
         with torch.enable_grad():
             y = state[0].detach().requires_grad_()
             alpha, sigma = process.scales(t, y)
@@ -214,10 +215,11 @@ def flow_density(
         return velocity.detach(), (pulled * probe).flatten(1).sum(1) / numbers
 
     start = (x / scale[0].to(x), torch.zeros(len(x), dtype=x.dtype, device=x.device))
-    u = share.to(x.device)
     from torchdiffeq import odeint  # it loads scipy, which drawing does not need
 
-    y, gained = odeint(slope, start, u, rtol=tolerance, atol=tolerance, method="dopri5", options={"step_t": u[1:]})
+    u = share.to(x.device, finest_float(x.device))
+    options = {"step_t": u[1:], "dtype": u.dtype}
+    y, gained = odeint(slope, start, u, rtol=tolerance, atol=tolerance, method="dopri5", options=options)
     end = y[-1] * scale[1].to(x) / process.prior_std
     # log p(x) per number: the prior's, plus the log-volume changes of the flow and of the two rescalings.
     prior = -end.square().flatten(1).mean(1) / 2 - math.log(2 * math.pi) / 2 - math.log(process.prior_std)

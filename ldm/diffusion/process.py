@@ -3,8 +3,9 @@
 t is the process time: 0 = data, 1 = the noisiest, growing with noise. alpha and sigma are standard deviations, never squared;
 log_snr = log(alpha^2 / sigma^2), which is twice what DPM-Solver calls lambda.
 
-Times may be of any shape, dtype and device. Coefficients are float64 on the times' device, so a grid on the CPU never blocks an
-accelerator. `scales` gives them in a sample's dtype and on its device.
+Times may be of any shape and dtype, and on any device that has float64, as Apple's GPUs have not. Coefficients are float64 on the times'
+device. Samplers and losses keep times on the CPU, so they never block an accelerator. `scales` gives coefficients in a sample's dtype and
+on its device.
 """
 
 from __future__ import annotations

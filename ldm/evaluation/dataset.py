@@ -149,8 +149,3 @@ def in_training_set(held_out: DrawnFrom, training: DrawnFrom) -> list[str]:
     trained = set(training.data.source.image_checksums) - {""}
     sums = held_out.data.source.image_checksums[: held_out.count]
     return [held_out.data.source.name_of(index) for index, digest in enumerate(sums) if digest in trained]
-
-
-def device() -> torch.device:
-    """The GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ldm.checkpoints.model import load_first_stage
 from ldm.core.errors import UserError
 from ldm.data.sample_transform import Split
-from ldm.evaluation.dataset import AT_ONCE, DrawnFrom, Preprocessing, Result, device, held_out_images, training_images
+from ldm.evaluation.dataset import AT_ONCE, DrawnFrom, Preprocessing, Result, held_out_images, training_images
 from ldm.first_stage.identity import IdentityConfig
 from ldm.first_stage.stage import FirstStage
 from ldm.losses.perceptual import SMALLEST_SIDE as LPIPS_SIDE
@@ -27,7 +27,9 @@ from ldm.pretrained import vgg_lpips
 LATENT = "the posterior's mean"  # nothing is drawn
 
 
-def evaluate_vae(model: str, place: str, split: Split, background: tuple[int, int, int] | None, count: int | None) -> Result:
+def evaluate_vae(
+    model: str, place: str, split: Split, background: tuple[int, int, int] | None, count: int | None, device: torch.device
+) -> Result:
     """L1, PSNR, SSIM, LPIPS, rFID and iFID of the first stage in a checkpoint of either stage.
 
     Args:
@@ -36,11 +38,12 @@ def evaluate_vae(model: str, place: str, split: Split, background: tuple[int, in
         split: of the place.
         background: that transparent pictures are laid on; None = as the model was trained.
         count: pictures, at most; None = all.
+        device: that it is computed on.
 
     Raises:
         UserError: no such model or data; a model without a first stage; fewer than 2 pictures.
     """
-    first_stage, spec, _ = load_first_stage(model, device())
+    first_stage, spec, _ = load_first_stage(model, device)
     if isinstance(spec.first_stage, IdentityConfig):
         raise UserError(f"checkpoint {model} works on pixels: it has no first stage to evaluate; evaluate it with: evaluate.py ldm")
     how = Preprocessing(
@@ -50,7 +53,7 @@ def evaluate_vae(model: str, place: str, split: Split, background: tuple[int, in
         drawn = held_out_images(place, how, shared=False, count=count)
     else:
         drawn = training_images(place, how, count)
-    metrics = [*_image_metrics(first_stage, drawn, how), *_frechet(first_stage, drawn)]
+    metrics = [*_image_metrics(first_stage, drawn, how, device), *_frechet(first_stage, drawn, device)]
     about = {
         "model": {
             "checkpoint": model,
@@ -65,24 +68,24 @@ def evaluate_vae(model: str, place: str, split: Split, background: tuple[int, in
 
 
 @torch.no_grad()
-def reconstructions(first_stage: FirstStage, drawn: DrawnFrom) -> Iterator[tuple[Tensor, Tensor]]:
+def reconstructions(first_stage: FirstStage, drawn: DrawnFrom, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Pictures and what the first stage makes of them, (B, C, size, size) each, on the CPU; not clipped."""
     for images in drawn.batches():
-        yield images, first_stage.decode(first_stage.encode(images.to(device()))).float().cpu()
+        yield images, first_stage.decode(first_stage.encode(images.to(device))).float().cpu()
 
 
 @torch.no_grad()
-def _image_metrics(first_stage: FirstStage, drawn: DrawnFrom, how: Preprocessing) -> list[Metric]:
-    lpips = Perceptual(vgg_lpips()).to(device()) if how.size >= LPIPS_SIDE else None
+def _image_metrics(first_stage: FirstStage, drawn: DrawnFrom, how: Preprocessing, device: torch.device) -> list[Metric]:
+    lpips = Perceptual(vgg_lpips()).to(device) if how.size >= LPIPS_SIDE else None
     found: dict[str, list[Tensor]] = {"l1": [], "psnr": [], "ssim": [], "lpips": []}
     with tqdm(total=drawn.count, desc="reconstructing", unit="picture", dynamic_ncols=True) as bar:
-        for images, given in reconstructions(first_stage, drawn):
+        for images, given in reconstructions(first_stage, drawn, device):
             found["l1"].append(reconstruction.l1(images, given))
             found["psnr"].append(reconstruction.psnr(images, given))
             if how.size >= reconstruction.SMALLEST_SIDE:
                 found["ssim"].append(reconstruction.ssim(images, given))
             if lpips is not None:
-                found["lpips"].append(lpips(images.to(device()), given.clamp(-1, 1).to(device())).cpu())
+                found["lpips"].append(lpips(images.to(device), given.clamp(-1, 1).to(device)).cpu())
             bar.update(len(images))
 
     def metric(name: str, title: str, better: Literal["lower", "higher"], about: str) -> Metric:
@@ -105,12 +108,12 @@ def _image_metrics(first_stage: FirstStage, drawn: DrawnFrom, how: Preprocessing
     ]
 
 
-def _frechet(first_stage: FirstStage, drawn: DrawnFrom) -> list[Metric]:
+def _frechet(first_stage: FirstStage, drawn: DrawnFrom, device: torch.device) -> list[Metric]:
     """rFID and iFID."""
-    inception = InceptionFeatures(device())
+    inception = InceptionFeatures(device)
     reference = drawn.features(inception, "pictures")
-    given = inception.of((given for _, given in reconstructions(first_stage, drawn)), drawn.count, "reconstructions")
-    between = inception.of(_decoded_midpoints(first_stage, drawn), drawn.count, "pictures between two")
+    given = inception.of((given for _, given in reconstructions(first_stage, drawn, device)), drawn.count, "reconstructions")
+    between = inception.of(_decoded_midpoints(first_stage, drawn, device), drawn.count, "pictures between two")
 
     def metric(name: str, title: str, features: Tensor, about: str) -> Metric:
         value = FrechetReference(reference).distance(features)
@@ -138,7 +141,7 @@ def _frechet(first_stage: FirstStage, drawn: DrawnFrom) -> list[Metric]:
 
 
 @torch.no_grad()
-def _decoded_midpoints(first_stage: FirstStage, drawn: DrawnFrom) -> Iterator[Tensor]:
-    latents = torch.cat([first_stage.encode(images.to(device())).float().cpu() for images in drawn.batches()])
+def _decoded_midpoints(first_stage: FirstStage, drawn: DrawnFrom, device: torch.device) -> Iterator[Tensor]:
+    latents = torch.cat([first_stage.encode(images.to(device)).float().cpu() for images in drawn.batches()])
     for some in midpoints(latents).split(AT_ONCE):
-        yield first_stage.decode(some.to(device())).float().cpu()
+        yield first_stage.decode(some.to(device)).float().cpu()

@@ -61,7 +61,7 @@ class Judge:
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
         """(B, classes) float64 on the CPU, of pictures (B, C, size, size) in [-1, 1] as an 8-bit file shows them."""
-        return self.classifier.logits(as_shown(images).to(self.device)).double().cpu()
+        return self.classifier.logits(as_shown(images).to(self.device)).cpu().double()
 
     def index_of(self, label: int) -> int:
         """Its index of a label of the data; -1 = none.

@@ -112,7 +112,9 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig
         reconstructed = real[:shared]
     else:
         some = replace(source, count=shared)
-        reconstructed = inception.of((given for _, given in reconstructions(model.first_stage, some)), shared, "reconstructions")
+        reconstructed = inception.of(
+            (given for _, given in reconstructions(model.first_stage, some, model.device)), shared, "reconstructions"
+        )
     second = ResNet50Features(model.device) if config.has_resnet50 else None
     beside_reference = None if second is None else training.features(second, "training pictures")
     generated, seconds, logits = _seen(conditions, how, inception, second, judge, config.folder)

@@ -180,7 +180,7 @@ def _decoder_noise(first_stage: FirstStage, training: DrawnFrom, besides: int, t
             numbers = range(start, min(start + AT_ONCE, stored))
             images = as_shown(torch.stack([training.data.sample(i, 0).image for i in numbers])).to(device)
             drawn = Streams.of(task.seed, "decoder noise", samples=numbers).normal("posterior", first_stage.latent_shape(images))
-            error = (first_stage.decode(first_stage.encode(images, drawn.to(device))) - images).double().flatten(1)
+            error = (first_stage.decode(first_stage.encode(images, drawn.to(device))) - images).cpu().double().flatten(1)
             absolute.append(error.abs().mean(1))
             square.append(error.square().mean(1))
             bar.update(len(images))
@@ -206,4 +206,4 @@ class _Noise:
 
 
 def _joined(parts: dict[str, list[Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat(batches).double().cpu() for name, batches in parts.items()}
+    return {name: torch.cat(batches).cpu().double() for name, batches in parts.items()}

@@ -85,7 +85,7 @@ class LatentNormalization:
 def measure(
     moments: Iterable[tuple[Tensor, Tensor]], *, per_channel: bool, downsampling_factor: int, weights: Mapping[str, Tensor]
 ) -> LatentNormalization:
-    """The normalization from raw moments over a training set, in one pass and float64.
+    """The normalization from raw moments over a training set, in one pass and float64, on the CPU.
 
     Args:
         moments: pairs of mean and std, each (B, C, h, w); B and, for images of several sizes, h and w may change between pairs.
@@ -99,10 +99,10 @@ def measure(
     # Number of positions; (C,) each: mean, sum of squares about it, sum of std^2.
     count, centre, squares, noise = 0, torch.zeros(0), torch.zeros(0), torch.zeros(0)
     for mean, std in moments:
-        values = mean.detach().double().transpose(0, 1).flatten(1)  # (C, B h w)
+        values = mean.detach().cpu().double().transpose(0, 1).flatten(1)  # (C, B h w)
         new_count, new_centre = values.shape[1], values.mean(1)
         new_squares = (values - new_centre[:, None]).square().sum(1)
-        new_noise = std.detach().double().square().transpose(0, 1).flatten(1).sum(1)
+        new_noise = std.detach().cpu().double().square().transpose(0, 1).flatten(1).sum(1)
         if count == 0:
             count, centre, squares, noise = new_count, new_centre, new_squares, new_noise
             continue

@@ -15,15 +15,16 @@ HIGH = 0.25  # cycles a sample, along either axis: half of what a grid can hold
 
 
 def power(x: Tensor) -> Tensor:
-    """(2, C) float64: the power beyond HIGH, and all of it without that of the mean, of a batch (B, C, h, w). Of white noise about 3 in 4.
+    """(2, C) float64 on the CPU: the power beyond HIGH, and all of it without that of the mean, of a batch (B, C, h, w).
 
-    Edges are mirrored, so that they are no jumps.
+    Of white noise about 3 in 4 lie beyond. Edges are mirrored, so that they are no jumps.
     """
+    x = x.cpu().double()
     mirrored = torch.cat([x, x.flip(-1)], -1)
     mirrored = torch.cat([mirrored, mirrored.flip(-2)], -2)
-    found = torch.fft.fft2(mirrored.double()).abs().square().sum(0)  # (C, 2h, 2w)
+    found = torch.fft.fft2(mirrored).abs().square().sum(0)  # (C, 2h, 2w)
     found[:, 0, 0] = 0
-    rows, columns = (torch.fft.fftfreq(side, device=x.device).abs() > HIGH for side in found.shape[1:])
+    rows, columns = (torch.fft.fftfreq(side).abs() > HIGH for side in found.shape[1:])
     return torch.stack([found[:, rows[:, None] | columns].sum(1), found.sum((1, 2))])
 
 

@@ -93,16 +93,16 @@ class StatisticsCollector:
 
     def add(self, images: Tensor, reconstruction: Tensor, encoded: Encoded, perceptual: Tensor | None = None) -> None:
         """Adds a batch: images (B, C, H, W) in [-1, 1], the encoder's output for them, LPIPS (B,) if measured."""
-        images, reconstruction = images.detach().double().cpu(), reconstruction.detach().double().cpu()
+        images, reconstruction = images.detach().cpu().double(), reconstruction.detach().cpu().double()
         l1 = (images - reconstruction).abs().flatten(1).mean(1)
         square = (images - reconstruction.clamp(-1, 1)).square().flatten(1).mean(1)
         psnr = 10 * torch.log10(4 / square.clamp_min(1e-12))  # identical images count as 126 dB
         self._has_perceptual &= perceptual is not None
-        lpips = torch.zeros_like(l1) if perceptual is None else perceptual.detach().double().cpu()
+        lpips = torch.zeros_like(l1) if perceptual is None else perceptual.detach().cpu().double()
         self._sums = self._sums + torch.stack([l1, psnr, lpips]).sum(1)
 
         found = {"latent": power(encoded.mean.detach()), "image": power(as_small_as(images, encoded.mean))}
-        self._spectra = {name: _added(self._spectra[name], of.cpu()) for name, of in found.items()}
+        self._spectra = {name: _added(self._spectra[name], of) for name, of in found.items()}
 
         mean, std = (_by_channel(x) for x in (encoded.mean, encoded.std))
         if self._origin is None:
@@ -165,4 +165,4 @@ def _added(total: Tensor | None, more: Tensor | None) -> Tensor | None:
 
 def _by_channel(x: Tensor) -> Tensor:
     """(B, C, h, w) to (C, B h w) float64, on the CPU."""
-    return x.detach().double().cpu().transpose(0, 1).flatten(1)
+    return x.detach().cpu().double().transpose(0, 1).flatten(1)

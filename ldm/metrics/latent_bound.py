@@ -47,15 +47,15 @@ class DecoderNoise:
         return DecoderNoise(kind="gaussian", scale=math.sqrt(mean_square))
 
     def bits(self, images: Tensor, decoded: Tensor) -> Tensor:
-        """(B,): -log2 P(x | z) per pixel value; both (B, C, H, W): images on 256 levels, and the decoder's output, not clipped."""
-        images, scale = images.double(), torch.tensor(1 / self.scale, dtype=torch.float64, device=images.device)
+        """(B,) float64 on the CPU: -log2 P(x | z) per pixel value. Both (B, C, H, W): images on 256 levels, decoded ones not clipped."""
+        images, decoded, scale = images.cpu().double(), decoded.cpu().double(), torch.tensor(1 / self.scale, dtype=torch.float64)
         log_cdf = log_ndtr if self.kind == "gaussian" else _laplace_log_cdf
-        return bound.bits_per_dim(-bound.level_log_probability(images, images - decoded.double(), scale, bound.PIXEL_LEVELS, log_cdf))
+        return bound.bits_per_dim(-bound.level_log_probability(images, images - decoded, scale, bound.PIXEL_LEVELS, log_cdf))
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentBound:
-    """All (B,), bits per pixel value.
+    """All (B,) float64 on the CPU, bits per pixel value.
 
     Attributes:
         reconstruction: -log2 P(x | z).
@@ -88,9 +88,9 @@ def latent_bound(
     """
     share = std[0].numel() / images[0].numel()  # latent numbers per pixel value
     mean_log_scale = sum(map(math.log2, scale)) / len(scale)
-    entropy = std.double().log2().flatten(1).mean(1) + math.log2(2 * math.pi * math.e) / 2
+    entropy = std.cpu().double().log2().flatten(1).mean(1) + math.log2(2 * math.pi * math.e) / 2
     return LatentBound(
-        reconstruction=noise.bits(images, decoded), latent=share * (latent_bits.double() - mean_log_scale), entropy=share * entropy
+        reconstruction=noise.bits(images, decoded), latent=share * (latent_bits.cpu().double() - mean_log_scale), entropy=share * entropy
     )
 
 

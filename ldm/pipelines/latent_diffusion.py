@@ -18,8 +18,10 @@ from ldm.conditioning.conditioner import Conditioner
 from ldm.conditioning.control import Control
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.config.loader import build
+from ldm.core.device import find_device
 from ldm.core.errors import UserError, described, unknown
 from ldm.core.family import Family
+from ldm.core.precision import check_precision
 from ldm.core.settings import Precision
 from ldm.data.record import Box
 from ldm.diffusion.grid import Grid
@@ -58,28 +60,29 @@ class LatentDiffusion(Renderer):
     @staticmethod
     def from_pretrained(
         folder: Path | str,
-        device: str | torch.device | None = None,
+        device: str | torch.device = "auto",
         precision: Precision = "fp32",
         *,
         lora: Path | str | None = None,
         lora_scale: float = 1.0,
     ) -> LatentDiffusion:
-        """A model from a checkpoint folder, on the GPU if there is one.
+        """A model from a checkpoint folder.
 
         Args:
             folder: of the checkpoint.
-            device: another one.
+            device: auto (CUDA, else Apple's GPU, else the CPU), cpu, cuda, cuda:N or mps.
             precision: that the networks compute in; in half of it they take about half the memory.
             lora: folder of a LoRA that was trained on this checkpoint.
             lora_scale: how strongly it acts; 1 = as it was trained.
 
         Raises:
-            UserError: not a checkpoint of both stages, or altered; see `ldm.checkpoints.model` and `lora`. Unknown precision; a device that
-                is not there.
+            UserError: not a checkpoint of both stages, or altered; see `ldm.checkpoints.model` and `lora`. Unknown precision, or one
+                that does not run on the device; a device that is not there.
         """
         if precision not in get_args(Precision):
             raise unknown("precision", precision, get_args(Precision))
-        chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        chosen = find_device(str(device))
+        check_precision(chosen, precision)
         if not is_number(lora_scale):
             raise UserError(f"lora_scale must be a number, got {described(lora_scale)}")
         if lora is None:
@@ -278,20 +281,3 @@ def _script(part: Conditioner[Any]) -> str:
     """By which script and flag a user sets a conditioner."""
     whole = part.controls.get("")
     return Control.script if whole is None else whole.script
-
-
-def _device(name: str | torch.device) -> torch.device:
-    """
-    Raises:
-        UserError: no such device, or none on this machine.
-    """
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0][:120]
-        raise UserError(
-            f"device {str(name)!r} is not available here ({reason}); allowed: cpu, and on a machine with GPUs cuda or cuda:N; left out, "
-            "the GPU is used if there is one"
-        ) from error
-    return device

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ldm.core.device import finest_float
 from ldm.core.errors import UserError
 from ldm.core.family import kind
 from ldm.diffusion.estimate import Denoise, Estimate
@@ -64,16 +65,17 @@ class ODE(Sampler):
         return process.blend(now, s)
 
     def _solved(self, x_t: Tensor, t: Tensor, s: Tensor, process: NoiseProcess, denoise: Denoise) -> Tensor:
-        position = torch.stack([FLOW.position(process, t), FLOW.position(process, s)]).to(x_t.device)
+        ends = torch.stack([FLOW.position(process, t), FLOW.position(process, s)])
+        position = ends.to(x_t.device, finest_float(x_t.device))
 
         def slope(u: Tensor, y: Tensor) -> Tensor:
-            u = u.double().clamp(position[1], position[0])  # the search for a first step size may go beyond
+            u = u.cpu().double().clamp(ends[1], ends[0])  # the search for a first step size may go beyond
             time = process.time_at(2 * ((1 - u) / u).log())
             return FLOW.slope(denoise(FLOW.scale(process, time).to(y.dtype) * y, time))
 
         start = x_t / FLOW.scale(process, t).to(x_t.dtype)
         # Without step_t the last step overshoots and is interpolated, with 30 times the error.
-        options = {"norm": _worst, "step_t": position[1:]}
+        options = {"norm": _worst, "step_t": position[1:], "dtype": position.dtype}
         from torchdiffeq import odeint  # it loads scipy, which no other sampler needs
 
         y: Tensor = odeint(slope, start, position, rtol=self.rtol, atol=self.atol, method="dopri5", options=options)

@@ -10,7 +10,7 @@ import torch
 
 from ldm.core.errors import UserError
 from ldm.core.precision import DTYPES
-from ldm.core.settings import MatmulPrecision, Precision
+from ldm.core.settings import MatmulPrecision, Precision, check_device_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,7 @@ class TrainConfig:
     accumulate: int = 1  # micro-batches a step and process
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     precision: Precision = "fp32"
+    device: str = "auto"  # auto, cpu, cuda, cuda:N or mps; auto = CUDA, else Apple's GPU, else the CPU
     channels_last: bool = False
     compile: bool = False
     deterministic: bool = False  # on GPUs: the same run twice gives the same bits, by slower kernels; on a CPU it does so anyway
@@ -73,6 +74,7 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "sample_every", "log_every", "checkpoint_file_mib"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_device_name(self.device)
         if self.keep_every is not None and self.keep_every < 1:
             raise UserError(f"keep_every must be at least 1, or null, got {self.keep_every}")
         if not 0 <= self.ema_decay < 1:

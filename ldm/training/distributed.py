@@ -20,6 +20,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ldm.core.device import find_device
+from ldm.core.errors import UserError
+
 LONGEST_WAIT = timedelta(hours=12)  # the first process encodes, measures and evaluates while the others wait
 GRACE = 30.0  # seconds in which a worker whose torchrun has ended may save its state; as many as torchrun itself gives
 BUCKET_ELEMENTS = 8_000_000  # 32 MB of float32 a message
@@ -39,10 +42,17 @@ class World:
     device: torch.device
 
     @staticmethod
-    def join() -> World:
-        """The world that `torchrun` describes, or a world of one."""
+    def join(device_name: str = "auto") -> World:
+        """The world that `torchrun` describes, or a world of one.
+
+        Args:
+            device_name: see `find_device`. Of several processes each takes the GPU of its own number.
+
+        Raises:
+            UserError: a device that is not there, or that several processes cannot share.
+        """
         size, local, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0")), rank_of_this()
-        device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+        device = _device_of(device_name, local) if size > 1 else find_device(device_name)
         if device.type == "cuda":
             torch.cuda.set_device(device)
         if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -109,10 +119,20 @@ class World:
             dist.barrier()
 
 
+def _device_of(name: str, local: int) -> torch.device:
+    """The device of one of several processes, by its number on this machine. They cannot add their gradients on Apple's GPU."""
+    found = find_device(name)
+    if found.type == "mps" and name == "auto":
+        return torch.device("cpu")
+    if found.type == "mps" or ":" in name:
+        raise UserError(f"several processes cannot share device {name!r}: name cuda, of which each takes its own GPU, or cpu")
+    return find_device(f"cuda:{local}") if found.type == "cuda" else found
+
+
 def _end_with(parent: int) -> None:
     """Stops this process when its parent has ended: as by Ctrl-C, and if that takes too long at once. A torchrun that is killed cannot."""
     while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))  # on Windows SIGTERM kills already

@@ -193,7 +193,7 @@ class _Engine:
         if self.world.is_first:
             self.run.recover()
         self.world.wait()
-        found = load_state(self.run.state_path, self.world.device)
+        found = load_state(self.run.state_path, torch.device("cpu"))  # what takes it moves it; an Apple GPU has no float64
         if found is None:
             return 0
         step, content = found

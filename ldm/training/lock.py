@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -14,6 +13,19 @@ from pathlib import Path
 
 from ldm.core.errors import UserError
 from ldm.core.processes import ProcessName
+
+try:
+    import fcntl
+except ImportError:  # Windows
+
+    def _hold(handle: int) -> None:
+        """Nothing: then only the instant of taking is unguarded."""
+else:
+
+    def _hold(handle: int) -> None:
+        with contextlib.suppress(OSError):  # a network file system without it: as on Windows
+            fcntl.flock(handle, fcntl.LOCK_EX)
+
 
 NAME = ".ldm-lock.json"
 LONGEST = 1 << 16  # bytes that are read of it
@@ -47,8 +59,7 @@ def _take(path: Path) -> None:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         with open(handle, "r+b", buffering=0) as file:
-            with contextlib.suppress(OSError):  # a network file system without it: then only the instant of taking is unguarded
-                fcntl.flock(file, fcntl.LOCK_EX)
+            _hold(handle)
             if not (path.exists() and os.path.samestat(path.stat(), os.fstat(handle))):
                 continue  # whoever held it has just removed it
             _refuse_holder(path, file.read(LONGEST))

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 
+import psutil
 import torch
 
 from ldm.training.config import TrainConfig
+
+try:
+    import resource
+except ImportError:  # Windows
+
+    def _peak_of_process() -> int:
+        of_this = psutil.Process().memory_info()
+        return int(getattr(of_this, "peak_wset", of_this.rss))
+else:
+
+    def _peak_of_process() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # kilobytes but on macOS
+
 
 SPEED_STEPS = 10  # steps after which the measured speed and memory are printed
 
@@ -45,7 +58,7 @@ def speed(config: TrainConfig, step: int, seconds: float, device: torch.device) 
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Bytes that this process has had at once: on the GPU, or in all where there is none."""
+    """Bytes that this process has had at once: on a CUDA GPU, or in all elsewhere (Apple's GPUs share the machine's memory)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # kilobytes but on macOS
+    return _peak_of_process()

@@ -77,7 +77,7 @@ class RunFolder:
         for path, step_of in ((self.metrics_path, _step_of), (self.report_path, _step_of_note)):
             if path.exists():
                 write_file(path, "".join(f"{line}\n" for line in _lines(path, step_of) if step_of(line) <= step))
-        self._metrics = open(self.metrics_path, "a")  # noqa: SIM115 - open for the whole run
+        self._metrics = open(self.metrics_path, "a", encoding="utf-8")  # noqa: SIM115 - open for the whole run
         self._board = SummaryWriter(str(self.path), purge_step=step + 1)
 
     def log(self, step: int, values: dict[str, float]) -> None:
@@ -91,12 +91,14 @@ class RunFolder:
 
     def history(self) -> list[dict[str, Any]]:
         """What was logged so far, a row a step."""
-        return [json.loads(line) for line in self.metrics_path.read_text().splitlines()] if self.metrics_path.exists() else []
+        return (
+            [json.loads(line) for line in self.metrics_path.read_text(encoding="utf-8").splitlines()] if self.metrics_path.exists() else []
+        )
 
     def note(self, step: int, text: str) -> None:
         """Adds a line to `report.txt`, for text rather than numbers."""
         if self.is_writer:
-            with open(self.report_path, "a") as file:
+            with open(self.report_path, "a", encoding="utf-8") as file:
                 file.write(f"step {step}: {text}\n")
 
     def save_sample_grid(self, step: int, image: Tensor, words: str = "") -> None:

@@ -43,7 +43,7 @@ def load_state(folder: Path, device: torch.device) -> tuple[int, dict[str, Any]]
     step, path = found[-1]
     advice = f"restore that folder; or go on from the run's checkpoint in a new --run-dir, with init_from={folder.parent / 'checkpoint'}"
     try:
-        wanted = json.loads((path / "manifest.json").read_text())["sha256"]
+        wanted = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["sha256"]
         if sha256_of(path / "state.pt") != wanted:
             raise UserError(f"training state {path} was truncated or altered (sha256 differs): {advice}")
         return step, torch.load(path / "state.pt", map_location=device, weights_only=True)

@@ -140,8 +140,7 @@ def test_a_size_of_shards_is_a_number(size: str) -> None:
     "script, flag, said",
     [
         ("train_vae.py", "--resume", "--resume is no flag: the same command again resumes"),
-        ("train_ldm.py", "--device=cuda", "--device is no flag: the GPU is used if there is one"),
-        ("evaluate.py", "--device", "--device is no flag"),
+        ("describe.py", "--device=cuda", "--device is no flag here: this script needs no GPU"),
     ],
 )
 def test_a_flag_that_people_expect_is_answered_with_what_to_do(script: str, flag: str, said: str) -> None:

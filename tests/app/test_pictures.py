@@ -287,7 +287,7 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     ),
     "a prompt for sample": ("sample", ["--prompt", "a cat"], "--prompt is a flag of scripts/txt2img.py"),
     "a label for txt2img": ("txt2img", ["--prompt=a cat", "--label=cat"], "--label is a flag of scripts/sample.py"),
-    "a device": ("txt2img", [*TXT, "--device", "cuda"], "--device is no flag: the GPU is used if there is one"),
+    "a device": ("txt2img", [*TXT, "--device", "cuda:77"], "device 'cuda:77' is not available here; available: "),
     "a text for a model of classes": ("txt2img", ["--model", "boxed", "--prompt", "a"], "it takes boxes (scripts/sample.py --boxes)"),
     "no model to enlarge with": ("upscale", ["--image", "photo.png"], "required: --model"),
     "no such LoRA": ("txt2img", [*TXT, "--lora", "nowhere"], "LoRA nowhere: no such folder; a run of scripts/train_ldm.py"),

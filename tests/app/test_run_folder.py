@@ -222,6 +222,7 @@ CHANGES = {
     "train.optimizer.final_rate": 0.5,
     "train.optimizer.clip_norm": 0.1,
     "train.precision": "fp32",
+    "train.device": "cpu",
     "train.accumulate": 2,
     "train.channels_last": True,
     "train.compile": True,

@@ -509,6 +509,15 @@ def test_mistakes_get_one_line():
 
 @every_kind
 def test_it_follows_to_the_device(device, name):
+    check_follows(device, name, 1e-4)
+
+
+@every_kind
+def test_it_follows_to_a_device_that_is_not_the_cpu(elsewhere, name):
+    check_follows(elsewhere, name, 0)
+
+
+def check_follows(device, name, tolerance):
     conditioners = build(name).eval()
     inputs = given(conditioners)
     on_cpu = conditioners(inputs, (4, 4))
@@ -517,7 +526,7 @@ def test_it_follows_to_the_device(device, name):
         x, y = getattr(on_cpu, channel), getattr(followed, channel)
         if x is not None:
             assert y.device.type == device.type
-            torch.testing.assert_close(y.cpu(), x, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(y.cpu(), x, rtol=tolerance, atol=tolerance)
 
 
 def test_hidden_words_are_words_only_and_only_in_training():

@@ -331,7 +331,7 @@ MISTAKES = {
         "train has no held-out split: name held-out pictures, --held-out DATA, or --split train",
     ),
     "no such data, held out": ("ldm --model model --data nowhere", "no such folder or shard"),
-    "a device": ("ldm --device cpu", "--device is no flag"),
+    "a device": ("ldm --device gpu", "unknown device 'gpu'; allowed: auto, cpu, cuda, cuda:N or mps"),
     "remote data": ("vae --model model --data https://example.org/a.tar", "fetch the shards"),
     "one picture": ("vae --model model --data single", "1 picture in split val; a distance between sets needs at least 2"),
     "one picture asked for": (f"{LDM} --model model --num-images 1", "--num-images must be at least 2"),
@@ -345,6 +345,24 @@ MISTAKES = {
     "no colour": ("vae --model model --data val --background white", "--background must be three levels from 0 to 255"),
     "out is a file": ("vae --model model --data val --out file", "--out file: file is a file"),
 }
+
+
+MEASURED = {
+    "stage one": "vae --model stage-one --data val",
+    "latents": f"{LDM} --model model --bits-per-dim 2 --tolerance 0.5",
+    "pixels": f"{LDM} --model plain --bits-per-dim 2 --tolerance 0.5 --bound-steps 3",
+}
+
+
+@pytest.mark.parametrize("words", MEASURED.values(), ids=MEASURED)
+def test_it_measures_elsewhere_what_it_measures_on_the_cpu(home, words, elsewhere, monkeypatch, capsys):
+    """All numbers; those of a flow, whose times are float32 there, to some digits."""
+    here, there = (measured(f"{words} --device {name}", monkeypatch, capsys) for name in ("mps", "cpu"))
+    assert (here["device"], there["device"]) == ("mps", "cpu")
+    here, there = ({name: metric["value"] for name, metric in found["metrics"].items()} for found in (here, there))
+    assert here.keys() == there.keys() and [name for name in here if (here[name] is None) != (there[name] is None)] == []
+    known = {name: value for name, value in there.items() if value is not None}
+    assert {name: here[name] for name in known} == pytest.approx(known, rel=1e-4, nan_ok=True)
 
 
 @pytest.mark.parametrize("words, said", MISTAKES.values(), ids=MISTAKES)

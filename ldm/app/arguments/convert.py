@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from ldm.app.cli import Parser
+from ldm.app.cli import NO_GPU, Parser
 from ldm.core.errors import UserError
 from ldm.interop.settings import PredictionName
 
@@ -28,7 +28,7 @@ ONLY_IMPORT = ("config", "prediction", "size", "text_encoder")
 
 def main(arguments: Sequence[str]) -> None:
     """Converts a checkpoint."""
-    parser = Parser("Checkpoints of other tools to ours, and back. Nothing in a file is ever run.", EXAMPLES)
+    parser = Parser("Checkpoints of other tools to ours, and back. Nothing in a file is ever run.", EXAMPLES, {"--device": NO_GPU})
     parser.add_argument("way", choices=("import", "export"), help="import: other tools' to ours; export: ours to other tools'")
     parser.add_argument("source", type=Path, help="a .ckpt or .safetensors file or a folder of diffusers' (import); a checkpoint (export)")
     parser.add_argument("--out", type=Path, required=True, help="the folder or file to write; an earlier one of its kind is replaced")

@@ -18,6 +18,7 @@ def main(arguments: Sequence[str]) -> None:
     """Runs all scenes and writes the page."""
     flags = Parser("Pictures from the shipped model, then both stages trained briefly from scratch, on one page.", EXAMPLES)
     flags.add_argument("--out", type=Path, default=Path("outputs/demo"), help="folder of the page (default: outputs/demo)")
+    flags.add_device()
     options = flags.parse_args(arguments)
     out = options.out
     if out.exists() and not out.is_dir():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.app.cli import Parser
+from ldm.app.cli import NO_GPU, Parser
 from ldm.core.errors import UserError
 
 EXAMPLES = """examples:
@@ -19,7 +19,9 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str]) -> None:
     """Prints what a config would cost."""
-    parser = Parser("Say how many parameters a config has and what training it costs. Nothing is allocated or fetched.", EXAMPLES)
+    parser = Parser(
+        "Say how many parameters a config has and what training it costs. Nothing is allocated or fetched.", EXAMPLES, {"--device": NO_GPU}
+    )
     parser.add_argument("--config", type=Path, required=True, help="YAML file of train_vae, train_ldm or train_classifier")
     parser.add_argument("--processes", type=int, default=1, help="that share each batch (default: 1)")
     parser.add_argument("--json", action="store_true", help="print JSON only")

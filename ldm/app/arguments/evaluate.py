@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ldm.app.arguments.sampling import add_sampling_flags
-from ldm.app.cli import BY_ITSELF, Parser
+from ldm.app.cli import Parser
 from ldm.core.errors import UserError
 from ldm.core.settings import Precision
 from ldm.diffusion.settings import FIRST_NOISE, Probe
@@ -34,7 +34,7 @@ ONLY_LDM = (*ONLY_SAMPLING, "precision", "held_out", "reference_images", "judge"
 
 def main(arguments: Sequence[str]) -> None:
     """Evaluates a model."""
-    parser = Parser("Measure a model: its first stage (vae), or the pictures it makes (ldm).", EXAMPLES, {"--device": BY_ITSELF})
+    parser = Parser("Measure a model: its first stage (vae), or the pictures it makes (ldm).", EXAMPLES)
     measured = "vae: PSNR, SSIM, LPIPS, rFID; ldm: FID, KID, precision, recall, ..."
     parser.add_argument("stage", choices=("vae", "ldm"), metavar="{vae,ldm}", help=measured)
     parser.add_argument("--model", required=True, help="checkpoint folder")
@@ -62,6 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--save-images", action="store_true", default=None, help="keep the pictures in OUT/pictures (ldm)")
     _add_bits(parser)
     parser.add_argument("--seed", type=int, default=0, help="picture i depends on (seed, i) only (default: %(default)s)")
+    parser.add_device()
     parser.add_argument("--json", action="store_true", help="print the JSON instead of the table, and nothing else on stdout")
     parser.add_argument("--out", type=Path, help="folder for the results (default: outputs/evaluate-vae or -ldm)")
     options = parser.parse_args(arguments)

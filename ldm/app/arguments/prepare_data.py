@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.app.cli import Parser
+from ldm.app.cli import NO_GPU, Parser
 from ldm.core.errors import UserError
 from ldm.data.names import BUILTIN, CLASSIC, STYLES
 
@@ -28,7 +28,7 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str]) -> None:
     """Makes shards and index.json."""
-    parser = Parser("Make shards of pictures, with captions, labels, masks and maps, ready for training.", EXAMPLES)
+    parser = Parser("Make shards of pictures, with captions, labels, masks and maps, ready for training.", EXAMPLES, {"--device": NO_GPU})
     parser.add_argument("source", help=f"a folder of pictures or of shards, a .tar shard, one of {', '.join((*BUILTIN, STYLES, *CLASSIC))}")
     parser.add_argument("--out", type=Path, help="folder to write; one that this script made is replaced")
     parser.add_argument(

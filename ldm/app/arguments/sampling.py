@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
-from ldm.app.cli import BY_ITSELF, Parser
+from ldm.app.cli import Parser
 from ldm.core.family import kind_names
 from ldm.core.settings import Precision
 
@@ -22,7 +22,7 @@ def parser(description: str, examples: str, out: str, *, elsewhere: Mapping[str,
         elsewhere: see `Parser`.
         model: what models the script is for, where the shipped one is none of them: then `--model` must be given.
     """
-    made = Parser(description, examples, {"--device": BY_ITSELF, **elsewhere})
+    made = Parser(description, examples, elsewhere)
     if model is None:
         made.add_argument("--model", default=DEFAULT_MODEL, help="checkpoint folder (default: %(default)s)")
     else:
@@ -34,6 +34,7 @@ def parser(description: str, examples: str, out: str, *, elsewhere: Mapping[str,
     made.add_argument("--seed", type=int, default=0, help="picture i depends on (seed, i) only (default: %(default)s)")
     made.add_argument("--out", type=Path, default=Path(out), help="folder for the pictures (default: %(default)s)")
     made.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of the networks (default: %(default)s)")
+    made.add_device()
     return made
 
 

@@ -31,7 +31,7 @@ def checksums(folder: Path, split: str, files: Sequence[File]) -> list[str]:
     known = cache_folder("checksums") / f"{_hash((str(folder.resolve()), split))}.json"
     found: list[str]
     try:
-        kept = json.loads(known.read_text())
+        kept = json.loads(known.read_text(encoding="utf-8"))
         found = kept["checksums"] if kept["facts"] == facts else []
         if len(found) == len(files):
             return found

@@ -105,6 +105,14 @@ class ShardSource(Source):
         self.has_boxes = any(record.boxes for record in first) or any(b'"boxes"' in content for content in self._json())
         self.has_attributes = any(record.attributes for record in first) or any(map(bool, self.attributes()))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For worker processes that do not share this one's memory: they open the shards themselves."""
+        state = {name: value for name, value in vars(self).items() if name != "_opened"}
+        return {**state, "_shards": [Shard(shard.path, shard.info) for shard in self._shards]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _opened=lru_cache(maxsize=OPEN)(self._open))
+
     def _open(self, number: int) -> tuple[ShardIndex, mmap.mmap | bytes]:
         """A shard's index and content."""
         path, info, content = self._shards[number]
