@@ -54,7 +54,8 @@ def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
     """The model, and the sampling of the flags.
 
     Raises:
-        UserError: a model that cannot be opened, unknown sampler or grid, a number out of range, a place that cannot be written.
+        UserError: a model that cannot be opened, unknown sampler or grid, a number out of range, a size that the model cannot draw, a place
+            that cannot be written.
     """
     if options.num_images > MOST_IMAGES:
         raise UserError(f"--num-images must be at most {MOST_IMAGES:,}, got {options.num_images}: give several calls a --seed each")
@@ -64,6 +65,8 @@ def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
         raise UserError("--lora-scale goes with --lora")
     lora_scale = 1.0 if options.lora_scale is None else options.lora_scale
     model = LatentDiffusion.from_pretrained(options.model, precision=options.precision, lora=options.lora, lora_scale=lora_scale)
+    if "height" in options:
+        model = model.at_size(options.height, options.width)
     how = sampling_of(model, options, options.num_images, Progress())
     return model, how
 
