@@ -35,9 +35,9 @@ class Preprocessing:
     """How pictures are brought to size: as the model's training did, without augmentation."""
 
     size: Size
-    fit: Fit
     channels: int
     background: tuple[int, int, int]
+    fit: Fit = "centre"
     levels: tuple[float, float] | None = None
     map_void: int | None = None
 

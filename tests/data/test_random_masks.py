@@ -73,7 +73,7 @@ def test_boxes_have_their_number_and_size() -> None:
     boxes = []
     for i in range(COUNT):
         recorder = Recorder()
-        random_masks._boxes(recorder, SIZE, generator("boxes", i))  # type: ignore[arg-type]
+        random_masks._boxes(recorder, (SIZE, SIZE), generator("boxes", i))  # type: ignore[arg-type]
         numbers[len(recorder.boxes)] += 1
         boxes += recorder.boxes
     assert {number: count / COUNT for number, count in numbers.items()} == pytest.approx({1: 1 / 3, 2: 1 / 3, 3: 1 / 3}, abs=ERROR)
@@ -89,7 +89,7 @@ def test_strokes_have_their_number_length_and_width() -> None:
     steps, widths, lengths = set(), [], []
     for i in range(COUNT):
         recorder = Recorder()
-        random_masks._strokes(recorder, SIZE, generator("strokes", i))  # type: ignore[arg-type]
+        random_masks._strokes(recorder, (SIZE, SIZE), generator("strokes", i))  # type: ignore[arg-type]
         walks: list[list[tuple[float, ...]]] = []
         for ends, width in recorder.lines:
             if not walks or walks[-1][-1][2:] != ends[:2]:
