@@ -110,7 +110,9 @@ def main() -> None:
     rows = rows_of(options.model, dict(said.split("=", 1) for said in options.mended))
 
     model = LatentDiffusion.from_pretrained(options.model)
-    at_size = Preprocessing(size=model.spec.size, channels=model.first_stage.image_channels, background=model.spec.background)
+    at_size = Preprocessing(
+        size=model.spec.size, fit=model.spec.fit, channels=model.first_stage.image_channels, background=model.spec.background
+    )
     training = training_images(options.data, at_size, options.reference_images)
     held_out = held_out_images(options.data, at_size, True, options.num_images)
     inception = InceptionFeatures(model.device)

@@ -96,7 +96,9 @@ def main() -> None:
     model = LatentDiffusion.from_pretrained(options.model, precision=options.precision)
     common = model.sampling(guidance=1.0, grid=options.grid)
     inception = InceptionFeatures(model.device)
-    at_size = Preprocessing(size=model.spec.size, channels=model.first_stage.image_channels, background=model.spec.background)
+    at_size = Preprocessing(
+        size=model.spec.size, fit=model.spec.fit, channels=model.first_stage.image_channels, background=model.spec.background
+    )
     training = training_images(options.data, at_size, options.reference_images)
     reference = FrechetReference(training.features(inception, "training pictures"))
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []

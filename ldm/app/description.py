@@ -23,6 +23,7 @@ from ldm.conditioning.inputs import ConditionInputs
 from ldm.config.loader import build, load, read
 from ldm.core.errors import UserError
 from ldm.core.files import standing_folder
+from ldm.core.settings import height_width
 from ldm.data.open import open_dataset
 from ldm.first_stage.config import FirstStageConfig
 from ldm.first_stage.identity import IdentityConfig
@@ -159,7 +160,7 @@ def _of_autoencoder(config: TrainVAE) -> Description:
     lpips = None if loss.perceptual is None else loss.perceptual.network
     parts = {"first_stage": first_stage, "discriminator": loss.discriminator, "lpips": lpips}
     parameters = {name: _count(part) for name, part in parts.items() if part is not None}
-    image = (channels, config.data.size, config.data.size)
+    image = (channels, *height_width(config.data.size))
 
     def step(count: int) -> Tensor:
         """The adversary counts, as after loss.disc_start; see `AutoencoderTask`."""
@@ -206,9 +207,11 @@ def _of_diffusion(config: TrainLDM) -> Description:
         adapters = None if config.lora is None else adapt(network, config.lora, base="", seed=0)
     if adapters is not None:
         conditioners.requires_grad_(False)
-    image = (config.data.channels, config.data.size, config.data.size)
+    image = (config.data.channels, *height_width(config.data.size))
     latent = first_stage.latent_shape(torch.empty(1, *image, device=META))
-    conditioners.attach(lambda images: torch.empty(len(images), *latent, device=META), image)
+    conditioners.attach(
+        lambda images: torch.empty(len(images), *latent, device=META), stage_config.image_channels, stage_config.downsampling_factor
+    )
     parameters = {
         "denoiser": sum(p.numel() for p in base_weights(network).values()),
         "lora": 0 if adapters is None else _count(adapters),
@@ -253,7 +256,7 @@ def _of_classifier(config: TrainClassifier) -> Description:
     with META:
         first_stage = stage_config.build().requires_grad_(False)
         network = spec.build_network()
-    image = (config.data.channels, config.data.size, config.data.size)
+    image = (config.data.channels, *height_width(config.data.size))
     latent = first_stage.latent_shape(torch.empty(1, *image, device=META))
 
     def step(count: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ldm.checkpoints.model import load_first_stage
 from ldm.core.errors import UserError
 from ldm.core.files import standing_folder
+from ldm.core.settings import as_config, height_width
 from ldm.data.config import DataConfig
 from ldm.data.image_dataset import ImageDataset, IndexedDataset
 from ldm.data.latent_cache import LatentCache
@@ -74,10 +75,14 @@ def check_fit(data: DataConfig, first_stage: FirstStageConfig) -> None:
     """Refuses, by UserError, pictures that the first stage cannot encode."""
     if data.channels != first_stage.image_channels:
         raise UserError(f"data.channels is {data.channels}, but the first stage takes {first_stage.image_channels}")
-    if data.size % first_stage.downsampling_factor:
-        raise UserError(
-            f"data.size ({data.size}) must be a multiple of the first stage's downsampling factor ({first_stage.downsampling_factor})"
-        )
+    check_size(data, first_stage)
+
+
+def check_size(data: DataConfig, first_stage: FirstStageConfig) -> None:
+    """Refuses, by UserError, images whose sides the first stage cannot divide."""
+    factor = first_stage.downsampling_factor
+    if any(side % factor for side in height_width(data.size)):
+        raise UserError(f"data.size ({as_config(data.size)}) must be a multiple of the first stage's downsampling factor ({factor})")
 
 
 def latent_cache(

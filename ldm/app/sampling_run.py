@@ -53,7 +53,8 @@ def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
     """The model, and the sampling of the flags.
 
     Raises:
-        UserError: a model that cannot be opened, unknown sampler or grid, a number out of range, a place that cannot be written.
+        UserError: a model that cannot be opened, unknown sampler or grid, a number out of range, a size that the model cannot draw, a place
+            that cannot be written.
     """
     if options.num_images > MOST_IMAGES:
         raise UserError(f"--num-images must be at most {MOST_IMAGES:,}, got {options.num_images}: give several calls a --seed each")
@@ -65,6 +66,8 @@ def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
     model = LatentDiffusion.from_pretrained(
         options.model, options.device, precision=options.precision, lora=options.lora, lora_scale=lora_scale
     )
+    if "height" in options:
+        model = model.at_size(options.height, options.width)
     how = sampling_of(model, options, options.num_images, Progress())
     return model, how
 

@@ -57,6 +57,7 @@ class TrainClassifier:
         return ClassifierSpec(
             name=self.name,
             size=self.data.size,
+            fit=self.data.fit,
             normalization=normalization,
             network=self.network,
             process=self.process,

@@ -101,6 +101,7 @@ class TrainLDM:
         return LatentDiffusionSpec(
             name=self.name,
             size=self.data.size,
+            fit=self.data.fit,
             first_stage=first_stage,
             normalization=normalization,
             denoiser=self.denoiser,

@@ -9,11 +9,13 @@ from typing import Literal
 
 import torch
 
+from ldm.app.frozen_first_stage import check_size
 from ldm.app.training_run import choose_kernels, finish, join_world, load_config, open_data, open_run
 from ldm.checkpoints.folder import load_strictly
 from ldm.checkpoints.model import AutoencoderSpec, load_first_stage
 from ldm.core.errors import UserError
 from ldm.core.random import digest
+from ldm.core.settings import as_config, height_width
 from ldm.data.config import DataConfig
 from ldm.first_stage.config import FirstStageConfig
 from ldm.first_stage.identity import IdentityConfig
@@ -49,16 +51,12 @@ class TrainVAE:
             )
         if self.freeze is not None and self.init_from is None:
             raise UserError("freeze=encoder keeps the encoder of init_from: name the checkpoint, init_from=FOLDER")
-        if self.loss.has_discriminator and self.data.size < smallest_side(self.loss.disc_layers):
+        if self.loss.has_discriminator and min(height_width(self.data.size)) < smallest_side(self.loss.disc_layers):
             raise UserError(
-                f"data.size ({self.data.size}) is too small for a discriminator of loss.disc_layers={self.loss.disc_layers}, which needs "
-                f"{smallest_side(self.loss.disc_layers)}: lower disc_layers, or set loss.disc_factor=0"
+                f"data.size ({as_config(self.data.size)}) is too small for a discriminator of loss.disc_layers={self.loss.disc_layers}, "
+                f"which needs {smallest_side(self.loss.disc_layers)}: lower disc_layers, or set loss.disc_factor=0"
             )
-        if self.data.size % self.first_stage.downsampling_factor:
-            raise UserError(
-                f"data.size ({self.data.size}) must be a multiple of the first stage's downsampling factor "
-                f"({self.first_stage.downsampling_factor})"
-            )
+        check_size(self.data, self.first_stage)
 
 
 def main(options: argparse.Namespace) -> None:
@@ -84,6 +82,7 @@ def _train(config: TrainVAE, run: RunFolder, world: World, retry_lost: bool) -> 
     spec = AutoencoderSpec(
         name=config.name,
         size=config.data.size,
+        fit=config.data.fit,
         first_stage=config.first_stage,
         normalization=LatentNormalization(
             channels=config.first_stage.latent_channels, downsampling_factor=config.first_stage.downsampling_factor

@@ -13,6 +13,8 @@ from ldm.checkpoints.folder import Checkpoint, load_strictly, read_again, write_
 from ldm.conditioning.class_label import label_index
 from ldm.config.loader import to_yaml
 from ldm.core.errors import UserError
+from ldm.core.settings import Size, height_width
+from ldm.data.config import Fit
 from ldm.diffusion.network_input import NetworkInput, TableIndex
 from ldm.diffusion.process import NoiseProcess
 from ldm.first_stage.latent_normalization import LatentNormalization, weights_digest
@@ -25,7 +27,8 @@ class ClassifierSpec:
 
     Attributes:
         name: of the run.
-        size: side of the training images, in pixels.
+        size: of the training images, [height, width] in pixels, or the side of a square.
+        fit: how images were brought to that size, see `DataConfig.fit`.
         normalization: of its input: that of a first stage's latents, or of pixels (downsampling factor 1, empty digest).
         process: noise process of its input, for a noise-aware classifier; None = a judge, which was trained on clean samples only.
         network_input: scaling and network_time of the network's input at a time t; a judge gets the clean sample and network_time 0.
@@ -34,7 +37,8 @@ class ClassifierSpec:
     """
 
     name: str
-    size: int
+    size: Size
+    fit: Fit = "centre"
     normalization: LatentNormalization
     network: ClassifierConfig
     process: NoiseProcess | None
@@ -58,7 +62,8 @@ class ClassifierSpec:
         Raises:
             UserError: samples whose side cannot be halved down to the last level.
         """
-        return self.network.build(self.normalization.channels, self.size // self.normalization.downsampling_factor, len(self.label_names))
+        height, width = (side // self.normalization.downsampling_factor for side in height_width(self.size))
+        return self.network.build(self.normalization.channels, (height, width), len(self.label_names))
 
     def logits(self, network: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor | None) -> Tensor:
         """Logits (B, classes), float32, of a network made by `build_network`.

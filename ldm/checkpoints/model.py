@@ -16,7 +16,8 @@ from ldm.conditioning.conditioner import ConditionerConfig, Conditioners, build_
 from ldm.config.loader import to_yaml
 from ldm.core.errors import UserError
 from ldm.core.precision import dtypes_to_hold
-from ldm.core.settings import Limit, Precision
+from ldm.core.settings import Limit, Precision, Size, height_width, in_pixels
+from ldm.data.config import Fit
 from ldm.diffusion.grid import Grid, Trailing
 from ldm.diffusion.network_input import NetworkInput, TableIndex
 from ldm.diffusion.prediction import Prediction
@@ -36,14 +37,16 @@ class AutoencoderSpec:
 
     Attributes:
         name: of the run.
-        size: side of the training images, in pixels.
+        size: of the training images, [height, width] in pixels, or the side of a square.
+        fit: how images were brought to that size, see `DataConfig.fit`.
         normalization: the latent normalization; its digest is that of the stored weights.
         background: RGB, 0 to 255, behind transparent images in training.
         levels: numbers that were black and white in training, see `DataConfig.levels`.
     """
 
     name: str
-    size: int
+    size: Size
+    fit: Fit = "centre"
     first_stage: FirstStageConfig
     normalization: LatentNormalization
     background: tuple[int, int, int] = (255, 255, 255)
@@ -84,6 +87,9 @@ class LatentDiffusionSpec:
     """Both stages.
 
     Attributes:
+        size: of the training images, and of those that are drawn where no other is asked for; [height, width] in pixels, or the side of a
+            square.
+        fit: how images were brought to that size, see `DataConfig.fit`.
         normalization: its digest is that of the first stage's weights; stage two works with no others.
         network_input: scaling and network_time of the denoiser's input; older checkpoints lack the key and mean the default.
         learned_variance: the denoiser has twice the output channels, see `ldm.diffusion.denoiser`.
@@ -94,7 +100,8 @@ class LatentDiffusionSpec:
     """
 
     name: str
-    size: int
+    size: Size
+    fit: Fit = "centre"
     first_stage: FirstStageConfig
     normalization: LatentNormalization
     denoiser: DenoiserNetworkConfig
@@ -108,6 +115,17 @@ class LatentDiffusionSpec:
     background: tuple[int, int, int] = (255, 255, 255)
     levels: tuple[float, float] | None = None
     map_void: int | None = None
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """(h, w) of the latents of images of `size`."""
+        height, width = height_width(self.size)
+        return height // self.first_stage.downsampling_factor, width // self.first_stage.downsampling_factor
+
+    @property
+    def size_multiple(self) -> int:
+        """What the sides of images must be multiples of, in pixels."""
+        return self.first_stage.downsampling_factor * self.denoiser.size_multiple
 
     def with_frozen(self, digests: dict[str, str]) -> LatentDiffusionSpec:
         return dataclasses.replace(self, frozen=digests)
@@ -126,11 +144,10 @@ class LatentDiffusionSpec:
         if conditioners.uses_tokens != (self.denoiser.context_width is not None):
             advice = "set it to null: no conditioner gives tokens" if self.denoiser.context_width else "set it: a conditioner gives tokens"
             raise UserError(f"denoiser.context_width is {self.denoiser.context_width or 'null'}; {advice}")
-        latent_size = self.size // self.first_stage.downsampling_factor
-        if latent_size % self.denoiser.size_multiple:
+        if any(side % self.denoiser.size_multiple for side in self.latent_size):
             raise UserError(
-                f"latents of {latent_size}x{latent_size} cannot be halved down to the denoiser's last level: make data.size a multiple of "
-                f"{self.first_stage.downsampling_factor * self.denoiser.size_multiple}, or give denoiser.multipliers fewer levels"
+                f"latents of {in_pixels(self.latent_size)} cannot be halved down to the denoiser's last level: "
+                f"make data.size a multiple of {self.size_multiple}, or give denoiser.multipliers fewer levels"
             )
         if conditioners.vector_width != self.denoiser.vector_width:
             raise UserError(f"denoiser.vector_width must be {conditioners.vector_width or 'null'}, the width of the conditioners' vectors")
@@ -179,6 +196,7 @@ def load_first_stage(folder: Path | str, device: torch.device) -> tuple[FirstSta
         spec = AutoencoderSpec(
             name=whole.name,
             size=whole.size,
+            fit=whole.fit,
             first_stage=whole.first_stage,
             normalization=whole.normalization,
             background=whole.background,
@@ -319,5 +337,5 @@ def load_latent_diffusion(folder: Path | str, device: torch.device, precision: P
         spec=spec,
         first_stage=first_stage,
         network=network.to(device).eval().requires_grad_(False),
-        conditioners=conditioners.attach(first_stage.encode, (spec.first_stage.image_channels, spec.size, spec.size)),
+        conditioners=conditioners.attach(first_stage.encode, spec.first_stage.image_channels, spec.first_stage.downsampling_factor),
     )

@@ -259,7 +259,7 @@ class Attributes(Conditioner[dict[str, Tensor]]):
         parts = [self.projections[_module(name)](features.to(self.device)) for name, features in value.items()]
         return Condition(vector=torch.stack(parts).sum(0))
 
-    def null(self, count: int) -> dict[str, Tensor]:
+    def null(self, count: int, latent_size: tuple[int, int]) -> dict[str, Tensor]:
         return {name: torch.zeros(count, 1 + part.width) for name, part in self.config.fields.items()}
 
     def of_batch(self, batch: Batch, facts: DataFacts) -> dict[str, Tensor]:

@@ -112,7 +112,7 @@ class Boxes(Conditioner[Tensor]):
     def controls(self) -> dict[str, Control]:
         return {"": BoxList(count=self.config.num_classes, most=self.config.max_boxes)}
 
-    def null(self, count: int) -> Tensor:
+    def null(self, count: int, latent_size: tuple[int, int]) -> Tensor:
         return torch.full((count, 1, 5), -1.0)
 
     def of_batch(self, batch: Batch, facts: DataFacts) -> Tensor | None:

@@ -27,7 +27,7 @@ class TextConditioner(Conditioner[tuple[str, ...]]):
     def controls(self) -> dict[str, Control]:
         return {"": Text()}
 
-    def null(self, count: int) -> tuple[str, ...]:
+    def null(self, count: int, latent_size: tuple[int, int]) -> tuple[str, ...]:
         return ("",) * count
 
     def of_batch(self, batch: Batch, facts: DataFacts) -> tuple[str, ...]:

@@ -101,7 +101,7 @@ class ClassLabel(Conditioner[Tensor]):
         rows = self.table(value.to(self.device) % (self.config.classes + 1))  # -1: the last
         return Condition(tokens=rows[:, None]) if self.uses_tokens else Condition(vector=rows)
 
-    def null(self, count: int) -> Tensor:
+    def null(self, count: int, latent_size: tuple[int, int]) -> Tensor:
         return torch.full((count,), -1)
 
     def of_batch(self, batch: Batch, facts: DataFacts) -> Tensor | None:

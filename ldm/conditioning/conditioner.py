@@ -79,8 +79,8 @@ class Conditioner(nn.Module, abc.ABC, Generic[V]):
         """
 
     @abc.abstractmethod
-    def null(self, count: int) -> V:
-        """The null input, which makes an image unconditional, for so many images."""
+    def null(self, count: int, latent_size: tuple[int, int]) -> V:
+        """The null input, which makes an image unconditional, for so many images; latent_size: see `forward`."""
 
     @abc.abstractmethod
     def of_batch(self, batch: Batch, facts: DataFacts) -> V | None:
@@ -147,12 +147,12 @@ class Conditioner(nn.Module, abc.ABC, Generic[V]):
         """What of a user's value has no effect, a line each."""
         return []
 
-    def attach(self, encode: Encode, image_shape: tuple[int, int, int]) -> None:
+    def attach(self, encode: Encode, image_channels: int, downsampling_factor: int) -> None:
         """Lends it the frozen first stage, if it encodes images.
 
         Args:
             encode: of the first stage; takes and gives tensors on this conditioner's device.
-            image_shape: (C, H, W) of the model's images.
+            image_channels, downsampling_factor: of the first stage.
         """
 
     def frozen_digests(self) -> dict[str, str]:
@@ -324,10 +324,10 @@ class Conditioners(nn.Module):
         """Those that a user sets as a whole by a control of this kind, by name; see `Control.kind`."""
         return {name: part for name, part in self.items() if "" in part.controls and part.controls[""].kind == control}
 
-    def attach(self, encode: Encode, image_shape: tuple[int, int, int]) -> Conditioners:
+    def attach(self, encode: Encode, image_channels: int, downsampling_factor: int) -> Conditioners:
         """Lends all of them the frozen first stage, see `Conditioner.attach`."""
         for part in self:
-            part.attach(encode, image_shape)
+            part.attach(encode, image_channels, downsampling_factor)
         return self
 
     def forward(self, inputs: ConditionInputs, latent_size: tuple[int, int], drops: Mapping[str, Tensor] | None = None) -> Condition:
@@ -338,7 +338,7 @@ class Conditioners(nn.Module):
         """
         merged = Condition()
         for name, part in self.items():
-            null = part.null(inputs.count)
+            null = part.null(inputs.count, latent_size)
             value = inputs.values.get(name)
             value = null if value is None else value
             if drops and drops[name].any():

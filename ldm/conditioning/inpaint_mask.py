@@ -79,9 +79,9 @@ class InpaintMask(Conditioner[MaskedImages]):
     def controls(self) -> dict[str, Control]:
         return {"": Mask()}
 
-    def attach(self, encode: Encode, image_shape: tuple[int, int, int]) -> None:
+    def attach(self, encode: Encode, image_channels: int, downsampling_factor: int) -> None:
         """See `Conditioner.attach`."""
-        self._first_stage = _FirstStage(encode, image_shape)
+        self._first_stage = _FirstStage(encode, image_channels, downsampling_factor)
 
     def forward(self, value: MaskedImages, latent_size: tuple[int, int]) -> Condition:
         """Channels (B, 1 + Z, h, w), in the order of the convention."""
@@ -92,8 +92,8 @@ class InpaintMask(Conditioner[MaskedImages]):
         first_pixels = F.interpolate((value.masks > 0).float(), size=latent_size, mode="nearest")
         return Condition(concat=torch.cat([latents, 2 * first_pixels.to(latents) - 1], dim=1))
 
-    def null(self, count: int) -> MaskedImages:
-        hole = self._lent.hole(self.config.hole, self.device)
+    def null(self, count: int, latent_size: tuple[int, int]) -> MaskedImages:
+        hole = self._lent.hole(self.config.hole, latent_size, self.device)
         return MaskedImages(torch.ones(count, 1, 1, 1), hole.expand(count, *hole.shape))
 
     def of_batch(self, batch: Batch, facts: DataFacts) -> None:
@@ -101,13 +101,13 @@ class InpaintMask(Conditioner[MaskedImages]):
 
     def for_training(self, batch: Batch, facts: DataFacts, kept: Tensor, streams: Streams) -> MaskedImages:
         """Random holes, see `random_mask`; only rows that keep theirs are drawn and encoded."""
-        count, _, height, width = batch.images.shape
-        masks, latents = torch.ones(count, 1, height, width), self.null(count).latents.clone()
+        count, _, *size = batch.images.shape
+        masks, latents = torch.ones(count, 1, *size), self.null(count, self._lent.latent_size(batch.images)).latents.clone()
         rows = kept.nonzero()[:, 0].tolist()
         if rows:
             generators = streams.generators("mask")
             for row in rows:
-                masks[row] = random_mask(height, None if batch.masks is None else batch.masks[row], generators[row])
+                masks[row] = random_mask((size[0], size[1]), None if batch.masks is None else batch.masks[row], generators[row])
             latents[rows] = self._encoded(self.config.masked(batch.images[rows], masks[rows]))
         return MaskedImages(masks, latents)
 
@@ -146,20 +146,25 @@ class InpaintMask(Conditioner[MaskedImages]):
 class _FirstStage:
     """What is lent of the first stage. Copies of a conditioner share it."""
 
-    def __init__(self, encode: Encode, image_shape: tuple[int, int, int]) -> None:
-        self.encode, self.image_shape = encode, image_shape
-        self._holes: dict[tuple[float, torch.device], Tensor] = {}
+    def __init__(self, encode: Encode, image_channels: int, downsampling_factor: int) -> None:
+        self.encode, self.image_channels, self.downsampling_factor = encode, image_channels, downsampling_factor
+        self._holes: dict[tuple[float, tuple[int, int], torch.device], Tensor] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _FirstStage:
         return self
 
     @torch.no_grad()
-    def hole(self, level: float, device: torch.device) -> Tensor:
-        """(Z, h, w): the normalised latent of an image that is all hole, encoded once."""
-        key = (level, device)
+    def hole(self, level: float, latent_size: tuple[int, int], device: torch.device) -> Tensor:
+        """(Z, h, w): the normalised latent of an image that is all hole, encoded once a size."""
+        key = (level, latent_size, device)
         if key not in self._holes:
-            self._holes[key] = self.encode(torch.full((1, *self.image_shape), level, device=device))[0]
+            size = [self.downsampling_factor * side for side in latent_size]
+            self._holes[key] = self.encode(torch.full((1, self.image_channels, *size), level, device=device))[0]
         return self._holes[key]
+
+    def latent_size(self, images: Tensor) -> tuple[int, int]:
+        """(h, w) of the latents of images (B, C, H, W)."""
+        return images.shape[2] // self.downsampling_factor, images.shape[3] // self.downsampling_factor
 
 
 def latent_mask(masks: Tensor, latent_size: tuple[int, int]) -> Tensor:

@@ -70,7 +70,7 @@ class LowResolution(Conditioner[Tensor]):
     def controls(self) -> dict[str, Control]:
         return {"": ImageControl(channels=self.concat_channels)}
 
-    def null(self, count: int) -> Tensor:
+    def null(self, count: int, latent_size: tuple[int, int]) -> Tensor:
         return torch.zeros(count, self.concat_channels, 1, 1)
 
     def of_batch(self, batch: Batch, facts: DataFacts) -> Tensor:

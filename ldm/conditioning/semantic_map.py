@@ -118,7 +118,7 @@ class SemanticMap(Conditioner[Tensor]):
     def controls(self) -> dict[str, Control]:
         return {"": ClassMap(count=self.config.classes, names=self.config.names)}
 
-    def null(self, count: int) -> Tensor:
+    def null(self, count: int, latent_size: tuple[int, int]) -> Tensor:
         return torch.full((count, 1, 1), UNKNOWN)
 
     def of_batch(self, batch: Batch, facts: DataFacts) -> Tensor | None:

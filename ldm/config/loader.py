@@ -210,7 +210,9 @@ def _mismatch(content: Any, wanted: str, path: str) -> UserError:
 def _union(content: Any, arguments: tuple[Any, ...], path: str) -> Any:
     if content is None and type(None) in arguments:
         return None
+    is_list = isinstance(content, (list, tuple))
     options = [a for a in arguments if a is not type(None)]
+    options = [a for a in options if (typing.get_origin(a) is tuple) == is_list] or options  # so that the message is of what was meant
     error: UserError | None = None
     for option in options:
         try:

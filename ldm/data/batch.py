@@ -16,7 +16,7 @@ class Sample:
     """
     Attributes:
         name: what messages call it: its file, or a key and its shard.
-        image: (C, H, W) float32 in [-1, 1], H = W = the configured size; without pixels, (C, 0, 0), from a cache that keeps none.
+        image: (C, H, W) float32 in [-1, 1], of the configured size; without pixels, (C, 0, 0), from a cache that keeps none.
         caption: one of `captions`; "" = none.
         captions: all that the record has.
         label: index into the set's label names; -1 = none.

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ldm.core.errors import UserError
+from ldm.core.settings import Size, as_config, height_width
+
+Fit = Literal["centre", "random", "pad", "stretch"]
+"""How a picture of another shape is brought to a size: its centre or a random part is kept, or the whole, padded or stretched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +52,10 @@ class DataConfig:
         train: `emoji-128`; a folder of pictures; a folder that scripts/prepare_data.py made; a .tar shard or a brace range of them,
             `shard-{000000..000009}.tar`; or, if allow_remote, URLs or `pipe:` commands of such shards.
         val: held-out pictures, likewise; the same as train = the held-out split that is in it; null = none.
-        size: side in pixels that the shorter side is scaled to, the centre square of which is used.
+        size: [height, width] of the images in pixels, or the side of a square.
+        fit: how a picture of another shape is brought to that size. `centre` scales it until it covers the size and keeps its centre;
+            `random` keeps another part in each epoch; `pad` scales it until it fits in and lays it on the background; `stretch` scales its
+            sides apart from each other.
         channels: 1 = grey, 3 = RGB, else as many as the pictures (.npy arrays of (H, W, C)) have.
         background: RGB, 0 to 255, that transparent pictures are laid on.
         levels: which numbers are black and white in pictures and arrays of more than 8 bits a channel; null = 0 and the largest possible,
@@ -63,7 +71,8 @@ class DataConfig:
 
     train: str
     val: str | None = None
-    size: int
+    size: Size
+    fit: Fit = "centre"
     channels: int = 3
     background: tuple[int, int, int] = (255, 255, 255)
     levels: tuple[float, float] | None = None
@@ -76,7 +85,9 @@ class DataConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("size", "channels", "cache_views"):
+        if min(height_width(self.size)) < 1:
+            raise UserError(f"data.size must be at least 1 pixel a side, got {as_config(self.size)}")
+        for name in ("channels", "cache_views"):
             if getattr(self, name) < 1:
                 raise UserError(f"data.{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.max_lost <= 1 or self.workers < 0:

@@ -12,15 +12,17 @@ from torch import Tensor
 
 from ldm.core.errors import UserError
 from ldm.core.random import generator
+from ldm.core.settings import height_width
 from ldm.data.batch import Sample
 from ldm.data.config import DataConfig
 from ldm.data.formats import HEAD, format_of
 from ldm.data.images import decode_array, decode_image, decode_map, decode_mask, image_levels, image_tensor
 from ldm.data.record import Record
-from ldm.data.transforms import UNKNOWN, augmented, fitted, fitted_boxes, fitted_levels, fitted_map
+from ldm.data.transforms import UNKNOWN, Placement, augmented, fitted, fitted_boxes, fitted_levels, fitted_map
 
 Split = Literal["train", "val"]
-READ = ("size", "channels", "background", "levels", "map_void", "augment")  # what of the config decides how a record looks
+READ = ("size", "fit", "channels", "background", "levels", "map_void", "augment")  # what of the config decides how a record looks
+BLACK = -1.0  # what arrays are padded with: theirs is no colour
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,8 @@ class SampleTransform:
     def digest(self) -> str:
         """Of all that a sample depends on besides its record."""
         how = {name: value for name, value in asdict(self.config).items() if name in READ}
+        if how["fit"] == "centre":  # as before there were others, so that what was made of these samples stays
+            del how["fit"]
         return hashlib.sha256(repr((sorted(how.items()), self.split, self.seed)).encode()).hexdigest()
 
     def __call__(self, record: Record, epoch: int, index: int) -> Sample:
@@ -54,8 +58,8 @@ class SampleTransform:
         Raises:
             UserError: it cannot be decoded, or does not fit the config.
         """
-        image, stored, ground = self._image(record)
-        mask, indices, boxes = self._mask(record, stored), self._map(record, stored), self._boxes(record, stored)
+        image, place, ground = self._image(record, epoch, index)
+        mask, indices, boxes = self._mask(record, place), self._map(record, place), self._boxes(record, place)
         caption = record.captions[0] if record.captions else ""
         if self.split == "train":
             image, mask, indices, boxes = augmented(
@@ -80,45 +84,50 @@ class SampleTransform:
             return ""
         return captions[int(torch.randint(len(captions), (), generator=generator(self.seed, "caption", epoch, index)))]
 
-    def _image(self, record: Record) -> tuple[Tensor, tuple[int, ...], Tensor | None]:
-        """The picture, its size as stored, and the colour (C, 1, 1) it was laid on; None if it is opaque."""
-        size, channels, background = self.config.size, self.config.channels, self.config.background
+    def _image(self, record: Record, epoch: int, index: int) -> tuple[Tensor, Placement, Tensor | None]:
+        """The picture, where it lies, and the colour (C, 1, 1) around it; None if it is opaque and fills the image."""
+        channels, background = self.config.channels, self.config.background
         if format_of(record.image[:HEAD], record.suffix) != "NPY":
             picture = decode_image(record.image, record.name, suffix=record.suffix, levels=self.config.levels)
             is_opaque, levels = picture.mode in ("L", "RGB"), image_levels(picture, channels, background, record.name)
             del picture  # a large one needs its memory for the next step
-            ground = None if is_opaque else image_tensor(Image.new("RGB", (1, 1), background), channels, background, record.name)
-            return fitted_levels(levels, size), tuple(levels.shape[1:]), ground
+            ground = image_tensor(Image.new("RGB", (1, 1), background), channels, background, record.name)
+            place = self._placed(levels, epoch, index)
+            return fitted_levels(levels, place, ground), place, None if is_opaque and self.config.fit != "pad" else ground
         image = decode_array(record.image, record.name, levels=self.config.levels)
         if len(image) != channels:
             raise UserError(f"{record.name}: has {len(image)} channels, data.channels is {channels}")
-        return fitted(image, size), tuple(image.shape[1:]), None
+        place, black = self._placed(image, epoch, index), torch.full((channels, 1, 1), BLACK)
+        return fitted(image, place, black), place, black if self.config.fit == "pad" else None
 
-    def _mask(self, record: Record, stored: tuple[int, ...]) -> Tensor | None:
-        size = self.config.size
+    def _placed(self, stored: Tensor, epoch: int, index: int) -> Placement:
+        """Where a picture (..., H, W) comes to lie."""
+        draw = generator(self.seed, "fit", epoch, index) if self.config.fit == "random" else None
+        return Placement.of(stored.shape[-2:], height_width(self.config.size), self.config.fit, draw)
+
+    def _mask(self, record: Record, place: Placement) -> Tensor | None:
         if not self.has_masks:
             return None
         if record.mask is None:
-            return torch.zeros(1, size, size)
+            return torch.zeros(1, *place.size)
         mask = decode_mask(record.mask, f"mask of {record.name}")
-        _check_size("mask", mask, stored, record.name)
-        return (fitted(mask, size) >= 0.5).float()
+        _check_size("mask", mask, place.stored, record.name)
+        return (fitted(mask, place) >= 0.5).float()
 
-    def _map(self, record: Record, stored: tuple[int, ...]) -> Tensor | None:
-        size = self.config.size
+    def _map(self, record: Record, place: Placement) -> Tensor | None:
         if not self.has_maps:
             return None
         if record.map is None:
-            return torch.full((size, size), UNKNOWN, dtype=torch.int64)
+            return torch.full(place.size, UNKNOWN, dtype=torch.int64)
         indices = decode_map(record.map, f"map of {record.name}")
-        _check_size("map", indices, stored, record.name)
-        classes = fitted_map(indices, size).long()
+        _check_size("map", indices, place.stored, record.name)
+        classes = fitted_map(indices, place)
         return classes if self.config.map_void is None else classes.where(classes != self.config.map_void, UNKNOWN)
 
-    def _boxes(self, record: Record, stored: tuple[int, ...]) -> Tensor | None:
+    def _boxes(self, record: Record, place: Placement) -> Tensor | None:
         if not self.has_boxes:
             return None
-        return fitted_boxes(torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 5), stored, self.config.size)
+        return fitted_boxes(torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 5), place)
 
     def _label(self, record: Record) -> int:
         if record.label is None:
@@ -131,7 +140,7 @@ class SampleTransform:
         return self.label_names.index(str(record.label))
 
 
-def _check_size(what: str, given: Tensor, stored: tuple[int, ...], key: str) -> None:
+def _check_size(what: str, given: Tensor, stored: tuple[int, int], key: str) -> None:
     if tuple(given.shape[-2:]) != stored:
         (height, width), (rows, columns) = given.shape[-2:], stored
         raise UserError(f"{key}: its {what} is {width}x{height}, the picture {columns}x{rows}; they must be of one size")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ldm.core.errors import UserError
-from ldm.data.config import DataConfig
+from ldm.core.settings import Size
+from ldm.data.config import DataConfig, Fit
 from ldm.data.image_dataset import IndexedDataset
 from ldm.data.open import open_dataset
 from ldm.data.sample_transform import Split
@@ -20,27 +21,34 @@ from ldm.metrics.features import SHOWN_AS, Features, cached_features
 from ldm.metrics.report import Metric
 
 AT_ONCE = 16  # pictures a batch
-DATA_SEED = 0  # nothing is drawn: no augmentation
+DATA_SEED = 0  # of the part of each picture that `fit: random` keeps; nothing else is drawn
+FITS: Mapping[Fit, str] = {
+    "centre": "scaled until it covers the size, its centre kept",
+    "random": "scaled until it covers the size, a random part kept, the same in every evaluation",
+    "pad": "scaled until it fits into the size, laid on the background",
+    "stretch": "each side scaled by itself",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """How pictures are brought to size: as the model's training did, without augmentation."""
 
-    size: int
+    size: Size
     channels: int
     background: tuple[int, int, int]
+    fit: Fit = "centre"
     levels: tuple[float, float] | None = None
     map_void: int | None = None
 
     def plain(self) -> dict[str, object]:
         """For the JSON."""
         return {
-            "size": self.size,
+            "size": self.size if isinstance(self.size, int) else list(self.size),
             "channels": self.channels,
             "background": list(self.background),
             "levels": self.levels and list(self.levels),
-            "fit": "shorter side scaled to size (antialiased), centre square kept; no augmentation",
+            "fit": f"{self.fit}: {FITS[self.fit]}; antialiased; no augmentation",
             "inception_sees": SHOWN_AS,
         }
 
@@ -62,7 +70,7 @@ class DrawnFrom:
     count: int
 
     def batches(self) -> Iterator[Tensor]:
-        """(B, C, size, size) in [-1, 1]."""
+        """(B, C, H, W) in [-1, 1]."""
         for first in range(0, self.count, AT_ONCE):
             yield torch.stack([self.data.sample(i, 0).image for i in range(first, min(first + AT_ONCE, self.count))])
 
@@ -130,7 +138,7 @@ def held_out_images(place: str, how: Preprocessing, shared: bool, count: int | N
 
 
 def _keys(how: Preprocessing) -> dict[str, Any]:
-    return {name: getattr(how, name) for name in ("size", "channels", "background", "levels", "map_void")}
+    return {name: getattr(how, name) for name in ("size", "fit", "channels", "background", "levels", "map_void")}
 
 
 def _drawn(place: str, split: Split, config: DataConfig, count: int | None) -> DrawnFrom:

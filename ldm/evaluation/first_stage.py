@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from ldm.checkpoints.model import load_first_stage
 from ldm.core.errors import UserError
+from ldm.core.settings import height_width, in_pixels
 from ldm.data.sample_transform import Split
 from ldm.evaluation.dataset import AT_ONCE, DrawnFrom, Preprocessing, Result, held_out_images, training_images
 from ldm.first_stage.identity import IdentityConfig
@@ -47,7 +48,11 @@ def evaluate_vae(
     if isinstance(spec.first_stage, IdentityConfig):
         raise UserError(f"checkpoint {model} works on pixels: it has no first stage to evaluate; evaluate it with: evaluate.py ldm")
     how = Preprocessing(
-        size=spec.size, channels=spec.first_stage.image_channels, background=background or spec.background, levels=spec.levels
+        size=spec.size,
+        fit=spec.fit,
+        channels=spec.first_stage.image_channels,
+        background=background or spec.background,
+        levels=spec.levels,
     )
     if split == "val":
         drawn = held_out_images(place, how, shared=False, count=count)
@@ -69,20 +74,20 @@ def evaluate_vae(
 
 @torch.no_grad()
 def reconstructions(first_stage: FirstStage, drawn: DrawnFrom, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pictures and what the first stage makes of them, (B, C, size, size) each, on the CPU; not clipped."""
+    """Pictures and what the first stage makes of them, (B, C, H, W) each, on the CPU; not clipped."""
     for images in drawn.batches():
         yield images, first_stage.decode(first_stage.encode(images.to(device))).float().cpu()
 
 
 @torch.no_grad()
 def _image_metrics(first_stage: FirstStage, drawn: DrawnFrom, how: Preprocessing, device: torch.device) -> list[Metric]:
-    lpips = Perceptual(vgg_lpips()).to(device) if how.size >= LPIPS_SIDE else None
+    lpips = Perceptual(vgg_lpips()).to(device) if min(height_width(how.size)) >= LPIPS_SIDE else None
     found: dict[str, list[Tensor]] = {"l1": [], "psnr": [], "ssim": [], "lpips": []}
     with tqdm(total=drawn.count, desc="reconstructing", unit="picture", dynamic_ncols=True) as bar:
         for images, given in reconstructions(first_stage, drawn, device):
             found["l1"].append(reconstruction.l1(images, given))
             found["psnr"].append(reconstruction.psnr(images, given))
-            if how.size >= reconstruction.SMALLEST_SIDE:
+            if min(height_width(how.size)) >= reconstruction.SMALLEST_SIDE:
                 found["ssim"].append(reconstruction.ssim(images, given))
             if lpips is not None:
                 found["lpips"].append(lpips(images.to(device), given.clamp(-1, 1).to(device)).cpu())
@@ -97,7 +102,7 @@ def _image_metrics(first_stage: FirstStage, drawn: DrawnFrom, how: Preprocessing
             interval=None if values is None else bootstrap.of_mean(values),
             pictures=drawn.count,
             better=better,
-            about=about if values is not None else f"pictures of {how.size} pixels are too small for it",
+            about=about if values is not None else f"pictures of {in_pixels(how.size)} are too small for it",
         )
 
     return [

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ldm.checkpoints.classifier import LoadedClassifier, load_classifier
 from ldm.core.errors import UserError
+from ldm.core.settings import Size, height_width, in_pixels
 from ldm.data.facts import LABELS
 from ldm.evaluation.dataset import AT_ONCE, DrawnFrom
 from ldm.metrics import bootstrap
@@ -36,8 +37,8 @@ class Judge:
     device: torch.device
 
     @staticmethod
-    def open(checkpoint: str, source: DrawnFrom, size: int, channels: int, device: torch.device) -> Judge:
-        """A judge of pictures of so many pixels and channels, and of the labels that `source` has.
+    def open(checkpoint: str, source: DrawnFrom, size: Size, channels: int, device: torch.device) -> Judge:
+        """A judge of pictures of a size and so many channels, and of the labels that `source` has.
 
         Raises:
             UserError: not a classifier; one for guidance, or of other pictures, or that lacks one of the labels.
@@ -49,9 +50,9 @@ class Judge:
             raise UserError(f"{unfit} is noise-aware, for guidance; a judge is trained on clean pictures (process: null)")
         if not spec.sees_pixels:
             raise UserError(f"{unfit} was trained on latents; a judge is trained on pixels")
-        if (spec.size, spec.normalization.channels) != (size, channels):
-            seen = f"{spec.size} pixels and {spec.normalization.channels} channel{'s' * (spec.normalization.channels > 1)}"
-            raise UserError(f"{unfit} was trained on pictures of {seen}; the model makes them of {size} and {channels}")
+        if (height_width(spec.size), spec.normalization.channels) != (height_width(size), channels):
+            seen = f"{in_pixels(spec.size)} and {spec.normalization.channels} channel{'s' * (spec.normalization.channels > 1)}"
+            raise UserError(f"{unfit} was trained on pictures of {seen}; the model makes them of {in_pixels(size)} and {channels}")
         missing = [name for name in names if name not in spec.label_names]
         if missing:
             raise UserError(f"{unfit} has no label {missing[0]!r}, which {source.place} has; it has {', '.join(spec.label_names)}")

@@ -81,6 +81,7 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig
     spec = model.spec
     at_size = Preprocessing(
         size=spec.size,
+        fit=spec.fit,
         channels=spec.first_stage.image_channels,
         background=config.background or spec.background,
         levels=spec.levels,

@@ -13,6 +13,7 @@ from ldm.checkpoints.model import LatentDiffusionSpec
 from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
 from ldm.conditioning.conditioner import build_conditioners
 from ldm.core.errors import UserError
+from ldm.core.settings import height_width, in_pixels
 from ldm.interop.clip_text import TextTower, with_encoder
 from ldm.interop.compvis.checkpoint import import_compvis
 from ldm.interop.compvis.config import read_compvis
@@ -91,9 +92,8 @@ def _check_parts(imported: Imported) -> None:
         taken = imported.denoiser["input_blocks.0.0.weight"].shape[1]
         if taken != latents + concat:
             raise UserError(f"the denoiser takes {taken} channels, but the latents have {latents} and its conditioners add {concat}")
-        latent_size = spec.size // spec.first_stage.downsampling_factor
-        if spec.size % spec.first_stage.downsampling_factor or latent_size % spec.denoiser.size_multiple:
-            raise UserError(f"pictures of {spec.size} pixels cannot be halved down to the denoiser's last level")
+        if any(side % spec.size_multiple for side in height_width(spec.size)):
+            raise UserError(f"pictures of {in_pixels(spec.size)} cannot be halved down to the denoiser's last level")
 
 
 def _with_encoder(imported: Imported, tower: TextTower, source: str | None, out: Path) -> Imported:

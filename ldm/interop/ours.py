@@ -16,6 +16,7 @@ from ldm.checkpoints.model import LatentDiffusionSpec, located
 from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
 from ldm.conditioning.conditioner import Conditioner
 from ldm.core.errors import UserError
+from ldm.core.settings import each_side
 from ldm.first_stage.convolutional import ConvolutionalConfig
 from ldm.interop.clip_text import TextTower
 from ldm.interop.conditioner_keys import Kind, of_kind
@@ -63,7 +64,7 @@ class Ours:
             config=config,
             in_channels=self.denoiser["input_blocks.0.0.weight"].shape[1],
             out_channels=len(self.denoiser["out.2.weight"]),
-            sample_size=self.spec.size // self.spec.first_stage.downsampling_factor,
+            sample_size=each_side(self.spec.size, lambda side: side // self.spec.first_stage.downsampling_factor),
             is_linear=is_linear,
         )
 

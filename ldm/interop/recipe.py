@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ldm.checkpoints.model import AutoencoderSpec, LatentDiffusionSpec, SamplingDefaults, write_autoencoder, write_latent_diffusion
 from ldm.conditioning.conditioner import ConditionerConfig
+from ldm.core.settings import Size
 from ldm.diffusion.grid import Leading
 from ldm.diffusion.prediction import Prediction
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
@@ -31,11 +32,11 @@ class AutoencoderRecipe:
     """A first stage by itself.
 
     Attributes:
-        size: side of the images, in pixels.
+        size: of the images in pixels, (height, width) or the side of a square.
         scale, shift: of its latents, see `LatentNormalization`.
     """
 
-    size: int
+    size: Size
     first_stage: FirstStageConfig
     scale: float = 1.0
     shift: float = 0.0

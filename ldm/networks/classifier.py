@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from ldm.core.errors import UserError
+from ldm.core.settings import in_pixels
 from ldm.networks.blocks.attention_pool import AttentionPool
 from ldm.networks.blocks.norm import group_norm
 from ldm.networks.unet_encoder import UNetEncoder, UNetEncoderConfig
@@ -22,36 +24,36 @@ class ClassifierConfig(UNetEncoderConfig):
         """True: it pools by attention."""
         return True
 
-    def build(self, in_channels: int, side: int, num_classes: int) -> ClassifierNetwork:
-        """A network with fresh weights, for samples of in_channels and side x side.
+    def build(self, in_channels: int, size: tuple[int, int], num_classes: int) -> ClassifierNetwork:
+        """A network with fresh weights, for samples of in_channels and (height, width).
 
         Raises:
-            UserError: the side cannot be halved down to the last level.
+            UserError: a side cannot be halved down to the last level.
         """
-        if side % self.size_multiple:
+        if any(side % self.size_multiple for side in size):
             raise UserError(
-                f"samples of {side}x{side} cannot be halved down to the classifier's last level: "
+                f"samples of {in_pixels(size)} cannot be halved down to the classifier's last level: "
                 f"give network.multipliers fewer levels, or make the side a multiple of {self.size_multiple}"
             )
-        return ClassifierNetwork(self, in_channels, side, num_classes)
+        return ClassifierNetwork(self, in_channels, size, num_classes)
 
 
 class ClassifierNetwork(UNetEncoder):
     """See ClassifierConfig."""
 
-    def __init__(self, config: ClassifierConfig, in_channels: int, side: int, num_classes: int) -> None:
+    def __init__(self, config: ClassifierConfig, in_channels: int, size: tuple[int, int], num_classes: int) -> None:
         super().__init__(config, in_channels)
-        self.side = side
+        self.size = size
         width = self.skip_channels[-1]
         self.norm = group_norm(width, groups=config.groups, eps=1e-5)
-        positions = (side // config.size_multiple) ** 2
+        positions = math.prod(side // config.size_multiple for side in size)
         self.pool = AttentionPool(width, positions, config.heads_for(width), num_classes, backend=config.attention_backend)
 
     def forward(self, x: Tensor, network_time: Tensor) -> Tensor:
         """Logits.
 
         Args:
-            x: (B, in_channels, side, side).
+            x: (B, in_channels, height, width).
             network_time: (B,) real numbers, as for a denoiser.
 
         Returns:
@@ -61,8 +63,8 @@ class ClassifierNetwork(UNetEncoder):
             UserError: another size or number of channels.
         """
         self.check(x)
-        if x.shape[2:] != (self.side, self.side):
-            raise UserError(f"this classifier was trained on samples of {self.side} x {self.side}, not {x.shape[2]} x {x.shape[3]}")
+        if x.shape[2:] != self.size:
+            raise UserError(f"this classifier was trained on samples of {self.size[0]} x {self.size[1]}, not {x.shape[2]} x {x.shape[3]}")
         h, _ = self.descend(x, self.embed(network_time))
         logits: Tensor = self.pool(F.silu(self.norm(h)))
         return logits

@@ -1,4 +1,4 @@
-"""Between a user's picture of any size and the square that the model paints. S is the square's side in the picture's pixels."""
+"""Between a user's picture of any size and the window that the model paints. (R, S) are the window's sides in the picture's pixels."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ldm.core.errors import UserError, described
 from ldm.data.images import eight_bit, image_tensor, object_in
 from ldm.data.profiles import DAMAGED, PROFILE, can_keep_profile, in_profile_of, in_srgb, name_of
 
-CONTEXT = 2.0  # side of the square in units of the hole's longer side, where the picture is large enough
-SEAM = 0.03  # width of the seam's blending, in units of the square's side
-BLEND_SIDE = 256  # the seam's correction is smooth, so a larger square's is computed at this size
-FILL_WIDTH = 1 / 8  # how far the hole's filling looks, in units of the square's side
+CONTEXT = 2.0  # sides of the window in units of the hole's, at least, where the picture is large enough
+SEAM = 0.03  # width of the seam's blending, in units of the window's longer side
+BLEND_SIDE = 256  # the seam's correction is smooth, so a larger window's is computed at this size
+FILL_WIDTH = 1 / 8  # how far the hole's filling looks, in units of the window's longer side
 WHITE = (255, 255, 255)
 
 
@@ -61,33 +61,43 @@ def hole_of(mask: Image.Image) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Square:
-    """A square region of a picture, which may reach over its edges; in pixels."""
+class Window:
+    """A rectangle of a picture, which may reach over its edges; in pixels."""
 
     top: int
     left: int
-    side: int
+    height: int
+    width: int
 
     @staticmethod
-    def around(hole: np.ndarray, smallest: int) -> Square:
-        """The square to paint for a hole, (H, W) bool with at least one pixel: centred on it, with context, within the picture if it fits.
+    def around(hole: np.ndarray, smallest: tuple[int, int]) -> Window:
+        """The window to paint for a hole, (H, W) bool with at least one pixel: centred on it, with context, within the picture if it fits.
 
-        A picture that the square covers on one side but not on the other is reached over on the shorter side.
+        Args:
+            hole: to be painted.
+            smallest: (height, width) of the window, or as many times of both. A picture that the window covers on one side but not on the
+                other is reached over on the shorter side.
         """
-        height, width = hole.shape
         rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
         top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-        wanted = max(round(CONTEXT * max(bottom - top, right - left)), smallest)
-        side = min(wanted, max(height, width))
-        return Square(_placed((top + bottom) // 2, side, height), _placed((left + right) // 2, side, width), side)
+        wanted = max(1.0, CONTEXT * max((bottom - top) / smallest[0], (right - left) / smallest[1]))
+        times = min(wanted, max(hole.shape[0] / smallest[0], hole.shape[1] / smallest[1]))
+        height, width = (max(1, round(times * side)) for side in smallest)
+        return Window(
+            _placed((top + bottom) // 2, height, hole.shape[0]), _placed((left + right) // 2, width, hole.shape[1]), height, width
+        )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.height, self.width
 
     def cut(self, pixels: np.ndarray) -> np.ndarray:
-        """(H, W, ...) -> (S, S, ...); beyond the picture its edge pixels are repeated."""
+        """(H, W, ...) -> (R, S, ...); beyond the picture its edge pixels are repeated."""
         height, width = pixels.shape[:2]
-        rows = np.arange(self.top, self.top + self.side).clip(0, height - 1)
-        columns = np.arange(self.left, self.left + self.side).clip(0, width - 1)
-        square: np.ndarray = pixels[rows[:, None], columns]
-        return square
+        rows = np.arange(self.top, self.top + self.height).clip(0, height - 1)
+        columns = np.arange(self.left, self.left + self.width).clip(0, width - 1)
+        part: np.ndarray = pixels[rows[:, None], columns]
+        return part
 
 
 def _placed(centre: int, side: int, length: int) -> int:
@@ -97,37 +107,36 @@ def _placed(centre: int, side: int, length: int) -> int:
     return min(max(centre - side // 2, 0), length - side)
 
 
-def resized(image: Tensor, side: int) -> Tensor:
-    """(B, C, H, W) -> (B, C, side, side), antialiased."""
-    if image.shape[-1] == side == image.shape[-2]:
-        return image
-    return F.interpolate(image, size=(side, side), mode="bilinear", antialias=True)
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) -> (B, C, *size), antialiased."""
+    return image if image.shape[2:] == size else F.interpolate(image, size=size, mode="bilinear", antialias=True)
 
 
-def resized_mask(mask: Tensor, side: int) -> Tensor:
-    """(B, 1, H, W) of {0, 1} -> (B, 1, side, side): painted where any pixel is."""
-    if mask.shape[-1] < side:
-        return F.interpolate(mask, size=(side, side), mode="nearest-exact")
-    return F.adaptive_max_pool2d(mask, side)
+def resized_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, 1, H, W) of {0, 1} -> (B, 1, *size): painted where any pixel is."""
+    if mask.shape[-1] < size[-1]:
+        return F.interpolate(mask, size=size, mode="nearest-exact")
+    return F.adaptive_max_pool2d(mask, size)
 
 
-def known_at(known: Tensor, hole: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """A square at the model's size, without what lies in its hole: that must not show in the result.
+def known_at(known: Tensor, hole: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """A window at the model's size, without what lies in its hole: that must not show in the result.
 
     Known pixels are means of known pixels only; the hole is filled smoothly from its surroundings, or with grey if there are none.
 
     Args:
-        known: (1, C, S, S) in [-1, 1]; anything in the hole.
-        hole: (1, 1, S, S) of {0, 1}, 1 = to be painted.
+        known: (1, C, R, S) in [-1, 1]; anything in the hole.
+        hole: (1, 1, R, S) of {0, 1}, 1 = to be painted.
+        size: the model's, (height, width).
 
     Returns:
-        The square (1, C, side, side) and its hole (1, 1, side, side).
+        The window (1, C, *size) and its hole (1, 1, *size).
     """
-    share = resized(1 - hole, side)
-    small = resized(known * (1 - hole), side) / share.clamp_min(1e-6)
-    small_hole = resized_mask(hole, side)
+    share = resized(1 - hole, size)
+    small = resized(known * (1 - hole), size) / share.clamp_min(1e-6)
+    small_hole = resized_mask(hole, size)
     outside = 1 - small_hole
-    width = FILL_WIDTH * side
+    width = FILL_WIDTH * max(size)
     # The mean of all known pixels steps in where the blur reaches none.
     mean = (small * outside).sum((2, 3), keepdim=True) / outside.sum().clamp_min(1)
     filling = (_blurred(small * outside, width) + 1e-3 * mean) / (_blurred(outside, width) + 1e-3)
@@ -135,22 +144,23 @@ def known_at(known: Tensor, hole: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 
 def blended(known: Tensor, painted: Tensor, hole: Tensor) -> Tensor:
-    """The painted square, fitted to its surroundings along the seam.
+    """The painted window, fitted to its surroundings along the seam.
 
     The difference between picture and painting just outside the hole is continued into it, fading out; what is known stays as it is.
 
     Args:
-        known: (1, C, S, S), the picture, in [-1, 1].
-        painted: (1, C, S, S), the model's, both over the whole square.
-        hole: (1, 1, S, S) of {0, 1}, 1 = painted.
+        known: (1, C, R, S), the picture, in [-1, 1].
+        painted: (1, C, R, S), the model's, both over the whole window.
+        hole: (1, 1, R, S) of {0, 1}, 1 = painted.
     """
-    side = hole.shape[-1]
-    small = min(side, BLEND_SIDE)
-    width = max(1.0, SEAM * small)
+    size = hole.shape[2], hole.shape[3]
+    times = min(1.0, BLEND_SIDE / max(size))
+    small = max(1, round(times * size[0])), max(1, round(times * size[1]))
+    width = max(1.0, SEAM * max(small))
     outside = 1 - hole
     share = _blurred(resized(outside, small), width)
     difference = _blurred(resized((known - painted) * outside, small), width) / share.clamp_min(1e-4)
-    correction = resized((2 * share).clamp(max=1) * difference, side)
+    correction = resized((2 * share).clamp(max=1) * difference, size)
     return torch.where(hole > 0, painted + correction, known)
 
 
@@ -164,16 +174,16 @@ def _blurred(image: Tensor, width: float) -> Tensor:
     return blurred
 
 
-def pasted(image: Image.Image, painting: Tensor, square: Square, hole: np.ndarray) -> Image.Image:
-    """The user's picture with a painting of the square, (C, S, S) in [-1, 1], where hole, (H, W) bool, is True.
+def pasted(image: Image.Image, painting: Tensor, window: Window, hole: np.ndarray) -> Image.Image:
+    """The user's picture with a painting of the window, (C, R, S) in [-1, 1], where hole, (H, W) bool, is True.
 
     Every other pixel keeps its bytes and alpha, and the whole its colour profile; what is painted is opaque. The picture is `ordinary`.
     """
     pixels = np.array(image)
-    top, left = max(square.top, 0), max(square.left, 0)
+    top, left = max(window.top, 0), max(window.left, 0)
     painted = in_profile_of(to_pil(painting[None])[0].convert(image.mode), image)
-    levels = np.array(painted)[top - square.top :, left - square.left :]
-    region = pixels[top : square.top + square.side, left : square.left + square.side]  # a view, cut at the picture's edges
+    levels = np.array(painted)[top - window.top :, left - window.left :]
+    region = pixels[top : window.top + window.height, left : window.left + window.width]  # a view, cut at the picture's edges
     inside = hole[top : top + region.shape[0], left : left + region.shape[1]]
     region[inside] = levels[: region.shape[0], : region.shape[1]][inside]
     result = Image.fromarray(pixels)

@@ -10,6 +10,7 @@ import torch
 from ldm.checkpoints.classifier import LoadedClassifier
 from ldm.checkpoints.model import LatentDiffusionSpec
 from ldm.core.errors import UserError
+from ldm.core.settings import in_pixels
 from ldm.diffusion.estimate import Denoise
 from ldm.diffusion.process import NoiseProcess
 from ldm.first_stage.latent_normalization import LatentNormalization
@@ -50,7 +51,7 @@ class ClassifierGuide:
                 f"{misfit}: it was trained on {_in_words(spec.normalization)}, the model draws {_in_words(model.normalization)}"
             )
         for what, its, models in (
-            ("picture size", spec.size, model.size),
+            ("picture size", in_pixels(spec.size), in_pixels(model.size)),
             ("number of channels", spec.normalization.channels, model.normalization.channels),
             ("latents' shift", spec.normalization.shift, model.normalization.shift),
             ("latents' scale", spec.normalization.scale, model.normalization.scale),

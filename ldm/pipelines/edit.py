@@ -11,10 +11,11 @@ from ldm.conditioning.inpaint_mask import latent_mask
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.errors import UserError
 from ldm.core.random import Streams
+from ldm.core.settings import height_width
 from ldm.data.profiles import in_srgb
 from ldm.diffusion.estimate import Denoise
 from ldm.guidance.known_region import known_region
-from ldm.pipelines.canvas import Square, as_tensor, blended, check_image, hole_of, known_at, ordinary, pasted, resized, to_pil
+from ldm.pipelines.canvas import Window, as_tensor, blended, check_image, hole_of, known_at, ordinary, pasted, resized, to_pil
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 from ldm.pipelines.sampling import Sampling, is_number
 from ldm.samplers.sampler import step_noise
@@ -24,7 +25,7 @@ from ldm.samplers.sampler import step_noise
 def inpaint(model: LatentDiffusion, image: Image.Image, mask: Image.Image, how: Sampling, prompt: str | None = None) -> list[Image.Image]:
     """The picture with its masked part painted anew.
 
-    The model paints a square around the hole, at its own size; the square is resized back and pasted into the hole only. A model trained
+    The model paints a window around the hole, at its own size; the window is resized back and pasted into the hole only. A model trained
     on masks is conditioned on mask and surroundings; in any other, the known region is put back at each step. What was in the hole has no
     influence.
 
@@ -52,22 +53,23 @@ def inpaint(model: LatentDiffusion, image: Image.Image, mask: Image.Image, how: 
         raise UserError("the mask has no bright pixel, so there is nothing to paint: white = paint, black = keep")
 
     image = ordinary(image)
-    square = Square.around(hole, model.spec.size)
-    crop = as_tensor(Image.fromarray(square.cut(np.array(in_srgb(image)))), model.first_stage.image_channels)
-    crop_hole = torch.from_numpy(square.cut(hole))[None, None].float()
-    known, small_hole = known_at(crop, crop_hole, model.spec.size)
+    size = height_width(model.spec.size)
+    window = Window.around(hole, size)
+    crop = as_tensor(Image.fromarray(window.cut(np.array(in_srgb(image)))), model.first_stage.image_channels)
+    crop_hole = torch.from_numpy(window.cut(hole))[None, None].float()
+    known, small_hole = known_at(crop, crop_hole, size)
     cond = model.uncond() if prompt is None else model.text_inputs(prompt)
     masks = {name: part.of_user((known, small_hole)) for name, part in model.conditioners.controlled_by("mask").items()}
     if masks:
         paintings = model.generate(cond.beside(masks), how, model.uncond().beside(masks))
     else:
         paintings = _with_known_put_back(model, known, small_hole, how, cond)
-    fitted = (blended(crop, resized(painting[None], square.side), crop_hole)[0] for painting in paintings)
-    return [pasted(image, painting, square, hole) for painting in fitted]
+    fitted = (blended(crop, resized(painting[None], window.size), crop_hole)[0] for painting in paintings)
+    return [pasted(image, painting, window, hole) for painting in fitted]
 
 
 def _with_known_put_back(model: LatentDiffusion, known: Tensor, hole: Tensor, how: Sampling, cond: ConditionInputs) -> Tensor:
-    """Paintings of a square (1, C, size, size) with its hole (1, 1, size, size), training-free."""
+    """Paintings of a window (1, C, H, W) of the model's size with its hole (1, 1, H, W), training-free."""
     latent = model.first_stage.encode(known.to(model.device))
     kept = 1 - latent_mask(hole, model.latent_size).to(latent)
 
@@ -90,7 +92,7 @@ def image_to_image(
 
     Args:
         model: any.
-        image: of any size; its centre square is taken, at the model's size.
+        image: of any size; its centre is taken, of the model's shape and at its size.
         strength: noise level in (0, 1]; this share of the steps is taken, at least one.
         how: sampling.
         prompt: what guidance leads to; None = nothing in particular.
@@ -102,9 +104,11 @@ def image_to_image(
     check_image(image, "the picture")
     if not is_number(strength) or not 0 < strength <= 1:
         raise UserError(f"strength must be above 0 and at most 1, got {strength}")
-    image, side = ordinary(image), min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = as_tensor(image.crop((left, top, left + side, top + side)), model.first_stage.image_channels)
-    latent = model.first_stage.encode(resized(square, model.spec.size).to(model.device))
+    image, size = ordinary(image), height_width(model.spec.size)
+    times = min(image.height / size[0], image.width / size[1])
+    height, width = (max(1, round(times * side)) for side in size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    centre = as_tensor(image.crop((left, top, left + width, top + height)), model.first_stage.image_channels)
+    latent = model.first_stage.encode(resized(centre, size).to(model.device))
     cond = model.uncond() if prompt is None else model.text_inputs(prompt)
     return to_pil(model.generate(cond, how, model.uncond(negative_prompt), start=strength, start_latent=latent))

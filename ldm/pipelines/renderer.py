@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from numbers import Integral
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +16,10 @@ from ldm.checkpoints.model import LatentDiffusionSpec
 from ldm.conditioning.conditioner import Conditioners
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.condition import Condition
-from ldm.core.errors import UserError
+from ldm.core.errors import UserError, described
 from ldm.core.precision import autocast
 from ldm.core.random import Streams
-from ldm.core.settings import Precision
+from ldm.core.settings import Precision, height_width, in_pixels
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.diffusion.process import NoiseProcess
@@ -25,7 +27,7 @@ from ldm.first_stage.stage import FirstStage
 from ldm.guidance.autoguidance import autoguidance
 from ldm.guidance.classifier_free import classifier_free
 from ldm.guidance.thresholded import thresholded
-from ldm.pipelines.sampling import Guide, Sampling, shifted, start_std
+from ldm.pipelines.sampling import Guide, Sampling, is_number, shifted, start_std
 from ldm.samplers.sampler import step_noise
 
 PIXELS_AT_ONCE, MOST_AT_ONCE = 1 << 20, 64  # of pictures, and pictures, in a batch; the result does not depend on it
@@ -50,22 +52,38 @@ class Renderer:
     def __repr__(self) -> str:
         """One line: the networks' own would be a thousand."""
         spec, parameters = self.spec, sum(p.numel() for p in self.network.parameters())
-        size = f"{spec.size}x{spec.size}"
         given = ", ".join(f"{name}: {part.kind}" for name, part in spec.conditioning.items()) or "nothing"
         return (
-            f"<{type(self).__name__} {spec.name!r}: {size}, {spec.denoiser.kind} of {parameters / 1e6:.1f}M parameters, "
+            f"<{type(self).__name__} {spec.name!r}: {in_pixels(spec.size)}, {spec.denoiser.kind} of {parameters / 1e6:.1f}M parameters, "
             f"first stage {spec.first_stage.kind}, conditioned on {given}; {self.precision} on {self.device}>"
         )
 
     @property
     def latent_size(self) -> tuple[int, int]:
-        side = self.spec.size // self.first_stage.downsampling_factor
-        return side, side
+        """(h, w) of the latents."""
+        return self.spec.latent_size
+
+    def at_size(self, height: int | None = None, width: int | None = None) -> Self:
+        """The same model, which draws images of another size; None = its own height, or width.
+
+        Images much larger than those of training, or of a shape that was not among them, repeat their contents.
+
+        Raises:
+            UserError: a side that is no multiple of what both stages divide it by.
+        """
+        own = height_width(self.spec.size)
+        size = own[0] if height is None else height, own[1] if width is None else width
+        if size == own:
+            return self
+        for name, side in zip(("height", "width"), size, strict=True):
+            if not is_number(side, Integral) or side < 1 or side % self.spec.size_multiple:
+                raise UserError(f"{name} must be a multiple of {self.spec.size_multiple} for this model, got {described(side)}")
+        return replace(self, spec=replace(self.spec, size=size))
 
     @property
     def at_once(self) -> int:
         """Pictures in a batch: as many as keep a processor busy and do not fill its memory."""
-        return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // self.spec.size**2))
+        return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // math.prod(height_width(self.spec.size))))
 
     @torch.no_grad()
     def encode_condition(self, inputs: ConditionInputs, latent_size: tuple[int, int] | None = None) -> Condition:
@@ -85,7 +103,7 @@ class Renderer:
         start_latent: Tensor | None = None,
         wrap: Wrap | None = None,
     ) -> Tensor:
-        """Pictures (num_images, C, size, size) in [-1, 1], not clipped, on the CPU.
+        """Pictures (num_images, C, H, W) of the model's size in [-1, 1], not clipped, on the CPU.
 
         Args:
             cond: of one image; all are given the same.

@@ -45,7 +45,7 @@ def upscale(model: LatentDiffusion, image: Image.Image, how: Sampling) -> list[I
     """
     check_image(image, "the picture")
     parts = model.require("image")
-    factor, side = model.first_stage.downsampling_factor, model.latent_size[0]
+    factor, side = model.first_stage.downsampling_factor, min(model.latent_size)
     if factor == 1:
         raise UserError(
             "this model draws at the size that it is given (its first stage has downsampling factor 1), so it makes nothing larger"
@@ -65,7 +65,7 @@ def upscale(model: LatentDiffusion, image: Image.Image, how: Sampling) -> list[I
         on_step = shifted(how.on_step, number, how.num_images)
         start = start_std(process, times[0]) * noise
         latent = how.sampler.sample(denoise, start, times, process, step_noise(streams, noise), on_step)
-        drawn = model.decode(latent, tile=model.spec.size)
+        drawn = model.decode(latent, tile=factor * side)
         if not drawn.isfinite().all():
             raise UserError(f"the picture came out as NaN or infinity in {model.precision}: use bf16 or fp32, or train the model longer")
         images += to_pil(drawn[:, :, : factor * image.height, : factor * image.width])
@@ -76,7 +76,7 @@ def _in_tiles(model: LatentDiffusion, cond: Condition, uncond: Condition, how: S
     """The guided denoiser of a picture larger than the network's: each tile is given its own part of what is concatenated."""
     assert cond.concat is not None and uncond.concat is not None
     beside = torch.cat([cond.concat, uncond.concat], dim=1)
-    channels, side = model.first_stage.latent_channels, model.latent_size[0]
+    channels, side = model.first_stage.latent_channels, min(model.latent_size)
 
     def denoise(x_t: Tensor, t: Tensor) -> Estimate:
         def tile(part: Tensor) -> Tensor:

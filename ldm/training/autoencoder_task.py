@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ldm.checkpoints.model import AutoencoderSpec, write_autoencoder
 from ldm.core.precision import DTYPES
 from ldm.core.random import Streams
+from ldm.core.settings import in_pixels
 from ldm.data.image_dataset import ImageDataset, Share
 from ldm.first_stage.latent_normalization import LatentNormalization, measure, weights_digest
 from ldm.first_stage.posterior import Encoded
@@ -273,7 +274,7 @@ class AutoencoderTask:
     def _card(self, step: int, normalization: LatentNormalization) -> str:
         return (
             f"# First stage: {self.spec.name}\n\n"
-            f"{self.spec.first_stage.kind.upper()} autoencoder of {self.spec.size}x{self.spec.size} pictures, "
+            f"{self.spec.first_stage.kind.upper()} autoencoder of {in_pixels(self.spec.size)} pictures, "
             f"{sum(p.numel() for p in self.first_stage.parameters()):,} parameters, downsampling factor "
             f"{normalization.downsampling_factor}, {normalization.channels} latent channels, averaged weights in "
             f"{self.config.checkpoint_dtype}.\n\n"

@@ -16,6 +16,7 @@ from ldm.checkpoints.classifier import ClassifierSpec, write_classifier
 from ldm.core.errors import UserError
 from ldm.core.precision import DTYPES
 from ldm.core.random import Streams
+from ldm.core.settings import in_pixels
 from ldm.diffusion.estimate import Estimate
 from ldm.diffusion.time_density import TimeDensity
 from ldm.networks.classifier import ClassifierNetwork
@@ -200,7 +201,7 @@ class ClassifierTask:
         return (
             f"# Classifier: {spec.name}\n\n"
             f"Of {len(spec.label_names)} classes ({', '.join(spec.label_names)}); {kind}.\n\n"
-            f"- Input: {sees}, of pictures of {spec.size}x{spec.size}.\n"
+            f"- Input: {sees}, of pictures of {in_pixels(spec.size)}.\n"
             f"- Parameters: {self.describe()['classifier']:,}; averaged weights in {self.config.checkpoint_dtype}.\n"
             f"{self.latents.train_set.card}"
             f"- Trained {step} steps of batch {self.config.batch_size}, seed {self.seed}, {self.config.precision}.\n"

@@ -13,6 +13,7 @@ from ldm.checkpoints.lora import LoraSpec, beside, write_lora
 from ldm.checkpoints.model import LatentDiffusionSpec, write_latent_diffusion
 from ldm.conditioning.conditioner import Conditioners
 from ldm.core.precision import DTYPES
+from ldm.core.settings import in_pixels
 from ldm.data.image_dataset import ImageDataset
 from ldm.first_stage.stage import FirstStage
 from ldm.networks.lora import Adapters, adapt, base_weights, merged, twin
@@ -55,8 +56,10 @@ class DiffusionModel:
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.first_stage, self.first_stage_weights = parts.first_stage.to(device), parts.first_stage_weights
         self.network = parts.network.to(device).to(memory_format=self.memory_format)
-        image_shape = (self.spec.first_stage.image_channels, self.spec.size, self.spec.size)
-        self.conditioners = parts.conditioners.to(device).attach(self.first_stage.encode, image_shape)
+        config_of_first = self.spec.first_stage
+        self.conditioners = parts.conditioners.to(device).attach(
+            self.first_stage.encode, config_of_first.image_channels, config_of_first.downsampling_factor
+        )
         self.trained: dict[str, nn.Module] = {"denoiser": self.network, "conditioner": self.conditioners}
         self.adapters = None if self.lora is None else adapt(self.network, self.lora.lora, self.lora.base_digest, seed)
         if self.adapters is not None:
@@ -68,12 +71,6 @@ class DiffusionModel:
         else:  # whose frozen weights are there once
             self.mean_network = twin(self.network, self.adapters, self.averaged["lora"].module)
             self.mean_conditioners = self.conditioners
-
-    @property
-    def latent_size(self) -> tuple[int, int]:
-        """(h, w)."""
-        side = self.spec.size // self.first_stage.downsampling_factor
-        return side, side
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """All that the optimizer changes."""
@@ -118,7 +115,7 @@ class DiffusionModel:
     def _headed(self, card: str, what: str) -> str:
         conditions = ", ".join(self.conditioners.names)
         given = f"conditioned on {conditions}" if conditions else "unconditional"
-        return f"# {self.spec.name}\n\n{what}, {self.spec.size}x{self.spec.size}; {given}.\n\n{card}"
+        return f"# {self.spec.name}\n\n{what}, {in_pixels(self.spec.size)}; {given}.\n\n{card}"
 
     def card(self, data: ImageDataset, step: int, seed: int) -> str:
         """What a reader of the checkpoint wants to know of its training."""

@@ -109,7 +109,7 @@ class DiffusionTask:
             {name: part.dropped(inputs.values[name], streams) for name, part in conditioners.items() if name in inputs.values}
         )
         with autocast:
-            condition = conditioners(inputs, self.model.latent_size, drops)
+            condition = conditioners(inputs, (latents.shape[2], latents.shape[3]), drops)
             return self.objective(self._call, latents, condition, streams)
 
     def _drawn(self, batch: LatentBatch, streams: Streams) -> Tensor:
@@ -142,9 +142,10 @@ class DiffusionTask:
         for batch in self._held_out_parts():
             streams = Streams.of(self.seed, "evaluate", samples=batch.positions)
             drops = {name: torch.full((len(batch.positions),), part.drop == 1) for name, part in model.conditioners.items()}
+            latents, inputs = self._drawn(batch, streams), self._inputs(batch.records, facts, drops, streams)
             with autocast:
-                condition = model.mean_conditioners(self._inputs(batch.records, facts, drops, streams), model.latent_size, drops)
-                losses.append(self.measure(model.mean_network, self._drawn(batch, streams), condition, streams))
+                condition = model.mean_conditioners(inputs, (latents.shape[2], latents.shape[3]), drops)
+                losses.append(self.measure(model.mean_network, latents, condition, streams))
         loss = torch.cat(losses).mean().item()
         on = MeasuredOn.of(self.latents.held_out)
         line = f"{on.pictures} loss {loss:.4f} (averaged weights)"

@@ -189,7 +189,7 @@ def test_a_classifier_is_described_with_the_first_stage_that_it_sees_through():
     """Its network is that which training builds; frozen parts have no gradients."""
     found = description_of(ROOT / "configs/classifier/emoji.yaml")
     config = load(ROOT / "configs/classifier/emoji.yaml", TrainClassifier)
-    built = config.network.build(4, 16, num_classes=8)
+    built = config.network.build(4, (16, 16), num_classes=8)
     assert found.parameters == {"classifier": sum(p.numel() for p in built.parameters()), "first_stage": 2_702_087}
     count, frozen = found.parameters.values()
     assert found.held == Held(weights=4 * (count + frozen), gradients=4 * count, optimizer=8 * count, average=4 * count)

@@ -52,12 +52,12 @@ def test_tags_add_up_and_a_missing_value_is_null():
     torch.testing.assert_close(both - none, (big - none) + (old - none))
     assert not torch.allclose(none, vector())  # no tags, and tags that are not known
     torch.testing.assert_close(vector(), torch.zeros(8))
-    torch.testing.assert_close(part(part.null(1), (4, 4)).vector[0], torch.zeros(8))
+    torch.testing.assert_close(part(part.null(1, (4, 4)), (4, 4)).vector[0], torch.zeros(8))
 
 
 def test_each_attribute_is_dropped_by_its_own_probability():
     part = built(tags=TagsAttribute(drop=0.5), size=NumberAttribute(drop=0.2), smiles=ChoiceAttribute(drop=0.0))
-    value = {name: torch.ones_like(rows) for name, rows in part.null(2000).items()}
+    value = {name: torch.ones_like(rows) for name, rows in part.null(2000, (4, 4)).items()}
     left = {name: rows[:, 0] for name, rows in part.dropped(value, Streams.of(0, samples=range(2000))).items()}
     assert [rows.mean().item() for rows in left.values()] == pytest.approx([0.5, 0.8, 1.0], abs=0.04)
     assert (left["tags"] * left["size"]).mean().item() == pytest.approx(0.4, abs=0.04)  # independent of each other

@@ -72,7 +72,7 @@ def build(*names, **others) -> Conditioners:
     torch.manual_seed(0)
     configs = {name: CONFIGS[name] for name in names} | others
     made = build_conditioners(configs, context_width=20, latent_channels=4)
-    return made.attach(lambda images: torch.full((len(images), 4, 4, 4), 0.25), (3, 16, 16))
+    return made.attach(lambda images: torch.full((len(images), 4, 4, 4), 0.25), 3, 4)
 
 
 def values(count: int = 4) -> dict[str, Any]:

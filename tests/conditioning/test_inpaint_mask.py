@@ -28,10 +28,10 @@ def test_channels_of_inpainting_big():
     masks[0, 0, 4, 4] = masks[0, 0, 1, 1] = 1  # first of cell (2, 2); last of cell (0, 0)
     latents, hole = torch.arange(32.0).reshape(1, 2, 4, 4), torch.full((2, 4, 4), 7.0)
     part = BLACK.build(context_width=None, latent_channels=2)
-    part.attach(lambda images: hole[None], (3, 8, 8))
+    part.attach(lambda images: hole[None], 3, 2)
     found = part(MaskedImages(masks, latents), (4, 4)).concat
     cells = torch.full((1, 1, 4, 4), -1.0)
     cells[0, 0, 2, 2] = 1
     assert_close(found, torch.cat([latents, cells], dim=1), rtol=0, atol=0)
-    null = part(part.null(1), (4, 4)).concat
+    null = part(part.null(1, (4, 4)), (4, 4)).concat
     assert_close(null, torch.cat([hole[None], torch.ones(1, 1, 4, 4)], dim=1), rtol=0, atol=0)

@@ -20,7 +20,7 @@ from ldm.data.open import open_dataset
 from ldm.data.record import Record, boxes_of
 from ldm.data.shards import Index, write_shards
 from ldm.data.sources.folder import FolderSource
-from ldm.data.transforms import augmented, fitted, fitted_boxes
+from ldm.data.transforms import Placement, augmented, fitted, fitted_boxes
 
 LAYOUT = """
 name: tiny-layout
@@ -76,16 +76,17 @@ def rectangle(box: list[float], height: int, width: int) -> torch.Tensor:
 @pytest.mark.parametrize("height, width", [(64, 128), (160, 64), (96, 96)])
 def test_a_box_is_cut_as_the_picture_is(height, width):
     for box in ([0.3, 0.25, 0.5, 0.75], [0.0, 0.1, 0.9, 0.4], [0.45, 0.45, 1.0, 1.0]):
-        ((label, *found),) = fitted_boxes(torch.tensor([[3.0, *box]]), (height, width), 32).tolist()
+        ((label, *found),) = fitted_boxes(torch.tensor([[3.0, *box]]), Placement.of((height, width), (32, 32))).tolist()
         assert label == 3
-        assert found == pytest.approx(around(fitted(rectangle(box, height, width), 32)), abs=1.1 / 32)
+        assert found == pytest.approx(around(fitted(rectangle(box, height, width), Placement.of((height, width), (32, 32)))), abs=1.1 / 32)
 
 
 def test_what_is_cut_away_has_no_box():
     boxes = torch.tensor([[1.0, 0.0, 0.0, 0.2, 1.0], [2.0, 0.4, 0.0, 0.6, 1.0]])  # the first lies left of a wide picture's centre
-    torch.testing.assert_close(fitted_boxes(boxes, (64, 128), 32), torch.tensor([[2.0, 0.3, 0.0, 0.7, 1.0]]))
+    place = Placement.of((64, 128), (32, 32))
+    torch.testing.assert_close(fitted_boxes(boxes, place), torch.tensor([[2.0, 0.3, 0.0, 0.7, 1.0]]))
     touching = torch.tensor([[1.0, 0.0, 0.0, 0.25, 1.0]])  # ends where what is shown begins
-    assert len(fitted_boxes(touching, (64, 128), 32)) == 0
+    assert len(fitted_boxes(touching, place)) == 0
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_a_mask_is_of_zeros_and_ones_and_never_empty() -> None:
     everything, dot = torch.ones(1, 16, 16), torch.zeros(1, 16, 16)
     dot[:, 3, 5] = 1
     for silhouette in (None, torch.zeros(1, 16, 16), dot, everything):
-        masks = torch.stack([random_mask(16, silhouette, generator("mask", i)) for i in range(200)])
+        masks = torch.stack([random_mask((16, 16), silhouette, generator("mask", i)) for i in range(200)])
         assert masks.shape == (200, 1, 16, 16) and set(masks.unique().tolist()) == {0.0, 1.0} - ({0.0} if masks.all() else set())
         assert masks.flatten(1).any(1).all()
 
@@ -52,7 +52,7 @@ def test_boxes_strokes_and_silhouettes_have_their_shares(monkeypatch: pytest.Mon
     found: Counter[str] = Counter()
     reach = []
     for i in range(COUNT):
-        mask = random_mask(SIZE, dot, generator("share", i))[0]
+        mask = random_mask((SIZE, SIZE), dot, generator("share", i))[0]
         is_inverted = mask.sum() > SIZE**2 / 2
         if mask.sum() == 1 and not mask[50, 50]:
             found["boxes" if mask[0, 0] else "strokes"] += 1
@@ -63,7 +63,7 @@ def test_boxes_strokes_and_silhouettes_have_their_shares(monkeypatch: pytest.Mon
     assert shares == pytest.approx({"boxes": 0.4, "strokes": 0.4, "around": 0.1, "object": 0.1}, abs=ERROR)
     assert set(reach) == set(range(9))
 
-    plain = Counter(int(random_mask(SIZE, None, generator("plain", i))[0, 0, 0]) for i in range(COUNT))
+    plain = Counter(int(random_mask((SIZE, SIZE), None, generator("plain", i))[0, 0, 0]) for i in range(COUNT))
     assert plain[1] / COUNT == pytest.approx(0.5, abs=ERROR)
 
 
@@ -73,7 +73,7 @@ def test_boxes_have_their_number_and_size() -> None:
     boxes = []
     for i in range(COUNT):
         recorder = Recorder()
-        random_masks._boxes(recorder, SIZE, generator("boxes", i))  # type: ignore[arg-type]
+        random_masks._boxes(recorder, (SIZE, SIZE), generator("boxes", i))  # type: ignore[arg-type]
         numbers[len(recorder.boxes)] += 1
         boxes += recorder.boxes
     assert {number: count / COUNT for number, count in numbers.items()} == pytest.approx({1: 1 / 3, 2: 1 / 3, 3: 1 / 3}, abs=ERROR)
@@ -89,7 +89,7 @@ def test_strokes_have_their_number_length_and_width() -> None:
     steps, widths, lengths = set(), [], []
     for i in range(COUNT):
         recorder = Recorder()
-        random_masks._strokes(recorder, SIZE, generator("strokes", i))  # type: ignore[arg-type]
+        random_masks._strokes(recorder, (SIZE, SIZE), generator("strokes", i))  # type: ignore[arg-type]
         walks: list[list[tuple[float, ...]]] = []
         for ends, width in recorder.lines:
             if not walks or walks[-1][-1][2:] != ends[:2]:

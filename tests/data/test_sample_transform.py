@@ -20,7 +20,7 @@ from ldm.data.prepare import Preparation, prepare_sources
 from ldm.data.record import Record
 from ldm.data.sample_transform import SampleTransform
 from ldm.data.sources.folder import FolderSource
-from ldm.data.transforms import fitted, fitted_boxes, fitted_levels, fitted_map
+from ldm.data.transforms import Placement, fitted, fitted_boxes, fitted_levels, fitted_map
 
 RAMP = np.linspace(-1000, 3000, 64).reshape(8, 8).round()
 
@@ -123,19 +123,21 @@ def test_pictures_maps_masks_and_boxes_are_cut_alike_at_any_shape(height: int, w
     top, left = (height - short) / 2, (width - short) / 2
     levels = torch.zeros(3, height, width, dtype=torch.uint8)
     levels[:, round(top) : round(top + short), round(left + short / 2) : round(left + short)] = 255  # the right half of the middle
-    image = fitted_levels(levels, size)
-    assert_close(image, fitted(levels.float() / 127.5 - 1, size), rtol=0, atol=0)
+    place = Placement.of((height, width), (size, size))
+    image = fitted_levels(levels, place, torch.zeros(3, 1, 1))
+    assert_close(image, fitted(levels.float() / 127.5 - 1, place), rtol=0, atol=0)
     bright = (image[0] > 0).float()
     assert (bright[:, : size // 2 - 2] == 0).all() and (bright[:, size // 2 + 2 : -2] == 1).all()
-    classes = fitted_map(levels[0], size)
-    assert classes.dtype == torch.uint8 and ((classes == 255).float() - bright).abs().sum(1).max() <= 3
+    classes = fitted_map(levels[0], place)
+    assert ((classes == 255).float() - bright).abs().sum(1).max() <= 3
     box = [(left + short / 2) / width, top / height, (left + short) / width, (top + short) / height]
-    found = fitted_boxes(torch.tensor([[4.0, *box], [5.0, 0.0, 0.0, 0.01, 0.01]]), (height, width), size)
+    found = fitted_boxes(torch.tensor([[4.0, *box], [5.0, 0.0, 0.0, 0.01, 0.01]]), place)
     assert_close(found, torch.tensor([[4.0, 0.5, 0.0, 1.0, 1.0]]), atol=1.6 / size, rtol=0)
 
 
 def test_a_line_of_a_million_pixels_is_a_small_picture() -> None:
     levels = torch.zeros(1, 1, 1_000_000, dtype=torch.uint8)
     levels[..., 499_000:501_000] = 255
-    assert_close(fitted_levels(levels, 64), torch.ones(1, 64, 64))
-    assert fitted_map(levels[0], 64).float().mean() == 255
+    place = Placement.of((1, 1_000_000), (64, 64))
+    assert_close(fitted_levels(levels, place, torch.zeros(1, 1, 1)), torch.ones(1, 64, 64))
+    assert fitted_map(levels[0], place).float().mean() == 255

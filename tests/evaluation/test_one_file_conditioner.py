@@ -62,7 +62,7 @@ class Shade(Conditioner[Tensor]):
         SEEN.append(value)
         return Condition(vector=self.linear(value.to(self.device)))
 
-    def null(self, count: int) -> Tensor:
+    def null(self, count: int, latent_size: tuple[int, int]) -> Tensor:
         return torch.zeros(count, 2)
 
     def of_batch(self, batch: Batch, facts: DataFacts) -> Tensor:

@@ -275,7 +275,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
         channels=16, multipliers=(1, 2), blocks=1, attention=(1, 2), heads=2, transformer_depth=0, checkpointing=True
     ).build(3, 3),
     "transformers": lambda: UNetConfig(channels=16, multipliers=(1, 2), blocks=1, attention=(1, 2), heads=2, context_width=8).build(3, 3),
-    "classifier": lambda: ClassifierConfig(channels=16, multipliers=(1, 2), blocks=1, attention=(1, 2), heads=2).build(3, 34, 10),
+    "classifier": lambda: ClassifierConfig(channels=16, multipliers=(1, 2), blocks=1, attention=(1, 2), heads=2).build(3, (34, 34), 10),
 }
 
 

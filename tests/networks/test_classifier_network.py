@@ -20,7 +20,7 @@ X, NETWORK_TIME = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_see
 def network() -> ClassifierNetwork:
     """One whose zero-initialised weights are not zero."""
     torch.manual_seed(0)
-    made = ClassifierConfig(**SHAPE).build(2, 8, 5)
+    made = ClassifierConfig(**SHAPE).build(2, (8, 8), 5)
     for parameter in made.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.2)
@@ -60,7 +60,7 @@ def test_pooling_is_a_peers_attention_with_the_mean_as_query() -> None:
 
 def test_other_sizes_and_channels_are_refused(network: ClassifierNetwork) -> None:
     with pytest.raises(UserError, match="samples of 6x6 cannot be halved down to the classifier's last level.*multiple of 4"):
-        ClassifierConfig(**SHAPE).build(2, 6, 5)
+        ClassifierConfig(**SHAPE).build(2, (6, 6), 5)
     with pytest.raises(UserError, match="trained on samples of 8 x 8, not 12 x 8"):
         network(torch.zeros(1, 2, 12, 8), NETWORK_TIME[:1])
     with pytest.raises(UserError, match="takes 2 input channels, not 3"):

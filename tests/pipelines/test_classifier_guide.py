@@ -115,7 +115,7 @@ MISFITS = {
         {"normalization": replace(PIXELS, digest="a" * 64)},
         "it was trained on latents of first stage aaaaaaaaaaaa, the model draws pixels",
     ),
-    "size": ({"size": 32}, "its picture size is 32, the model's 16"),
+    "size": ({"size": 32}, "its picture size is 32x32, the model's 16x16"),
     "channels": ({"normalization": replace(PIXELS, channels=1)}, "its number of channels is 1, the model's 3"),
     "process": ({"process": VPSDE()}, "its process is VPSDE(num_steps=1000, beta_min=0.1, beta_max=20.0), the model's DiscreteVP("),
 }

@@ -16,7 +16,7 @@ from ldm import LatentDiffusion
 from ldm.core.condition import Condition
 from ldm.core.errors import UserError
 from ldm.data.profiles import in_srgb, matrix_profile
-from ldm.pipelines.canvas import BLEND_SIDE, Square, as_tensor, blended, hole_of, known_at, ordinary, pasted
+from ldm.pipelines.canvas import BLEND_SIDE, Window, as_tensor, blended, hole_of, known_at, ordinary, pasted
 from ldm.pipelines.edit import image_to_image, inpaint
 from ldm.pipelines.latent_diffusion import LatentDiffusion as Model
 from ldm.pipelines.upscaling import upscale
@@ -225,7 +225,7 @@ def test_a_painting_has_the_colours_of_the_pictures_profile(model_of):
     picture.info["icc_profile"] = wide
     hole = hole_of(mask)
     red = torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(3, 16, 16)
-    result = pasted(ordinary(picture), red, Square(0, 0, 16), hole)
+    result = pasted(ordinary(picture), red, Window(0, 0, 16, 16), hole)
     check_kept(picture, result, hole)
     assert result.info["icc_profile"] == wide
     assert np.abs(np.array(result)[hole][:, :3] - np.array([234, 51, 35])).max() <= 5  # sRGB's red, in numbers of Display P3
@@ -260,15 +260,15 @@ def test_pictures_of_16_bits_are_not_painted_white(model_of):
 def test_the_square():
     hole = np.zeros((100, 300), dtype=bool)
     hole[40:60, 200:220] = True
-    assert Square.around(hole, 16) == Square(30, 190, 40)  # twice the hole
-    assert Square.around(hole, 64) == Square(18, 178, 64)  # the model's own size, where that is more
+    assert Window.around(hole, (16, 16)) == Window(30, 190, 40, 40)  # twice the hole
+    assert Window.around(hole, (64, 64)) == Window(18, 178, 64, 64)  # the model's own size, where that is more
     hole[:, :] = False
     hole[95:, :10] = True
-    assert Square.around(hole, 64) == Square(36, 0, 64)  # pushed back into the picture
+    assert Window.around(hole, (64, 64)) == Window(36, 0, 64, 64)  # pushed back into the picture
     hole[:, 100:200] = True
-    assert Square.around(hole, 64) == Square(-100, 0, 300)  # a hole as high as the picture: over its edges
+    assert Window.around(hole, (64, 64)) == Window(-100, 0, 300, 300)  # a hole as high as the picture: over its edges
     numbers = np.arange(12).reshape(3, 4)
-    assert Square(-1, 2, 3).cut(numbers).tolist() == [[2, 3, 3], [2, 3, 3], [6, 7, 7]]
+    assert Window(-1, 2, 3, 3).cut(numbers).tolist() == [[2, 3, 3], [2, 3, 3], [6, 7, 7]]
 
 
 @pytest.mark.parametrize("side, step", [(40, 0.26), (BLEND_SIDE, 0.06), (BLEND_SIDE + 100, 0.06)])
@@ -300,10 +300,10 @@ def test_a_square_at_the_models_size_holds_known_pixels_only(side):
     known = torch.full((1, 3, side, side), 0.3)
     hole = torch.zeros(1, 1, side, side)
     hole[:, :, : side // 2, side // 3 :] = 1
-    small, small_hole = known_at(torch.where(hole > 0, 50.0, known), hole, 24)
+    small, small_hole = known_at(torch.where(hole > 0, 50.0, known), hole, (24, 24))
     assert_close(small, torch.full((1, 3, 24, 24), 0.3), rtol=0, atol=1e-4)
     assert_close(small_hole.mean().item(), hole.mean().item(), rtol=0, atol=0.08)
-    small, _ = known_at(torch.full_like(known, 50.0), torch.ones_like(hole), 24)
+    small, _ = known_at(torch.full_like(known, 50.0), torch.ones_like(hole), (24, 24))
     assert_close(small, torch.zeros(1, 3, 24, 24))  # grey
 
 

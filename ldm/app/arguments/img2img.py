@@ -16,7 +16,9 @@ EXAMPLES = """examples:
 def main(arguments: Sequence[str]) -> None:
     """Changes a picture."""
     flags = parser("A picture noised to a strength and denoised, towards a prompt if there is one.", EXAMPLES, "outputs/img2img")
-    flags.add_argument("--image", type=Path, required=True, help="the picture; its centre square is taken, at the model's size")
+    flags.add_argument(
+        "--image", type=Path, required=True, help="the picture; its centre is taken, at the model's size or --height and --width"
+    )
     flags.add_argument(
         "--strength", type=float, required=True, help="noise level, above 0 to 1: 0.2 = touched up, 1 = only the prompt counts"
     )

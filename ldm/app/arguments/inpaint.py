@@ -11,6 +11,7 @@ EXAMPLES = """examples:
   python scripts/inpaint.py --image photo.png --mask hole.png
   python scripts/inpaint.py --image photo.png --mask hole.png --prompt "a red hat" --num-images 4 --seed 3
 
+The model paints a window around the hole at its own size, or at --height and --width.
 The mask has the picture's size: white = paint, black = keep. Pixels that are kept come back bit-identical.
 """
 

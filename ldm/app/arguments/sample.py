@@ -12,6 +12,7 @@ EXAMPLES = """examples:
   python scripts/sample.py
   python scripts/sample.py --label animals-nature --num-images 8
   python scripts/sample.py --map layout.png --model runs/maps/checkpoint
+  python scripts/sample.py --map panorama.png --height 512 --width 1024 --model runs/semantic512/checkpoint
   python scripts/sample.py --boxes layout.json --model runs/layout2img256/checkpoint
       a file layout.json: [[class, left, top, right, bottom], ...], class a number, the rest shares of the picture from 0 to 1
   python scripts/sample.py --cond attributes.age=40 --cond "attributes.tags=indoors;young" --model runs/faces/checkpoint

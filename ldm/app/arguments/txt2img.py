@@ -11,6 +11,7 @@ EXAMPLES = """examples:
   python scripts/txt2img.py --prompt "a red heart"
   python scripts/txt2img.py --prompt "a smiling yellow face" --num-images 9 --seed 7 --out outputs/faces
   python scripts/txt2img.py --prompt "a house" --negative-prompt "a tree" --sampler ddim --steps 50 --model runs/mine-ldm/checkpoint
+  python scripts/txt2img.py --prompt "a red car" --height 64 --width 96
 """
 
 

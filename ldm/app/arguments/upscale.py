@@ -20,7 +20,8 @@ MODEL = "a model that was trained with low_resolution; the shipped one was not: 
 
 def main(arguments: Sequence[str]) -> None:
     """Draws the picture at several times its size."""
-    flags = parser("A small picture drawn at several times its size.", EXAMPLES, "outputs/upscale", model=MODEL)
+    sizes = dict.fromkeys(("--height", "--width"), "is not asked for: the result is the given picture's size times the model's factor")
+    flags = parser("A small picture drawn at several times its size.", EXAMPLES, "outputs/upscale", elsewhere=sizes, model=MODEL)
     flags.add_argument("--image", type=Path, required=True, help="the small picture")
     options = flags.parse_args(arguments)
 

@@ -17,6 +17,7 @@ from ldm.conditioning.low_resolution import LowResolutionConfig
 from ldm.conditioning.semantic_map import SemanticMapConfig
 from ldm.conditioning.transformer import TransformerConfig
 from ldm.core.errors import UserError
+from ldm.core.settings import Size, height_width
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.first_stage.vq import VQAutoencoderConfig
 from ldm.interop.clip_text import TextTower
@@ -48,7 +49,7 @@ def yaml_of(ours: Ours, tower: TextTower | None, scale: float) -> dict[str, Any]
         "beta_schedule": {mine: theirs for theirs, mine in SPACINGS.items()}[process.spacing],
         "timesteps": process.num_steps,
         "parameterization": _prediction(ours),
-        "image_size": unet.sample_size,
+        "image_size": _shorter(unet.sample_size),
         "channels": ours.spec.first_stage.latent_channels,
         "scale_factor": scale,
         "use_ema": False,
@@ -90,7 +91,7 @@ def unet_of(ours: Ours) -> UNetConfig:
 def _unet_params(ours: Ours, *, is_linear: bool) -> dict[str, Any]:
     unet, config = ours.unet(), unet_of(ours)
     params: dict[str, Any] = {
-        "image_size": unet.sample_size,
+        "image_size": _shorter(unet.sample_size),
         "in_channels": unet.in_channels,
         "out_channels": unet.out_channels,
         "model_channels": config.channels,
@@ -119,13 +120,13 @@ def _first_stage_config(ours: Ours) -> dict[str, Any]:
     coders = {
         "double_z": not is_vq,
         "z_channels": config.latent_channels,
-        "resolution": ours.spec.size,
+        "resolution": min(height_width(ours.spec.size)),
         "in_channels": config.image_channels,
         "out_ch": config.image_channels,
         "ch": config.channels,
         "ch_mult": list(config.multipliers),
         "num_res_blocks": config.blocks,
-        "attn_resolutions": [ours.spec.size // factor for factor in config.attention],
+        "attn_resolutions": [min(height_width(ours.spec.size)) // factor for factor in config.attention],
         "dropout": config.dropout,
         "attn_type": "vanilla" if config.middle_attention else "none",
     }
@@ -134,6 +135,11 @@ def _first_stage_config(ours: Ours) -> dict[str, Any]:
     codes = {"n_embed": config.num_codes} if isinstance(config, VQAutoencoderConfig) else {}
     params = {"embed_dim": config.latent_channels, **codes, "ddconfig": coders, "lossconfig": {"target": "torch.nn.Identity"}}
     return {"target": f"ldm.models.autoencoder.{'VQModelInterface' if is_vq else 'AutoencoderKL'}", "params": params}
+
+
+def _shorter(size: Size | None) -> int | None:
+    """The side that CompVis's configs have, which know squares only; its sampling scripts take height and width as flags."""
+    return size if size is None else min(height_width(size))
 
 
 def process_of(ours: Ours) -> DiscreteVP:

@@ -23,6 +23,7 @@ from ldm.conditioning.clip_pretrained import ClipPretrainedConfig
 from ldm.conditioning.conditioner import build_conditioners
 from ldm.conditioning.transformer import TransformerConfig
 from ldm.core.errors import UserError
+from ldm.core.settings import each_side
 from ldm.first_stage.convolutional import ConvolutionalConfig
 from ldm.first_stage.latent_normalization import encoder_digest, weights_digest
 from ldm.interop.clip_text import TextTower
@@ -71,7 +72,8 @@ def import_parts(folder: Path) -> tuple[Imported, TextTower | None]:
 
     where = folder / "unet" / "config.json"
     unet = sized_unet(read_json(where), str(where))
-    unet = replace(unet, config=spec.denoiser, sample_size=spec.size // spec.first_stage.downsampling_factor)
+    factor = spec.first_stage.downsampling_factor
+    unet = replace(unet, config=spec.denoiser, sample_size=each_side(spec.size, lambda side: side // factor))
     must_be(str(where), "out_channels", unet.out_channels, spec.first_stage.latent_channels)
     _must_agree(where, unet_json(unet, sets_heads=True))
     keys = unet_keys(spec.denoiser, unet.in_channels, unet.out_channels, "diffusers", is_linear=unet.is_linear)

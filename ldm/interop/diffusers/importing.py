@@ -17,6 +17,7 @@ from ldm.conditioning.conditioner import ConditionerConfig
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig
 from ldm.conditioning.low_resolution import LowResolutionConfig
 from ldm.core.errors import UserError, unknown
+from ldm.core.settings import each_side
 from ldm.interop.clip_text import OWN, TextTower
 from ldm.interop.diffusers.exported_parts import import_parts, is_of_parts
 from ldm.interop.diffusers.folder import read_autoencoder, read_clip, read_weights
@@ -86,7 +87,8 @@ def import_diffusers(folder: Path) -> tuple[Imported, TextTower | None]:
 
     scheduler = read_scheduler(read_json(folder / "scheduler" / "scheduler_config.json"), f"{folder}/scheduler")
     notes += scheduler.notes
-    size = unet.sample_size * autoencoder.config.downsampling_factor if unet.sample_size else autoencoder.size
+    factor = autoencoder.config.downsampling_factor
+    size = each_side(unet.sample_size, lambda side: side * factor) if unet.sample_size else autoencoder.size
     published = published_sampling(conditioning)
     recipe = Recipe(
         autoencoder=AutoencoderRecipe(size=size, first_stage=autoencoder.config, scale=autoencoder.scale, shift=autoencoder.shift),

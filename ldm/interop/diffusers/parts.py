@@ -9,6 +9,7 @@ from ldm.conditioning.bert_scratch import WORDS, BertScratchConfig
 from ldm.conditioning.transformer import TransformerConfig
 from ldm.config.loader import dump
 from ldm.core.errors import UserError
+from ldm.core.settings import Size
 from ldm.first_stage.autoencoder import KLAutoencoderConfig
 from ldm.first_stage.convolutional import ConvolutionalConfig
 from ldm.first_stage.vq import VQAutoencoderConfig
@@ -31,7 +32,7 @@ class _Common:
     act_fn: Literal["silu"] = "silu"
     latent_channels: int
     norm_num_groups: int = 32
-    sample_size: int = 32
+    sample_size: Size = 32
     scaling_factor: float = 0.18215
     force_upcast: bool = True
     mid_block_add_attention: bool = True
@@ -81,12 +82,12 @@ BERT_UNREAD = (
 
 @dataclass(frozen=True, kw_only=True)
 class SizedAutoencoder:
-    """An autoencoder, the scale and shift of its latents, and the side of its training images, in pixels."""
+    """An autoencoder, the scale and shift of its latents, and the size of its training images, in pixels."""
 
     config: ConvolutionalConfig
     scale: float
     shift: float
-    size: int
+    size: Size
 
 
 def autoencoder_json(autoencoder: SizedAutoencoder) -> dict[str, Any]:

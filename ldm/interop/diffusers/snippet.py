@@ -19,6 +19,7 @@ from ldm.conditioning.inpaint_mask import InpaintMaskConfig
 from ldm.conditioning.low_resolution import LowResolutionConfig
 from ldm.conditioning.semantic_map import SemanticMapConfig
 from ldm.core.errors import UserError
+from ldm.core.settings import height_width
 from ldm.pretrained.text import MINILM
 
 FRAME = '''"""Samples {name} by diffusers' parts: `python load.py` writes sample.png beside itself; or import what it defines."""
@@ -33,7 +34,7 @@ from diffusers import {autoencoder}, {scheduler}, {unet}
 from transformers import AutoModel, AutoTokenizer, CLIPTextModel
 
 HERE = Path(__file__).parent
-SIZE, SIDE, CHANNELS = {size}, {side}, {channels}  # side of the images in pixels; side and channels of the latents
+SIZE, LATENT, CHANNELS = {size}, {latent}, {channels}  # (height, width) of the images and of the latents, and the latents' channels
 unet = {unet}.from_pretrained(HERE / "unet").eval()
 {heads}vae = {autoencoder}.from_pretrained(HERE / "vae").eval()
 scheduler = {scheduler}.from_pretrained(HERE / "scheduler")
@@ -51,9 +52,9 @@ def condition({arguments}):
 
 @torch.no_grad()
 def sample(conditions, noise=None, steps={steps}, guidance={guidance}):
-    """An image (1, C, SIZE, SIZE) in [-1, 1], from a condition and noise (1, CHANNELS, SIDE, SIDE)."""
+    """An image (1, C, *SIZE) in [-1, 1], from a condition and noise (1, CHANNELS, *LATENT)."""
     tokens, mask, vector, concat = conditions
-    x = torch.randn(1, CHANNELS, SIDE, SIDE) if noise is None else noise
+    x = torch.randn(1, CHANNELS, *LATENT) if noise is None else noise
     scheduler.set_timesteps(steps)
     for t in scheduler.timesteps:
         inputs = torch.cat([torch.cat([x, x]), *concat], dim=1)
@@ -116,20 +117,20 @@ for i, (kind, *corners) in enumerate(boxes[:{boxes}]):
 features = LDMBertModel.from_pretrained(HERE / "{name}").eval()(layout, return_dict=False)[0]
 """
 MAP = """n = {cells}
-pixels = F.interpolate(classes[None, None].float(), size=(n * SIDE, n * SIDE), mode="nearest-exact")[:, 0].long()
+pixels = F.interpolate(classes[None, None].float(), size=(n * LATENT[0], n * LATENT[1]), mode="nearest-exact")[:, 0].long()
 pixels = F.one_hot(pixels % ({classes} + 1), {classes} + 1)[..., :{classes}].permute(0, 3, 1, 2).float()
 cells = F.avg_pool2d(pixels, n)
 cells = torch.cat([torch.zeros_like(cells), cells])
 """
 MIXED = 'cells = F.conv2d(cells, weights["parts.{name}.mix.weight"])\n'
 MASK = """known = vae.encode(image * (1 - hole)){mean} * vae.config.scaling_factor
-hole = F.adaptive_max_pool2d((hole > 0).float(), (SIDE, SIDE))
+hole = F.adaptive_max_pool2d((hole > 0).float(), LATENT)
 concat.append(torch.cat([hole, known], dim=1).expand(2, -1, -1, -1))"""
 BLACK_MASK = """known = vae.encode(image.masked_fill(hole > 0, -1)){mean} * vae.config.scaling_factor
-hole = 2 * F.interpolate((hole > 0).float(), size=(SIDE, SIDE)) - 1
+hole = 2 * F.interpolate((hole > 0).float(), size=LATENT) - 1
 concat.append(torch.cat([known, hole], dim=1).expand(2, -1, -1, -1))"""
-SMALL = """if small.shape[2:] != (SIDE, SIDE):
-    small = F.interpolate(small, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(-1, 1)
+SMALL = """if small.shape[2:] != LATENT:
+    small = F.interpolate(small, size=LATENT, mode="bicubic", antialias=True).clamp(-1, 1)
 concat.append(torch.cat([torch.zeros_like(small), small]))"""
 ARGUMENTS: dict[type[ConditionerConfig], tuple[tuple[str, str, str], ...]] = {  # name, example, help text
     ClassLabelConfig: (("label", "0", "label: the index of a class"),),
@@ -137,12 +138,12 @@ ARGUMENTS: dict[type[ConditionerConfig], tuple[tuple[str, str, str], ...]] = {  
     BertPretrainedConfig: (("prompt", '"a picture"', "prompt: a text"),),
     ClipPretrainedConfig: (("prompt", '"a picture"', "prompt: a text"),),
     BoxesConfig: (("boxes", "[(0, 0.2, 0.2, 0.8, 0.8)]", "boxes: class, left, top, right, bottom of each, as shares"),),
-    SemanticMapConfig: (("classes", "torch.zeros(SIZE, SIZE)", "classes: (SIZE, SIZE), the class of each pixel; -1: unknown"),),
+    SemanticMapConfig: (("classes", "torch.zeros(SIZE)", "classes: (H, W) of SIZE, the class of each pixel; -1: unknown"),),
     InpaintMaskConfig: (
-        ("image", "torch.zeros(1, 3, SIZE, SIZE)", "image: (1, C, SIZE, SIZE) in [-1, 1]"),
-        ("hole", "torch.ones(1, 1, SIZE, SIZE)", "hole: (1, 1, SIZE, SIZE), 1 = paint"),
+        ("image", "torch.zeros(1, 3, *SIZE)", "image: (1, C, *SIZE) in [-1, 1]"),
+        ("hole", "torch.ones(1, 1, *SIZE)", "hole: (1, 1, *SIZE), 1 = paint"),
     ),
-    LowResolutionConfig: (("small", "torch.zeros(1, 3, SIDE, SIDE)", "small: (1, C, H, W) in [-1, 1]"),),
+    LowResolutionConfig: (("small", "torch.zeros(1, 3, *LATENT)", "small: (1, C, H, W) in [-1, 1]"),),
 }
 
 
@@ -173,8 +174,8 @@ def snippet(spec: LatentDiffusionSpec, *, unet: str, autoencoder: str, scheduler
         unet=unet,
         imports=HEADS_IMPORT * (heads is not None) + BERT_IMPORT * has_bert,
         heads="" if heads is None else HEADS.format(heads=heads),
-        size=spec.size,
-        side=spec.size // spec.first_stage.downsampling_factor,
+        size=height_width(spec.size),
+        latent=spec.latent_size,
         channels=spec.first_stage.latent_channels,
         arguments=", ".join(arguments),
         help="".join(f" {text}." for _, text in arguments.values()),
@@ -208,7 +209,8 @@ def _lines(name: str, config: ConditionerConfig, spec: LatentDiffusionSpec, *, i
             return text.format(name=name, **sizes)
         case SemanticMapConfig():
             text = MAP + ("" if config.channels is None else MIXED) + "concat.append(cells)"
-            return text.format(name=name, classes=config.classes, cells="-(-max(classes.shape) // SIDE)" if config.shares else 1)
+            cells = "max(-(-side // cells) for side, cells in zip(classes.shape, LATENT))" if config.shares else 1
+            return text.format(name=name, classes=config.classes, cells=cells)
         case InpaintMaskConfig():
             text = MASK if config.convention == "stable_diffusion" else BLACK_MASK
             return text.format(mean=".latent_dist.mode()" if is_kl else ".latents")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ldm.config.loader import dump
 from ldm.core.errors import UserError
+from ldm.core.settings import Size
 from ldm.interop.foreign_config import must_be, must_be_few, read_foreign
 from ldm.networks.blocks.norm import groups_for
 from ldm.networks.unet import UNetConfig
@@ -24,7 +25,7 @@ PLAIN, CROSS, RESIDUAL, WITH_ATTENTION = "", "CrossAttn", "Resnet", "Attn"
 class _Common:
     """Fields of both classes. Names and defaults are diffusers'; a Literal is fixed in our network."""
 
-    sample_size: int | None = None
+    sample_size: Size | None = None
     in_channels: int
     out_channels: int
     center_input_sample: Literal[False] = False
@@ -84,7 +85,7 @@ class SizedUNet:
     """A UNet with its input and output channels.
 
     Attributes:
-        sample_size: side of the latents it was trained on; None = not known.
+        sample_size: of the latents it was trained on, (height, width) or the side of a square; None = not known.
         is_linear: see `unet_keys`.
         token_width: width of the tokens before diffusers' UNet projects them (TOKEN_PROJECTION), which our conditioners do here; None = it
             does not project them.
@@ -93,7 +94,7 @@ class SizedUNet:
     config: UNetConfig
     in_channels: int
     out_channels: int
-    sample_size: int | None = None
+    sample_size: Size | None = None
     is_linear: bool = False
     token_width: int | None = None
 
