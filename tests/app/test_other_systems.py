@@ -13,6 +13,7 @@ import torch
 from tiny_runs import arguments, metrics, write_squares
 
 from ldm.core.random import generator
+from ldm.data.classic import LAY_OUT
 from ldm.data.config import DataConfig
 from ldm.data.loader import start_method
 from ldm.data.open import open_dataset
@@ -65,3 +66,14 @@ def test_a_data_set_is_sent_to_a_process(tmp_path: Path) -> None:
     order = GlobalOrder(10, 4, 7)
     assert pickle.loads(pickle.dumps(order)).indices(3) == order.indices(3)
     assert sorted(index for index, _ in order.indices(1)) == sorted(torch.randperm(10, generator=generator(7, "order", 0))[:4].tolist())
+
+
+def test_raw_files_are_copied_where_no_link_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **more: object) -> None:
+        raise OSError(1314, "A required privilege is not held by the client")
+
+    (tmp_path / "raw" / "below").mkdir(parents=True)
+    (tmp_path / "raw" / "below" / "data_batch_1").write_bytes(b"pictures")
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    LAY_OUT["cifar10"](tmp_path / "raw", tmp_path)
+    assert (tmp_path / "cifar-10-batches-py" / "data_batch_1").read_bytes() == b"pictures"
