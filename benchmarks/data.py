@@ -188,27 +188,36 @@ def listed(records: int) -> tuple[float, int]:
 
 
 def preparing(photos: int, pairs: int) -> None:
-    """`scripts/prepare_data.py` with one process and with two, in turn, so that what slows the machine down slows both."""
-    print(f"preparing {photos} JPEG photos of 2 megapixels, seconds{'':8}{'1 process':>10}{'2':>10}{'quotient':>10}{'load':>8}")
+    """`scripts/prepare_data.py` with one process and with two, in turn, so that what slows the machine down slows both.
+
+    Where others work on the cores too, the time of the clock says little: seconds of the processor, of all processes together, say by how
+    much two do more work than one.
+    """
+    print(f"preparing {photos} JPEG photos of 2 megapixels; seconds of the clock, and of the processor")
+    print(f"{'':14}{'1 process':>20}{'2 processes':>20}{'clock, 1 / 2':>16}{'processor, 1 / 2':>18}{'load':>8}")
     with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "photos").mkdir()
         for number, content in enumerate(drawn(photos)):
-            (Path(folder) / "photos").mkdir(exist_ok=True)
             (Path(folder) / f"photos/{number:06d}.jpg").write_bytes(content)
         for name, flags in (("as they are", ()), ("--size 256", ("--size", "256"))):
-            quotients = []
+            clocks, processors = [], []
             for _ in range(pairs):
-                one, two = (prepared(Path(folder), "--workers", workers, *flags) for workers in ("1", "2"))
-                quotients.append(one / two)
-                print(f"  {name:58}{one:10.1f}{two:10.1f}{one / two:10.2f}{os.getloadavg()[0]:8.1f}", flush=True)
-            print(f"  {name:58}{'median':>20}{statistics.median(quotients):10.2f}", flush=True)
+                (one, busy), (two, busy_two) = (prepared(Path(folder), "--workers", workers, *flags) for workers in ("1", "2"))
+                clocks.append(one / two)
+                processors.append(busy / busy_two)
+                row = f"{one:12.1f} {busy:6.1f}{two:13.1f} {busy_two:6.1f}{clocks[-1]:16.2f}{processors[-1]:18.2f}"
+                print(f"{name:14} {row}{os.getloadavg()[0]:8.1f}", flush=True)
+            print(f"{name:14} {'median':>39}{statistics.median(clocks):16.2f}{statistics.median(processors):18.2f}", flush=True)
 
 
-def prepared(folder: Path, *flags: str) -> float:
-    """Seconds of the command."""
+def prepared(folder: Path, *flags: str) -> tuple[float, float]:
+    """Seconds of the command, by the clock and by the processor."""
     command = [sys.executable, str(ROOT / "scripts/prepare_data.py"), str(folder / "photos"), "--out", str(folder / "out"), *flags]
-    started = time.perf_counter()
+    before, started = os.times(), time.perf_counter()
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    return time.perf_counter() - started
+    after = os.times()
+    busy = after.children_user + after.children_system - before.children_user - before.children_system
+    return time.perf_counter() - started, busy
 
 
 def drawn(photos: int) -> Iterator[bytes]:

@@ -575,6 +575,9 @@ def test_parts_of_several_machines_make_the_set_of_one(tmp_path: Path, capsys: p
     main([*command, "--workers", "2"])
     main([str(tmp_path / "in"), "--out", str(tmp_path / "one"), *OPTIONS])
     assert contents(tmp_path / "out") == contents(tmp_path / "one") and not (tmp_path / "out.parts").exists()
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "check"), *OPTIONS, "--check"])  # which keeps no parts
+    for name in ("report.txt", "report.html"):
+        assert contents(tmp_path / "out")[name] == contents(tmp_path / "check")[name]
 
 
 def test_a_part_does_its_share_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -595,7 +598,7 @@ def test_a_damaged_part_is_made_again(tmp_path: Path) -> None:
     main([*command, "--part", "1/1"])
     part = tmp_path / "out.parts/train-000001.part"
     content = bytearray(part.read_bytes())
-    content[-1] ^= 1
+    content[content.index(b"IHDR") + 20] ^= 1
     part.write_bytes(content)
     main(command)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
