@@ -16,7 +16,7 @@ from ldm.checkpoints.model import LatentDiffusionSpec
 from ldm.conditioning.conditioner import Conditioners
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.condition import Condition
-from ldm.core.errors import UserError, described
+from ldm.core.errors import UserError
 from ldm.core.precision import autocast
 from ldm.core.random import Streams
 from ldm.core.settings import Precision, height_width, in_pixels
@@ -77,7 +77,7 @@ class Renderer:
             return self
         for name, side in zip(("height", "width"), size, strict=True):
             if not is_number(side, Integral) or side < 1 or side % self.spec.size_multiple:
-                raise UserError(f"{name} must be a multiple of {self.spec.size_multiple} for this model, got {described(side)}")
+                raise UserError(f"{name} must be a multiple of {self.spec.size_multiple} for this model, got {side}")
         return replace(self, spec=replace(self.spec, size=size))
 
     @property

@@ -7,7 +7,7 @@ import mmap
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from itertools import accumulate
@@ -61,7 +61,7 @@ class ShardSource(Source):
         self.credits = tuple(map(str, credits)) if isinstance(credits, list) else ()
         self._shards = shards
         self._checked: set[int] = set()
-        self._opened = lru_cache(maxsize=OPEN)(self._open)
+        self._opened = self._with_open_shards()
         self.unreadable = {}
         in_memory = [info.index for _, info, _ in shards if isinstance(info.index, ShardIndex)]
         count = Counter(key for index in in_memory for key, _ in index)
@@ -111,7 +111,11 @@ class ShardSource(Source):
         return {**state, "_shards": [Shard(shard.path, shard.info) for shard in self._shards]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _opened=lru_cache(maxsize=OPEN)(self._open))
+        vars(self).update(state)
+        self._opened = self._with_open_shards()
+
+    def _with_open_shards(self) -> Callable[[int], tuple[ShardIndex, mmap.mmap | bytes]]:
+        return lru_cache(maxsize=OPEN)(self._open)
 
     def _open(self, number: int) -> tuple[ShardIndex, mmap.mmap | bytes]:
         """A shard's index and content."""
