@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-DEVICE, CPU = torch.device("mps"), torch.device("cpu")
+DEVICE, PLACE, CPU = torch.device("mps"), torch.device("mps:0"), torch.device("cpu")  # asked for, and what a tensor there says of itself
 NEED_ONE_DEVICE = ("cat", "concat", "stack", "linear", "conv2d", "embedding")  # which take no number of a CPU either
 BETWEEN = ("_has_compatible_shallow_copy_type",)  # a question that `Module.to` asks of tensors on two devices
 
@@ -46,7 +46,7 @@ class Elsewhere(TorchFunctionMode):
         if special is not None:
             return special(*args, **kwargs)
         if kwargs.get("device") is not None:
-            there = torch.device(kwargs["device"]) == DEVICE
+            there = torch.device(kwargs["device"]).type == DEVICE.type
             if there:
                 _refuse_generator(kwargs)
             made = func(*args, **kwargs | ({"device": CPU} if there else {}))
@@ -106,7 +106,7 @@ def _to(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if isinstance(each, Tensor):
             there, dtype = isinstance(each, There), each.dtype
         elif isinstance(each, torch.device | str):
-            there = torch.device(each) == DEVICE
+            there = torch.device(each).type == DEVICE.type
         elif isinstance(each, torch.dtype):
             dtype = each
     kwargs = {"copy": kwargs.get("copy", False) or there != isinstance(tensor, There), "memory_format": kwargs.get("memory_format")}
@@ -152,7 +152,7 @@ def _grad(tensor: Tensor) -> Tensor | None:
 
 
 SPECIAL: dict[Any, Callable[..., Any]] = {
-    Tensor.device.__get__: lambda tensor, *_: DEVICE if isinstance(tensor, There) else tensor.device,
+    Tensor.device.__get__: lambda tensor, *_: PLACE if isinstance(tensor, There) else tensor.device,
     Tensor.is_cpu.__get__: lambda tensor, *_: not isinstance(tensor, There) and tensor.is_cpu,
     Tensor.is_mps.__get__: lambda tensor, *_: isinstance(tensor, There),
     Tensor.grad.__get__: lambda tensor, *_: _grad(tensor),

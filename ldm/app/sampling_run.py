@@ -65,16 +65,22 @@ def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
         raise UserError(f"--num-images must be at most {MOST_IMAGES:,}, got {options.num_images}: give several calls a --seed each")
     check_folder(options.out)
     Outputs(options.out).check(*(name for suffix in SUFFIXES for name in _names(options.num_images, suffix)), GRID, PARAMETERS)
+    model = open_model(options, options.device)
+    how = sampling_of(model, options, options.num_images, Progress())
+    return model, how
+
+
+def open_model(options: argparse.Namespace, device: str | torch.device) -> LatentDiffusion:
+    """The model of the flags.
+
+    Raises:
+        UserError: one that cannot be opened, a size that it cannot draw.
+    """
     if options.lora is None and options.lora_scale is not None:
         raise UserError("--lora-scale goes with --lora")
     lora_scale = 1.0 if options.lora_scale is None else options.lora_scale
-    model = LatentDiffusion.from_pretrained(
-        options.model, options.device, precision=options.precision, lora=options.lora, lora_scale=lora_scale
-    )
-    if "height" in options:
-        model = model.at_size(options.height, options.width)
-    how = sampling_of(model, options, options.num_images, Progress())
-    return model, how
+    model = LatentDiffusion.from_pretrained(options.model, device, precision=options.precision, lora=options.lora, lora_scale=lora_scale)
+    return model.at_size(options.height, options.width) if "height" in options else model
 
 
 def tell_unread(model: LatentDiffusion, *texts: str | None) -> None:

@@ -10,7 +10,7 @@ from ldm.data.batch import Batch, Sample
 from ldm.data.config import DataConfig
 from ldm.data.facts import DataFacts
 from ldm.data.findings import UNLABELLED, Finding, looks_unlabelled
-from ldm.data.loader import report_unreadable, share_of_records, steps_in_order
+from ldm.data.loader import ShareOfRecords, report_unreadable, steps_in_order
 from ldm.data.order import ORDER, GlobalOrder
 from ldm.data.sample_transform import SampleTransform, Split
 from ldm.data.sources.source import Source
@@ -130,7 +130,7 @@ class IndexedDataset(ImageDataset):
         order = GlobalOrder(len(self), batch_size, self.seed)
         places = tuple(range(*part))
         reported = 0
-        share = share_of_records(self.sample, self.unreadable, order, part)
+        share = ShareOfRecords(self.sample, self.unreadable, order, *part)
         for step, (batch, unreadable) in steps_in_order(share, first_step, self.config.workers):
             for key, reason in unreadable.items():
                 if key not in self.unreadable.records:

@@ -42,6 +42,10 @@ class LatentCache:
         self.views: int = meta["views"]
         self.count: int = meta["count"]
 
+    def __reduce__(self) -> tuple[type[LatentCache], tuple[Path, dict[str, Any], SampleTransform]]:
+        """For worker processes that do not share this one's memory: they map the files themselves."""
+        return LatentCache, (self._folder, self._meta, self._transform)
+
     @staticmethod
     def open_or_build(
         folder: Path,

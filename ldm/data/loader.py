@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import count
 from typing import Generic, TypeVar
 
@@ -62,17 +63,19 @@ def steps_in_order(share: Callable[[int], S], first_step: int, workers: int) -> 
         yield step, batch
 
 
-def share_of_records(
-    sample: SampleOf, unreadable: UnreadableReport, order: GlobalOrder, part: tuple[int, int]
-) -> Callable[[int], tuple[Batch, Unreadable]]:
-    """What reads the share [start, stop) of a step's global batch, and says which records could not be read so far."""
+@dataclass(frozen=True)
+class ShareOfRecords:
+    """Reads the share [start, stop) of a step's global batch, and says which records could not be read so far."""
 
-    def share(step: int) -> tuple[Batch, Unreadable]:
-        start, stop = part
-        batch = Batch.of([sample(index, epoch) for index, epoch in order.indices(step)[start:stop]])
-        return batch, dict(unreadable.records)
+    sample: SampleOf
+    unreadable: UnreadableReport
+    order: GlobalOrder
+    start: int
+    stop: int
 
-    return share
+    def __call__(self, step: int) -> tuple[Batch, Unreadable]:
+        batch = Batch.of([self.sample(index, epoch) for index, epoch in self.order.indices(step)[self.start : self.stop]])
+        return batch, dict(self.unreadable.records)
 
 
 def start_method() -> str:

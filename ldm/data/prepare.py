@@ -27,7 +27,7 @@ from ldm.data.shards import Index, ShardWriter, checksum, plain_key, shard_write
 from ldm.data.sources.source import Source
 
 CREDITS = "CREDITS.txt"
-CHUNK = (16, 128)  # fewest and most records that a process looks at at once
+CHUNK = (16, 128)  # fewest and most records that a process looks at at once; it is a multiple of the fewest
 MANY = 4096  # chunks of a set, before they grow
 Progress = Callable[[Iterable[Pages], int, str], Iterable[Pages]]
 
@@ -202,7 +202,7 @@ class _Chunks(Dataset[Chunk | OSError | None]):
 
     def __init__(self, split: str, source: Source, how: Preparation, parts: Parts | None) -> None:
         self.split, self.source, self.how, self.parts = split, source, how, parts
-        self.size = min(max(len(source) // MANY, CHUNK[0]), CHUNK[1])
+        self.size = min(CHUNK[0] * math.ceil(len(source) / MANY / CHUNK[0]), CHUNK[1])
 
     def __len__(self) -> int:
         return -(-len(self.source) // self.size)

@@ -60,6 +60,22 @@ class LatentData:
     workers: int = 0
 
 
+@dataclass(frozen=True)
+class ShareOfLatents:
+    """Reads the share [start, stop) of a step's global batch from the cache."""
+
+    cache: LatentCache
+    order: GlobalOrder
+    start: int
+    stop: int
+
+    def __call__(self, step: int) -> LatentBatch:
+        items = [self.cache.item(index, epoch) for index, epoch in self.order.indices(step)[self.start : self.stop]]
+        samples, means, stds = zip(*items, strict=True)
+        moments = torch.stack(means), torch.stack(stds)
+        return LatentBatch(records=Batch.of(samples), positions=tuple(range(self.start, self.stop)), moments=moments)
+
+
 class Latents:
     """The latents of a training and a held-out set; the pictures themselves where the first stage is the identity.
 
@@ -78,18 +94,11 @@ class Latents:
         self, batch_size: int, first_step: int, share: tuple[int, int], on_any: Callable[[bool], bool] = bool
     ) -> Iterator[LatentBatch]:
         """The share [start, stop) of the global batches of steps first_step, ...; see `ImageDataset.batches`."""
-        start, stop = share
         if self.cache is None:
             for records, positions in self.train_set.batches(batch_size, first_step, share, on_any):
                 yield LatentBatch(records=records, positions=positions, moments=None)
             return
-        cache, order, positions = self.cache, GlobalOrder(self.cache.count, batch_size, self.seed), tuple(range(start, stop))
-
-        def read(step: int) -> LatentBatch:
-            items = [cache.item(index, epoch) for index, epoch in order.indices(step)[start:stop]]
-            samples, means, stds = zip(*items, strict=True)
-            return LatentBatch(records=Batch.of(samples), positions=positions, moments=(torch.stack(means), torch.stack(stds)))
-
+        read = ShareOfLatents(self.cache, GlobalOrder(self.cache.count, batch_size, self.seed), *share)
         for _, batch in steps_in_order(read, first_step, self.workers):
             yield batch
 

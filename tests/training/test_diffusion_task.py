@@ -136,5 +136,5 @@ def test_what_drop_all_takes_is_unconditional_to_the_network(monkeypatch: pytest
     monkeypatch.setattr(task.model.network, "forward", lambda x, t, condition: seen.append(condition) or call(x, t, condition))
     batch = next(task.batches(1))
     task.accumulate(batch, Pass(step=1, world=ALONE, autocast_dtype=None, scaler=torch.amp.GradScaler(enabled=False), batch_size=7))
-    null = conditioners(ConditionInputs(count=7), task.model.latent_size)
+    null = conditioners(ConditionInputs(count=7), task.model.spec.latent_size)
     torch.testing.assert_close((seen[0].vector, seen[0].concat), (null.vector, null.concat))

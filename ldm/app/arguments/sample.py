@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ EXAMPLES = """examples:
       by the names that the model's conditioners have; a wrong one is answered with those that there are
   python scripts/sample.py --label food-drink --classifier runs/emoji-classifier/checkpoint --classifier-scale 2
       a classifier that scripts/train_classifier.py trained guides to the class; the model need not be trained with labels
+  python scripts/sample.py --out-set data/drawn --count 10000 --like data/mine --model runs/mine/checkpoint
+      a prepared set of 10,000 pictures, of the captions, labels, maps and so on of data/mine in turn; after a kill the same command goes on
 """
 
 
@@ -42,12 +45,37 @@ def main(arguments: Sequence[str]) -> None:
     )
     flags.add_argument("--classifier", metavar="CHECKPOINT", help="a noise-aware classifier's folder; it guides to --label")
     flags.add_argument("--classifier-scale", type=float, metavar="S", help="strength of that guidance; 1 = Bayes' rule (default: 1)")
+    flags.add_argument("--out-set", type=Path, metavar="DIR", help="draw a prepared set, as of scripts/prepare_data.py, in place of --out")
+    flags.add_argument("--count", type=int, metavar="N", help="how many pictures that has")
+    flags.add_argument("--like", metavar="DATA", help="what each of them is conditioned on: what the pictures of this set have, in turn")
+    flags.add_argument("--prompts", type=Path, metavar="FILE", help="or the texts of a file, a line each, in turn; or --label for all")
     options = flags.parse_args(arguments)
+    _check_set(options)
     if options.classifier is not None and options.label is None:
         raise UserError("--classifier needs --label, the class to lead to")
     if options.classifier_scale is not None and options.classifier is None:
         raise UserError("--classifier-scale is of a classifier: name one with --classifier")
 
+    if options.out_set is not None:
+        from ldm.app.drawn_set import draw_set
+
+        draw_set(options)
+        return
     from ldm.app import sample
 
     sample.main(options)
+
+
+def _check_set(options: argparse.Namespace) -> None:
+    if options.out_set is None:
+        given = [flag for flag in ("count", "like", "prompts") if getattr(options, flag) is not None]
+        if given:
+            raise UserError(f"--{given[0]} is of a set of pictures: name its folder with --out-set")
+        return
+    if options.count is None or options.count < 1:
+        raise UserError(f"--out-set needs --count, the number of pictures, at least 1; got {options.count}")
+    if len([flag for flag in ("like", "prompts", "label") if getattr(options, flag) is not None]) > 1:
+        raise UserError("--like, --prompts and --label each say what the pictures are conditioned on: give one of them")
+    for flag in ("map", "boxes", "cond", "classifier"):
+        if getattr(options, flag):
+            raise UserError(f"--{flag} does not go with --out-set: --like takes conditions from a set of pictures that have them")
