@@ -121,7 +121,7 @@ def write_images(images: Sequence[Image.Image], options: argparse.Namespace, how
     names, files = _names(len(images), SUFFIXES[is_array]), {}
     for number, (name, image) in enumerate(zip(names, images, strict=True)):
         if numbers is not None and is_array:
-            files[name] = _npy(numbers[number])
+            files[name] = npy_file(numbers[number])
             continue
         info = PngInfo()
         info.add_itxt("parameters", _json(parameters | {"number": number}).decode())
@@ -167,7 +167,8 @@ def _png(image: Image.Image, info: PngInfo | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def _npy(array: np.ndarray) -> bytes:
+def npy_file(array: np.ndarray) -> bytes:
+    """A `.npy` of it."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
