@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm.app.sampling_run import check_folder, open_model, sampling_of
+from ldm.app.sampling_run import check_folder, npy_file, open_model, sampling_of
 from ldm.conditioning.control import Choice
 from ldm.config.loader import to_short_form
 from ldm.core.condition import Condition
@@ -35,6 +35,7 @@ from ldm.evaluation.dataset import Preprocessing, training_images
 from ldm.first_stage.latent_normalization import weights_digest
 from ldm.pipelines.canvas import to_pil
 from ldm.pipelines.latent_diffusion import LatentDiffusion
+from ldm.pipelines.numbers import as_numbers, has_numbers
 from ldm.pipelines.sampling import Sampling
 from ldm.training.distributed import World
 
@@ -149,6 +150,7 @@ def _alike(model: LatentDiffusion, place: str) -> Asked:
         fit=spec.fit,
         channels=spec.first_stage.image_channels,
         background=spec.background,
+        depth=spec.depth,
         levels=spec.levels,
         map_void=spec.map_void,
     )
@@ -236,11 +238,12 @@ class DrawnSource(Source):
     def record(self, index: int) -> Record:
         image = self._block(index // BLOCK)[index % BLOCK]
         known = self.asked.known(index)
-        if len(image) in (1, 3):
+        if not has_numbers(self.model.spec):
             return Record(key=self.key(index), suffix="png", image=_file(to_pil(image[None])[0]), **known)
-        buffer = io.BytesIO()
-        np.save(buffer, image.permute(1, 2, 0).numpy())
-        return Record(key=self.key(index), suffix="npy", image=buffer.getvalue(), **known)
+        (numbers,) = as_numbers(image[None], self.model.spec)
+        if numbers.dtype == np.uint16 and numbers.shape[2] == 1:
+            return Record(key=self.key(index), suffix="png", image=_file(Image.fromarray(numbers[:, :, 0])), **known)
+        return Record(key=self.key(index), suffix="npy", image=npy_file(numbers), **known)
 
     def _drawn(self, block: int) -> Tensor:
         numbers = range(block * BLOCK, min((block + 1) * BLOCK, self.count))

@@ -54,7 +54,7 @@ def _known(spec: LatentDiffusionSpec, source: str) -> dict[str, Any]:
         **{key: dump(getattr(spec, key)) for key in MODEL_KEYS},
         "first_stage": first_stage | {"config": None, "scale": None},
         "sampling": dump(spec.sampling),
-        "data": {"size": dump(spec.size), "fit": spec.fit, "channels": spec.first_stage.image_channels},
+        "data": {"size": dump(spec.size), "fit": spec.fit, "depth": spec.depth, "channels": spec.first_stage.image_channels},
     }
 
 

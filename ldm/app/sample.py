@@ -6,11 +6,10 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ldm.app.sampling_run import prepare, write_images
+from ldm.app.sampling_run import prepare, write_images_or_numbers
 from ldm.core.errors import UserError
 from ldm.data.images import open_map
 from ldm.data.sources.folder import read_boxes
-from ldm.pipelines.canvas import to_pil
 
 
 def main(options: argparse.Namespace) -> None:
@@ -24,7 +23,7 @@ def main(options: argparse.Namespace) -> None:
         options.classifier_scale = 1.0 if options.classifier_scale is None else options.classifier_scale
         how = replace(how, guide=model.guide(options.classifier, (options.label,), options.classifier_scale))
     inputs = model.inputs(cond, label=options.label, layout=layout, boxes=boxes, is_guided=is_guided)
-    write_images(to_pil(model.generate(inputs, how)), options, how)
+    write_images_or_numbers(model.generate(inputs, how), model, options, how)
 
 
 def _conditions(given: Sequence[str]) -> Iterator[tuple[str, str]]:

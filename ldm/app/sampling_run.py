@@ -11,19 +11,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
 
 from ldm.config.loader import to_short_form
 from ldm.core.errors import UserError
 from ldm.core.files import Outputs
 from ldm.core.ownership import recorded_in
 from ldm.core.version import __version__
+from ldm.pipelines.canvas import to_pil
 from ldm.pipelines.latent_diffusion import LatentDiffusion
+from ldm.pipelines.numbers import as_numbers, has_numbers
 from ldm.pipelines.sampling import OnStep, Progress, Sampling
 
 GRID, PARAMETERS = "grid.png", "parameters.json"
+SUFFIXES = ("png", "npy")
 MOST_IMAGES = 10_000  # of one call, which holds all in memory and shows all in one grid
 GRID_TILE = 512  # larger pictures are shown in the grid at this size
 GRID_GAP = 4  # pixels between them
@@ -59,7 +64,7 @@ def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
     if options.num_images > MOST_IMAGES:
         raise UserError(f"--num-images must be at most {MOST_IMAGES:,}, got {options.num_images}: give several calls a --seed each")
     check_folder(options.out)
-    Outputs(options.out).check(*_names(options.num_images), GRID, PARAMETERS)
+    Outputs(options.out).check(*(name for suffix in SUFFIXES for name in _names(options.num_images, suffix)), GRID, PARAMETERS)
     model = open_model(options, options.device)
     how = sampling_of(model, options, options.num_images, Progress())
     return model, how
@@ -94,8 +99,15 @@ def check_folder(out: Path) -> None:
         raise UserError(f"--out {out}: not allowed to write in {there}; name another folder")
 
 
-def write_images(images: Sequence[Image.Image], options: argparse.Namespace, how: Sampling) -> None:
+def write_images_or_numbers(images: Tensor, model: LatentDiffusion, options: argparse.Namespace, how: Sampling) -> None:
+    """`write_images` of (B, C, H, W) in [-1, 1], in the depth and with the channels of the model's data: see `as_numbers`."""
+    write_images(to_pil(images), options, how, as_numbers(images, model.spec) if has_numbers(model.spec) else None)
+
+
+def write_images(images: Sequence[Image.Image], options: argparse.Namespace, how: Sampling, numbers: np.ndarray | None = None) -> None:
     """`NNN.png`, each with its parameters; `grid.png`; `parameters.json`. Says where they are.
+
+    With numbers (B, H, W, C) the single files hold these instead: grey uint16 in a PNG of 16 bits, all others in `NNN.npy`.
 
     Pictures that an earlier call left in the folder, and nobody changed, are replaced or removed: the folder shows one call.
     """
@@ -105,14 +117,18 @@ def write_images(images: Sequence[Image.Image], options: argparse.Namespace, how
     parameters |= {"guidance_interval": _as_json(how.guidance_interval), "guidance_rescale": how.guidance_rescale}
     parameters |= {"threshold": how.threshold}
     parameters |= {"tool": f"ldm {__version__}", "torch": torch.__version__}
-    names, files = _names(len(images)), {}
+    is_array = numbers is not None and (numbers.dtype != np.uint16 or numbers.shape[3] != 1)
+    names, files = _names(len(images), SUFFIXES[is_array]), {}
     for number, (name, image) in enumerate(zip(names, images, strict=True)):
+        if numbers is not None and is_array:
+            files[name] = npy_file(numbers[number])
+            continue
         info = PngInfo()
         info.add_itxt("parameters", _json(parameters | {"number": number}).decode())
-        files[name] = _png(image, info)
+        files[name] = _png(image if numbers is None else Image.fromarray(numbers[number, :, :, 0]), info)
     files[GRID] = _png(_grid(images))
     files[PARAMETERS] = _json(parameters | {"pictures": names}, indent=1) + b"\n"
-    stale = frozenset(name for name in recorded_in(out) if name.removesuffix(".png").isdigit())
+    stale = frozenset(name for name in recorded_in(out) if Path(name).suffix[1:] in SUFFIXES and Path(name).stem.isdigit())
     Outputs(out).write(files, stale=stale)
     print(f"{len(images)} picture{'s' * (len(images) > 1)}, grid.png and parameters.json in {out}")
 
@@ -127,8 +143,8 @@ def _as_json(interval: tuple[float, float] | None) -> list[float | str] | None:
     return interval and [level if math.isfinite(level) else str(level) for level in interval]
 
 
-def _names(count: int) -> list[str]:
-    return [f"{number:03d}.png" for number in range(count)]
+def _names(count: int, suffix: str) -> list[str]:
+    return [f"{number:03d}.{suffix}" for number in range(count)]
 
 
 def _grid(images: Sequence[Image.Image]) -> Image.Image:
@@ -148,4 +164,11 @@ def _grid(images: Sequence[Image.Image]) -> Image.Image:
 def _png(image: Image.Image, info: PngInfo | None = None) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def npy_file(array: np.ndarray) -> bytes:
+    """A `.npy` of it."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()

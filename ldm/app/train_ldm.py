@@ -112,12 +112,13 @@ class TrainLDM:
             conditioning=conditioning,
             sampling=self.sampling,
             background=self.data.background,
+            depth=self.data.depth,
             levels=self.data.levels,
             map_void=self.data.map_void,
         )
 
     def objective(self) -> Objective:
-        """The loss. Pixels lie on levels, for which the bound's last term is a probability; latents do not."""
+        """The loss. Pixels of 8 bits lie on levels, for which the bound's last term is a probability; latents do not."""
         return Objective(
             process=self.process,
             prediction=self.prediction,
@@ -127,7 +128,7 @@ class TrainLDM:
             loss=self.loss,
             learned_variance=self.learned_variance,
             vlb_weight=self.vlb_weight,
-            levels=PIXEL_LEVELS if self.first_stage.kind == "identity" else None,
+            levels=PIXEL_LEVELS if self.first_stage.kind == "identity" and self.data.depth == 8 else None,
         )
 
 

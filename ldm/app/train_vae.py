@@ -88,6 +88,7 @@ def _train(config: TrainVAE, run: RunFolder, world: World, retry_lost: bool) -> 
             channels=config.first_stage.latent_channels, downsampling_factor=config.first_stage.downsampling_factor
         ),
         background=config.data.background,
+        depth=config.data.depth,
         levels=config.data.levels,
     )
     loss = config.loss.build(config.data.channels)

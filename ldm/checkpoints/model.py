@@ -17,7 +17,7 @@ from ldm.config.loader import to_yaml
 from ldm.core.errors import UserError
 from ldm.core.precision import dtypes_to_hold
 from ldm.core.settings import Limit, Precision, Size, height_width, in_pixels
-from ldm.data.config import Fit
+from ldm.data.config import Depth, Fit
 from ldm.diffusion.grid import Grid, Trailing
 from ldm.diffusion.network_input import NetworkInput, TableIndex
 from ldm.diffusion.prediction import Prediction
@@ -41,6 +41,7 @@ class AutoencoderSpec:
         fit: how images were brought to that size, see `DataConfig.fit`.
         normalization: the latent normalization; its digest is that of the stored weights.
         background: RGB, 0 to 255, behind transparent images in training.
+        depth: bits a channel of pictures, see `DataConfig.depth`.
         levels: numbers that were black and white in training, see `DataConfig.levels`.
     """
 
@@ -50,6 +51,7 @@ class AutoencoderSpec:
     first_stage: FirstStageConfig
     normalization: LatentNormalization
     background: tuple[int, int, int] = (255, 255, 255)
+    depth: Depth = 8
     levels: tuple[float, float] | None = None
 
     def with_normalization(self, normalization: LatentNormalization) -> AutoencoderSpec:
@@ -95,6 +97,7 @@ class LatentDiffusionSpec:
         learned_variance: the denoiser has twice the output channels, see `ldm.diffusion.denoiser`.
         frozen: sha256 of each frozen pretrained encoder that is used but not stored.
         background: RGB, 0 to 255, behind transparent images in training.
+        depth: bits a channel of pictures, see `DataConfig.depth`.
         levels: numbers that were black and white in training, see `DataConfig.levels`.
         map_void: class of maps that meant "unknown" there, see `DataConfig.map_void`.
     """
@@ -113,6 +116,7 @@ class LatentDiffusionSpec:
     sampling: SamplingDefaults
     frozen: dict[str, str] = field(default_factory=dict)
     background: tuple[int, int, int] = (255, 255, 255)
+    depth: Depth = 8
     levels: tuple[float, float] | None = None
     map_void: int | None = None
 
@@ -200,6 +204,7 @@ def load_first_stage(folder: Path | str, device: torch.device) -> tuple[FirstSta
             first_stage=whole.first_stage,
             normalization=whole.normalization,
             background=whole.background,
+            depth=whole.depth,
             levels=whole.levels,
         )
     else:

@@ -12,6 +12,9 @@ from ldm.core.settings import Size, as_config, height_width
 Fit = Literal["centre", "random", "pad", "stretch"]
 """How a picture of another shape is brought to a size: its centre or a random part is kept, or the whole, padded or stretched."""
 
+Depth = Literal[8, 16]
+"""Bits a channel of pictures."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
@@ -58,6 +61,7 @@ class DataConfig:
             sides apart from each other.
         channels: 1 = grey, 3 = RGB, else as many as the pictures (.npy arrays of (H, W, C)) have.
         background: RGB, 0 to 255, that transparent pictures are laid on.
+        depth: bits a channel that are kept of picture files, and that files of drawn pictures have: 8, or 16 for grey pictures and arrays.
         levels: which numbers are black and white in pictures and arrays of more than 8 bits a channel; null = 0 and the largest possible,
             for floats 0 and 1 (in .npy arrays -1 and 1), beyond which they are refused.
         map_void: class that means "unknown" in maps, as 255 often does; null = none does.
@@ -75,6 +79,7 @@ class DataConfig:
     fit: Fit = "centre"
     channels: int = 3
     background: tuple[int, int, int] = (255, 255, 255)
+    depth: Depth = 8
     levels: tuple[float, float] | None = None
     map_void: int | None = None
     augment: Augment = field(default_factory=Augment)

@@ -134,6 +134,28 @@ def eight_bit(image: Image.Image, name: str, levels: Levels | None = None) -> Im
     return converted
 
 
+def decode_deep(content: bytes, name: str, *, suffix: str = "", levels: Levels | None = None) -> Tensor:
+    """(1, H, W) float32 in [-1, 1] of a grey picture file, all of whose 16 bits, or 8, are kept. A colour profile changes nothing.
+
+    Args:
+        content, name, suffix, levels: see `decode_image`.
+
+    Raises:
+        UserError: as `decode_image`; a colour picture, or a transparent one, of which Pillow decodes 8 bits.
+    """
+    image = decode_stored(content, name, suffix=suffix).image
+    with decoding(name):
+        if not (_is_deep(image) or image.mode in ("1", "L")) or image.has_transparency_data:
+            what = "has transparency" if image.has_transparency_data else f"is {image.mode}"
+            raise UserError(f"{name}: {what}; data.depth=16 takes grey picture files; give others as .npy arrays, or set data.depth=8")
+        black, white = _ends(image, name, levels) if _is_deep(image) else (0, 255)
+        image = image.convert("L") if image.mode == "1" else image
+        values = np.empty((1, image.height, image.width), dtype=np.float32)
+        for rows, strip in _strips(image):
+            values[0, rows] = ((np.asarray(strip, dtype=np.float64) - black) * (2 / (white - black)) - 1).clip(-1, 1)
+        return torch.from_numpy(values)
+
+
 def _is_deep(image: Image.Image) -> bool:
     return image.mode.startswith("I;16") or image.mode in ("I", "F")
 
@@ -152,8 +174,12 @@ def _span(image: Image.Image) -> Levels:
     return float(ends[:, 0].min()), float(ends[:, 1].max())
 
 
-def _scaled(image: Image.Image, name: str, levels: Levels | None) -> Image.Image:
-    """A deep picture in mode L, or LA if one of its levels is transparent."""
+def _ends(image: Image.Image, name: str, levels: Levels | None) -> Levels:
+    """The numbers that are black and white in a deep picture.
+
+    Raises:
+        UserError: floats or signed numbers beyond 0 ... 1 without levels, or NaN.
+    """
     has_own = image.mode.startswith("I;16") or STORED_LEVELS in image.info
     least, most = _span(image)
     if not (math.isfinite(least) and math.isfinite(most)):
@@ -163,7 +189,13 @@ def _scaled(image: Image.Image, name: str, levels: Levels | None) -> Image.Image
             f"{name}: its levels go from {least:g} to {most:g}; floats and signed numbers must lie between 0 and 1, "
             f"or data.levels must say which are black and white, as in data.levels=[{least:g}, {most:g}]"
         )
-    black, white = levels or image.info.get(STORED_LEVELS, (0, 65535) if has_own else (0, 1))
+    ends: Levels = levels or image.info.get(STORED_LEVELS, (0, 65535) if has_own else (0, 1))
+    return ends
+
+
+def _scaled(image: Image.Image, name: str, levels: Levels | None) -> Image.Image:
+    """A deep picture in mode L, or LA if one of its levels is transparent."""
+    black, white = _ends(image, name, levels)
     shown = np.empty((image.height, image.width), dtype=np.uint8)
     for rows, strip in _strips(image):
         shown[rows] = np.rint(((np.asarray(strip, dtype=np.float64) - black) * (255 / (white - black))).clip(0, 255))

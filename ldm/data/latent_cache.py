@@ -107,7 +107,7 @@ class LatentCache:
         name, captions, label, attributes = self._meta["rows"][index]
         sample = Sample(
             name=name,
-            image=array("image").float() / 127.5 - 1 if "image" in self._arrays else torch.zeros(self._meta["channels"], 0, 0),
+            image=_in_range(array("image")) if "image" in self._arrays else torch.zeros(self._meta["channels"], 0, 0),
             caption=self._transform.caption_of(tuple(captions), epoch, index),
             captions=tuple(captions),
             label=label,
@@ -116,6 +116,11 @@ class LatentCache:
             attributes=attributes,
         )
         return sample, array("mean"), array("std")
+
+
+def _in_range(stored: Tensor) -> Tensor:
+    """Pixels in [-1, 1], of levels of 8 bits or, of deeper pictures, of themselves."""
+    return stored.float() / 127.5 - 1 if stored.dtype == torch.uint8 else stored
 
 
 def _build(
@@ -144,7 +149,7 @@ def _build(
         store("mean", start, mean.float())
         store("std", start, std.float())
         if keeps_pixels:
-            store("image", start, ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
+            store("image", start, images if data.config.depth > 8 else ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
         if data.transform.has_masks:
             store("mask", start, torch.stack([s.mask for s in samples if s.mask is not None]).to(torch.uint8))
         if data.transform.has_maps:

@@ -16,12 +16,12 @@ from ldm.core.settings import height_width
 from ldm.data.batch import Sample
 from ldm.data.config import DataConfig
 from ldm.data.formats import HEAD, format_of
-from ldm.data.images import decode_array, decode_image, decode_map, decode_mask, image_levels, image_tensor
+from ldm.data.images import decode_array, decode_deep, decode_image, decode_map, decode_mask, image_levels, image_tensor
 from ldm.data.record import Record
 from ldm.data.transforms import UNKNOWN, Placement, augmented, fitted, fitted_boxes, fitted_levels, fitted_map
 
 Split = Literal["train", "val"]
-READ = ("size", "fit", "channels", "background", "levels", "map_void", "augment")  # what of the config decides how a record looks
+READ = ("size", "fit", "channels", "background", "depth", "levels", "map_void", "augment")  # what of the config decides how a record looks
 BLACK = -1.0  # what arrays are padded with: theirs is no colour
 
 
@@ -50,6 +50,8 @@ class SampleTransform:
         how = {name: value for name, value in asdict(self.config).items() if name in READ}
         if how["fit"] == "centre":  # as before there were others, so that what was made of these samples stays
             del how["fit"]
+        if how["depth"] == 8:  # likewise
+            del how["depth"]
         return hashlib.sha256(repr((sorted(how.items()), self.split, self.seed)).encode()).hexdigest()
 
     def __call__(self, record: Record, epoch: int, index: int) -> Sample:
@@ -87,14 +89,18 @@ class SampleTransform:
     def _image(self, record: Record, epoch: int, index: int) -> tuple[Tensor, Placement, Tensor | None]:
         """The picture, where it lies, and the colour (C, 1, 1) around it; None if it is opaque and fills the image."""
         channels, background = self.config.channels, self.config.background
-        if format_of(record.image[:HEAD], record.suffix) != "NPY":
+        is_array = format_of(record.image[:HEAD], record.suffix) == "NPY"
+        if not is_array and self.config.depth == 8:
             picture = decode_image(record.image, record.name, suffix=record.suffix, levels=self.config.levels)
             is_opaque, levels = picture.mode in ("L", "RGB"), image_levels(picture, channels, background, record.name)
             del picture  # a large one needs its memory for the next step
             ground = image_tensor(Image.new("RGB", (1, 1), background), channels, background, record.name)
             place = self._placed(levels, epoch, index)
             return fitted_levels(levels, place, ground), place, None if is_opaque and self.config.fit != "pad" else ground
-        image = decode_array(record.image, record.name, levels=self.config.levels)
+        if is_array:
+            image = decode_array(record.image, record.name, levels=self.config.levels)
+        else:
+            image = decode_deep(record.image, record.name, suffix=record.suffix, levels=self.config.levels)
         if len(image) != channels:
             raise UserError(f"{record.name}: has {len(image)} channels, data.channels is {channels}")
         place, black = self._placed(image, epoch, index), torch.full((channels, 1, 1), BLACK)

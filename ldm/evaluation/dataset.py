@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ldm.core.errors import UserError
 from ldm.core.settings import Size
-from ldm.data.config import DataConfig, Fit
+from ldm.data.config import DataConfig, Depth, Fit
 from ldm.data.image_dataset import IndexedDataset
 from ldm.data.open import open_dataset
 from ldm.data.sample_transform import Split
@@ -38,6 +38,7 @@ class Preprocessing:
     channels: int
     background: tuple[int, int, int]
     fit: Fit = "centre"
+    depth: Depth = 8
     levels: tuple[float, float] | None = None
     map_void: int | None = None
 
@@ -47,6 +48,7 @@ class Preprocessing:
             "size": self.size if isinstance(self.size, int) else list(self.size),
             "channels": self.channels,
             "background": list(self.background),
+            "depth": self.depth,
             "levels": self.levels and list(self.levels),
             "fit": f"{self.fit}: {FITS[self.fit]}; antialiased; no augmentation",
             "inception_sees": SHOWN_AS,
@@ -138,7 +140,7 @@ def held_out_images(place: str, how: Preprocessing, shared: bool, count: int | N
 
 
 def _keys(how: Preprocessing) -> dict[str, Any]:
-    return {name: getattr(how, name) for name in ("size", "fit", "channels", "background", "levels", "map_void")}
+    return {name: getattr(how, name) for name in ("size", "fit", "channels", "background", "depth", "levels", "map_void")}
 
 
 def _drawn(place: str, split: Split, config: DataConfig, count: int | None) -> DrawnFrom:

@@ -19,7 +19,7 @@ from ldm.first_stage.stage import FirstStage
 from ldm.losses.perceptual import SMALLEST_SIDE as LPIPS_SIDE
 from ldm.losses.perceptual import Perceptual
 from ldm.metrics import bootstrap, reconstruction
-from ldm.metrics.features import InceptionFeatures
+from ldm.metrics.features import SEEN, InceptionFeatures
 from ldm.metrics.frechet import FrechetReference, paired_replicates
 from ldm.metrics.neighbours import midpoints
 from ldm.metrics.report import Metric
@@ -31,7 +31,7 @@ LATENT = "the posterior's mean"  # nothing is drawn
 def evaluate_vae(
     model: str, place: str, split: Split, background: tuple[int, int, int] | None, count: int | None, device: torch.device
 ) -> Result:
-    """L1, PSNR, SSIM, LPIPS, rFID and iFID of the first stage in a checkpoint of either stage.
+    """L1, PSNR, SSIM, LPIPS, and of grey and RGB pictures rFID and iFID, of the first stage in a checkpoint of either stage.
 
     Args:
         model: checkpoint folder.
@@ -52,13 +52,16 @@ def evaluate_vae(
         fit=spec.fit,
         channels=spec.first_stage.image_channels,
         background=background or spec.background,
+        depth=spec.depth,
         levels=spec.levels,
     )
     if split == "val":
         drawn = held_out_images(place, how, shared=False, count=count)
     else:
         drawn = training_images(place, how, count)
-    metrics = [*_image_metrics(first_stage, drawn, how, device), *_frechet(first_stage, drawn, device)]
+    metrics = _image_metrics(first_stage, drawn, how, device)
+    if how.channels in SEEN:
+        metrics += _frechet(first_stage, drawn, device)
     about = {
         "model": {
             "checkpoint": model,
@@ -114,7 +117,7 @@ def _image_metrics(first_stage: FirstStage, drawn: DrawnFrom, how: Preprocessing
 
 
 def _frechet(first_stage: FirstStage, drawn: DrawnFrom, device: torch.device) -> list[Metric]:
-    """rFID and iFID."""
+    """rFID and iFID, of grey and RGB pictures, which are all that Inception sees."""
     inception = InceptionFeatures(device)
     reference = drawn.features(inception, "pictures")
     given = inception.of((given for _, given in reconstructions(first_stage, drawn, device)), drawn.count, "reconstructions")

@@ -84,6 +84,7 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig
         fit=spec.fit,
         channels=spec.first_stage.image_channels,
         background=config.background or spec.background,
+        depth=spec.depth,
         levels=spec.levels,
         map_void=spec.map_void,
     )

@@ -60,9 +60,12 @@ def bits_per_dim(conditions: EvaluationConditions, training: DrawnFrom, config: 
         is_held_out: whether the evaluated pictures are not among the training pictures.
 
     Raises:
-        UserError: a chain that the process does not have; no training pictures besides the evaluated ones; a VQ first stage.
+        UserError: a chain that the process does not have; no training pictures besides the evaluated ones; a VQ first stage; a model of
+            16-bit pictures.
     """
     model, count = conditions.model, min(config.count, conditions.source.count)
+    if model.spec.depth > 8:
+        raise UserError("bits/dim is of pictures on 256 levels, but this model was trained with data.depth=16: leave out --bits-per-dim")
     about: dict[str, Any] = {
         "pictures": count,
         "unit": "bits a pixel value, of 256 levels",

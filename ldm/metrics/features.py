@@ -21,6 +21,7 @@ from ldm.pretrained.inception import fid_inception
 from ldm.pretrained.resnet import ResNetFeatures
 from ldm.pretrained.table import TABLE
 
+SEEN = (1, 3)  # channels of pictures
 SHOWN_AS = "8-bit RGB (grey shown three times), scaled to 299 x 299 as TensorFlow 1 did, without antialiasing"
 
 
@@ -74,7 +75,7 @@ def levels(images: Tensor) -> Tensor:
     Raises:
         UserError: neither grey nor RGB.
     """
-    if images.shape[1] not in (1, 3):
+    if images.shape[1] not in SEEN:
         raise UserError(
             f"Inception takes grey and RGB pictures only; these have {images.shape[1]} channels, so FID and related metrics do not apply"
         )

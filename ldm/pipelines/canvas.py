@@ -28,8 +28,9 @@ def check_image(image: object, what: str) -> None:
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
-    """(B, C, H, W) in [-1, 1] to pictures of 8 bits; values beyond are clipped. C is 1 (grey) or at least 3 (the first three are shown)."""
-    shown = images[:, :3] if images.shape[1] > 3 else images
+    """(B, C, H, W) in [-1, 1] to pictures of 8 bits, grey or of the first three channels, a third black; values beyond are clipped."""
+    shown = images[:, :3]
+    shown = torch.cat([shown, torch.full_like(shown[:, :1], -1)], dim=1) if shown.shape[1] == 2 else shown
     levels = ((shown.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image) for image in levels]
 

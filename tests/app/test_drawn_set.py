@@ -122,6 +122,13 @@ def test_what_records_of_a_set_have_is_asked_and_stored(tiny: Callable[..., Path
         assert torch.equal(condition.vector, wanted.vector) and torch.equal(condition.concat, wanted.concat)  # type: ignore[attr-defined]
 
 
+def test_pictures_of_other_channels_are_arrays(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    sample.main(words(tiny("class", image_channels=2), tmp_path / "set", "--count", 2))
+    record = open_indexed(tmp_path / "set", "train").record(1)
+    array = np.load(io.BytesIO(record.image))
+    assert (record.suffix, array.shape, array.dtype) == ("npy", (16, 16, 2), np.uint8)
+
+
 def test_one_class_or_nothing_in_particular(tiny: Callable[..., Path], tmp_path: Path) -> None:
     sample.main(words(tiny("class"), tmp_path / "set", "--count", 3, "--label", "dog"))
     assert {open_indexed(tmp_path / "set", "train").record(i).label for i in range(3)} == {"dog"}
