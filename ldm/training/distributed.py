@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,8 @@ from torch import Tensor
 
 from ldm.core.device import find_device
 from ldm.core.errors import UserError
+
+T = TypeVar("T")
 
 LONGEST_WAIT = timedelta(hours=12)  # the first process encodes, measures and evaluates while the others wait
 GRACE = 30.0  # seconds in which a worker whose torchrun has ended may save its state; as many as torchrun itself gives
@@ -35,11 +38,20 @@ def rank_of_this() -> int:
 
 @dataclass(frozen=True)
 class World:
-    """This process among its peers."""
+    """This process among its peers.
+
+    Attributes:
+        rank: its number.
+        size: of the world.
+        device: on which it computes.
+        host: the processes' group for what they tell each other without a GPU, which need not wait for it; None = there is one group for
+            all.
+    """
 
     rank: int
     size: int
     device: torch.device
+    host: dist.ProcessGroup | None = None
 
     @staticmethod
     def join(device_name: str = "auto") -> World:
@@ -59,7 +71,11 @@ class World:
             threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         if size > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
-        return World(rank, size, device)
+        if size == 1 or device.type != "cuda":
+            return World(rank, size, device)
+        host = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+        assert isinstance(host, dist.ProcessGroup)
+        return World(rank, size, device, host)
 
     def leave(self) -> None:
         if self.size > 1 and dist.is_initialized():
@@ -106,12 +122,19 @@ class World:
             tensor.detach().copy_(part.view_as(tensor))
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank, so that all act alike."""
+        """Whether the flag is set on any rank, so that all act alike. The GPU's work in hand is not waited for."""
         if self.size == 1:
             return flag
-        tensor = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(tensor)
+        tensor = torch.tensor(float(flag))
+        dist.all_reduce(tensor, group=self.host)
         return tensor.item() > 0
+
+    def of_all(self, value: T) -> list[T]:
+        """The value of each rank, by rank."""
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value, group=self.host)
+        return values
 
     def wait(self) -> None:
         """All ranks reach this line before any goes on."""

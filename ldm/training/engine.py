@@ -25,10 +25,11 @@ from ldm.data.image_dataset import ImageDataset
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.ema import Ema
+from ldm.training.learned import Learned
 from ldm.training.overfitting import overfitting
 from ldm.training.preflight import SPEED_STEPS, sizes, speed
 from ldm.training.run_folder import RunFolder
-from ldm.training.state import is_published, load_state, mark_published, save_state
+from ldm.training.state import Progress, is_published, mark_published, open_state, save_state
 from ldm.training.step_numbers import StepNumbers, read
 from ldm.training.undone import NAMED, UndoneSteps
 
@@ -181,6 +182,7 @@ class _Engine:
     def __init__(self, task: Task, config: TrainConfig, run: RunFolder, seed: int, world: World) -> None:
         self.task, self.config, self.run, self.seed, self.world = task, config, run, seed, world
         self.optimizers = {name: config.optimizer.build(group) for name, group in task.groups.items()}
+        self.learned = Learned(task.trained, task.averaged, self.optimizers)
         self.has_loss_scale = config.precision == "fp16"
         # Without a loss's scale it only skips, on the device, the optimizer's step if a gradient is not finite.
         self.scaler = torch.amp.GradScaler(world.device.type) if self.has_loss_scale else torch.amp.GradScaler(world.device.type, 1.0)
@@ -193,33 +195,28 @@ class _Engine:
         if self.world.is_first:
             self.run.recover()
         self.world.wait()
-        found = load_state(self.run.state_path, torch.device("cpu"))  # what takes it moves it; an Apple GPU has no float64
-        if found is None:
+        saved = open_state(self.run.state_path, self.world)
+        if saved is None:
             return 0
-        step, content = found
-        if content["data"] != self.task.data_digest:
+        step, progress = saved.step, saved.progress
+        if progress.data != self.task.data_digest:
             raise UserError(
                 f"the training data changed since this run was stopped at step {step}; put it back as it was, "
                 "or give --run-dir a new folder (with init_from to start from this run's checkpoint)"
             )
-        if content.get("order", 1) != self.task.order and self.world.is_first:  # none in states of earlier releases
+        if progress.order != self.task.order and self.world.is_first:
             print(
                 f"the release that made the first {step} steps had another order of samples: from here on it is this one's, so in this "
                 "epoch some samples come twice and others not at all",
                 flush=True,
             )
-        for name, module in self.task.trained.items():
-            module.load_state_dict(content["trained"][name])
-        for name, average in self.task.averaged.items():
-            average.module.load_state_dict(content["averaged"][name])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(content["optimizers"][name])
-        if content["scaler"] and self.has_loss_scale:  # none before a change to fp16
-            self.scaler.load_state_dict(content["scaler"])
-        self.undone.restore(content.get("undone", []))  # none in states of earlier releases, as of what follows
+        self.learned.restore(saved, self.world)
+        if progress.scaler and self.has_loss_scale:  # none before a change to fp16
+            self.scaler.load_state_dict(self.scaler.state_dict() | progress.scaler)
+        self.undone.restore(progress.undone)
         if not retry_lost:
-            self.task.lost[:] = content.get("lost", [])
-        if content.get("generator") != GENERATOR and self.world.is_first:
+            self.task.lost[:] = progress.lost
+        if progress.generator != GENERATOR and self.world.is_first:
             print(
                 f"this run was begun by a release with other random numbers: it goes on from step {step} with new ones, "
                 "and will not end as it would have there",
@@ -235,19 +232,16 @@ class _Engine:
         """State first, then the loadable checkpoint made from it."""
         self._copy_buffers()
         self._refuse_non_finite_weights(step)
-        if self.world.is_first:
-            content = {
-                "data": self.task.data_digest,
-                "lost": list(self.task.lost),
-                "order": self.task.order,
-                "trained": {name: module.state_dict() for name, module in self.task.trained.items()},
-                "averaged": {name: average.module.state_dict() for name, average in self.task.averaged.items()},
-                "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-                "scaler": self.scaler.state_dict() if self.has_loss_scale else {},
-                "undone": list(self.undone.steps),
-                "generator": GENERATOR,
-            }
-            save_state(self.run.state_path, step, content)
+        progress = Progress(
+            data=self.task.data_digest,
+            order=self.task.order,
+            generator=GENERATOR,
+            lost=tuple(self.task.lost),
+            undone=tuple(self.undone.steps),
+            scaler=self.scaler.state_dict() if self.has_loss_scale else {},
+            texts=self.learned.texts(),
+        )
+        save_state(self.run.state_path, step, self.learned.tensors(), progress, self.world)
         self.saved = step
         self.publish(step)
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
@@ -45,6 +46,15 @@ def test_a_flag_of_any_rank_is_seen_by_all(ranks: tuple[Path, int]) -> None:
     folder, size = ranks
     for rank in range(size):
         assert torch.load(folder / f"flags-{rank}.pt", weights_only=True) == {"none": False, "one": True, "all": True}
+
+
+def test_a_flag_does_not_wait_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lies on the CPU and goes through the host's group, if the device has another."""
+    sent = []
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor, group: sent.append((tensor.device.type, group)))
+    group = cast(torch.distributed.ProcessGroup, object())
+    assert World(0, 2, torch.device("meta"), group).any(True)
+    assert sent == [("cpu", group)]
 
 
 def test_a_process_by_itself_joins_nothing() -> None:
