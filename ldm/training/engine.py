@@ -211,8 +211,8 @@ class _Engine:
                 flush=True,
             )
         self.learned.restore(saved, self.world)
-        if progress.scaler and self.has_loss_scale:  # none before a change to fp16
-            self.scaler.load_state_dict(self.scaler.state_dict() | progress.scaler)
+        if self.has_loss_scale:
+            self.scaler.load_state_dict(self.scaler.state_dict() | progress.scaler)  # which is empty before a change to fp16
         self.undone.restore(progress.undone)
         if not retry_lost:
             self.task.lost[:] = progress.lost
