@@ -99,6 +99,7 @@ DOCUMENTED = {
     "torch.nn",
     "torch.nn.attention",
     "torch.nn.functional",
+    "torch.nn.parallel",
     "torch.nn.utils",
     "torch.nn.utils.rnn",
     "torch.overrides",

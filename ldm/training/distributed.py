@@ -1,9 +1,4 @@
-"""The processes of a `torchrun`, as one world.
-
-Gradients are summed here, not by DistributedDataParallel: a step of the autoencoder goes through its parameters several times (adaptive
-weight, generator, discriminator), and every loss is already divided by the global batch, so a plain sum over ranks is the single-process
-gradient, with no bucket that is rebuilt and no parameter that must be declared unused.
-"""
+"""The processes of a `torchrun`, as one world."""
 
 from __future__ import annotations
 
@@ -12,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -28,7 +23,6 @@ T = TypeVar("T")
 
 LONGEST_WAIT = timedelta(hours=12)  # the first process encodes, measures and evaluates while the others wait
 GRACE = 30.0  # seconds in which a worker whose torchrun has ended may save its state; as many as torchrun itself gives
-BUCKET_ELEMENTS = 8_000_000  # 32 MB of float32 a message
 
 
 def rank_of_this() -> int:
@@ -102,23 +96,13 @@ class World:
         start = self.rank * share + min(self.rank, more)
         return start, start + share + (self.rank < more)
 
-    def sum_(self, tensors: Iterable[Tensor]) -> None:
-        """Sums tensors over all ranks, in place, in a few large messages."""
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Sums tensors over all ranks, in place, in one message."""
         if self.size == 1:
             return
-        bucket: list[Tensor] = []
-        for tensor in tensors:
-            bucket.append(tensor)
-            if sum(t.numel() for t in bucket) >= BUCKET_ELEMENTS:
-                self._sum_bucket(bucket)
-                bucket = []
-        if bucket:
-            self._sum_bucket(bucket)
-
-    def _sum_bucket(self, bucket: Sequence[Tensor]) -> None:
-        flat = torch.cat([t.detach().float().reshape(-1) for t in bucket])
+        flat = torch.cat([t.detach().float().reshape(-1) for t in tensors])
         dist.all_reduce(flat)
-        for tensor, part in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.detach().copy_(part.view_as(tensor))
 
     def any(self, flag: bool) -> bool:

@@ -7,12 +7,12 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,14 @@ from ldm.training.distributed import World
 from ldm.training.ema import Ema
 from ldm.training.learned import Learned
 from ldm.training.overfitting import overfitting
+from ldm.training.parallel import SharedGradients
 from ldm.training.preflight import SPEED_STEPS, sizes, speed
 from ldm.training.run_folder import RunFolder
 from ldm.training.state import Progress, is_published, mark_published, open_state, save_state
 from ldm.training.step_numbers import StepNumbers, read
 from ldm.training.undone import NAMED, UndoneSteps
+
+T = TypeVar("T")
 
 HIGHER_IS_BETTER = ("psnr", "accuracy", "codes_used", "perplexity", "active_channels")  # of an evaluation's numbers; of all others lower
 
@@ -72,13 +75,18 @@ class Pass:
     autocast_dtype: torch.dtype | None
     scaler: torch.amp.GradScaler
     batch_size: int  # global; losses are sums over samples divided by it
+    shared: dict[str, SharedGradients]  # by group
 
     def autocast(self) -> AbstractContextManager[Any]:
         return _autocast(self.world.device, self.autocast_dtype)
 
+    def forward(self, group: str, work: Callable[[], T], *, is_last: bool) -> T:
+        """What is computed with a group's weights, to be sent backward; see `SharedGradients.forward`."""
+        return self.shared[group].forward(work, is_last=is_last)
+
     def backward(self, loss: Tensor) -> None:
-        """Adds the loss's gradients, scaled where fp16 needs it."""
-        self.scaler.scale(loss).backward()
+        """Adds the gradients of the global batch's loss, of which this is the process's share; scaled where fp16 needs it."""
+        self.scaler.scale(loss * self.world.size).backward()
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
@@ -182,6 +190,7 @@ class _Engine:
     def __init__(self, task: Task, config: TrainConfig, run: RunFolder, seed: int, world: World) -> None:
         self.task, self.config, self.run, self.seed, self.world = task, config, run, seed, world
         self.optimizers = {name: config.optimizer.build(group) for name, group in task.groups.items()}
+        self.shared = {name: SharedGradients(group, world) for name, group in task.groups.items()}
         self.learned = Learned(task.trained, task.averaged, self.optimizers)
         self.has_loss_scale = config.precision == "fp16"
         # Without a loss's scale it only skips, on the device, the optimizer's step if a gradient is not finite.
@@ -340,6 +349,7 @@ class _Engine:
             autocast_dtype=self.config.autocast_dtype,
             scaler=self.scaler,
             batch_size=self.config.batch_size,
+            shared=self.shared,
         )
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
@@ -354,7 +364,6 @@ class _Engine:
         norms = {}
         for name, parameters in of.items():
             gradients = [p.grad for p in parameters if p.grad is not None]
-            self.world.sum_(gradients)
             norms[f"gradient_norm/{name}"] = nn.utils.get_total_norm(gradients) / scale
         values = torch.cat([losses, torch.stack(list(norms.values()))]) if norms else losses
         is_finite = values.isfinite().all()
