@@ -20,9 +20,10 @@ from ldm.checkpoints.folder import Checkpoint
 from ldm.core.files import standing_folder
 from ldm.data.record import Record
 from ldm.data.sources.shards import open_indexed
-from ldm.training.state import load_state
+from ldm.training.distributed import World
+from ldm.training.state import open_state
 
-CPU = torch.device("cpu")
+ALONE = World(0, 1, torch.device("cpu"))
 MAINS = {"vae": train_vae.main, "ldm": train_ldm.main}
 
 
@@ -78,11 +79,12 @@ def _changes_of_training(home: Home, which: str) -> int:
 
 def _same(one: Path, other: Path) -> str:
     """Whether two runs ended alike, to the bit, and left nothing else."""
-    states = [load_state(run / "state", CPU) for run in (one, other)]
-    if any(state is None or state[0] != STEPS for state in states):
+    states = [open_state(run / "state", ALONE) for run in (one, other)]
+    if any(state is None or state.step != STEPS for state in states):
         return f"{other}: not at step {STEPS}"
-    for (name, tensor), (_, wanted) in zip(*(sorted(_tensors(state[1])) for state in states if state), strict=True):
-        if not torch.equal(tensor, wanted):
+    wanted, found = (state.tensors() for state in states if state)
+    for name in sorted(wanted.keys() | found.keys()):
+        if name not in wanted or name not in found or not torch.equal(wanted[name], found[name]):
             return f"{other}: {name} differs"
     here = (*other.iterdir(), *(other / "state").iterdir())
     leftovers = [path.name for path in here if path.name.startswith(".") and ".tmp-" in path.name]
@@ -93,14 +95,6 @@ def _same(one: Path, other: Path) -> str:
         if file.read_bytes() != (other / "checkpoint" / file.name).read_bytes():
             return f"{other}: checkpoint {file.name} differs"
     return "right"
-
-
-def _tensors(tree: object, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            yield from _tensors(value, f"{path}.{key}")
-    elif isinstance(tree, torch.Tensor):
-        yield path, tree
 
 
 def _whole(home: Home, which: str) -> Path:
@@ -190,7 +184,7 @@ def _full_disk(home: Home, which: str, size: int) -> Trial:
             if code == 2 and "disk full" not in said:
                 return f"says something else: {said.strip()[-200:]}"
             if code == 2 and (run / "state").exists():
-                load_state(run / "state", CPU)  # what was saved is whole
+                open_state(run / "state", ALONE)  # what was saved is whole
             subprocess.run(["mount", "-o", f"remount,size={1 << 30}", place], check=True)
             if script(MAINS[which], _words(home, which, run), log) != 0:
                 return f"does not go on: {log.read_text().strip()[-200:]}"

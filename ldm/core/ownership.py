@@ -130,9 +130,12 @@ def _of_checkpoint(content: Any) -> dict[str, Marks]:
 
 
 def _of_state(content: Any) -> dict[str, Marks]:
-    if content.keys() != {"step", "sha256"}:
+    """In states of earlier releases, one file held all."""
+    if content.keys() == {"step", "sha256"}:
+        return {"state.pt": (), "published": ()}
+    if content.keys() != {"step", "files"}:
         raise ValueError
-    return {"state.pt": (), "published": ()}
+    return {name: _marks(file) for name, file in content["files"].items()} | {"published": ()}
 
 
 def _of_set(content: Any) -> dict[str, Marks]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -132,13 +133,14 @@ class AutoencoderTask:
             weight, kept = self._adversarial_weight(pieces, now)
 
         numbers: dict[str, Tensor] = {}
-        for piece, piece_streams in pieces:
-            done = kept or self._forward(piece, piece_streams, now, with_adversary)
+        for number, (piece, piece_streams) in enumerate(pieces, 1):
+            is_last = number == count
+            done = kept or self._forward(piece, piece_streams, now, with_adversary, is_last=is_last)
             total = done.plain if done.adversarial is None else done.plain + weight * done.adversarial
             now.backward(total)
             found = {"loss": total, **done.numbers}
             if with_adversary:
-                found |= self._discriminator_gradients(done, now)
+                found |= self._discriminator_gradients(done, now, is_last=is_last)
             for name, value in found.items():
                 numbers[name] = numbers.get(name, torch.zeros((), device=self.world.device)) + value.detach()
         if with_adversary:
@@ -149,7 +151,10 @@ class AutoencoderTask:
             self._latest = dict(zip(logged, of_all, strict=True))
         return numbers
 
-    def _forward(self, images: Tensor, streams: Streams, now: Pass, with_adversary: bool) -> _Forward:
+    def _forward(self, images: Tensor, streams: Streams, now: Pass, with_adversary: bool, *, is_last: bool) -> _Forward:
+        return now.forward("autoencoder", functools.partial(self._losses, images, streams, now, with_adversary), is_last=is_last)
+
+    def _losses(self, images: Tensor, streams: Streams, now: Pass, with_adversary: bool) -> _Forward:
         noise = streams.normal("posterior", self.first_stage.latent_shape(images), images.device).to(images)
         with now.autocast():
             reconstruction, posterior = self._reconstruct(images, noise)
@@ -174,16 +179,17 @@ class AutoencoderTask:
         of_nll, of_adversarial = torch.zeros_like(last), torch.zeros_like(last)
         done: _Forward | None = None
         for piece, streams in pieces if self.loss.config.adaptive else ():
-            done = self._forward(piece, streams, now, True)
+            done = self._forward(piece, streams, now, True, is_last=len(pieces) == 1)
             assert done.adversarial is not None
             of_nll += torch.autograd.grad(done.nll / FP16_GUARD, last, retain_graph=True)[0] * FP16_GUARD
             of_adversarial += torch.autograd.grad(done.adversarial * FP16_GUARD, last, retain_graph=len(pieces) == 1)[0] / FP16_GUARD
         self.world.sum_([of_nll, of_adversarial])
         return self.loss.adversarial_weight(now.step, of_nll, of_adversarial), done if len(pieces) == 1 else None
 
-    def _discriminator_gradients(self, done: _Forward, now: Pass) -> dict[str, Tensor]:
+    def _discriminator_gradients(self, done: _Forward, now: Pass, *, is_last: bool) -> dict[str, Tensor]:
         with now.autocast():
-            found = self.loss.discriminator_loss(done.images, done.reconstruction)
+            work = functools.partial(self.loss.discriminator_loss, done.images, done.reconstruction)
+            found = now.forward("discriminator", work, is_last=is_last)
         now.backward(found.loss.sum() * self.loss.config.disc_factor / now.batch_size)
         values = {
             "disc_loss": found.loss,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -83,7 +84,8 @@ class ClassifierTask:
             t = self._times(piece_streams)
             x = self._seen(batch.part(start, stop), piece_streams, t)
             with now.autocast():
-                logits = self.spec.logits(self._call, x, t)
+                work = functools.partial(self.spec.logits, self._call, x, t)
+                logits = now.forward("classifier", work, is_last=stop == len(batch.positions))
             each, is_right = _judged(logits, labels[start:stop])
             loss = each.sum() / labelled.clamp(min=1)
             now.backward(loss)

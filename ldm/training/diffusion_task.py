@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -90,7 +91,8 @@ class DiffusionTask:
         streams = self.draws.streams(now.step, batch.positions)
         total, losses = torch.zeros((), device=self.world.device), []
         for start, stop in batch.parts(self.config.accumulate):
-            each = self._loss(batch.part(start, stop), streams.part(start, stop), now.autocast())
+            work = functools.partial(self._loss, batch.part(start, stop), streams.part(start, stop), now.autocast())
+            each = now.forward("denoiser", work, is_last=stop == len(batch.positions))
             loss = each.sum() / now.batch_size
             now.backward(loss)
             total += loss.detach()

@@ -1,9 +1,4 @@
-"""The processes of a `torchrun`, as one world.
-
-Gradients are summed here, not by DistributedDataParallel: a step of the autoencoder goes through its parameters several times (adaptive
-weight, generator, discriminator), and every loss is already divided by the global batch, so a plain sum over ranks is the single-process
-gradient, with no bucket that is rebuilt and no parameter that must be declared unused.
-"""
+"""The processes of a `torchrun`, as one world."""
 
 from __future__ import annotations
 
@@ -12,9 +7,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -23,9 +19,10 @@ from torch import Tensor
 from ldm.core.device import find_device
 from ldm.core.errors import UserError
 
+T = TypeVar("T")
+
 LONGEST_WAIT = timedelta(hours=12)  # the first process encodes, measures and evaluates while the others wait
 GRACE = 30.0  # seconds in which a worker whose torchrun has ended may save its state; as many as torchrun itself gives
-BUCKET_ELEMENTS = 8_000_000  # 32 MB of float32 a message
 
 
 def rank_of_this() -> int:
@@ -35,11 +32,20 @@ def rank_of_this() -> int:
 
 @dataclass(frozen=True)
 class World:
-    """This process among its peers."""
+    """This process among its peers.
+
+    Attributes:
+        rank: its number.
+        size: of the world.
+        device: on which it computes.
+        host: the processes' group for what they tell each other without a GPU, which need not wait for it; None = there is one group for
+            all.
+    """
 
     rank: int
     size: int
     device: torch.device
+    host: dist.ProcessGroup | None = None
 
     @staticmethod
     def join(device_name: str = "auto") -> World:
@@ -59,7 +65,11 @@ class World:
             threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         if size > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
-        return World(rank, size, device)
+        if size == 1 or device.type != "cuda":
+            return World(rank, size, device)
+        host = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+        assert isinstance(host, dist.ProcessGroup)
+        return World(rank, size, device, host)
 
     def leave(self) -> None:
         if self.size > 1 and dist.is_initialized():
@@ -86,32 +96,29 @@ class World:
         start = self.rank * share + min(self.rank, more)
         return start, start + share + (self.rank < more)
 
-    def sum_(self, tensors: Iterable[Tensor]) -> None:
-        """Sums tensors over all ranks, in place, in a few large messages."""
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Sums tensors over all ranks, in place, in one message."""
         if self.size == 1:
             return
-        bucket: list[Tensor] = []
-        for tensor in tensors:
-            bucket.append(tensor)
-            if sum(t.numel() for t in bucket) >= BUCKET_ELEMENTS:
-                self._sum_bucket(bucket)
-                bucket = []
-        if bucket:
-            self._sum_bucket(bucket)
-
-    def _sum_bucket(self, bucket: Sequence[Tensor]) -> None:
-        flat = torch.cat([t.detach().float().reshape(-1) for t in bucket])
+        flat = torch.cat([t.detach().float().reshape(-1) for t in tensors])
         dist.all_reduce(flat)
-        for tensor, part in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.detach().copy_(part.view_as(tensor))
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank, so that all act alike."""
+        """Whether the flag is set on any rank, so that all act alike. The GPU's work in hand is not waited for."""
         if self.size == 1:
             return flag
-        tensor = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(tensor)
+        tensor = torch.tensor(float(flag))
+        dist.all_reduce(tensor, group=self.host)
         return tensor.item() > 0
+
+    def of_all(self, value: T) -> list[T]:
+        """The value of each rank, by rank."""
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value, group=self.host)
+        return values
 
     def wait(self) -> None:
         """All ranks reach this line before any goes on."""

@@ -7,12 +7,12 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,16 @@ from ldm.data.image_dataset import ImageDataset
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.ema import Ema
+from ldm.training.learned import Learned
 from ldm.training.overfitting import overfitting
+from ldm.training.parallel import SharedGradients
 from ldm.training.preflight import SPEED_STEPS, sizes, speed
 from ldm.training.run_folder import RunFolder
-from ldm.training.state import is_published, load_state, mark_published, save_state
+from ldm.training.state import Progress, is_published, mark_published, open_state, save_state
 from ldm.training.step_numbers import StepNumbers, read
 from ldm.training.undone import NAMED, UndoneSteps
+
+T = TypeVar("T")
 
 HIGHER_IS_BETTER = ("psnr", "accuracy", "codes_used", "perplexity", "active_channels")  # of an evaluation's numbers; of all others lower
 
@@ -71,13 +75,18 @@ class Pass:
     autocast_dtype: torch.dtype | None
     scaler: torch.amp.GradScaler
     batch_size: int  # global; losses are sums over samples divided by it
+    shared: dict[str, SharedGradients]  # by group
 
     def autocast(self) -> AbstractContextManager[Any]:
         return _autocast(self.world.device, self.autocast_dtype)
 
+    def forward(self, group: str, work: Callable[[], T], *, is_last: bool) -> T:
+        """What is computed with a group's weights, to be sent backward; see `SharedGradients.forward`."""
+        return self.shared[group].forward(work, is_last=is_last)
+
     def backward(self, loss: Tensor) -> None:
-        """Adds the loss's gradients, scaled where fp16 needs it."""
-        self.scaler.scale(loss).backward()
+        """Adds the gradients of the global batch's loss, of which this is the process's share; scaled where fp16 needs it."""
+        self.scaler.scale(loss * self.world.size).backward()
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
@@ -181,6 +190,8 @@ class _Engine:
     def __init__(self, task: Task, config: TrainConfig, run: RunFolder, seed: int, world: World) -> None:
         self.task, self.config, self.run, self.seed, self.world = task, config, run, seed, world
         self.optimizers = {name: config.optimizer.build(group) for name, group in task.groups.items()}
+        self.shared = {name: SharedGradients(group, world) for name, group in task.groups.items()}
+        self.learned = Learned(task.trained, task.averaged, self.optimizers)
         self.has_loss_scale = config.precision == "fp16"
         # Without a loss's scale it only skips, on the device, the optimizer's step if a gradient is not finite.
         self.scaler = torch.amp.GradScaler(world.device.type) if self.has_loss_scale else torch.amp.GradScaler(world.device.type, 1.0)
@@ -193,33 +204,28 @@ class _Engine:
         if self.world.is_first:
             self.run.recover()
         self.world.wait()
-        found = load_state(self.run.state_path, torch.device("cpu"))  # what takes it moves it; an Apple GPU has no float64
-        if found is None:
+        saved = open_state(self.run.state_path, self.world)
+        if saved is None:
             return 0
-        step, content = found
-        if content["data"] != self.task.data_digest:
+        step, progress = saved.step, saved.progress
+        if progress.data != self.task.data_digest:
             raise UserError(
                 f"the training data changed since this run was stopped at step {step}; put it back as it was, "
                 "or give --run-dir a new folder (with init_from to start from this run's checkpoint)"
             )
-        if content.get("order", 1) != self.task.order and self.world.is_first:  # none in states of earlier releases
+        if progress.order != self.task.order and self.world.is_first:
             print(
                 f"the release that made the first {step} steps had another order of samples: from here on it is this one's, so in this "
                 "epoch some samples come twice and others not at all",
                 flush=True,
             )
-        for name, module in self.task.trained.items():
-            module.load_state_dict(content["trained"][name])
-        for name, average in self.task.averaged.items():
-            average.module.load_state_dict(content["averaged"][name])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(content["optimizers"][name])
-        if content["scaler"] and self.has_loss_scale:  # none before a change to fp16
-            self.scaler.load_state_dict(content["scaler"])
-        self.undone.restore(content.get("undone", []))  # none in states of earlier releases, as of what follows
+        self.learned.restore(saved, self.world)
+        if self.has_loss_scale:
+            self.scaler.load_state_dict(self.scaler.state_dict() | progress.scaler)  # which is empty before a change to fp16
+        self.undone.restore(progress.undone)
         if not retry_lost:
-            self.task.lost[:] = content.get("lost", [])
-        if content.get("generator") != GENERATOR and self.world.is_first:
+            self.task.lost[:] = progress.lost
+        if progress.generator != GENERATOR and self.world.is_first:
             print(
                 f"this run was begun by a release with other random numbers: it goes on from step {step} with new ones, "
                 "and will not end as it would have there",
@@ -235,19 +241,16 @@ class _Engine:
         """State first, then the loadable checkpoint made from it."""
         self._copy_buffers()
         self._refuse_non_finite_weights(step)
-        if self.world.is_first:
-            content = {
-                "data": self.task.data_digest,
-                "lost": list(self.task.lost),
-                "order": self.task.order,
-                "trained": {name: module.state_dict() for name, module in self.task.trained.items()},
-                "averaged": {name: average.module.state_dict() for name, average in self.task.averaged.items()},
-                "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-                "scaler": self.scaler.state_dict() if self.has_loss_scale else {},
-                "undone": list(self.undone.steps),
-                "generator": GENERATOR,
-            }
-            save_state(self.run.state_path, step, content)
+        progress = Progress(
+            data=self.task.data_digest,
+            order=self.task.order,
+            generator=GENERATOR,
+            lost=tuple(self.task.lost),
+            undone=tuple(self.undone.steps),
+            scaler=self.scaler.state_dict() if self.has_loss_scale else {},
+            texts=self.learned.texts(),
+        )
+        save_state(self.run.state_path, step, self.learned.tensors(), progress, self.world)
         self.saved = step
         self.publish(step)
 
@@ -346,6 +349,7 @@ class _Engine:
             autocast_dtype=self.config.autocast_dtype,
             scaler=self.scaler,
             batch_size=self.config.batch_size,
+            shared=self.shared,
         )
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
@@ -360,7 +364,6 @@ class _Engine:
         norms = {}
         for name, parameters in of.items():
             gradients = [p.grad for p in parameters if p.grad is not None]
-            self.world.sum_(gradients)
             norms[f"gradient_norm/{name}"] = nn.utils.get_total_norm(gradients) / scale
         values = torch.cat([losses, torch.stack(list(norms.values()))]) if norms else losses
         is_finite = values.isfinite().all()

@@ -83,7 +83,7 @@ def test_a_model_without_state_goes_on_in_a_new_folder(train: Callable[..., Path
 
 def test_a_damaged_state_goes_on_in_a_new_folder(train: Callable[..., Path]) -> None:
     run = train("run")
-    (run / "state" / "step-00000004" / "state.pt").write_bytes(b"no weights")
+    (run / "state" / "step-00000004" / "progress.json").write_text("{}")
     with pytest.raises(UserError, match=f"step-00000004 was truncated .*in a new --run-dir, with init_from={run}/checkpoint"):
         train("run", "train.steps=8")
     train("new", f"init_from={run / 'checkpoint'}", "train.steps=1")

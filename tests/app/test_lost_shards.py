@@ -12,7 +12,8 @@ from ldm.app.arguments.train_vae import main
 from ldm.data import stream
 from ldm.data.shards import write_shards
 from ldm.data.sources.folder import FolderSource
-from ldm.training.state import load_state
+from ldm.training.distributed import World
+from ldm.training.state import SavedState, open_state
 
 
 @pytest.fixture
@@ -27,11 +28,16 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    found = load_state(run / "state", torch.device("cpu"))
-    assert found is not None
-    lost = found[1]["lost"]
+    saved = newest(run)
+    lost = saved.progress.lost
     assert len(lost) == 1 and lost[0][0] == 0 and "part1" in lost[0][1]
-    return found[1]["trained"]["first_stage"]
+    return {name: tensor for name, tensor in saved.tensors().items() if name.startswith("trained/first_stage/")}
+
+
+def newest(run: Path) -> SavedState:
+    saved = open_state(run / "state", World(0, 1, torch.device("cpu")))
+    assert saved is not None
+    return saved
 
 
 def train(run: Path, place: str, steps: int, *more: str) -> None:
@@ -56,5 +62,4 @@ def test_lost_shards_are_fetched_again_if_asked(tmp_path: Path, place: str, caps
     (tmp_path / "away").unlink()
     train(tmp_path / "run", place, 4, "--retry-lost")
     assert "left out again" not in capsys.readouterr().out
-    found = load_state(tmp_path / "run" / "state", torch.device("cpu"))
-    assert found is not None and found[1]["lost"] == []
+    assert newest(tmp_path / "run").progress.lost == ()

@@ -60,7 +60,7 @@ def test_two_processes_train_the_same_weights(which: str, squares: Path, tiny: C
         assert other == pytest.approx(one, rel=1e-3, abs=1e-5)
     one_state, other_state = state(tmp_path / "alone", STEPS), state(tmp_path / "two", STEPS)
     assert one_state.keys() == other_state.keys()
-    for part in ("state.trained", "state.averaged"):
+    for part in ("trained", "averaged"):
         gaps = torch.cat([(one_state[name] - other_state[name]).flatten() for name in one_state if name.startswith(part)])
         # Adam steps by about the learning rate whatever the gradient's size, so rounding turns what has no gradient but rounding
         assert gaps.square().mean().sqrt() < 0.02 * LEARNING_RATE
@@ -77,7 +77,7 @@ def test_one_process_asked_to_stop_stops_both(squares: Path, tiny: Callable[...,
     os.kill(processes[1].pid or 0, signal.SIGTERM)
     for process in processes:
         finish(process, log)
-    assert [path.name for path in (run / "state").iterdir()] == [f"step-{len(metrics(run)):08d}"]
+    assert max(path.name for path in (run / "state").iterdir()) == f"step-{len(metrics(run)):08d}"
 
 
 def test_a_folder_in_use_is_refused_once_by_two_processes(squares: Path, tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ import ldm.app.sample
 import ldm.app.train_classifier
 import ldm.app.train_ldm
 import ldm.app.train_vae  # noqa: F401 - imported for the processes that are forked
+from ldm.training.distributed import World
+from ldm.training.state import open_state
 
 ROOT = Path(__file__).parents[2]
 FORKS = multiprocessing.get_context("forkserver")
@@ -145,8 +147,10 @@ def _happen(event: str, details: tuple[Any, ...], sent: signal.Signals, name: st
 
 
 def state(run: Path, step: int) -> dict[str, Tensor]:
-    """Live and averaged weights and optimizer moments after a step, by path."""
-    return dict(_tensors(torch.load(run / "state" / f"step-{step:08d}" / "state.pt", weights_only=True), "state"))
+    """Live and averaged weights and optimizer moments after the last step, by name."""
+    saved = open_state(run / "state", World(0, 1, torch.device("cpu")))
+    assert saved and saved.step == step
+    return saved.tensors()
 
 
 def checkpoint(folder: Path) -> dict[str, Tensor]:
@@ -157,9 +161,3 @@ def checkpoint(folder: Path) -> dict[str, Tensor]:
 def metrics(run: Path) -> list[dict[str, float]]:
     """One row a step."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def _tensors(tree: object, path: str) -> list[tuple[str, Tensor]]:
-    if isinstance(tree, dict):
-        return [pair for key, value in tree.items() for pair in _tensors(value, f"{path}.{key}")]
-    return [(path, tree)] if isinstance(tree, Tensor) else []

@@ -42,6 +42,7 @@ from ldm.training.diffusion_task import DiffusionTask
 from ldm.training.distributed import World
 from ldm.training.engine import _Engine
 from ldm.training.latents import LatentData, Latents
+from ldm.training.parallel import SharedGradients
 from ldm.training.run_folder import RunFolder
 from ldm.training.step_numbers import read
 
@@ -176,6 +177,19 @@ def gradients_of_a_step(which: str, world: World, folder: Path, **changes: objec
     return found | {name: torch.tensor(value) for name, value in metrics.items()}
 
 
+def half_used(world: World) -> torch.Tensor:
+    """The gradients of two weights, each in use in some process; a third is in none."""
+    weights = [nn.Parameter(torch.ones(())) for _ in range(3)]
+    shared = SharedGradients(weights, world)
+    for _ in range(2):
+        for weight in weights:
+            weight.grad = None
+        loss = shared.forward(lambda: weights[0] * 3 if world.rank == 0 else weights[1] * 5, is_last=True)
+        (loss * world.size).backward()
+    assert weights[2].grad is None
+    return torch.stack([weight.grad for weight in weights[:2] if weight.grad is not None])
+
+
 def main() -> None:
     """A worker process of `torchrun`: python tasks.py FOLDER; writes what every rank found."""
     torch.set_num_threads(1)
@@ -183,7 +197,10 @@ def main() -> None:
     world = replace(World.join(), device=torch.device("cpu"))
     folder = Path(sys.argv[1])
     for which in TASKS:
-        torch.save(gradients_of_a_step(which, world, folder), folder / f"{which}-{os.environ['RANK']}.pt")
+        for parts in (1, 2):
+            found = gradients_of_a_step(which, world, folder, accumulate=parts)
+            torch.save(found, folder / f"{which}-{parts}-{os.environ['RANK']}.pt")
+    torch.save(half_used(world), folder / f"half-used-{os.environ['RANK']}.pt")
     flags = {"none": world.any(False), "one": world.any(world.rank == 1), "all": world.any(True)}
     torch.save(flags, folder / f"flags-{os.environ['RANK']}.pt")
     world.leave()

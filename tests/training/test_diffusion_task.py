@@ -25,6 +25,7 @@ from ldm.training.diffusion_task import DiffusionTask
 from ldm.training.distributed import World
 from ldm.training.engine import Pass, _Engine
 from ldm.training.latents import LatentData
+from ldm.training.parallel import SharedGradients
 from ldm.training.run_folder import RunFolder
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -135,6 +136,7 @@ def test_what_drop_all_takes_is_unconditional_to_the_network(monkeypatch: pytest
     call, conditioners = task.model.network.forward, task.model.conditioners
     monkeypatch.setattr(task.model.network, "forward", lambda x, t, condition: seen.append(condition) or call(x, t, condition))
     batch = next(task.batches(1))
-    task.accumulate(batch, Pass(step=1, world=ALONE, autocast_dtype=None, scaler=torch.amp.GradScaler(enabled=False), batch_size=7))
+    scaler, shared = torch.amp.GradScaler(enabled=False), {"denoiser": SharedGradients(task.groups["denoiser"], ALONE)}
+    task.accumulate(batch, Pass(step=1, world=ALONE, autocast_dtype=None, scaler=scaler, batch_size=7, shared=shared))
     null = conditioners(ConditionInputs(count=7), task.model.spec.latent_size)
     torch.testing.assert_close((seen[0].vector, seen[0].concat), (null.vector, null.concat))

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
@@ -29,22 +30,40 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return folder, request.param
 
 
+@pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("which", TASKS)
-def test_the_summed_gradient_is_the_single_process_one(ranks: tuple[Path, int], which: str, tmp_path: Path) -> None:
-    """Adaptive weight, discriminator, condition drops, masks, times, noises and missing labels included; all ranks end with the same."""
+def test_the_summed_gradient_is_the_single_process_one(ranks: tuple[Path, int], which: str, parts: int, tmp_path: Path) -> None:
+    """Adaptive weight, discriminator, condition drops, masks, times, noises and missing labels included; all ranks end with the same.
+    So do ranks that add up the gradients of two parts of their shares."""
     folder, size = ranks
     alone = gradients_of_a_step(which, ALONE, tmp_path)
     for rank in range(size):
-        found = torch.load(folder / f"{which}-{rank}.pt", weights_only=True)
+        found = torch.load(folder / f"{which}-{parts}-{rank}.pt", weights_only=True)
         assert found.keys() == alone.keys()
         for name, wanted in alone.items():
             torch.testing.assert_close(found[name], wanted, rtol=2e-4, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_a_weight_that_one_process_does_not_use(ranks: tuple[Path, int]) -> None:
+    """As one whose condition is dropped from all of its samples: all processes have the others' gradient; one that none uses has none."""
+    folder, size = ranks
+    for rank in range(size):
+        assert torch.load(folder / f"half-used-{rank}.pt", weights_only=True).tolist() == pytest.approx([3, 5 * (size - 1)])
 
 
 def test_a_flag_of_any_rank_is_seen_by_all(ranks: tuple[Path, int]) -> None:
     folder, size = ranks
     for rank in range(size):
         assert torch.load(folder / f"flags-{rank}.pt", weights_only=True) == {"none": False, "one": True, "all": True}
+
+
+def test_a_flag_does_not_wait_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lies on the CPU and goes through the host's group, if the device has another."""
+    sent = []
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor, group: sent.append((tensor.device.type, group)))
+    group = cast(torch.distributed.ProcessGroup, object())
+    assert World(0, 2, torch.device("meta"), group).any(True)
+    assert sent == [("cpu", group)]
 
 
 def test_a_process_by_itself_joins_nothing() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import errno
 import json
 import math
 import os
@@ -27,11 +27,12 @@ from ldm.training.distributed import World
 from ldm.training.ema import Ema
 from ldm.training.engine import Evaluation, Pass, _Engine, fit
 from ldm.training.run_folder import RunFolder
-from ldm.training.state import load_state, save_state
+from ldm.training.state import Progress, open_state, save_state
 from ldm.training.step_numbers import read
 from ldm.training.undone import UndoneSteps
 
 WORLD = World(0, 1, torch.device("cpu"))
+PROGRESS = Progress(data="", order=2, generator="", scaler={}, texts={})
 
 
 class Regression:
@@ -110,8 +111,8 @@ def test_resume_is_bitwise_equal_to_the_uninterrupted_run(tmp_path: Path, whole:
     task = Regression(config())
     task.stop_at = 7
     assert not fit(task, config(), RunFolder(tmp_path / "cut", True), 0, WORLD)
-    found = load_state(tmp_path / "cut" / "state", torch.device("cpu"))
-    assert found and found[0] == 7
+    found = open_state(tmp_path / "cut" / "state", WORLD)
+    assert found and found.step == 7
     resumed = trained(tmp_path / "cut", config())
     assert torch.equal(weights(resumed), whole)
     steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
@@ -334,8 +335,8 @@ def test_ten_undone_steps_end_the_run_and_a_resumed_one_counts_on(tmp_path: Path
         assert fit(task, replace(task.config, steps=20), run, 0, WORLD)
     with pytest.raises(UserError, match=f"step {', '.join(map(str, poisoned))}: loss, gradient_norm/net is not a finite .*sample-0"):
         fit(task, task.config, run, 0, WORLD)
-    found = load_state(run.state_path, torch.device("cpu"))
-    assert found and found[0] == (5 if apart == 1 else 30)
+    found = open_state(run.state_path, WORLD)
+    assert found and found.step == (5 if apart == 1 else 30)
     if apart == 1:
         assert torch.equal(weights(task)[:10], weights(trained(tmp_path / "six", config(steps=6)))[:10])
 
@@ -353,8 +354,8 @@ def test_a_run_that_ends_with_undone_steps_is_not_called_finished(tmp_path: Path
     task.poison_at = 6
     with pytest.raises(UserError, match="step 6: loss, .*goes on from step 5"):
         fit(task, task.config, RunFolder(tmp_path, True), 0, WORLD)
-    found = load_state(tmp_path / "state", torch.device("cpu"))
-    assert found and found[0] == 5
+    found = open_state(tmp_path / "state", WORLD)
+    assert found and found.step == 5
 
 
 def test_a_gradient_that_is_not_finite_reaches_no_weight(tmp_path: Path) -> None:
@@ -384,10 +385,15 @@ def trained_in(folder: Path, train: TrainConfig) -> Path:
     return folder
 
 
+def save_again(folder: Path, **changes: object) -> None:
+    saved = open_state(folder, WORLD)
+    assert saved
+    save_state(folder, saved.step, saved.tensors(), replace(saved.progress, **changes), WORLD)
+
+
 def test_a_state_of_other_random_numbers_goes_on_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained(tmp_path, config(steps=5))
-    _, content = load_state(tmp_path / "state", WORLD.device) or (0, {})
-    save_state(tmp_path / "state", 5, {key: value for key, value in content.items() if key not in ("generator", "undone")})
+    save_again(tmp_path / "state", generator="another")
     capsys.readouterr()
     trained(tmp_path, config())
     assert "a release with other random numbers: it goes on from step 5" in capsys.readouterr().out
@@ -410,22 +416,24 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.Monke
         fit(task, config(), RunFolder(tmp_path / "run", True), 0, WORLD)
     assert torch.equal(weights(task), weights(trained(tmp_path / "six", config(steps=6))))
     assert signal.getsignal(signal.SIGINT) is handler
-    found = load_state(tmp_path / "run" / "state", torch.device("cpu"))
-    assert found and found[0] == 5
+    found = open_state(tmp_path / "run" / "state", WORLD)
+    assert found and found.step == 5
     assert torch.equal(weights(trained(tmp_path / "run", config())), whole)
 
 
-@pytest.mark.parametrize("manifest", ["[]", "{}", '{"step": 6}', "[" * 100_000, '{"sha256": 1e999}', "", "\udcff"])
+@pytest.mark.parametrize(
+    "manifest", ["[]", "{}", '{"step": 6}', '{"step": 6, "files": {}}', "[" * 100_000, '{"sha256": 1e999}', "", "\udcff"]
+)
 def test_a_state_whose_manifest_is_broken_is_refused_in_one_line(tmp_path: Path, manifest: str) -> None:
-    save_state(tmp_path / "state", 6, {})
+    save_state(tmp_path / "state", 6, {}, PROGRESS, WORLD)
     (tmp_path / "state" / "step-00000006" / "manifest.json").write_bytes(manifest.encode(errors="surrogateescape"))
     with pytest.raises(UserError, match=f"step-00000006 (cannot be read|was truncated).*with init_from={tmp_path}/checkpoint"):
-        load_state(tmp_path / "state", WORLD.device)
+        open_state(tmp_path / "state", WORLD)
 
 
 def test_an_altered_state_is_refused_in_one_line(tmp_path: Path) -> None:
     trained(tmp_path / "run", config(steps=5))
-    state = tmp_path / "run" / "state" / "step-00000005" / "state.pt"
+    (state,) = (tmp_path / "run" / "state" / "step-00000005").glob("*.safetensors")
     content = bytearray(state.read_bytes())
     content[len(content) // 2] ^= 1
     state.write_bytes(content)
@@ -440,7 +448,7 @@ def test_what_a_killed_save_left_is_put_right(tmp_path: Path, whole: Tensor) -> 
     (states / "step-00000005").rename(_beside(states / "step-00000005", "old"))
     _beside(states / "step-00000010", "tmp").mkdir()
     assert torch.equal(weights(trained(tmp_path / "run", config())), whole)
-    assert [path.name for path in states.iterdir()] == ["step-00000012"]
+    assert sorted(path.name for path in states.iterdir()) == ["step-00000010", "step-00000012"]
 
 
 def test_tensorboard_forgets_what_is_past_the_restored_step(tmp_path: Path) -> None:
@@ -460,15 +468,14 @@ def test_tensorboard_forgets_what_is_past_the_restored_step(tmp_path: Path) -> N
 
 
 def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Tensor) -> None:
-    save = torch.save
+    sync = os.fsync
 
-    def full(content: object, file: io.BufferedWriter) -> None:
-        if "step-00000010" in str(file.raw.name):
-            file.write(b"half")
-            os.dup2(os.open("/dev/full", os.O_WRONLY), file.fileno())
-        save(content, file)
+    def full(number: int) -> None:
+        if "step-00000010" in os.readlink(f"/proc/self/fd/{number}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(number)
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         trained(tmp_path / "run", config())
     monkeypatch.undo()
@@ -527,11 +534,9 @@ def test_changed_data_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_state_of_another_order_of_samples_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It goes on: only the epoch in hand is not whole. States of earlier releases do not say which order they had."""
+    """It goes on: only the epoch in hand is not whole."""
     trained(tmp_path / "run", config(steps=5))
-    step, content = load_state(tmp_path / "run" / "state", torch.device("cpu")) or (0, {})
-    del content["order"]
-    save_state(tmp_path / "run" / "state", step, content)
+    save_again(tmp_path / "run" / "state", order=1)
     said = "the release that made the first 5 steps had another order of samples"
     capsys.readouterr()
     trained(tmp_path / "run", config(steps=6))
@@ -547,8 +552,8 @@ def test_an_evaluation_that_fails_costs_no_steps(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Regression, "evaluate", failing)
     with pytest.raises(UserError, match="out of luck"):
         trained(tmp_path / "run", config(sample_every=5))
-    found = load_state(tmp_path / "run" / "state", torch.device("cpu"))
-    assert found and found[0] == 5
+    found = open_state(tmp_path / "run" / "state", WORLD)
+    assert found and found.step == 5
 
 
 @pytest.mark.parametrize("is_held_out", [True, False])

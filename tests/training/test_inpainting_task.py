@@ -15,6 +15,7 @@ from ldm.conditioning.inpaint_mask import InpaintMaskConfig
 from ldm.first_stage.stage import FirstStage
 from ldm.training.distributed import World
 from ldm.training.engine import Pass
+from ldm.training.parallel import SharedGradients
 
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -35,8 +36,8 @@ def test_holes_are_as_the_convention_has_them(convention: str, hole: float, monk
     encode, forward = functools.partial(encode_any, task.model.first_stage), conditioners.forward
     monkeypatch.setattr(conditioners, "forward", lambda *inputs: seen.append(inputs) or forward(*inputs))
     batch = next(task.batches(1))
-    scaler = torch.amp.GradScaler(enabled=False)
-    task.accumulate(batch, Pass(step=2, world=ALONE, autocast_dtype=None, scaler=scaler, batch_size=7))
+    scaler, shared = torch.amp.GradScaler(enabled=False), {"denoiser": SharedGradients(task.groups["denoiser"], ALONE)}
+    task.accumulate(batch, Pass(step=2, world=ALONE, autocast_dtype=None, scaler=scaler, batch_size=7, shared=shared))
 
     ((inputs, _, drops),) = seen
     given = inputs.values["mask"]

@@ -1,0 +1,75 @@
+"""What a run has learned, as tensors by name: weights, averages, and what the optimizers remember of each weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm.training.distributed import World
+from ldm.training.ema import Ema
+from ldm.training.state import SavedState
+
+
+class Learned:
+    """
+    Args:
+        trained: modules by name.
+        averaged: averages by the same names.
+        optimizers: of parameters of the trained modules, by the group's name.
+    """
+
+    def __init__(
+        self, trained: Mapping[str, nn.Module], averaged: Mapping[str, Ema[Any]], optimizers: Mapping[str, torch.optim.Optimizer]
+    ) -> None:
+        self.modules = {f"trained/{name}": module for name, module in trained.items()}
+        self.modules |= {f"averaged/{name}": average.module for name, average in averaged.items()}
+        self.optimizers = optimizers
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them; writing to those of modules changes the modules."""
+        remembered = {
+            f"{name}/{part}": value
+            for name, optimizer, weight in self._weights()
+            for part, value in optimizer.state.get(weight, {}).items()
+        }
+        return self._of_modules() | remembered
+
+    def texts(self) -> dict[str, str]:
+        """What modules have in their state dicts beside tensors."""
+        states = {f"{name}/{key}": value for name, module in self.modules.items() for key, value in module.state_dict().items()}
+        return {name: value for name, value in states.items() if not isinstance(value, Tensor)}
+
+    def restore(self, saved: SavedState, world: World) -> None:
+        """
+        Raises:
+            UserError: the state is of other modules.
+        """
+        tensors = self._of_modules()
+        weights = {name: (optimizer, weight) for name, optimizer, weight in self._weights()}
+        for name, (size, dtype) in saved.layout.items():
+            of, _, part = name.rpartition("/")
+            if of not in weights or size not in (weights[of][1].shape, torch.Size()):
+                continue
+            optimizer, weight = weights[of]
+            is_alike = size == weight.shape  # in the order of its dimensions, too
+            tensors[name] = torch.zeros_like(weight, dtype=dtype) if is_alike else torch.zeros(size, dtype=dtype, device=weight.device)
+            optimizer.state[weight][part] = tensors[name]
+        saved.read(tensors, world)
+        for name, module in self.modules.items():
+            texts = {key.removeprefix(f"{name}/"): text for key, text in saved.progress.texts.items() if key.startswith(f"{name}/")}
+            module.load_state_dict(module.state_dict() | texts)
+
+    def _of_modules(self) -> dict[str, Tensor]:
+        states = {f"{name}/{key}": value for name, module in self.modules.items() for key, value in module.state_dict().items()}
+        return {name: value for name, value in states.items() if isinstance(value, Tensor)}
+
+    def _weights(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
+        """Each parameter that an optimizer has, with the name under which what it remembers of it is saved."""
+        names = {weight: f"{name}/{key}" for name, module in self.modules.items() for key, weight in module.named_parameters()}
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                for weight in group["params"]:
+                    yield f"optimizers/{name}/{names[weight]}", optimizer, weight
