@@ -62,9 +62,10 @@ def test_what_is_no_devices_name_is_refused(name: str) -> None:
 
 def test_each_process_takes_the_gpu_of_its_number(machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are more processes than GPUs, the first without one says so."""
-    monkeypatch.setattr(World, "__init__", lambda self, rank, size, device: object.__setattr__(self, "device", device))
+    monkeypatch.setattr(World, "__init__", lambda self, rank, size, device, host=None: object.__setattr__(self, "device", device))
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "new_group", lambda **_: torch.distributed.ProcessGroup(0, 2))
     monkeypatch.setenv("WORLD_SIZE", "2")
     machine(gpus=2)
     for rank, name in ((0, "auto"), (1, "auto"), (1, "cuda")):
