@@ -38,8 +38,8 @@ from ldm.data.config import DataConfig
 from ldm.data.facts import CAPTIONS, LABELS, PIXELS
 from ldm.data.open import open_dataset
 from ldm.data.order import GlobalOrder
+from ldm.data.set_index import Index, IndexFile, ShardInfo, SplitFacts, SplitInfo
 from ldm.data.shard_index import ShardIndex
-from ldm.data.shards import Index, IndexFile, ShardInfo, SplitFacts, SplitInfo
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[1]

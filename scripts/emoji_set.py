@@ -25,7 +25,8 @@ from ldm.data.emoji.layout import COLOURS, distance, majority, to_lab
 from ldm.data.emoji.styles import EMOJIBASE, STYLES
 from ldm.data.emoji.things import DROPPED, GROUPS, article, plain
 from ldm.data.record import Record
-from ldm.data.shards import INDEX_NAME, Index, write_shards
+from ldm.data.set_index import INDEX_NAME, Index
+from ldm.data.shards import write_shards
 
 SIZE = 128
 PACKAGES = (

@@ -20,7 +20,7 @@ from ldm.data.names import BUILTIN, CLASSIC, STYLES
 from ldm.data.parts import Pages
 from ldm.data.prepare import Preparation, check_sources, prepare_part, prepare_sources
 from ldm.data.report import PAGE, Report
-from ldm.data.shards import Index
+from ldm.data.set_index import Index
 from ldm.data.sources.folder import FolderSource
 from ldm.data.sources.shards import open_folder_of_tars, open_indexed, open_tars
 from ldm.data.sources.source import Source

@@ -23,14 +23,15 @@ from ldm.core.reading import read_bytes
 from ldm.data.config import DataConfig
 from ldm.data.image_dataset import ImageDataset, IndexedDataset
 from ldm.data.open import has_held_out_split, open_dataset
-from ldm.data.shards import Index
+from ldm.data.set_index import Index
 from ldm.data.text import is_text, shown
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World, rank_of_this
-from ldm.training.engine import Task, fit
+from ldm.training.engine import fit
 from ldm.training.lock import locked, refuse_held
 from ldm.training.run_folder import NAMES, RunFolder
 from ldm.training.state import states
+from ldm.training.task import Task
 
 T = TypeVar("T")
 MAX_CONFIG = 16 << 20  # bytes

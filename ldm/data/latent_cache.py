@@ -22,10 +22,10 @@ from tqdm import tqdm
 from ldm.core.errors import UserError
 from ldm.core.files import new_folder, recover_folder, write_file
 from ldm.data.batch import Sample
+from ldm.data.checksum import checksum
 from ldm.data.facts import ATTRIBUTES, CAPTIONS, LABELS, MAPS, MASKS, PIXELS
 from ldm.data.image_dataset import IndexedDataset
 from ldm.data.sample_transform import SampleTransform
-from ldm.data.shards import checksum
 
 STORED = frozenset((PIXELS, CAPTIONS, LABELS, MASKS, MAPS, ATTRIBUTES))  # boxes change with augmentation
 FORMAT = 3  # of what is stored; a cache of another is built anew

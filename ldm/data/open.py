@@ -12,7 +12,7 @@ from ldm.data.config import DataConfig
 from ldm.data.image_dataset import ImageDataset, IndexedDataset
 from ldm.data.names import BUILTIN
 from ldm.data.sample_transform import Split
-from ldm.data.shards import Index
+from ldm.data.set_index import Index
 from ldm.data.sources.folder import FolderSource
 from ldm.data.sources.layout import layout_of
 from ldm.data.sources.shards import open_folder_of_tars, open_indexed, open_tars

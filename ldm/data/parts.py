@@ -19,9 +19,9 @@ from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.core.ownership import LEFTOVER
 from ldm.core.version import __version__
+from ldm.data.checksum import checksum
 from ldm.data.record import Record
 from ldm.data.report import Report
-from ldm.data.shards import checksum
 
 FORMAT = 1
 PLAN, SUFFIX = "parts.json", ".part"

@@ -17,13 +17,16 @@ from torch.utils.data import DataLoader, Dataset
 from ldm.core.errors import UserError
 from ldm.core.files import Outputs, new_folder, write_file
 from ldm.core.ownership import strangers
+from ldm.data.checksum import checksum
 from ldm.data.formats import HEAD, format_of
 from ldm.data.images import Levels, decode_array, decode_map, doubt_about, examine, object_in
 from ldm.data.parts import Chunk, Page, Pages, Parts
 from ldm.data.picture_file import count_pages
 from ldm.data.record import Record
 from ldm.data.report import PAGE, TEXT, Report
-from ldm.data.shards import Index, ShardWriter, checksum, plain_key, shard_writer
+from ldm.data.set_index import Index
+from ldm.data.shard_scan import plain_key
+from ldm.data.shards import ShardWriter, shard_writer
 from ldm.data.sources.source import Source
 
 CREDITS = "CREDITS.txt"

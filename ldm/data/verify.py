@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ldm.core.errors import UserError
 from ldm.core.files import sha256_of
-from ldm.data.shards import Index, ShardInfo
+from ldm.data.set_index import Index, ShardInfo
 from ldm.data.sources.shards import Shard, ShardSource
 
 

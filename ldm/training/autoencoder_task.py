@@ -29,8 +29,8 @@ from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.draws import StepDraws
 from ldm.training.ema import Ema
-from ldm.training.engine import Evaluation, MeasuredOn, Pass
 from ldm.training.image_grid import grid_of
+from ldm.training.task import Evaluation, MeasuredOn, Pass
 
 QUICK_MEASURE = 1024  # pictures that the latent normalization is measured on at checkpoints before the last
 EVALUATED = 512  # held-out pictures at most
@@ -64,7 +64,7 @@ class FrozenEncoder:
 
 
 class AutoencoderTask:
-    """Trains a first stage; see `ldm.training.engine.Task`."""
+    """Trains a first stage; see `ldm.training.task.Task`."""
 
     def __init__(
         self,

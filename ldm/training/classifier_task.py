@@ -25,9 +25,9 @@ from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
 from ldm.training.draws import StepDraws
 from ldm.training.ema import Ema
-from ldm.training.engine import Evaluation, MeasuredOn, Pass
 from ldm.training.image_grid import framed, grid_of
 from ldm.training.latents import LatentBatch, Latents
+from ldm.training.task import Evaluation, MeasuredOn, Pass
 
 EVALUATED = 512  # held-out pictures at an evaluation, at times and noises that are always the same
 MEASURED = 10_000  # held-out pictures, at most, on which the finished classifier's accuracy is measured
@@ -36,7 +36,7 @@ SHOWN = 8  # pictures a row of the sample grid
 
 
 class ClassifierTask:
-    """Trains a classifier; see `ldm.training.engine.Task`. Pictures without a label are left out of the loss, and counted."""
+    """Trains a classifier; see `ldm.training.task.Task`. Pictures without a label are left out of the loss, and counted."""
 
     def __init__(
         self,

@@ -25,15 +25,15 @@ from ldm.training.diffusion_model import DiffusionModel, DiffusionParts
 from ldm.training.distributed import World
 from ldm.training.draws import StepDraws
 from ldm.training.ema import Ema
-from ldm.training.engine import Evaluation, MeasuredOn, Pass
 from ldm.training.latents import LatentBatch, LatentData, Latents
 from ldm.training.sample_grid import Row, rows_of, sample_grid, words_of
+from ldm.training.task import Evaluation, MeasuredOn, Pass
 
 EVALUATED = 256  # held-out pictures whose loss is measured, at always the same times and noises
 
 
 class DiffusionTask:
-    """Trains a denoiser and its conditioners, or adapters beside them; see `ldm.training.engine.Task`.
+    """Trains a denoiser and its conditioners, or adapters beside them; see `ldm.training.task.Task`.
 
     Args:
         parts: the model.

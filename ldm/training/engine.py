@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +16,9 @@ from tqdm import tqdm
 from ldm.core.errors import UserError
 from ldm.core.philox import NAME as GENERATOR
 from ldm.core.random import digest
-from ldm.data.image_dataset import ImageDataset
+from ldm.training.best import is_best
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
-from ldm.training.ema import Ema
 from ldm.training.learned import Learned
 from ldm.training.overfitting import overfitting
 from ldm.training.parallel import SharedGradients
@@ -32,117 +26,9 @@ from ldm.training.preflight import SPEED_STEPS, sizes, speed
 from ldm.training.run_folder import RunFolder
 from ldm.training.state import Progress, is_published, mark_published, open_state, save_state
 from ldm.training.step_numbers import StepNumbers, read
+from ldm.training.stop import Stop
+from ldm.training.task import Pass, Task, autocast_to
 from ldm.training.undone import NAMED, UndoneSteps
-
-T = TypeVar("T")
-
-HIGHER_IS_BETTER = ("psnr", "accuracy", "codes_used", "perplexity", "active_channels")  # of an evaluation's numbers; of all others lower
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """Numbers for the log, and plain lines about them; see `MeasuredOn`. `samples`: what the sample grid shows, in words, if in any."""
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    lines: tuple[str, ...] = ()
-    samples: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredOn:
-    """What an evaluation measures, so that numbers of training pictures are never taken for held-out ones.
-
-    Attributes:
-        pictures: in a line, "held-out" or "training".
-        prefix: of the metrics' names.
-    """
-
-    pictures: str
-    prefix: str
-
-    @staticmethod
-    def of(held_out: ImageDataset | None) -> MeasuredOn:
-        """None = there are no held-out pictures, and training pictures stand in for them."""
-        return MeasuredOn(pictures="training", prefix="train_eval") if held_out is None else MeasuredOn(pictures="held-out", prefix="val")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pass:
-    """What a task needs to make the gradients of one step."""
-
-    step: int
-    world: World
-    autocast_dtype: torch.dtype | None
-    scaler: torch.amp.GradScaler
-    batch_size: int  # global; losses are sums over samples divided by it
-    shared: dict[str, SharedGradients]  # by group
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        return _autocast(self.world.device, self.autocast_dtype)
-
-    def forward(self, group: str, work: Callable[[], T], *, is_last: bool) -> T:
-        """What is computed with a group's weights, to be sent backward; see `SharedGradients.forward`."""
-        return self.shared[group].forward(work, is_last=is_last)
-
-    def backward(self, loss: Tensor) -> None:
-        """Adds the gradients of the global batch's loss, of which this is the process's share; scaled where fp16 needs it."""
-        self.scaler.scale(loss * self.world.size).backward()
-
-
-def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
-
-
-class Task(Protocol):
-    """A stage of training: its modules, its data, its loss."""
-
-    trained: dict[str, nn.Module]  # saved in the training state
-    averaged: dict[str, Ema[Any]]  # averages of some of them, by the same names
-    groups: dict[str, list[nn.Parameter]]  # one optimizer each
-    data_digest: str  # of the training data, which must not change between sittings
-    lost: list[tuple[int, str]]  # what of it could not be had, see `ImageDataset.lost`; a resumed run must lose the same
-    order: int  # version of the order in which samples come, see `ImageDataset.order`
-
-    def describe(self) -> dict[str, int]:
-        """Parameters per part."""
-
-    def batches(self, first_step: int) -> Iterator[Any]:
-        """This process's share of the global batch of step first_step, first_step + 1, ..."""
-
-    def names(self, batch: Any) -> tuple[str, ...]:
-        """Names of the samples in a batch."""
-
-    def accumulate(self, batch: Any, now: Pass) -> dict[str, Tensor]:
-        """Adds this process's share of the step's gradients; returns its share of the numbers to log, `loss` among them."""
-
-    def evaluate(self, autocast: AbstractContextManager[Any]) -> Evaluation: ...
-
-    def sample_grid(self, autocast: AbstractContextManager[Any]) -> Tensor:
-        """(3, H, W) in [0, 1]: the fixed-seed sample grid."""
-
-    def save(self, folder: Path, step: int, steps: int) -> None:
-        """Writes the loadable checkpoint."""
-
-
-class _Stop:
-    """SIGTERM and SIGINT ask for a stop after the step; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def fit(task: Task, config: TrainConfig, run: RunFolder, seed: int, world: World, *, retry_lost: bool = False) -> bool:
@@ -178,7 +64,7 @@ def fit(task: Task, config: TrainConfig, run: RunFolder, seed: int, world: World
     if first_step > config.steps:
         return True
     run.open(first_step - 1)
-    stop = _Stop()
+    stop = Stop()
     try:
         with stop.listening():
             return engine.run_steps(first_step, stop)
@@ -264,7 +150,7 @@ class _Engine:
             self.run.draw_curves()
         self.world.wait()
 
-    def run_steps(self, first_step: int, stop: _Stop) -> bool:
+    def run_steps(self, first_step: int, stop: Stop) -> bool:
         config = self.config
         bar = tqdm(
             total=config.steps,
@@ -439,7 +325,7 @@ class _Engine:
         if self.world.is_first:
             bar.set_postfix_str("evaluating")
             with torch.no_grad():
-                autocast = functools.partial(_autocast, self.world.device, self.config.autocast_dtype)
+                autocast = functools.partial(autocast_to, self.world.device, self.config.autocast_dtype)
                 found = self.task.evaluate(autocast())
                 self.run.save_sample_grid(step, self.task.sample_grid(autocast()), found.samples)
             for line in found.lines:
@@ -461,8 +347,6 @@ class _Engine:
             return
         if name not in metrics:
             raise UserError(f"train.keep_best={name}: no such number is measured here; allowed: {', '.join(metrics)}")
-        sign = -1 if any(word in name for word in HIGHER_IS_BETTER) else 1
-        earlier = [sign * row[name] for row in history if name in row and row["step"] < step]
-        if not self.run.best_path.exists() or all(sign * metrics[name] < value for value in earlier):
+        if not self.run.best_path.exists() or is_best(name, metrics[name], [row for row in history if row["step"] < step]):
             self.task.save(self.run.best_path, step, step)
             self.run.note(step, f"best {name} so far, {metrics[name]:.4g}: kept in checkpoints/{self.run.best_path.name}")

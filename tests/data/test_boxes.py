@@ -18,7 +18,8 @@ from ldm.data.config import Augment, DataConfig
 from ldm.data.facts import BOXES
 from ldm.data.open import open_dataset
 from ldm.data.record import Record, boxes_of
-from ldm.data.shards import Index, write_shards
+from ldm.data.set_index import Index
+from ldm.data.shards import write_shards
 from ldm.data.sources.folder import FolderSource
 from ldm.data.transforms import Placement, augmented, fitted, fitted_boxes
 

@@ -21,7 +21,7 @@ from ldm.data.config import DataConfig
 from ldm.data.facts import ATTRIBUTES, BOXES, LABELS
 from ldm.data.facts import CAPTIONS as HAS_CAPTIONS
 from ldm.data.open import open_dataset
-from ldm.data.shards import Index
+from ldm.data.set_index import Index
 from ldm.data.sources import contents
 from ldm.data.sources.folder import FolderSource
 from ldm.data.sources.shards import open_indexed, open_tars

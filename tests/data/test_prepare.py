@@ -28,7 +28,9 @@ from ldm.data.config import DataConfig
 from ldm.data.names import CLASSIC
 from ldm.data.open import open_dataset
 from ldm.data.record import Record
-from ldm.data.shards import Index, scan_shard, shard_writer, split_name, split_records
+from ldm.data.set_index import Index
+from ldm.data.shard_scan import scan_shard, split_name, split_records
+from ldm.data.shards import shard_writer
 from ldm.data.sources.folder import FolderSource
 from ldm.data.sources.shards import open_indexed
 

@@ -20,7 +20,8 @@ from ldm.data.image_dataset import IndexedDataset
 from ldm.data.latent_cache import LatentCache
 from ldm.data.open import open_dataset
 from ldm.data.order import GlobalOrder
-from ldm.data.shards import Index, write_shards
+from ldm.data.set_index import Index
+from ldm.data.shards import write_shards
 from ldm.data.sources.folder import FolderSource
 
 MOVES = Augment(flip=0.5, shift=0.2, zoom=(0.7, 1.4), rotate=25)

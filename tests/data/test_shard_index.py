@@ -18,8 +18,10 @@ from ldm.core.ownership import strangers
 from ldm.data import shards
 from ldm.data.names import BUILTIN
 from ldm.data.record import Record
+from ldm.data.set_index import Index
 from ldm.data.shard_index import HEADER, Entry, Member, ShardIndex
-from ldm.data.shards import Index, scan_shard, write_shards
+from ldm.data.shard_scan import scan_shard
+from ldm.data.shards import write_shards
 from ldm.data.sources import shards as sources
 from ldm.data.sources.shards import ShardSource, open_indexed
 

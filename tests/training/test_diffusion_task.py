@@ -23,10 +23,11 @@ from ldm.training.config import TrainConfig
 from ldm.training.diffusion_model import DiffusionParts
 from ldm.training.diffusion_task import DiffusionTask
 from ldm.training.distributed import World
-from ldm.training.engine import Pass, _Engine
+from ldm.training.engine import _Engine
 from ldm.training.latents import LatentData
 from ldm.training.parallel import SharedGradients
 from ldm.training.run_folder import RunFolder
+from ldm.training.task import Pass
 
 ALONE = World(0, 1, torch.device("cpu"))
 PROCESS = DiscreteVP(num_steps=4, beta_first=0.1, beta_last=0.9)

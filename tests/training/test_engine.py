@@ -25,10 +25,11 @@ from ldm.core.random import Streams
 from ldm.training.config import OptimizerConfig, TrainConfig
 from ldm.training.distributed import World
 from ldm.training.ema import Ema
-from ldm.training.engine import Evaluation, Pass, _Engine, fit
+from ldm.training.engine import _Engine, fit
 from ldm.training.run_folder import RunFolder
 from ldm.training.state import Progress, open_state, save_state
 from ldm.training.step_numbers import read
+from ldm.training.task import Evaluation, Pass
 from ldm.training.undone import UndoneSteps
 
 WORLD = World(0, 1, torch.device("cpu"))

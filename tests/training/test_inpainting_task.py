@@ -14,8 +14,8 @@ from torch.testing import assert_close
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig
 from ldm.first_stage.stage import FirstStage
 from ldm.training.distributed import World
-from ldm.training.engine import Pass
 from ldm.training.parallel import SharedGradients
+from ldm.training.task import Pass
 
 ALONE = World(0, 1, torch.device("cpu"))
 

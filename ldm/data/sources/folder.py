@@ -19,7 +19,7 @@ from ldm.data.formats import FORMATS, HEAD, format_of
 from ldm.data.images import open_map
 from ldm.data.picture_file import MAX_FILE
 from ldm.data.record import Box, Record, boxes_of
-from ldm.data.shards import plain_key
+from ldm.data.shard_scan import plain_key
 from ldm.data.sources.contents import checksums
 from ldm.data.sources.layout import BOXES, CAPTION_SUFFIXES, MAPS, MASKS, SPLITS, Layout, layout_of
 from ldm.data.sources.matching import Names

@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldm.core.errors import UserError
+from ldm.data.checksum import checksum, digest_of
 from ldm.data.facts import ATTRIBUTES, BOXES, CAPTIONS, LABELS, MAPS, MASKS, AttributeFacts
 from ldm.data.findings import NO_LABEL, Finding, by_kind
 from ldm.data.record import JSONS, NUMBERS, TEXTS, Record, attributes_in, captions_in, is_read, label_in
+from ldm.data.set_index import INDEX_NAME, Index, IndexFile, ShardInfo, SplitFacts
 from ldm.data.shard_index import Entry, Member, ShardIndex
-from ldm.data.shards import INDEX_NAME, Index, IndexFile, ShardInfo, SplitFacts, checksum, digest_of, is_picture, scan_shard
+from ldm.data.shard_scan import is_picture, scan_shard
 from ldm.data.sources.contents import checksums
 from ldm.data.sources.layout import SPLIT_OF, File, layout_of, walk
 from ldm.data.sources.source import Source

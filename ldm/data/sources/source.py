@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ldm.core.errors import UserError
+from ldm.data.checksum import checksum
 from ldm.data.facts import ATTRIBUTES, BOXES, CAPTIONS, LABELS, MAPS, MASKS, PIXELS, AttributeFacts, attribute_facts
 from ldm.data.findings import Finding
 from ldm.data.record import Record
-from ldm.data.shards import checksum
 
 FIRST = 8
 
