@@ -133,7 +133,7 @@ def _scenes(out: Path, runs: Path) -> list[Scene]:
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1 { margin-bottom: .2rem; } h2 { margin: 2.2rem 0 .3rem; font-size: 1.2rem; }
-pre { background: #f4f4f4; padding: .6rem .8rem; border-radius: 6px; overflow-x: auto; font-size: .85rem; }
+pre { background: #f4f4f4; padding: .6rem .8rem; border-radius: 6px; white-space: pre-wrap; font-size: .85rem; }
 figure { display: inline-block; margin: .3rem 1rem .3rem 0; vertical-align: top; max-width: 100%; }
 figcaption { color: #666; font-size: .85rem; } img { max-width: 100%; min-height: 128px; image-rendering: auto; border: 1px solid #eee; }
 """

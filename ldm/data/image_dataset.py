@@ -11,7 +11,7 @@ from ldm.data.config import DataConfig
 from ldm.data.facts import DataFacts
 from ldm.data.findings import UNLABELLED, Finding, looks_unlabelled
 from ldm.data.loader import ShareOfRecords, report_unreadable, steps_in_order
-from ldm.data.order import ORDER, GlobalOrder
+from ldm.data.order import GlobalOrder
 from ldm.data.sample_transform import SampleTransform, Split
 from ldm.data.sources.source import Source
 from ldm.data.unreadable import UnreadableReport
@@ -28,7 +28,6 @@ class ImageDataset(abc.ABC):
         count: of samples; None = not known before all have been read.
         transform: how records become samples; it has the names of labels and map classes.
         unreadable: what could not be read.
-        order: version of the order in which samples come.
         lost: (epoch, shard) of each remote shard that could not be had in training; a resumed run must lose the same.
         facts: what it can teach.
         findings: what its owner may not expect.
@@ -40,7 +39,6 @@ class ImageDataset(abc.ABC):
     count: int | None
     transform: SampleTransform
     unreadable: UnreadableReport
-    order: int
     lost: list[tuple[int, str]]
     facts: DataFacts
     findings: tuple[Finding, ...] = ()
@@ -73,8 +71,6 @@ class ImageDataset(abc.ABC):
 
 class IndexedDataset(ImageDataset):
     """Samples by number, from a local source. A record that cannot be read is counted, and the next readable one stands in for it."""
-
-    order = ORDER
 
     def __init__(self, source: Source, config: DataConfig, split: Split, seed: int) -> None:
         self.source, self.config, self.seed, self.lost = source, config, seed, []

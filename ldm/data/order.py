@@ -14,7 +14,6 @@ import numpy as np
 
 from ldm.core.random import digest
 
-ORDER = 2  # version of the order; 1 were lists of torch.randperm
 ROUNDS = 12
 
 

@@ -60,7 +60,7 @@ class StreamedDataset(ImageDataset):
     where it was, and loses again, in their epochs, the shards that were lost. What the records have, the first shard decides.
     """
 
-    count, order = None, 1
+    count = None
 
     def __init__(self, place: str, config: DataConfig, split: Split, seed: int) -> None:
         self.name, self.digest, self.urls = place, place, SimpleShardList(place).urls  # a change of what lies there goes unnoticed

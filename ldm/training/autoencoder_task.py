@@ -104,7 +104,7 @@ class AutoencoderTask:
             self._reconstruct = torch.compile(self.first_stage.reconstruct)
         self.draws = StepDraws(seed, world.device)
         self.data_digest = train_set.digest
-        self.lost, self.order = train_set.lost, train_set.order
+        self.lost = train_set.lost
         self._latest: dict[str, Tensor] = {}  # the adversary's numbers over all processes, for the diagnostics
 
     def describe(self) -> dict[str, int]:

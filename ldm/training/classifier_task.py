@@ -56,7 +56,7 @@ class ClassifierTask:
         self.averaged: dict[str, Ema[Any]] = {"classifier": self.average}
         self.groups = {"classifier": list(self.network.parameters())}
         self.data_digest = f"{latents.train_set.digest} {spec.normalization.identity}"
-        self.lost, self.order = latents.train_set.lost, latents.train_set.order
+        self.lost = latents.train_set.lost
         self._call = torch.compile(self.network) if config.compile else self.network
         self.draws = StepDraws(seed, world.device)
         self._held_out: list[LatentBatch] = []

@@ -52,11 +52,12 @@ def _title(name: str) -> str:
 
 
 def draw(found: Mapping[str, Mapping[str, Points]]) -> bytes:
-    """The panels as one PNG, all with the same range of steps.
+    """The panels as one PNG, all with the same range of steps; without those that have nothing but single points, unless all are so.
 
     Args:
         found: see `panels`; at least one.
     """
+    found = {title: series for title, series in found.items() if max(map(len, series.values())) > 1} or found
     import matplotlib
 
     matplotlib.use("agg")

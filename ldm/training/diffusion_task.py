@@ -73,7 +73,7 @@ class DiffusionTask:
         # What is measured on held-out pictures must not depend on what training has learned of its steps.
         self.measure = objective if self.memory is None else dataclasses.replace(objective, density=UniformSteps())
         self.data_digest = f"{data.train_set.digest} {parts.spec.normalization.digest}"
-        self.lost, self.order = data.train_set.lost, data.train_set.order
+        self.lost = data.train_set.lost
         self._call = torch.compile(self.model.network) if config.compile else self.model.network
         self._held_out: list[LatentBatch] = []
         self._grid: list[Row] = []

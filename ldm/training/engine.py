@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ldm.core.errors import UserError
-from ldm.core.philox import NAME as GENERATOR
 from ldm.core.random import digest
 from ldm.training.best import is_best
 from ldm.training.config import TrainConfig
@@ -99,24 +98,12 @@ class _Engine:
                 f"the training data changed since this run was stopped at step {step}; put it back as it was, "
                 "or give --run-dir a new folder (with init_from to start from this run's checkpoint)"
             )
-        if progress.order != self.task.order and self.world.is_first:
-            print(
-                f"the release that made the first {step} steps had another order of samples: from here on it is this one's, so in this "
-                "epoch some samples come twice and others not at all",
-                flush=True,
-            )
         self.learned.restore(saved, self.world)
         if self.has_loss_scale:
             self.scaler.load_state_dict(self.scaler.state_dict() | progress.scaler)  # which is empty before a change to fp16
         self.undone.restore(progress.undone)
         if not retry_lost:
             self.task.lost[:] = progress.lost
-        if progress.generator != GENERATOR and self.world.is_first:
-            print(
-                f"this run was begun by a release with other random numbers: it goes on from step {step} with new ones, "
-                "and will not end as it would have there",
-                flush=True,
-            )
         if self.task.lost and self.world.is_first:
             names = ", ".join(f"{shard} in epoch {epoch}" for epoch, shard in self.task.lost[:3]) + ", ..." * (len(self.task.lost) > 3)
             print(f"shards that were lost before are left out again: {names}; --retry-lost fetches them", flush=True)
@@ -129,8 +116,6 @@ class _Engine:
         self._refuse_non_finite_weights(step)
         progress = Progress(
             data=self.task.data_digest,
-            order=self.task.order,
-            generator=GENERATOR,
             lost=tuple(self.task.lost),
             undone=tuple(self.undone.steps),
             scaler=self.scaler.state_dict() if self.has_loss_scale else {},

@@ -60,8 +60,6 @@ class Progress:
 
     Attributes:
         data: digest of the training data.
-        order: version of the order in which samples come.
-        generator: name of the random numbers.
         lost: (epoch, shard) of what could not be had.
         undone: steps.
         scaler: of the losses, in fp16.
@@ -69,8 +67,6 @@ class Progress:
     """
 
     data: str
-    order: int
-    generator: str
     lost: tuple[tuple[int, str], ...] = ()
     undone: tuple[int, ...] = ()
     scaler: dict[str, int | float]

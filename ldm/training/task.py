@@ -81,7 +81,6 @@ class Task(Protocol):
     groups: dict[str, list[nn.Parameter]]  # one optimizer each
     data_digest: str  # of the training data, which must not change between sittings
     lost: list[tuple[int, str]]  # what of it could not be had, see `ImageDataset.lost`; a resumed run must lose the same
-    order: int  # version of the order in which samples come, see `ImageDataset.order`
 
     def describe(self) -> dict[str, int]:
         """Parameters per part."""

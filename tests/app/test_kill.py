@@ -158,7 +158,7 @@ def _save_killed_everywhere(folder: Path) -> None:
 
 def _save(run: Path, step: int) -> None:
     weights = {"weight": torch.full((300,), float(step))}
-    save_state(run / "state", step, weights, Progress(data="", order=1, generator="", scaler={}, texts={}), ALONE)
+    save_state(run / "state", step, weights, Progress(data="", scaler={}, texts={}), ALONE)
     write_checkpoint(run / "checkpoint", f"step: {step}\n", {"first_stage": weights}, "a card")
     mark_published(run / "state", step)
 

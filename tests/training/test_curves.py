@@ -31,7 +31,7 @@ def test_what_belongs_together_is_in_one_panel() -> None:
     assert found["gradient_norm"]["gradient_norm/b"] == [(4, 2.0)]  # without what is not finite
 
 
-@pytest.mark.parametrize("rows", [ROWS, ROWS[:1]], ids=["three steps", "one step"])
+@pytest.mark.parametrize("rows", [ROWS + ROWS, ROWS[:1]], ids=["four steps, twice", "one step"])
 def test_all_panels_have_the_same_whole_steps(rows: list[dict[str, float]], monkeypatch: pytest.MonkeyPatch) -> None:
     kept = []
     monkeypatch.setattr(pyplot, "close", kept.append)
@@ -45,6 +45,16 @@ def test_all_panels_have_the_same_whole_steps(rows: list[dict[str, float]], monk
     labels = [text.get_text() for axis in drawn if axis.get_legend() for text in axis.get_legend().get_texts()]
     assert ("val/loss" in labels) == (len(rows) > 1)
     pyplot.close(figure)
+
+
+def test_panels_of_single_points_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    monkeypatch.setattr(pyplot, "close", kept.append)
+    draw(panels(ROWS))
+    monkeypatch.undo()
+    (loss,) = (axis for axis in kept[-1].axes if axis.lines)
+    assert loss.get_title() == "loss" and len(loss.lines) == 3  # held-out points beside the line are shown
+    pyplot.close(kept[-1])
 
 
 def test_a_long_fall_has_a_logarithmic_axis(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from ldm.training.run_folder import RunFolder
 from ldm.training.state import Progress, open_state, save_state
 
 ALONE = World(0, 1, torch.device("cpu"))
-PROGRESS = Progress(data="digest", order=2, generator="", scaler={}, texts={})
+PROGRESS = Progress(data="digest", scaler={}, texts={})
 TENSORS = {"weight": torch.arange(12.0).reshape(3, 4), "optimizers/net/weight/step": torch.tensor(7.0)}
 
 

@@ -33,7 +33,7 @@ from ldm.training.task import Evaluation, Pass
 from ldm.training.undone import UndoneSteps
 
 WORLD = World(0, 1, torch.device("cpu"))
-PROGRESS = Progress(data="", order=2, generator="", scaler={}, texts={})
+PROGRESS = Progress(data="", scaler={}, texts={})
 
 
 class Regression:
@@ -48,7 +48,6 @@ class Regression:
         self.groups = {"net": list(self.net.parameters())}
         self.data_digest = "lines"
         self.lost: list[tuple[int, str]] = []
-        self.order = 2
         self.poison_at = self.stop_at = 0
 
     def describe(self) -> dict[str, int]:
@@ -386,22 +385,6 @@ def trained_in(folder: Path, train: TrainConfig) -> Path:
     return folder
 
 
-def save_again(folder: Path, **changes: object) -> None:
-    saved = open_state(folder, WORLD)
-    assert saved
-    save_state(folder, saved.step, saved.tensors(), replace(saved.progress, **changes), WORLD)
-
-
-def test_a_state_of_other_random_numbers_goes_on_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trained(tmp_path, config(steps=5))
-    save_again(tmp_path / "state", generator="another")
-    capsys.readouterr()
-    trained(tmp_path, config())
-    assert "a release with other random numbers: it goes on from step 5" in capsys.readouterr().out
-    trained(tmp_path, config(steps=13))
-    assert "other random numbers" not in capsys.readouterr().out
-
-
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Tensor) -> None:
     """Within step 7: it is neither finished nor saved, and the run goes on from the state of step 5."""
     task, handler = Regression(config()), signal.getsignal(signal.SIGINT)
@@ -532,18 +515,6 @@ def test_changed_data_is_refused(tmp_path: Path) -> None:
     task.data_digest = "other lines"
     with pytest.raises(UserError, match="training data changed"):
         fit(task, config(), RunFolder(tmp_path / "run", True), 0, WORLD)
-
-
-def test_a_state_of_another_order_of_samples_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It goes on: only the epoch in hand is not whole."""
-    trained(tmp_path / "run", config(steps=5))
-    save_again(tmp_path / "run" / "state", order=1)
-    said = "the release that made the first 5 steps had another order of samples"
-    capsys.readouterr()
-    trained(tmp_path / "run", config(steps=6))
-    assert said in capsys.readouterr().out
-    trained(tmp_path / "run", config())
-    assert said not in capsys.readouterr().out
 
 
 def test_an_evaluation_that_fails_costs_no_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
