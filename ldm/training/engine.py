@@ -98,6 +98,12 @@ class _Engine:
                 f"the training data changed since this run was stopped at step {step}; put it back as it was, "
                 "or give --run-dir a new folder (with init_from to start from this run's checkpoint)"
             )
+        if saved.held is not None and self.world.is_first:
+            print(
+                f"an earlier release made the first {step} steps: from here on the order of samples and the random numbers are this one's, "
+                "so in this epoch some samples come twice and others not at all, and the run ends otherwise than it would have there",
+                flush=True,
+            )
         self.learned.restore(saved, self.world)
         if self.has_loss_scale:
             self.scaler.load_state_dict(self.scaler.state_dict() | progress.scaler)  # which is empty before a change to fp16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -47,6 +48,8 @@ class Learned:
         Raises:
             UserError: the state is of other modules.
         """
+        if saved.held is not None:
+            saved = saved.renamed(self._by_number())
         tensors = self._of_modules()
         weights = {name: (optimizer, weight) for name, optimizer, weight in self._weights()}
         for name, (size, dtype) in saved.layout.items():
@@ -65,6 +68,16 @@ class Learned:
     def _of_modules(self) -> dict[str, Tensor]:
         states = {f"{name}/{key}": value for name, module in self.modules.items() for key, value in module.state_dict().items()}
         return {name: value for name, value in states.items() if isinstance(value, Tensor)}
+
+    def _by_number(self) -> dict[str, str]:
+        """The names of what optimizers remember of each weight, by those of its number in its group."""
+        found: dict[str, str] = {}
+        count: Counter[str] = Counter()
+        for name, *_ in self._weights():
+            group = "/".join(name.split("/")[:2])
+            found[f"{group}/{count[group]}"] = name
+            count[group] += 1
+        return found
 
     def _weights(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
         """Each parameter that an optimizer has, with the name under which what it remembers of it is saved."""

@@ -4,18 +4,19 @@ A state is a folder `step-NNNNNNNN` that appears under its name only when it is 
 then is the one before the last removed. So a kill or a full disk at any instant leaves a state that loads.
 
 Its tensors are written and read by `torch.distributed.checkpoint`: each process writes a part, and any number of processes reads it. They
-lie in safetensors files, all else is JSON: nothing is unpickled.
+lie in safetensors files, all else is JSON: nothing is unpickled. States of earlier releases (`ldm.training.earlier_state`) are read too.
 """
 
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from ldm.config.loader import build, dump
 from ldm.core.errors import UserError
 from ldm.core.files import new_folder, remove_folder, sha256_of, write_file
 from ldm.training.distributed import World
+from ldm.training.earlier_state import FILE, read_earlier
 
 KEPT = 2  # states, the newest ones
 FILE_BYTES = 256 << 20  # of tensors in a file, which is put together in memory; a larger tensor has one of its own
@@ -49,6 +51,8 @@ _DAMAGE = (
     OverflowError,
     RecursionError,
     RuntimeError,
+    EOFError,
+    pickle.UnpicklingError,
     SafetensorError,
     UserError,
 )
@@ -82,12 +86,24 @@ class SavedState:
         path: its folder.
         progress: see there.
         layout: shape and dtype of each tensor.
+        held: the tensors of an earlier release's state, in memory; None = they are read from files when they are wanted.
     """
 
     step: int
     path: Path
     progress: Progress
     layout: dict[str, tuple[torch.Size, torch.dtype]]
+    held: Mapping[str, Tensor] | None = None
+
+    def renamed(self, names: Mapping[str, str]) -> SavedState:
+        """With what optimizers remember by their weights' names; for an earlier release's state. names: by the numbers' names."""
+
+        def name(old: str) -> str:
+            of, slash, part = old.rpartition("/")
+            return f"{names.get(of, of)}{slash}{part}"
+
+        layout = {name(old): value for old, value in self.layout.items()}
+        return replace(self, layout=layout, held=self.held and {name(old): value for old, value in self.held.items()})
 
     def read(self, tensors: dict[str, Tensor], world: World) -> None:
         """Overwrites tensors with those saved under their names, whatever number of processes saved them.
@@ -103,6 +119,10 @@ class SavedState:
                 raise _refusal(
                     self.path, f"tensor {name!r} is {tuple(shape)}, {dtype}, where {tuple(tensor.shape)}, {tensor.dtype} is needed"
                 )
+        if self.held is not None:
+            for name, tensor in tensors.items():
+                tensor.copy_(self.held[name])
+            return
         try:
             with _without_hints():
                 load(tensors, storage_reader=HuggingFaceStorageReader(str(self.path)), process_group=world.host, no_dist=world.size == 1)
@@ -161,7 +181,7 @@ def open_state(folder: Path, world: World) -> SavedState | None:
     """The newest state, or None if there is none. All processes call it; the first reads all of it for its digests.
 
     Raises:
-        UserError: the state was truncated or altered, or an earlier release wrote it; in the first process alone, the others just end.
+        UserError: the state was truncated or altered; in the first process alone, the others just end.
     """
     found = states(folder)
     if not found:
@@ -169,6 +189,10 @@ def open_state(folder: Path, world: World) -> SavedState | None:
     step, path = found[-1]
     world.on_first(lambda: _verify(path))
     try:
+        if _is_earlier(_manifest(path)):
+            held, plain = read_earlier(path)
+            layout = {name: (tensor.shape, tensor.dtype) for name, tensor in held.items()}
+            return SavedState(step=step, path=path, progress=build(plain, Progress, FILE), layout=layout, held=held)
         progress = build(json.loads((path / PROGRESS).read_text(encoding="utf-8")), Progress, PROGRESS)
         return SavedState(step=step, path=path, progress=progress, layout=_layout(path))
     except _DAMAGE as error:
@@ -207,17 +231,25 @@ def _marks(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
 
 
+def _manifest(path: Path) -> Any:
+    return json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+
+
+def _is_earlier(manifest: Any) -> bool:
+    """Whether an earlier release wrote the state, all of it into one file."""
+    return bool(manifest.keys() == {"step", "sha256"})
+
+
 def _verify(path: Path) -> None:
     try:
-        content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        if content.keys() == {"step", "sha256"}:
-            raise UserError(f"training state {path} was written by an earlier release, whose states are not read: {_advice(path)}")
-        files = {name: (int(file["bytes"]), str(file["sha256"])) for name, file in content["files"].items()}
-        if not files.keys() >= {PROGRESS, *(file.name for file in path.glob("*.safetensors"))}:
-            raise ValueError("manifest.json does not list all of its files")
-        altered = [name for name, marks in files.items() if tuple(_marks(path / Path(name).name).values()) != marks]
-    except UserError:
-        raise
+        content = _manifest(path)
+        if _is_earlier(content):
+            altered = [] if sha256_of(path / FILE) == content["sha256"] else [FILE]
+        else:
+            files = {name: (int(file["bytes"]), str(file["sha256"])) for name, file in content["files"].items()}
+            if not files.keys() >= {PROGRESS, *(file.name for file in path.glob("*.safetensors"))}:
+                raise ValueError("manifest.json does not list all of its files")
+            altered = [name for name, marks in files.items() if tuple(_marks(path / Path(name).name).values()) != marks]
     except _DAMAGE as error:
         raise _refusal(path, error) from error
     if altered:

@@ -123,6 +123,7 @@ SHARDS = "DCP_SHARDING_INFO"
     [
         ({"weight": torch.zeros(3, 4)}, {"weight": [3, 0]}),
         ({"weight": torch.zeros(3, 4)}, {"weight": [-3, 0]}),
+        ({"weight": torch.zeros(1, 4)}, {"weight": [2, 0]}),  # two rows are nowhere
         ({"weight": torch.zeros(3, 4)}, {"weight": "three"}),
         ({"weight": torch.zeros(3, 4)}, {}),
         ({"weight": torch.zeros(3, 4)}, "[" * 100_000),
@@ -157,10 +158,30 @@ def test_progress_of_another_form_is_refused_in_one_line(state: Path, change: di
         open_state(state.parent, ALONE)
 
 
-def test_a_state_of_an_earlier_release_is_refused_in_one_line(state: Path) -> None:
-    (state / "manifest.json").write_text(json.dumps({"step": 5, "sha256": "0" * 64}))
-    with pytest.raises(UserError, match=f"earlier release, whose states are not read: .* init_from={state.parents[1]}/checkpoint"):
+def listed_as_earlier(state: Path) -> None:
+    (state / "manifest.json").write_text(json.dumps({"step": 5, "sha256": sha256_of(state / "state.pt")}))
+
+
+def test_damage_to_a_state_of_an_earlier_release_is_one_line(state: Path, tmp_path: Path) -> None:
+    """Neither a truncated file nor objects of any class are read."""
+    torch.save({"data": "digest"}, state / "state.pt")
+    listed_as_earlier(state)
+    with pytest.raises(UserError, match="step-00000005 cannot be read .KeyError: 'trained'.*init_from="):
         open_state(state.parent, ALONE)
+    (state / "state.pt").write_bytes((state / "state.pt").read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"step-00000005 was truncated or altered \(state.pt is not as it was written"):
+        open_state(state.parent, ALONE)
+    for bomb in (pickle.dumps(Bomb(tmp_path / "exploded")), b"", b"PK"):
+        (state / "state.pt").write_bytes(bomb)
+        listed_as_earlier(state)
+        with pytest.raises(UserError, match="step-00000005 cannot be read") as refused:
+            open_state(state.parent, ALONE)
+        assert "\n" not in str(refused.value)
+    torch.save(Bomb(tmp_path / "exploded"), state / "state.pt")
+    listed_as_earlier(state)
+    with pytest.raises(UserError, match="step-00000005 cannot be read"):
+        open_state(state.parent, ALONE)
+    assert not (tmp_path / "exploded").exists()
 
 
 def test_two_states_are_kept_and_the_advice_names_the_other(tmp_path: Path) -> None:

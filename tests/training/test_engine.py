@@ -19,7 +19,7 @@ from tasks import TASKS, HalfLabelled, train_config
 from torch import Tensor, nn
 
 from ldm.core.errors import UserError
-from ldm.core.files import _beside
+from ldm.core.files import _beside, sha256_of
 from ldm.core.precision import Precision
 from ldm.core.random import Streams
 from ldm.training.config import OptimizerConfig, TrainConfig
@@ -117,6 +117,32 @@ def test_resume_is_bitwise_equal_to_the_uninterrupted_run(tmp_path: Path, whole:
     assert torch.equal(weights(resumed), whole)
     steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 13))
+
+
+def test_a_run_that_an_earlier_release_began_goes_on(tmp_path: Path, whole: Tensor, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its one file has weights, averages and moments, these by the weights' numbers; here all else is as today, so the end is the same."""
+    trained(tmp_path / "cut", config(steps=5))
+    task = Regression(config())
+    engine = _Engine(task, config(), RunFolder(tmp_path / "cut", True), 0, WORLD)
+    assert engine.restore() == 5
+    state = tmp_path / "cut" / "state" / "step-00000005"
+    for file in (*state.glob("*.safetensors"), state / "progress.json"):
+        file.unlink()
+    content = {
+        "data": task.data_digest,
+        "trained": {"net": task.net.state_dict()},
+        "averaged": {"net": task.averaged["net"].module.state_dict()},
+        "optimizers": {"net": engine.optimizers["net"].state_dict()},
+        "scaler": {},
+    }
+    torch.save(content, state / "state.pt")
+    (state / "manifest.json").write_text(json.dumps({"step": 5, "sha256": sha256_of(state / "state.pt")}))
+    capsys.readouterr()
+    assert torch.equal(weights(trained(tmp_path / "cut", config())), whole)
+    said = "an earlier release made the first 5 steps"
+    assert said in capsys.readouterr().out
+    trained(tmp_path / "cut", config(steps=13))
+    assert said not in capsys.readouterr().out
 
 
 def test_the_bar_of_a_resumed_run_counts_all_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
