@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +16,7 @@ import torch
 from tasks import TASKS, gradients_of_a_step
 
 from ldm.training.distributed import World
+from ldm.training.parallel import SharedGradients
 
 ALONE = World(0, 1, torch.device("cpu"))
 WORKER = Path(__file__).with_name("tasks.py")
@@ -49,6 +52,30 @@ def test_a_weight_that_one_process_does_not_use(ranks: tuple[Path, int]) -> None
     folder, size = ranks
     for rank in range(size):
         assert torch.load(folder / f"half-used-{rank}.pt", weights_only=True).tolist() == pytest.approx([3, 5 * (size - 1)])
+
+
+def test_only_the_last_of_a_steps_micro_batches_adds_up_over_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sum would be the same if each did, and take as many messages."""
+    calls: list[str] = []
+
+    class Parallel(torch.nn.Module):
+        def __init__(self, module: torch.nn.Module, **options: object) -> None:
+            super().__init__()
+            self.module = module
+
+        @contextmanager
+        def no_sync(self) -> Iterator[None]:
+            calls.append("own")
+            yield
+
+        def forward(self, work: Callable[[], int]) -> int:
+            calls.append("forward")
+            return cast(int, self.module(work))
+
+    monkeypatch.setattr("ldm.training.parallel.DistributedDataParallel", Parallel)
+    shared = SharedGradients([torch.nn.Parameter(torch.zeros(1))], World(0, 2, torch.device("cpu")))
+    assert [shared.forward(lambda: 3, is_last=False), shared.forward(lambda: 4, is_last=True)] == [3, 4]
+    assert calls == ["own", "forward", "forward"]
 
 
 def test_a_flag_of_any_rank_is_seen_by_all(ranks: tuple[Path, int]) -> None:

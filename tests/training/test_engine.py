@@ -385,8 +385,10 @@ def test_a_run_that_ends_with_undone_steps_is_not_called_finished(tmp_path: Path
 
 
 def test_a_gradient_that_is_not_finite_reaches_no_weight(tmp_path: Path) -> None:
-    """Of a loss that is."""
+    """Of a loss that is; nor does the average move towards the weights."""
     task = Regression(config(steps=3))
+    with torch.no_grad():
+        task.averaged["net"].module[0].bias += 1
     before = weights(task)
     task.net[2].bias.register_hook(lambda gradient: gradient / 0)
     with pytest.raises(UserError, match=r"step 1, 2, 3: gradient_norm/net is not a finite number.*sample-0, sample-1"):
