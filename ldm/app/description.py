@@ -30,6 +30,7 @@ from ldm.first_stage.identity import IdentityConfig
 from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.first_stage.stage import FirstStage
 from ldm.losses.equivariance import LARGEST
+from ldm.losses.slopes import Slopes
 from ldm.networks.lora import adapt, base_weights
 from ldm.pretrained import lpips_to_count
 from ldm.profiling.footprint import Footprint, measure, training_footprint
@@ -171,14 +172,16 @@ def _of_autoencoder(config: TrainVAE) -> Description:
         if config.loss.equivariance_weight:
             equivariance = loss.equivariance(images, encoded.sample(noise), first_stage.decode_raw, LARGEST)
         terms = loss.terms(images, reconstruction, encoded, equivariance)
-        total = loss.plain(terms).sum()
+        penalties = loss.penalties(terms).sum()
         if loss.discriminator is None:
-            return total
+            return terms.nll.sum() + penalties
         adversarial = loss.generator_loss(reconstruction).sum()
+        total = terms.nll.sum() + penalties + adversarial
         if config.loss.adaptive:
-            for term in (terms.nll.sum(), adversarial):
-                torch.autograd.grad(term, first_stage.last_layer.weight, retain_graph=True)
-        return total + adversarial + loss.discriminator_loss(images, reconstruction).loss.sum()
+            slopes = Slopes.of(reconstruction, terms.nll.sum(), adversarial, loss.log_variance)
+            slopes.at(first_stage.last_layer.weight)
+            total = slopes.loss(torch.ones((), device=META), penalties)
+        return total + loss.discriminator_loss(images, reconstruction).loss.sum()
 
     modules: list[nn.Module] = [first_stage] if loss.discriminator is None else [first_stage, loss.discriminator]
     trained = tuple(name for name in parameters if name != "lpips")

@@ -275,14 +275,16 @@ def build_conditioners(
     Args:
         configs: by name.
         context_width, latent_channels: see `ConditionerConfig.build`.
-        empty: the weights to be trained are not drawn, since a checkpoint's take their place; until then they cost no memory.
+        empty: the weights to be trained are on the meta device until `load_strictly` puts a checkpoint's in their place.
     """
 
     def built(config: ConditionerConfig) -> Conditioner[Any]:
         if not empty or config.pretrained is not None:
             return config.build(context_width=context_width, latent_channels=latent_channels)
         with torch.device("meta"):
-            return config.build(context_width=context_width, latent_channels=latent_channels).to_empty(device="cpu")
+            part = config.build(context_width=context_width, latent_channels=latent_channels)
+        part.here = torch.zeros(())  # not in a checkpoint
+        return part
 
     return Conditioners({name: built(config) for name, config in configs.items()})
 

@@ -255,9 +255,9 @@ class AutoencoderLoss(nn.Module):
         """`adversarial_weight` at its clamp; infinite unless adaptive. The diagnostics compare the weight with it."""
         return self.config.disc_factor * self.config.disc_weight * ADAPTIVE_CLAMP if self.config.adaptive else math.inf
 
-    def plain(self, terms: AutoencoderTerms) -> Tensor:
-        """(B,): the autoencoder's loss without the adversarial term, which is `adversarial_weight` times `generator_loss`."""
-        return terms.nll + sum(self.weights[name] * penalty for name, penalty in terms.penalties.items())
+    def penalties(self, terms: AutoencoderTerms) -> Tensor:
+        """(B,): their weighted sum. The loss is this, the nll, and `adversarial_weight` times `generator_loss`."""
+        return torch.stack([self.weights[name] * penalty for name, penalty in terms.penalties.items()]).sum(0)
 
     def _discriminator(self) -> nn.Module:
         assert self.discriminator is not None, "disc_weight or disc_factor is 0: there is no discriminator"

@@ -24,6 +24,7 @@ from ldm.first_stage.stage import FirstStage
 from ldm.losses.autoencoder_loss import AutoencoderLoss
 from ldm.losses.diagnostics import AdversaryState, diagnose
 from ldm.losses.equivariance import SpatialTransform
+from ldm.losses.slopes import Slopes
 from ldm.losses.statistics import StatisticsCollector
 from ldm.training.config import TrainConfig
 from ldm.training.distributed import World
@@ -34,18 +35,17 @@ from ldm.training.task import Evaluation, MeasuredOn, Pass
 
 QUICK_MEASURE = 1024  # pictures that the latent normalization is measured on at checkpoints before the last
 EVALUATED = 512  # held-out pictures at most
-FP16_GUARD = 2.0**8  # the nll's gradients are large and the adversary's small: kept within half precision's range; exact
 SHOWN = 8  # held-out pictures in the sample grid
 
 
 @dataclass(frozen=True)
 class _Forward:
-    """One micro-batch, from pictures to losses (each a sum over samples / global batch); `plain` is all but the adversarial term."""
+    """One micro-batch, from pictures to losses (each a sum over samples / global batch)."""
 
     images: Tensor
     reconstruction: Tensor
     nll: Tensor
-    plain: Tensor
+    penalties: Tensor
     adversarial: Tensor | None
     numbers: dict[str, Tensor]
 
@@ -128,16 +128,17 @@ class AutoencoderTask:
 
         with_adversary = self.loss.is_adversarial(now.step)
         kept: _Forward | None = None
+        slopes: Slopes | None = None
         weight = torch.zeros((), device=self.world.device)
         if with_adversary:
-            weight, kept = self._adversarial_weight(pieces, now)
+            weight, kept, slopes = self._adversarial_weight(pieces, now)
 
         numbers: dict[str, Tensor] = {}
         for number, (piece, piece_streams) in enumerate(pieces, 1):
             is_last = number == count
             done = kept or self._forward(piece, piece_streams, now, with_adversary, is_last=is_last)
-            total = done.plain if done.adversarial is None else done.plain + weight * done.adversarial
-            now.backward(total)
+            total = done.nll + done.penalties + (0 if done.adversarial is None else weight * done.adversarial)
+            now.backward(total if slopes is None else slopes.loss(weight, done.penalties))
             found = {"loss": total, **done.numbers}
             if with_adversary:
                 found |= self._discriminator_gradients(done, now, is_last=is_last)
@@ -162,10 +163,10 @@ class AutoencoderTask:
             adversarial = self.loss.generator_loss(reconstruction).sum() / now.batch_size if with_adversary else None
         found = {"nll": terms.nll, **terms.penalties, "pixel": terms.pixel, "lpips": terms.perceptual}
         numbers = {name: part.sum() / now.batch_size for name, part in found.items()}
-        plain = self.loss.plain(terms).sum() / now.batch_size
+        penalties = self.loss.penalties(terms).sum() / now.batch_size
         if adversarial is not None:
             numbers["adversarial"] = adversarial
-        return _Forward(images, reconstruction, numbers["nll"], plain, adversarial, numbers)
+        return _Forward(images, reconstruction, numbers["nll"], penalties, adversarial, numbers)
 
     def _equivariance(self, images: Tensor, encoded: Encoded, noise: Tensor, step: int) -> Tensor | None:
         if not self.loss.config.equivariance_weight:
@@ -173,18 +174,21 @@ class AutoencoderTask:
         transform = SpatialTransform.draw(self.seed, step, self.loss.config.equivariance_mirror)
         return self.loss.equivariance(images, encoded.sample(noise), self.first_stage.decode_raw, transform)
 
-    def _adversarial_weight(self, pieces: list[tuple[Tensor, Streams]], now: Pass) -> tuple[Tensor, _Forward | None]:
-        """Weight from last-layer gradients of the whole global batch; and the forward pass, if one was enough and can be used again."""
+    def _adversarial_weight(self, pieces: list[tuple[Tensor, Streams]], now: Pass) -> tuple[Tensor, _Forward | None, Slopes | None]:
+        """Weight from last-layer gradients of the whole global batch; and the forward pass, if there was one and it can be used again."""
         last = self.first_stage.last_layer.weight
         of_nll, of_adversarial = torch.zeros_like(last), torch.zeros_like(last)
         done: _Forward | None = None
+        slopes: Slopes | None = None
         for piece, streams in pieces if self.loss.config.adaptive else ():
             done = self._forward(piece, streams, now, True, is_last=len(pieces) == 1)
             assert done.adversarial is not None
-            of_nll += torch.autograd.grad(done.nll / FP16_GUARD, last, retain_graph=True)[0] * FP16_GUARD
-            of_adversarial += torch.autograd.grad(done.adversarial * FP16_GUARD, last, retain_graph=len(pieces) == 1)[0] / FP16_GUARD
+            slopes = Slopes.of(done.reconstruction, done.nll, done.adversarial, self.loss.log_variance)
+            for found, part in zip((of_nll, of_adversarial), slopes.at(last), strict=True):
+                found += part
         self.world.sum_([of_nll, of_adversarial])
-        return self.loss.adversarial_weight(now.step, of_nll, of_adversarial), done if len(pieces) == 1 else None
+        weight = self.loss.adversarial_weight(now.step, of_nll, of_adversarial)
+        return (weight, done, slopes) if len(pieces) == 1 else (weight, None, None)
 
     def _discriminator_gradients(self, done: _Forward, now: Pass, *, is_last: bool) -> dict[str, Tensor]:
         with now.autocast():

@@ -399,12 +399,12 @@ def test_help_has_examples(script, capsys, monkeypatch):
 
 
 def test_drawing_from_text_loads_nothing_that_takes_longer_than_drawing():
-    """torch's compiler, torchvision, transformers and scipy: four seconds where pictures take two."""
+    """torch's compiler and its algebra, torchvision, transformers and scipy: four seconds where pictures take two."""
     program = """
 import sys
 from ldm import LatentDiffusion
 LatentDiffusion.from_pretrained("checkpoints/emoji").text_to_image("a red heart", steps=1)
-print(*sorted({"scipy", "torch._dynamo", "torchdiffeq", "torchvision", "transformers"} & sys.modules.keys()))
+print(*sorted({"scipy", "sympy", "torch._dynamo", "torchdiffeq", "torchvision", "transformers"} & sys.modules.keys()))
 """
     assert python("-c", program).stdout == "\n"
 

@@ -111,15 +111,16 @@ def trained(config: KLAutoencoderConfig | VQAutoencoderConfig, weight: float) ->
         transform = SpatialTransform(0.5, step % 4, False)
         equivariance = term.equivariance(images, encoded.sample(noise), stage.decode_raw, transform)
         terms = term.terms(images, reconstruction, encoded, equivariance)
-        without = term.plain(term.terms(images, reconstruction, encoded))
-        assert_close(term.plain(terms), without + weight * equivariance)
+        bare = term.terms(images, reconstruction, encoded)
+        without = bare.nll + term.penalties(bare)
+        assert_close((terms.nll + term.penalties(terms)), without + weight * equivariance)
         if step == 0:
             for part in (stage.encoder, stage.decoder):
                 gradient = torch.autograd.grad(equivariance.sum(), next(part.parameters()), retain_graph=True)[0]
                 assert gradient.abs().max() > 0
         errors.append(equivariance.mean().item())
         optimizer.zero_grad()
-        term.plain(terms).sum().backward()
+        (terms.nll + term.penalties(terms)).sum().backward()
         optimizer.step()
     return sum(errors[-4:]) / 4
 

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from ldm.networks.blocks.norm import group_norm
-from ldm.networks.blocks.resample import Downsample, Upsample
+from ldm.networks.blocks.pointwise import pointwise
+from ldm.networks.blocks.resample import Downsample, Upsample, double
 from ldm.networks.blocks.residual import ResidualBlock
 from ldm.networks.blocks.spatial_attention import MultiHeadSpatialAttention, SpatialSelfAttention
 from ldm.networks.blocks.transformer import GatedFeedForward, SpatialTransformer
@@ -50,6 +51,34 @@ def test_upsample_repeats_pixels() -> None:
     torch.nn.init.zeros_(up.conv.bias)
     x = torch.tensor([[[[1.0, 2], [3, 4]]]])
     assert_close(up(x)[0, 0], torch.tensor([[1.0, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(9, 11), (3, 5)])
+def test_upsampling_is_the_convolution_of_the_doubled_map(size: tuple[int, int], memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    layer = Upsample(5, 7).double()
+    x = torch.randn(2, 5, *size, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
+    parameters = (x, layer.conv.weight, layer.conv.bias)
+    found, wanted = layer(x), layer.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    assert_close(found, wanted)
+    assert found.is_contiguous(memory_format=memory_format)
+    weight = torch.randn_like(found)
+    for ours, theirs in zip(*(torch.autograd.grad((out * weight).sum(), parameters) for out in (found, wanted)), strict=True):
+        assert_close(ours, theirs)
+
+
+def test_doubling_is_interpolation_to_the_bit() -> None:
+    x = torch.randn(2, 3, 5, 4)
+    for same in (x, x.to(memory_format=torch.channels_last)):
+        assert torch.equal(double(same), F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_product_of_matrices_is_the_convolution_1x1(memory_format: torch.memory_format) -> None:
+    layer = nn.Conv2d(6, 4, 1).double()
+    x = torch.randn(2, 6, 5, 3, dtype=torch.float64).to(memory_format=memory_format)
+    assert_close(pointwise(layer, x), layer(x))
 
 
 @pytest.mark.parametrize("channels", [4, 32, 64])

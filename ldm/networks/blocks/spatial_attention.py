@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ldm.networks.attention.attend import attend
 from ldm.networks.blocks.norm import group_norm
+from ldm.networks.blocks.pointwise import pointwise
 from ldm.networks.blocks.zero import zeroed
 
 
@@ -38,10 +39,9 @@ class SpatialSelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x).contiguous(memory_format=torch.channels_last)
-        q, k, v = (rearrange(part(h), "b d h w -> b 1 (h w) d") for part in (self.q, self.k, self.v))
+        q, k, v = (rearrange(pointwise(part, h), "b d h w -> b 1 (h w) d") for part in (self.q, self.k, self.v))
         mixed = attend(q, k, v, backend=self.backend)
-        out: Tensor = self.proj_out(rearrange(mixed, "b 1 (h w) d -> b d h w", h=x.shape[2]))
-        return x + out
+        return x + pointwise(self.proj_out, rearrange(mixed, "b 1 (h w) d -> b d h w", h=x.shape[2]))
 
 
 class MultiHeadSpatialAttention(nn.Module):
@@ -67,7 +67,6 @@ class MultiHeadSpatialAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x).contiguous(memory_format=torch.channels_last)
-        q, k, v = rearrange(self.qkv(h), "b (n three d) h w -> three b n (h w) d", three=3, n=self.heads).unbind()
+        q, k, v = rearrange(pointwise(self.qkv, h), "b (n three d) h w -> three b n (h w) d", three=3, n=self.heads).unbind()
         mixed = attend(q, k, v, backend=self.backend)
-        out: Tensor = self.proj_out(rearrange(mixed, "b n (h w) d -> b (n d) h w", h=x.shape[2]))
-        return x + out
+        return x + pointwise(self.proj_out, rearrange(mixed, "b n (h w) d -> b (n d) h w", h=x.shape[2]))

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ldm.networks.attention.attend import attend
 from ldm.networks.blocks.norm import group_norm
+from ldm.networks.blocks.pointwise import pointwise
 from ldm.networks.blocks.zero import zeroed
 
 
@@ -38,11 +39,10 @@ class SpatialTransformer(nn.Module):
     def forward(self, x: Tensor, tokens: Tensor | None = None, token_mask: Tensor | None = None) -> Tensor:
         """(B, C, H, W), tokens (B, S, context_width), token_mask (B, S) bool with True = attend -> (B, C, H, W)."""
         h = self.norm(x).contiguous(memory_format=torch.channels_last)  # otherwise each layer norm below would make this copy
-        h = rearrange(self.proj_in(h), "b c h w -> b (h w) c")
+        h = rearrange(pointwise(self.proj_in, h), "b c h w -> b (h w) c")
         for block in self.transformer_blocks:
             h = block(h, tokens, token_mask)
-        out: Tensor = self.proj_out(rearrange(h, "b (h w) c -> b c h w", h=x.shape[2]))
-        return x + out
+        return x + pointwise(self.proj_out, rearrange(h, "b (h w) c -> b c h w", h=x.shape[2]))
 
 
 class TransformerBlock(nn.Module):
