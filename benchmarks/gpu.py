@@ -1,6 +1,9 @@
-"""What a GPU shows: the tests marked `gpu`, and speed. For GPUs that are rented for minutes, on machines without a network.
+"""What a GPU shows: the tests marked `gpu`, speed, and what `gpu_stages.py` measures. For GPUs that are rented for minutes, on machines
+without a network.
 
     python benchmarks/gpu.py --stages tests,speed --minutes 8 --out gpu
+    python benchmarks/gpu.py --stages profile,sd2,latency --minutes 9 --out gpu
+    python benchmarks/gpu.py --stages train --data DIR --minutes 9 --out gpu    # a prepared set, carried there in parts of 50 MB
     python benchmarks/gpu.py --device cpu --minutes 30 --out rehearsal    # before renting: the same tests and cases on the CPU
 
 Each stage runs in a process of its own and ends in its share of the minutes: it begins no new case in the last fifth, and is killed at the
@@ -17,6 +20,7 @@ if it is to be raced, and its own needs likewise:
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import multiprocessing
@@ -28,7 +32,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -108,8 +113,9 @@ class Report:
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the stages one after the other."""
-    flags = Parser("What a GPU shows: the tests marked `gpu`, and speed.", EXAMPLES)
-    flags.add_argument("--stages", default=",".join(STAGES), help="any of them, with commas (default: %(default)s)")
+    flags = Parser("What a GPU shows: the tests marked `gpu`, speed, gaps, throughput, latency, training.", EXAMPLES)
+    flags.add_argument("--stages", default="tests,speed", help=f"any of {', '.join(STAGES)}, with commas (default: %(default)s)")
+    flags.add_argument("--data", type=Path, help="a prepared set for the stage `train`, whose runs come to lie in DIR-runs")
     flags.add_argument("--minutes", type=float, default=8.0, help="for all stages together (default: %(default)s)")
     flags.add_argument("--out", type=Path, required=True, help="folder for the results")
     flags.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu = a rehearsal (default: %(default)s)")
@@ -119,6 +125,10 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--stages takes {', '.join(STAGES)}, with commas between them; got {options.stages!r}")
     if not options.minutes > 0:
         raise UserError(f"--minutes must be above 0, got {options.minutes:g}")
+    if ("train" in names) != (options.data is not None):
+        raise UserError("--data DIR, a prepared set, and the stage train go together: give both or neither")
+    if options.data is not None and not (options.data / "index.json").is_file():
+        raise UserError(f"--data {options.data}: it has no index.json; scripts/prepare_data.py makes such a set")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("there is no GPU here that torch can use; --device cpu rehearses the stages on the CPU")
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
@@ -128,8 +138,11 @@ def main(arguments: Sequence[str]) -> None:
     reports = []
     for number, name in enumerate(names):
         share = (end - time.monotonic()) / (len(names) - number)  # what one stage leaves, the next ones have
-        report = Report(stage=name, machine=machine(device), columns=STAGES[name].columns, seconds=share)
-        run_stage(STAGES[name], report, device, options.out)
+        stage = STAGES[name]
+        if name == "train":
+            stage = replace(stage, run=partial(_run, "run_train", options.data.resolve()))
+        report = Report(stage=name, machine=machine(device), columns=stage.columns, seconds=share)
+        run_stage(stage, report, device, options.out)
         reports.append(report)
         print(report.summary, flush=True)
     print(f"results: {options.out.resolve()}")
@@ -257,6 +270,11 @@ def run_speed(device: torch.device, deadline: float, send: Send) -> None:
             send({"case": f"{case}, compiled" if compiled else case, "outcome": "not run"})
 
 
+def _run(name: str, *given: Any) -> None:
+    """A stage of `gpu_stages`, which is loaded where it runs."""
+    getattr(importlib.import_module("gpu_stages"), name)(*given)
+
+
 def _cell(value: Any) -> str:
     """For a table: on one line, of a long text the end."""
     if isinstance(value, float):
@@ -268,6 +286,13 @@ def _cell(value: Any) -> str:
 STAGES = {
     "tests": Suite(run=run_tests, columns=("outcome", "case", "seconds", "said", "kernels")),
     "speed": Suite(run=run_speed, columns=("case", "outcome", "ours, ms", "diffusers, ms", "ratio")),
+    "profile": Suite(run=partial(_run, "run_profile"), columns=("case", "outcome", "step, ms", "gaps, %", "longest", "said")),
+    "sd2": Suite(
+        run=partial(_run, "run_sd2"),
+        columns=("case", "outcome", "images/s", "TFLOP/s", "of the product, %", "of the specified, %", "said"),
+    ),
+    "latency": Suite(run=partial(_run, "run_latency"), columns=("case", "outcome", "seconds", "images/s", "said")),
+    "train": Suite(run=partial(_run, "run_train"), columns=("case", "outcome", "images/s", "said")),
 }
 
 if __name__ == "__main__":

@@ -19,8 +19,10 @@ ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 
 import gpu  # noqa: E402
+import gpu_stages  # noqa: E402
 import speed  # noqa: E402
 
+from ldm.core.errors import UserError  # noqa: E402
 from ldm.first_stage.autoencoder import KLAutoencoderConfig  # noqa: E402
 from ldm.networks.unet import UNetConfig  # noqa: E402
 
@@ -202,3 +204,20 @@ def test_a_case_that_cannot_run_does_not_stop_the_others(tiny_race: None, monkey
     rows = list(speed.measured(["UNet forward fp32", "UNet training step fp32"], CPU, 1))
     assert [row.cells()[:2] for row in rows][0] == ("UNet forward fp32", "OutOfMemoryError: CUDA out of memory.")
     assert rows[1].ours
+
+
+def test_the_measured_unet_is_the_published_one() -> None:
+    with torch.device("meta"):
+        network = gpu_stages.model_of(torch.device("cuda")).unet.build(4, 4)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 865_910_724
+
+
+def test_gaps_are_what_no_kernel_covers() -> None:
+    assert gpu_stages._covered([(3, 5), (0, 2), (1, 2), (4, 7), (4, 4)]) == 6
+
+
+@pytest.mark.parametrize("words", [("--stages", "train"), ("--data", "somewhere"), ("--stages", "train", "--data", "nowhere")])
+def test_the_stage_that_trains_needs_a_prepared_set(words: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--data"):
+        gpu.main([*words, "--device", "cpu", "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
