@@ -12,7 +12,7 @@ TESTS ?= not slow and not gpu
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 8))')
 PYTEST = LDM_OFFLINE=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(1)/python -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 0 -m "$(TESTS)"
 
-.PHONY: help venv fetch demo test test-all test-oldest mutants emoji-styles lint format
+.PHONY: help venv fetch demo test test-all test-oldest mutants emoji-styles docs lint format
 .DEFAULT_GOAL := help
 
 help:  ## what there is
@@ -62,6 +62,10 @@ emoji-styles: $(STAMP) data/emoji-styles  ## the model to come: both stages on d
 
 data/emoji-styles: | $(STAMP)
 	$(BIN)/python scripts/prepare_data.py emoji-styles --out $@
+
+docs: $(STAMP)  ## the site of README, docs, benchmarks and reference: outputs/docs/docs/index.html
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -b html . outputs/docs
+	@echo "the site is in outputs/docs/docs/index.html"
 
 lint: $(STAMP)  ## style, format and types
 	$(BIN)/ruff check .

@@ -2,8 +2,8 @@
 
     total = nll + penalties + weight * adversarial
     nll = sum of (pixel error + perceptual_weight * LPIPS) / exp(log_variance) + log_variance
-    penalties = kl_weight * KL, or, for a VQ first stage, codebook_weight * (codebook + commitment * commitment error);
-        + equivariance_weight * the pixel error and LPIPS of a transformed latent's image (see equivariance.py)
+    penalties = kl_weight * KL + equivariance_weight * the pixel error and LPIPS of a transformed latent's image (equivariance.py)
+    for a VQ first stage codebook_weight * (codebook + commitment * commitment error) stands in place of kl_weight * KL
     weight = disc_factor * disc_weight * [step >= disc_start] * |d nll / d last layer| / |d adversarial / d last layer|
 
 NLL and KL are sums over a sample. LPIPS, one number per image, is added to every pixel's error before the sum. At this scale published
