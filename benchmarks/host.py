@@ -123,7 +123,7 @@ def task_of(folder: Path, config: TrainConfig, world: World) -> DiffusionTask:
         views=1,
         keeps_pixels=False,
         batch_size=32,
-        progress=False,
+        processes=world,
     )
     spec = LatentDiffusionSpec(
         name="host",

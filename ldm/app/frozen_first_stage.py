@@ -88,7 +88,7 @@ def check_size(data: DataConfig, first_stage: FirstStageConfig) -> None:
 def latent_cache(
     folder: Path, train_set: ImageDataset, first_stage: FirstStage, data: DataConfig, world: World, *, keeps_pixels: bool
 ) -> LatentCache | None:
-    """The moments of the training set's latents, made by the first process and read by all; None if the config wants none.
+    """The moments of the training set's latents, made by all processes, each its share; None if the config wants none.
 
     Args:
         folder: of the cache.
@@ -110,20 +110,16 @@ def latent_cache(
         mean, std = first_stage.moments(images.to(world.device))
         return mean.cpu(), std.cpu()
 
-    def open_cache(progress: bool) -> LatentCache:
-        return LatentCache.open_or_build(
-            folder,
-            train_set,
-            encode,
-            first_stage_digest=first_stage.normalization.digest,
-            views=data.cache_views,
-            keeps_pixels=keeps_pixels,
-            batch_size=ENCODE_BATCH,
-            progress=progress,
-        )
-
-    cache = open_cache(True) if world.is_first else None
-    if train_set.unreadable.records:
+    cache = LatentCache.open_or_build(
+        folder,
+        train_set,
+        encode,
+        first_stage_digest=first_stage.normalization.digest,
+        views=data.cache_views,
+        keeps_pixels=keeps_pixels,
+        batch_size=ENCODE_BATCH,
+        processes=world,
+    )
+    if world.is_first and train_set.unreadable.records:
         print(train_set.unreadable.line(), flush=True)
-    world.wait()
-    return cache or open_cache(False)
+    return cache

@@ -150,7 +150,10 @@ def _files_of(shard: Any) -> tuple[Any, ...]:
     return (shard,) if isinstance(shard["records"], dict) else ()
 
 
-def _of_latents(content: Any) -> dict[str, Marks]:
+def _of_arrays(content: Any) -> dict[str, Marks]:
+    """Of a cache of latents; earlier releases had an array a file."""
+    if "shards" in content:
+        return {name: () for name in _from_here(content)["shards"]}
     if not {"key", "views", "count", "rows"} <= content.keys():
         raise ValueError
     return {f"{array}.npy": () for array in content["arrays"]}
@@ -171,4 +174,4 @@ def _of_manifest(content: Any) -> dict[str, Marks]:
     return _of_state(content) if "step" in content else _of_checkpoint(content)
 
 
-MANIFESTS = {RECORD: _of_record, "manifest.json": _of_manifest, "index.json": _of_set, "meta.json": _of_latents}
+MANIFESTS = {RECORD: _of_record, "manifest.json": _of_manifest, "index.json": _of_set, "meta.json": _of_arrays}

@@ -108,8 +108,12 @@ class IndexedDataset(ImageDataset):
         """Found when it is first needed: a folder's files are read for it."""
         return self.source.digest
 
-    def sample(self, index: int, epoch: int) -> Sample:
+    def sample(self, index: int, epoch: int, unreadable: UnreadableReport | None = None) -> Sample:
         """Sample `index` as it is in an epoch.
+
+        Args:
+            index, epoch: see above.
+            unreadable: where to count what cannot be read; None = with all that the set counts.
 
         Raises:
             UserError: more records are unreadable than the config allows.
@@ -119,7 +123,7 @@ class IndexedDataset(ImageDataset):
             try:
                 return self.transform(self.source.record(place), epoch, place)
             except UserError as error:
-                self.unreadable.add(self.source.key(place), str(error))
+                (self.unreadable if unreadable is None else unreadable).add(self.source.key(place), str(error))
         raise UserError(f"{self.name}: no record can be read")
 
     def batches(self, batch_size: int, first_step: int, part: tuple[int, int], on_any: Callable[[bool], bool] = bool) -> Iterator[Share]:
@@ -128,9 +132,7 @@ class IndexedDataset(ImageDataset):
         reported = 0
         share = ShareOfRecords(self.sample, self.unreadable, order, *part)
         for step, (batch, unreadable) in steps_in_order(share, first_step, self.config.workers):
-            for key, reason in unreadable.items():
-                if key not in self.unreadable.records:
-                    self.unreadable.add(key, reason)
+            self.unreadable.add_all(unreadable)
             yield batch, places
             if order.ends_epoch(step):
                 reported = report_unreadable(self.unreadable, reported)

@@ -9,42 +9,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm.core.errors import UserError
-from ldm.core.files import new_folder, recover_folder, write_file
+from ldm.data.array_cache import ArrayCache, Part, Processes, Span, open_or_build
+from ldm.data.array_shard import Row
 from ldm.data.batch import Sample
-from ldm.data.checksum import checksum
 from ldm.data.facts import ATTRIBUTES, CAPTIONS, LABELS, MAPS, MASKS, PIXELS
 from ldm.data.image_dataset import IndexedDataset
+from ldm.data.loader import read_ahead
 from ldm.data.sample_transform import SampleTransform
+from ldm.data.unreadable import UnreadableReport
 
 STORED = frozenset((PIXELS, CAPTIONS, LABELS, MASKS, MAPS, ATTRIBUTES))  # boxes change with augmentation
-FORMAT = 3  # of what is stored; a cache of another is built anew
+FORMAT = 4  # of what is stored; a cache of another is built anew
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 """(B, C, H, W) in [-1, 1] to the raw latents' mean and std."""
 
 
 class LatentCache:
-    """Opened by `open_or_build`."""
+    """Opened by `open_or_build`. Row `index * views + view` of its arrays is a view of a picture."""
 
-    def __init__(self, folder: Path, meta: dict[str, Any], transform: SampleTransform) -> None:
-        self._folder, self._meta, self._transform = folder, meta, transform
-        self._arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in meta["arrays"]}
-        self.views: int = meta["views"]
-        self.count: int = meta["count"]
-
-    def __reduce__(self) -> tuple[type[LatentCache], tuple[Path, dict[str, Any], SampleTransform]]:
-        """For worker processes that do not share this one's memory: they map the files themselves."""
-        return LatentCache, (self._folder, self._meta, self._transform)
+    def __init__(self, arrays: ArrayCache, transform: SampleTransform) -> None:
+        self._arrays, self._transform = arrays, transform
+        self.views: int = arrays.about["views"]
+        self.count: int = arrays.about["count"]
 
     @staticmethod
     def open_or_build(
@@ -56,38 +51,38 @@ class LatentCache:
         views: int,
         keeps_pixels: bool,
         batch_size: int,
-        progress: bool,
+        processes: Processes,
     ) -> LatentCache:
-        """The cache of `data` in a folder; built if it is not there or was made of something else.
+        """The cache of `data` in a folder; built if it is not there or was made of something else, by all processes together.
 
         Args:
-            folder: replaced as a whole when the cache is built.
+            folder: see `ldm.data.array_cache.open_or_build`.
             data: a training set.
             encode: the frozen first stage.
             first_stage_digest: of its weights.
             views: view v is the picture as it is in epoch v.
             keeps_pixels: whether the views' pixels are kept too; otherwise samples have none.
             batch_size: pictures encoded at once.
-            progress: whether to show a bar.
+            processes: each of them calls this; the first shows a bar of its share.
 
         Raises:
-            UserError: there is a folder of that name which is no cache.
+            UserError: there is a folder of that name which is no cache, or too much of the data cannot be read.
         """
-        recover_folder(folder)
-        if folder.exists() and not (folder / "meta.json").is_file():
-            raise UserError(f"{folder} is not a cache of latents, and one would replace it; move it, or train in another --run-dir")
-        key = hashlib.sha256(
-            repr((FORMAT, first_stage_digest, data.digest, data.transform_digest, len(data), views, keeps_pixels)).encode()
-        ).hexdigest()
-        try:
-            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-            if meta["key"] == key:
-                return LatentCache(folder, meta, data.transform)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            pass  # none yet, or not one of ours: built below
-        with new_folder(folder) as new:
-            _build(new, key, data, encode, views, keeps_pixels, batch_size, progress)
-        return LatentCache(folder, json.loads((folder / "meta.json").read_text(encoding="utf-8")), data.transform)
+
+        def key() -> str:
+            what = (FORMAT, first_stage_digest, data.digest, data.transform_digest, len(data), views, keeps_pixels)
+            return hashlib.sha256(repr(what).encode()).hexdigest()
+
+        def read(spans: Sequence[Span]) -> Iterator[Part]:
+            found = read_ahead(_ReadViews(data, views), spans, data.config.workers)
+            is_hidden = processes.rank > 0 or not spans
+            for some in tqdm(found, desc="encoding", unit="batch", total=len(spans), disable=is_hidden, mininterval=1.0):
+                data.unreadable.add_all(some.unreadable)
+                yield Part(_rows_of(some, encode, keeps_pixels, data.config.depth), some.unreadable)
+
+        about = {"views": views, "count": len(data), "channels": data.config.channels}
+        arrays = open_or_build(folder, key, len(data) * views, batch_size, read, about, processes, data.unreadable.add_all)
+        return LatentCache(arrays, data.transform)
 
     def item(self, index: int, epoch: int) -> tuple[Sample, Tensor, Tensor]:
         """A sample as one of its views, with mean and std of its raw latent, float32.
@@ -95,27 +90,19 @@ class LatentCache:
         Raises:
             UserError: what is stored is not what was written.
         """
-        row = index * self.views + epoch % self.views
-
-        def array(name: str) -> Tensor:
-            values = np.array(self._arrays[name][row])
-            if checksum(values.tobytes()) != self._meta["checksums"][name][row]:
-                place = self._folder / f"{name}.npy"
-                raise UserError(f"{place}: row {row} is not what was written there (checksum); delete {self._folder}, it is built anew")
-            return torch.from_numpy(values)
-
-        name, captions, label, attributes = self._meta["rows"][index]
+        name, text, arrays = self._arrays.row(index * self.views + epoch % self.views)
+        captions, label, attributes = json.loads(text)
         sample = Sample(
             name=name,
-            image=_in_range(array("image")) if "image" in self._arrays else torch.zeros(self._meta["channels"], 0, 0),
+            image=_in_range(arrays["image"]) if "image" in arrays else torch.zeros(self._arrays.about["channels"], 0, 0),
             caption=self._transform.caption_of(tuple(captions), epoch, index),
             captions=tuple(captions),
             label=label,
-            mask=array("mask").float() if "mask" in self._arrays else None,
-            map=array("map").long() if "map" in self._arrays else None,
+            mask=arrays["mask"].float() if "mask" in arrays else None,
+            map=arrays["map"].long() if "map" in arrays else None,
             attributes=attributes,
         )
-        return sample, array("mean"), array("std")
+        return sample, arrays["mean"], arrays["std"]
 
 
 def _in_range(stored: Tensor) -> Tensor:
@@ -123,42 +110,56 @@ def _in_range(stored: Tensor) -> Tensor:
     return stored.float() / 127.5 - 1 if stored.dtype == torch.uint8 else stored
 
 
-def _build(
-    folder: Path, key: str, data: IndexedDataset, encode: Encode, views: int, keeps_pixels: bool, batch_size: int, progress: bool
-) -> None:
-    total = len(data) * views
-    arrays: dict[str, np.memmap] = {}
-    checksums: dict[str, list[str]] = {}  # of each row
-    rows: list[tuple[str, tuple[str, ...], int, Mapping[str, Any]]] = []  # one a picture
+@dataclass(frozen=True, kw_only=True)
+class _Views:
+    """Views that were read, as they pass from a worker process: tensors of many are a few files in shared memory, not one each.
 
-    def store(name: str, start: int, values: Tensor) -> None:
-        if name not in arrays:
-            dtype = np.dtype(str(values.dtype).removeprefix("torch."))
-            path = folder / f"{name}.npy"
-            arrays[name] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(total, *values.shape[1:]))
-            if hasattr(os, "posix_fallocate"):  # a full disk is an error here; later, in the memory-map, it would kill the process
-                with open(path, "r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        arrays[name][start : start + len(values)] = values.numpy()
-        checksums.setdefault(name, []).extend(checksum(row.tobytes()) for row in values.numpy())
+    Attributes:
+        texts: (name, what is known of it) of each.
+        groups: views of one size, stacked, each group with their numbers among these.
+        unreadable: see `ldm.data.array_cache.Part`.
+    """
 
-    for start in tqdm(range(0, total, batch_size), desc="encoding", unit="batch", disable=not progress, mininterval=1.0):
-        samples = [data.sample(row // views, row % views) for row in range(start, min(start + batch_size, total))]
-        images = torch.stack([s.image for s in samples])
+    texts: Sequence[tuple[str, str]]
+    groups: Sequence[tuple[Sequence[int], Mapping[str, Tensor]]]
+    unreadable: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _ReadViews:
+    """Reads the views of a span of rows."""
+
+    data: IndexedDataset
+    views: int
+
+    def __call__(self, span: Span) -> _Views:
+        unreadable = UnreadableReport(len(self.data), 1.0)  # how much is too much is asked of all together
+        samples = [self.data.sample(row // self.views, row % self.views, unreadable) for row in range(*span)]
+        by_size: dict[torch.Size, list[int]] = {}
+        for number, sample in enumerate(samples):
+            by_size.setdefault(sample.image.shape, []).append(number)
+        groups = [(numbers, _stacked([samples[number] for number in numbers])) for numbers in by_size.values()]
+        texts = [(sample.name, json.dumps((sample.captions, sample.label, dict(sample.attributes)))) for sample in samples]
+        return _Views(texts=texts, groups=groups, unreadable=unreadable.records)
+
+
+def _stacked(samples: Sequence[Sample]) -> dict[str, Tensor]:
+    arrays = {"image": [sample.image for sample in samples]}
+    arrays["mask"] = [sample.mask.to(torch.uint8) for sample in samples if sample.mask is not None]
+    arrays["map"] = [sample.map.to(torch.int32) for sample in samples if sample.map is not None]
+    return {name: torch.stack(some) for name, some in arrays.items() if some}
+
+
+def _rows_of(views: _Views, encode: Encode, keeps_pixels: bool, depth: int) -> list[Row]:
+    found: dict[int, Mapping[str, Any]] = {}
+    for numbers, stacked in views.groups:
+        images = stacked["image"]
         mean, std = encode(images)
-        store("mean", start, mean.float())
-        store("std", start, std.float())
-        if keeps_pixels:
-            store("image", start, images if data.config.depth > 8 else ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
-        if data.transform.has_masks:
-            store("mask", start, torch.stack([s.mask for s in samples if s.mask is not None]).to(torch.uint8))
-        if data.transform.has_maps:
-            store("map", start, torch.stack([s.map for s in samples if s.map is not None]).to(torch.int32))
-        rows += [(s.name, s.captions, s.label, s.attributes) for row, s in enumerate(samples, start) if row % views == 0]
-    for array in arrays.values():
-        array.flush()
-    meta = {
-        **{"key": key, "channels": data.config.channels, "views": views, "count": len(data)},
-        **{"arrays": sorted(arrays), "checksums": checksums, "rows": rows},
-    }
-    write_file(folder / "meta.json", json.dumps(meta))
+        arrays = {"mean": mean.float(), "std": std.float(), **stacked}
+        if not keeps_pixels:
+            del arrays["image"]
+        elif depth == 8:
+            arrays["image"] = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        for place, number in enumerate(numbers):
+            found[number] = {name: array[place] for name, array in arrays.items()}
+    return [Row(name, text, found[number]) for number, (name, text) in enumerate(views.texts)]

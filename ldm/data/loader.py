@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Generic, TypeVar
@@ -19,48 +19,53 @@ from ldm.data.order import GlobalOrder
 from ldm.data.unreadable import UnreadableReport
 
 S = TypeVar("S")
+K = TypeVar("K")
 Unreadable = dict[str, str]
 SampleOf = Callable[[int, int], Sample]  # of (index, epoch)
 
 
-class _Steps(Dataset[S | UserError], Generic[S]):
-    """A process's share of the global batch by step."""
+class _Read(Dataset[S | UserError], Generic[K, S]):
+    """What is read, by its key."""
 
-    def __init__(self, share: Callable[[int], S]) -> None:
-        self.share = share
+    def __init__(self, read: Callable[[K], S]) -> None:
+        self.read = read
 
-    def __getitem__(self, step: int) -> S | UserError:
+    def __getitem__(self, key: K) -> S | UserError:
         """An error is returned, to be raised by the caller: a worker process would wrap it in a traceback."""
         try:
-            return self.share(step)
+            return self.read(key)
         except UserError as error:
             return error
 
 
-def steps_in_order(share: Callable[[int], S], first_step: int, workers: int) -> Iterator[tuple[int, S]]:
-    """(step, share of its global batch) from first_step on, without end.
+def read_ahead(read: Callable[[K], S], keys: Iterable[K], workers: int) -> Iterator[S]:
+    """What is read of each key, in order.
 
     Args:
-        share: reads it; what it gives may have a method `pin_memory`.
-        first_step: see above.
+        read: see above; what it gives may have a method `pin_memory`.
+        keys: may be without end.
         workers: processes that read ahead, into pinned memory where there is a GPU; 0 = none.
     """
-    steps = _Steps(share)
-    found: Iterator[S | UserError] = (steps[step] for step in count(first_step))
+    data = _Read(read)
+    found: Iterable[S | UserError] = (data[key] for key in keys)
     if workers:
-        loader = DataLoader(
-            steps,
+        found = DataLoader(
+            data,
             batch_size=None,
-            sampler=count(first_step),
+            sampler=keys,
             num_workers=workers,
             multiprocessing_context=start_method(),
             pin_memory=torch.cuda.is_available(),
         )
-        found = iter(loader)
-    for step, batch in zip(count(first_step), found, strict=False):
-        if isinstance(batch, UserError):
-            raise batch
-        yield step, batch
+    for one in found:
+        if isinstance(one, UserError):
+            raise one
+        yield one
+
+
+def steps_in_order(share: Callable[[int], S], first_step: int, workers: int) -> Iterator[tuple[int, S]]:
+    """(step, share of its global batch) from first_step on, without end; see `read_ahead`."""
+    return zip(count(first_step), read_ahead(share, count(first_step), workers), strict=False)
 
 
 @dataclass(frozen=True)

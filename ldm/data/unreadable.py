@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ldm.core.errors import UserError
 
 
@@ -40,6 +42,12 @@ class UnreadableReport:
                 f"{self.count} of {self.total} records cannot be read, more than data.max_lost={self.most} allows; "
                 f"the last: {reason}. Fix or remove them (scripts/prepare_data.py does), or raise data.max_lost in a config."
             )
+
+    def add_all(self, records: Mapping[str, str]) -> None:
+        """Those that are not counted yet, by key with the reason; see `add`."""
+        for key, reason in records.items():
+            if key not in self.records:
+                self.add(key, reason)
 
     def forget(self, key: str) -> None:
         """What could be read after all."""

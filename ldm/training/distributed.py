@@ -21,7 +21,7 @@ from ldm.core.errors import UserError
 
 T = TypeVar("T")
 
-LONGEST_WAIT = timedelta(hours=12)  # the first process encodes, measures and evaluates while the others wait
+LONGEST_WAIT = timedelta(minutes=30)  # for another process: for a shard of its latents, for an evaluation or a state of the first
 GRACE = 30.0  # seconds in which a worker whose torchrun has ended may save its state; as many as torchrun itself gives
 
 
@@ -79,16 +79,19 @@ class World:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def on_first(self, work: Callable[[], None]) -> None:
-        """Has the first process do something while the others wait. If it fails there, it says so, and the others end without a word."""
-        if self.is_first:
-            try:
-                work()
-            except BaseException:
-                self.any(True)
-                raise
+    def each(self, work: Callable[[], None]) -> None:
+        """Has every process do something. One in which it fails says so; the others end without a word when they have done theirs."""
+        try:
+            work()
+        except BaseException:
+            self.any(True)
+            raise
         if self.any(False):
             sys.exit(2)
+
+    def on_first(self, work: Callable[[], None]) -> None:
+        """Has the first process do something while the others wait; see `each`."""
+        self.each(work if self.is_first else _nothing)
 
     def part(self, count: int) -> tuple[int, int]:
         """This rank's share [start, stop) of `count` samples; the first ranks get one more where it does not divide."""
@@ -124,6 +127,10 @@ class World:
         """All ranks reach this line before any goes on."""
         if self.size > 1:
             dist.barrier()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _device_of(name: str, local: int) -> torch.device:

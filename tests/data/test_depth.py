@@ -16,6 +16,7 @@ from ldm.data.image_dataset import IndexedDataset
 from ldm.data.latent_cache import LatentCache
 from ldm.data.open import open_dataset
 from ldm.data.sample_transform import SampleTransform
+from ldm.training.distributed import World
 
 SIDE = 256
 
@@ -101,6 +102,6 @@ def test_a_latent_cache_keeps_pixels_of_16_bits(tmp_path: Path) -> None:
         views=1,
         keeps_pixels=True,
         batch_size=1,
-        progress=False,
+        processes=World(0, 1, torch.device("cpu")),
     )
     assert torch.equal(cache.item(0, 0)[0].image, data.sample(0, 0).image)

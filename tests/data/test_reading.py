@@ -23,7 +23,9 @@ from ldm.data.order import GlobalOrder
 from ldm.data.set_index import Index
 from ldm.data.shards import write_shards
 from ldm.data.sources.folder import FolderSource
+from ldm.training.distributed import World
 
+ALONE = World(0, 1, torch.device("cpu"))
 MOVES = Augment(flip=0.5, shift=0.2, zoom=(0.7, 1.4), rotate=25)
 COLOURS = Augment(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.2)
 
@@ -209,7 +211,7 @@ def test_the_cache_gives_what_the_first_stage_gave(pictures: Path, tmp_path: Pat
 
     def cache(data: IndexedDataset, first_stage: str = "a", views: int = 3) -> LatentCache:
         folder = tmp_path / "cache"
-        how = {"first_stage_digest": first_stage, "views": views, "keeps_pixels": True, "batch_size": 7, "progress": False}
+        how = {"first_stage_digest": first_stage, "views": views, "keeps_pixels": True, "batch_size": 7, "processes": ALONE}
         return LatentCache.open_or_build(folder, data, encode, **how)  # type: ignore[arg-type]
 
     built = cache(data)
@@ -240,23 +242,26 @@ def test_the_cache_gives_what_the_first_stage_gave(pictures: Path, tmp_path: Pat
 
 def test_a_flipped_bit_in_the_cache_is_told(pictures: Path, tmp_path: Path) -> None:
     def opened_cache() -> LatentCache:
-        how = {"first_stage_digest": "a", "views": 1, "keeps_pixels": False, "batch_size": 7, "progress": False}
+        how = {"first_stage_digest": "a", "views": 1, "keeps_pixels": False, "batch_size": 7, "processes": ALONE}
         encode = lambda images: (images[:, :2, ::4, ::4], images[:, :2, ::4, ::4].abs())  # noqa: E731
         return LatentCache.open_or_build(tmp_path / "cache", opened(pictures), encode, **how)  # type: ignore[arg-type]
 
     opened_cache().item(9, 0)
-    content = bytearray((tmp_path / "cache/mean.npy").read_bytes())
-    content[-1] ^= 1
-    (tmp_path / "cache/mean.npy").write_bytes(content)
+    (path,) = (tmp_path / "cache").glob("*.arrays")
+    content = bytearray(path.read_bytes())
+    size = 4 * 2 * 8 * 8  # bytes of mean or std: float32, 2 channels, 8x8
+    std = opened_cache().item(9, 0)[2]
+    content[content.rindex(std.numpy().tobytes()) - size] ^= 1
+    path.write_bytes(content)
     opened_cache().item(8, 0)
-    with pytest.raises(UserError, match=r"mean\.npy: row 9 is not what was written there"):
+    with pytest.raises(UserError, match=r"\.arrays: the mean of row 9, 9\.png, is not what was written there"):
         opened_cache().item(9, 0)
 
 
 def test_the_cache_replaces_only_a_cache(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "latents").mkdir()
     (tmp_path / "latents" / "own.npy").write_bytes(b"a year's work")
-    how = {"first_stage_digest": "a", "views": 1, "keeps_pixels": True, "batch_size": 7, "progress": False}
+    how = {"first_stage_digest": "a", "views": 1, "keeps_pixels": True, "batch_size": 7, "processes": ALONE}
     with pytest.raises(UserError, match="latents is not a cache"):
         LatentCache.open_or_build(tmp_path / "latents", opened(pictures), lambda images: (images, images), **how)  # type: ignore[arg-type]
     assert (tmp_path / "latents" / "own.npy").read_bytes() == b"a year's work"
