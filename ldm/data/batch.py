@@ -66,6 +66,24 @@ class Batch:
             attributes=tuple(s.attributes for s in samples),
         )
 
+    @staticmethod
+    def joined(batches: Sequence[Batch]) -> Batch:
+        """Some batches of one set as one."""
+        if len(batches) == 1:
+            return batches[0]
+        boxes = [row for batch in batches if batch.boxes is not None for row in batch.boxes]
+        masks, maps = ([getattr(b, name) for b in batches if getattr(b, name) is not None] for name in ("masks", "maps"))
+        return Batch(
+            names=sum((batch.names for batch in batches), ()),
+            images=torch.cat([batch.images for batch in batches]),
+            captions=sum((batch.captions for batch in batches), ()),
+            labels=torch.cat([batch.labels for batch in batches]),
+            masks=torch.cat(masks) if masks else None,
+            maps=torch.cat(maps) if maps else None,
+            boxes=pad_sequence(boxes, batch_first=True, padding_value=-1.0) if boxes else None,
+            attributes=sum((batch.attributes for batch in batches), ()),
+        )
+
     def pin_memory(self) -> Batch:
         """The same in memory that a GPU copies from while the host goes on."""
         tensors = ((name, getattr(self, name)) for name in ("images", "labels", "masks", "maps", "boxes"))

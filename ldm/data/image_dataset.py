@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from ldm.core.errors import UserError
 from ldm.data.batch import Batch, Sample
@@ -29,6 +29,8 @@ class ImageDataset(abc.ABC):
         transform: how records become samples; it has the names of labels and map classes.
         unreadable: what could not be read.
         lost: (epoch, shard) of each remote shard that could not be had in training; a resumed run must lose the same.
+        places: (turn, offset) of each reader of a stream of which this process is a part, by its number, behind the batch that was given
+            last; where it is put before the first batch is where it begins. Empty where the step says all.
         facts: what it can teach.
         findings: what its owner may not expect.
         credits: see `Source.credits`.
@@ -40,19 +42,20 @@ class ImageDataset(abc.ABC):
     transform: SampleTransform
     unreadable: UnreadableReport
     lost: list[tuple[int, str]]
+    places: dict[int, tuple[int, int]]
     facts: DataFacts
     findings: tuple[Finding, ...] = ()
     credits: tuple[str, ...] = ()
 
     @abc.abstractmethod
-    def batches(self, batch_size: int, first_step: int, part: tuple[int, int], on_any: Callable[[bool], bool] = bool) -> Iterator[Share]:
-        """The share [start, stop) of the global batches of steps first_step, first_step + 1, ..., without end: a function of the step.
+    def batches(self, batch_size: int, first_step: int, part: tuple[int, int]) -> Iterator[Share]:
+        """The share [start, stop) of the global batches of steps first_step, first_step + 1, ..., without end: a function of the step,
+        or of `places`.
 
         Args:
             batch_size: of the global batch.
             first_step: see above.
             part: see above.
-            on_any: whether something holds on any process, so that all lose the same shards.
         """
 
     @abc.abstractmethod
@@ -73,7 +76,7 @@ class IndexedDataset(ImageDataset):
     """Samples by number, from a local source. A record that cannot be read is counted, and the next readable one stands in for it."""
 
     def __init__(self, source: Source, config: DataConfig, split: Split, seed: int) -> None:
-        self.source, self.config, self.seed, self.lost = source, config, seed, []
+        self.source, self.config, self.seed, self.lost, self.places = source, config, seed, [], {}
         self.name, self.count, self.findings, self.credits = source.name, len(source), source.findings, source.credits
         if config.map_void is None and looks_unlabelled(source.map_classes):
             self.findings += (Finding(UNLABELLED, (source.name,)),)
@@ -126,7 +129,7 @@ class IndexedDataset(ImageDataset):
                 (self.unreadable if unreadable is None else unreadable).add(self.source.key(place), str(error))
         raise UserError(f"{self.name}: no record can be read")
 
-    def batches(self, batch_size: int, first_step: int, part: tuple[int, int], on_any: Callable[[bool], bool] = bool) -> Iterator[Share]:
+    def batches(self, batch_size: int, first_step: int, part: tuple[int, int]) -> Iterator[Share]:
         order = GlobalOrder(len(self), batch_size, self.seed)
         places = tuple(range(*part))
         reported = 0

@@ -104,7 +104,7 @@ class AutoencoderTask:
             self._reconstruct = torch.compile(self.first_stage.reconstruct)
         self.draws = StepDraws(seed, world.device)
         self.data_digest = train_set.digest
-        self.lost = train_set.lost
+        self.lost, self.places = train_set.lost, train_set.places
         self._latest: dict[str, Tensor] = {}  # the adversary's numbers over all processes, for the diagnostics
 
     def describe(self) -> dict[str, int]:
@@ -113,7 +113,7 @@ class AutoencoderTask:
         return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items() if part is not None}
 
     def batches(self, first_step: int) -> Iterator[Share]:
-        return self.train_set.batches(self.config.batch_size, first_step, self.world.part(self.config.batch_size), self.world.any)
+        return self.train_set.batches(self.config.batch_size, first_step, self.world.part(self.config.batch_size))
 
     def names(self, batch: Share) -> tuple[str, ...]:
         return batch[0].names

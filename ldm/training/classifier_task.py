@@ -56,7 +56,7 @@ class ClassifierTask:
         self.averaged: dict[str, Ema[Any]] = {"classifier": self.average}
         self.groups = {"classifier": list(self.network.parameters())}
         self.data_digest = f"{latents.train_set.digest} {spec.normalization.identity}"
-        self.lost = latents.train_set.lost
+        self.lost, self.places = latents.train_set.lost, latents.train_set.places
         self._call = torch.compile(self.network) if config.compile else self.network
         self.draws = StepDraws(seed, world.device)
         self._held_out: list[LatentBatch] = []
@@ -67,7 +67,7 @@ class ClassifierTask:
         return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
     def batches(self, first_step: int) -> Iterator[LatentBatch]:
-        return self.latents.batches(self.config.batch_size, first_step, self.world.part(self.config.batch_size), self.world.any)
+        return self.latents.batches(self.config.batch_size, first_step, self.world.part(self.config.batch_size))
 
     def names(self, batch: LatentBatch) -> tuple[str, ...]:
         return batch.records.names

@@ -73,7 +73,7 @@ class DiffusionTask:
         # What is measured on held-out pictures must not depend on what training has learned of its steps.
         self.measure = objective if self.memory is None else dataclasses.replace(objective, density=UniformSteps())
         self.data_digest = f"{data.train_set.digest} {parts.spec.normalization.digest}"
-        self.lost = data.train_set.lost
+        self.lost, self.places = data.train_set.lost, data.train_set.places
         self._call = torch.compile(self.model.network) if config.compile else self.model.network
         self._held_out: list[LatentBatch] = []
         self._grid: list[Row] = []
@@ -82,7 +82,7 @@ class DiffusionTask:
         return self.model.counts()
 
     def batches(self, first_step: int) -> Iterator[LatentBatch]:
-        return self.latents.batches(self.config.batch_size, first_step, self.world.part(self.config.batch_size), self.world.any)
+        return self.latents.batches(self.config.batch_size, first_step, self.world.part(self.config.batch_size))
 
     def names(self, batch: LatentBatch) -> tuple[str, ...]:
         return batch.records.names

@@ -108,6 +108,7 @@ class _Engine:
         if self.has_loss_scale:
             self.scaler.load_state_dict(self.scaler.state_dict() | progress.scaler)  # which is empty before a change to fp16
         self.undone.restore(progress.undone)
+        self.task.places.update({reader: (turn, offset) for reader, turn, offset in progress.places})
         if not retry_lost:
             self.task.lost[:] = progress.lost
         if self.task.lost and self.world.is_first:
@@ -120,9 +121,11 @@ class _Engine:
         """State first, then the loadable checkpoint made from it."""
         self._copy_buffers()
         self._refuse_non_finite_weights(step)
+        of_all = self.world.of_all((self.task.lost, self.task.places))  # each process reads other shards of a stream
         progress = Progress(
             data=self.task.data_digest,
-            lost=tuple(self.task.lost),
+            lost=tuple(dict.fromkeys(shard for lost, _ in of_all for shard in lost)),
+            places=tuple(sorted({(reader, *place) for _, places in of_all for reader, place in places.items()})),
             undone=tuple(self.undone.steps),
             scaler=self.scaler.state_dict() if self.has_loss_scale else {},
             texts=self.learned.texts(),

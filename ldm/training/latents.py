@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -90,12 +90,10 @@ class Latents:
         self.first_stage, self.train_set, self.held_out, self.workers = first_stage, data.train_set, data.held_out, data.workers
         self.cache, self.seed, self.device = data.cache, seed, device
 
-    def batches(
-        self, batch_size: int, first_step: int, share: tuple[int, int], on_any: Callable[[bool], bool] = bool
-    ) -> Iterator[LatentBatch]:
+    def batches(self, batch_size: int, first_step: int, share: tuple[int, int]) -> Iterator[LatentBatch]:
         """The share [start, stop) of the global batches of steps first_step, ...; see `ImageDataset.batches`."""
         if self.cache is None:
-            for records, positions in self.train_set.batches(batch_size, first_step, share, on_any):
+            for records, positions in self.train_set.batches(batch_size, first_step, share):
                 yield LatentBatch(records=records, positions=positions, moments=None)
             return
         read = ShareOfLatents(self.cache, GlobalOrder(self.cache.count, batch_size, self.seed), *share)

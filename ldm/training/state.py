@@ -65,6 +65,7 @@ class Progress:
     Attributes:
         data: digest of the training data.
         lost: (epoch, shard) of what could not be had.
+        places: (reader, turn, offset) of all readers of a stream, see `ImageDataset.places`.
         undone: steps.
         scaler: of the losses, in fp16.
         texts: what else modules have in their state dict, by name.
@@ -72,6 +73,7 @@ class Progress:
 
     data: str
     lost: tuple[tuple[int, str], ...] = ()
+    places: tuple[tuple[int, int, int], ...] = ()
     undone: tuple[int, ...] = ()
     scaler: dict[str, int | float]
     texts: dict[str, str]

@@ -81,6 +81,7 @@ class Task(Protocol):
     groups: dict[str, list[nn.Parameter]]  # one optimizer each
     data_digest: str  # of the training data, which must not change between sittings
     lost: list[tuple[int, str]]  # what of it could not be had, see `ImageDataset.lost`; a resumed run must lose the same
+    places: dict[int, tuple[int, int]]  # of what reads it, see `ImageDataset.places`
 
     def describe(self) -> dict[str, int]:
         """Parameters per part."""

@@ -56,7 +56,7 @@ class DrawnPictures(IndexedDataset):
     digest = "discs"
 
     def __init__(self) -> None:
-        self.name, self.count, self.seed, self.lost = "discs", 10, 0, []
+        self.name, self.count, self.seed, self.lost, self.places = "discs", 10, 0, [], {}
         self.config, self.unreadable = DataConfig(train="discs", size=SIZE), UnreadableReport(10, 0.0)
         self.facts = DataFacts(has=frozenset((PIXELS, CAPTIONS, LABELS, MASKS, MAPS)))
 

@@ -48,6 +48,7 @@ class Regression:
         self.groups = {"net": list(self.net.parameters())}
         self.data_digest = "lines"
         self.lost: list[tuple[int, str]] = []
+        self.places: dict[int, tuple[int, int]] = {}
         self.poison_at = self.stop_at = 0
 
     def describe(self) -> dict[str, int]:
