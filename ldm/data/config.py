@@ -70,6 +70,7 @@ class DataConfig:
         cache_views: see cache_latents.
         max_lost: share of records that may be unreadable before the run stops.
         allow_remote: whether train and val may name URLs and commands.
+        remote_cache: GiB of this disk that what was read of prepared sets at URLs may take.
         workers: processes that read ahead of training, pictures or cached latents; 0 = none, for small pictures.
     """
 
@@ -87,6 +88,7 @@ class DataConfig:
     cache_views: int = 1
     max_lost: float = 0.01
     allow_remote: bool = False
+    remote_cache: float = 20.0
     workers: int = 0
 
     def __post_init__(self) -> None:
@@ -95,6 +97,8 @@ class DataConfig:
         for name in ("channels", "cache_views"):
             if getattr(self, name) < 1:
                 raise UserError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.remote_cache < math.inf:
+            raise UserError(f"data.remote_cache must be at least 0 GiB, got {self.remote_cache}")
         if not 0 <= self.max_lost <= 1 or self.workers < 0:
             raise UserError(f"data.max_lost must be from 0 to 1 and data.workers at least 0, got {self.max_lost}, {self.workers}")
         if not all(0 <= level <= 255 for level in self.background):

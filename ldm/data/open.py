@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from webdataset import SimpleShardList
@@ -15,7 +16,7 @@ from ldm.data.sample_transform import Split
 from ldm.data.set_index import Index
 from ldm.data.sources.folder import FolderSource
 from ldm.data.sources.layout import layout_of
-from ldm.data.sources.shards import open_folder_of_tars, open_indexed, open_tars
+from ldm.data.sources.shards import open_folder_of_tars, open_indexed, open_remote, open_tars
 from ldm.data.sources.source import Source
 from ldm.data.stream import StreamedDataset, is_remote
 
@@ -34,6 +35,8 @@ def open_dataset(config: DataConfig, split: Split, seed: int) -> ImageDataset:
         return IndexedDataset(open_source(place, split, is_shared), config, split, seed)
     if not config.allow_remote:
         raise UserError(f"{place}: URLs and commands need data.allow_remote=true")
+    if is_remote_set(place):
+        return IndexedDataset(open_remote(place, split, config.remote_cache), config, split, seed)
     if is_shared:
         raise UserError(f"{place}: remote shards have no held-out split; name others in data.val, or set it to null")
     return StreamedDataset(place, config, split, seed)
@@ -64,6 +67,11 @@ def open_source(place: str, split: Split = "train", is_shared: bool = False) -> 
     if place.endswith(".tar"):
         return open_tars([Path(path) for path in SimpleShardList(place).urls])
     raise UserError(f"data {place!r}: no such folder or shard; allowed: {', '.join(BUILTIN)}, a folder, .tar shards, or a URL")
+
+
+def is_remote_set(place: str) -> bool:
+    """Whether a place is the URL of a folder, which has an index, and not of shards or a command that gives one."""
+    return is_remote(place) and not place.startswith("pipe:") and not re.search(r"\.tar\b|[{?]", place)
 
 
 def is_same_place(one: str, other: str) -> bool:

@@ -9,7 +9,7 @@ import torch
 from tiny_runs import arguments, write_squares
 
 from ldm.app.arguments.train_vae import main
-from ldm.data import shard_fetch
+from ldm.data import attempts
 from ldm.data.shards import write_shards
 from ldm.data.sources.folder import FolderSource
 from ldm.training.distributed import World
@@ -19,7 +19,7 @@ from ldm.training.state import SavedState, open_state
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Two shards of ten records, the second of which is away while the file `away` is there."""
-    monkeypatch.setattr(shard_fetch, "WAITS", (0.0,))
+    monkeypatch.setattr(attempts, "WAITS", (0.0,))
     source = FolderSource(write_squares(tmp_path / "squares"))
     for shard in range(2):
         write_shards(tmp_path, f"part{shard}", map(source.record, range(10)))
@@ -52,7 +52,9 @@ def test_a_run_that_lost_a_shard_resumes_exactly(tmp_path: Path, place: str, cap
     capsys.readouterr()
     train(tmp_path / "cut", place, 4)
     said = capsys.readouterr().out
-    assert "shards that were lost before are left out again: pipe:" in said and " in epoch 0" in said and "; --retry-lost fetches them" in said
+    assert (
+        "shards that were lost before are left out again: pipe:" in said and " in epoch 0" in said and "; --retry-lost fetches them" in said
+    )
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 

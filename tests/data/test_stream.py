@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from ldm.core.errors import UserError
-from ldm.data import shard_fetch, stream_reader
+from ldm.data import attempts, shard_fetch, stream_reader
 from ldm.data.batch import Batch
 from ldm.data.config import Augment, DataConfig
 from ldm.data.facts import CAPTIONS, LABELS
@@ -35,7 +35,7 @@ MOVES = Augment(flip=0.5, shift=0.2, zoom=(0.7, 1.4), rotate=25)
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_fetch, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(attempts, "WAITS", (0.0, 0.0, 0.0))
 
 
 def png(number: int) -> bytes:

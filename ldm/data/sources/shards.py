@@ -1,4 +1,4 @@
-"""Records from local shards by random access: member offsets from the index, bytes from a memory-map."""
+"""Records from shards by random access: member offsets from the index, bytes from a memory-map or, of a remote shard, by ranges."""
 
 from __future__ import annotations
 
@@ -26,18 +26,22 @@ from ldm.data.shard_index import Entry, Member, ShardIndex
 from ldm.data.shard_scan import is_picture, scan_shard
 from ldm.data.sources.contents import checksums
 from ldm.data.sources.layout import SPLIT_OF, File, layout_of, walk
+from ldm.data.sources.remote import RemoteShard, copied_set
 from ldm.data.sources.source import Source
 from ldm.data.text import shown
+
+Content = mmap.mmap | bytes | RemoteShard
+"""The bytes of a shard."""
 
 OPEN = 64  # shards that are memory-mapped at once, with their indices; Python keeps a file open for each map
 
 
 class Shard(NamedTuple):
-    """A shard on the disk. content: its bytes where they are at hand already; None = mapped when a record of it is first read."""
+    """A shard, at the place of its file on the disk. content: where its bytes are; None = in it, mapped when it is first read."""
 
     path: Path
     info: ShardInfo
-    content: mmap.mmap | None = None
+    content: mmap.mmap | RemoteShard | None = None
 
 
 class ShardSource(Source):
@@ -110,16 +114,18 @@ class ShardSource(Source):
     def __getstate__(self) -> dict[str, Any]:
         """For worker processes that do not share this one's memory: they open the shards themselves."""
         state = {name: value for name, value in vars(self).items() if name != "_opened"}
-        return {**state, "_shards": [Shard(shard.path, shard.info) for shard in self._shards]}
+        at_hand = [None if isinstance(shard.content, mmap.mmap) else shard.content for shard in self._shards]
+        shards = [Shard(shard.path, shard.info, content) for shard, content in zip(self._shards, at_hand, strict=True)]
+        return {**state, "_shards": shards}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._opened = self._with_open_shards()
 
-    def _with_open_shards(self) -> Callable[[int], tuple[ShardIndex, mmap.mmap | bytes]]:
+    def _with_open_shards(self) -> Callable[[int], tuple[ShardIndex, Content]]:
         return lru_cache(maxsize=OPEN)(self._open)
 
-    def _open(self, number: int) -> tuple[ShardIndex, mmap.mmap | bytes]:
+    def _open(self, number: int) -> tuple[ShardIndex, Content]:
         """A shard's index and content."""
         path, info, content = self._shards[number]
         index = info.open_index(path.parent, is_checked=number in self._checked)
@@ -141,13 +147,13 @@ class ShardSource(Source):
         number = index - (self._ends[shard - 1] if shard else 0)
         return shard, int(self._whole[shard][number]) if shard in self._whole else number
 
-    def _found(self, index: int) -> tuple[Path, mmap.mmap | bytes, Entry]:
+    def _found(self, index: int) -> tuple[Path, Content, Entry]:
         """A record's shard, with its content, and its place there."""
         shard, number = self._placed(index)
         entries, content = self._opened(shard)
         return self._shards[shard].path, content, entries[number]
 
-    def _walk(self) -> Iterator[tuple[Path, mmap.mmap | bytes, Entry]]:
+    def _walk(self) -> Iterator[tuple[Path, Content, Entry]]:
         """`_found` of all records."""
         return map(self._found, range(len(self)))
 
@@ -177,7 +183,7 @@ class ShardSource(Source):
         found = []
         for _, content, entry in self._walk():
             image = next((member for member in entry.members if is_picture(member.suffix)), None)
-            found.append("" if image is None else image.checksum or checksum(_read(content, image)))
+            found.append("" if image is None else image.checksum or checksum(_read(content, [image])[0]))
         return found
 
     def text_labels(self) -> tuple[str, ...]:
@@ -219,9 +225,9 @@ class ShardSource(Source):
     def record(self, index: int) -> Record:
         path, content, entry = self._found(index)
         found = {}
-        for member in entry.members:
-            found[member.suffix] = _read(content, member)
-            if member.checksum and checksum(found[member.suffix]) != member.checksum:
+        for member, part in zip(entry.members, _read(content, entry.members), strict=True):
+            found[member.suffix] = part
+            if member.checksum and checksum(part) != member.checksum:
                 raise UserError(
                     f"{entry.key}: its {member.suffix} in {path} is not what was written there (checksum); prepare or copy the data anew"
                 )
@@ -229,17 +235,46 @@ class ShardSource(Source):
         return record if record.place or entry.key not in self._double else replace(record, place=self._name(entry.key, path))
 
 
-def _read(content: mmap.mmap | bytes, member: Member) -> bytes:
-    return content[member.offset : member.offset + member.size]
+def _read(content: Content, members: Sequence[Member]) -> list[bytes]:
+    if isinstance(content, RemoteShard):
+        return content.read(members)
+    return [content[member.offset : member.offset + member.size] for member in members]
 
 
-def _members(content: mmap.mmap | bytes, entry: Entry, suffixes: Sequence[str]) -> dict[str, bytes]:
+def _members(content: Content, entry: Entry, suffixes: Sequence[str]) -> dict[str, bytes]:
     """The members of some suffixes, which are given in small letters."""
-    return {member.suffix.lower(): _read(content, member) for member in entry.members if member.suffix.lower() in suffixes}
+    wanted = [member for member in entry.members if member.suffix.lower() in suffixes]
+    return {member.suffix.lower(): part for member, part in zip(wanted, _read(content, wanted), strict=True)}
 
 
-def open_indexed(folder: Path, split: str) -> ShardSource:
+def open_remote(url: str, split: str, gibibytes: float) -> ShardSource:
+    """A split of a prepared set at a URL.
+
+    Args:
+        url: of its folder.
+        split: "train" or "val".
+        gibibytes: of this disk that ranges of all remote sets may take.
+
+    Raises:
+        UserError: it cannot be fetched, or has no such split.
+    """
+    url = url.rstrip("/")
+    folder, kept = copied_set(url, gibibytes)
+    return open_indexed(
+        folder, split, url.rpartition("/")[2], lambda info: RemoteShard(f"{url}/{info.name}", info.bytes, folder / info.name, kept)
+    )
+
+
+def open_indexed(
+    folder: Path, split: str, name: str | None = None, content_of: Callable[[ShardInfo], RemoteShard | None] = lambda info: None
+) -> ShardSource:
     """A split of a folder that scripts/prepare_data.py made.
+
+    Args:
+        folder: see above.
+        split: its name.
+        name: for people; None = the folder's.
+        content_of: where a shard's bytes are; None = in the folder.
 
     Raises:
         UserError: no such split.
@@ -247,11 +282,12 @@ def open_indexed(folder: Path, split: str) -> ShardSource:
     index = Index.read(folder)
     if split not in index.splits:
         raise UserError(
-            f"{folder} has no {split!r} split (it has {', '.join(index.splits)}); "
+            f"{name or folder} has no {split!r} split (it has {', '.join(index.splits)}); "
             + ("set data.val=null, or make it anew with scripts/prepare_data.py --val-every N" if split == "val" else "make it anew")
         )
     shards, facts = index.splits[split].shards, index.splits[split].facts
-    source = ShardSource(f"{folder.name} ({split})", [Shard(folder / info.name, info) for info in shards], index, facts)
+    opened = [Shard(folder / info.name, info, content_of(info)) for info in shards]
+    source = ShardSource(f"{name or folder.name} ({split})", opened, index, facts)
     source.split = split
     if split == "train" and "val" in index.splits:
         source.held_out = index.splits["val"].count
