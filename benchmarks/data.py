@@ -1,8 +1,11 @@
-"""What data of any size costs before the first step: opening a prepared set, the order of its samples, and preparing.
+"""What data of any size costs before the first step: opening, order, preparing, encoding latents, resuming a stream, reading a URL.
 
     python benchmarks/data.py open      # a set of 10 million records; needs 1.5 GB of disk, on which the shards are holes
     python benchmarks/data.py order
     python benchmarks/data.py prepare   # photos of 2 megapixels, one process against two, in turn
+    python benchmarks/data.py latents   # the latent cache, one process against two, in turn
+    python benchmarks/data.py stream    # remote shards, resumed
+    python benchmarks/data.py remote    # a prepared set at a URL
 
 The synthetic set has shards of the length that their records would have, with holes for contents, and true indices, which are opened by the
 code that opens any set. Each number of memory is of a process of its own: what the system counts as private to it (USS), as a whole and
@@ -32,6 +35,7 @@ import numpy as np
 import psutil
 import torch
 import webdataset
+from data_reading import encoding, reading_remotely, resuming
 from PIL import Image
 
 from ldm.data.config import DataConfig
@@ -51,7 +55,7 @@ MEGABYTE = 1 << 20
 def main() -> None:
     """Measures and prints tables."""
     parser = argparse.ArgumentParser(description="What data of any size costs before the first step.")
-    parser.add_argument("part", nargs="?", choices=["open", "order", "prepare"], help="default: all")
+    parser.add_argument("part", nargs="?", choices=["open", "order", "prepare", "latents", "stream", "remote"], help="default: all")
     parser.add_argument("--records", type=int, default=10_000_000, help="of the synthetic set (default: 10,000,000)")
     parser.add_argument("--photos", type=int, default=300, help="that are prepared (default: 300)")
     parser.add_argument("--pairs", type=int, default=3, help="of one process and two (default: 3)")
@@ -63,6 +67,12 @@ def main() -> None:
         ordering(options.records)
     if options.part in (None, "prepare"):
         preparing(options.photos, options.pairs)
+    if options.part in (None, "latents"):
+        encoding(1397)
+    if options.part in (None, "stream"):
+        resuming()
+    if options.part in (None, "remote"):
+        reading_remotely(2000)
 
 
 def machine() -> str:
