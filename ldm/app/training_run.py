@@ -67,6 +67,7 @@ FREE_KEYS = (
     "data.val",
     "data.workers",
     "data.max_lost",
+    "data.remote_cache",
 )
 
 

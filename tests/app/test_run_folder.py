@@ -242,6 +242,7 @@ CHANGES = {
     "data.val": None,
     "data.workers": 1,
     "data.max_lost": 0.5,
+    "data.remote_cache": 1.0,
 }
 
 
