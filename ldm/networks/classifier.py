@@ -12,6 +12,7 @@ from ldm.core.errors import UserError
 from ldm.core.settings import in_pixels
 from ldm.networks.blocks.attention_pool import AttentionPool
 from ldm.networks.blocks.norm import group_norm
+from ldm.networks.config import check_input
 from ldm.networks.unet_encoder import UNetEncoder, UNetEncoderConfig
 
 
@@ -62,7 +63,7 @@ class ClassifierNetwork(UNetEncoder):
         Raises:
             UserError: another size or number of channels.
         """
-        self.check(x)
+        check_input(x, self.in_channels, self.config.size_multiple)
         if x.shape[2:] != self.size:
             raise UserError(f"this classifier was trained on samples of {self.size[0]} x {self.size[1]}, not {x.shape[2]} x {x.shape[3]}")
         h, _ = self.descend(x, self.embed(network_time))

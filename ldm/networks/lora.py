@@ -17,14 +17,24 @@ from torch import Tensor, nn
 
 from ldm.core.errors import UserError
 from ldm.core.random import digest
+from ldm.networks.blocks.dit_block import MLP, DiTAttention, SwiGLU
 from ldm.networks.blocks.resample import Downsample, Upsample
 from ldm.networks.blocks.residual import ResidualBlock
 from ldm.networks.blocks.spatial_attention import MultiHeadSpatialAttention
 from ldm.networks.blocks.transformer import GatedFeedForward, SpatialTransformer, TokenAttention
 
 Table = dict[type[nn.Module], tuple[str, ...]]
-ATTENTION: Table = {TokenAttention: ("to_q", "to_k", "to_v", "to_out"), MultiHeadSpatialAttention: ("qkv", "proj_out")}
-TRANSFORMER: Table = ATTENTION | {SpatialTransformer: ("proj_in", "proj_out"), GatedFeedForward: ("proj", "out")}
+ATTENTION: Table = {
+    TokenAttention: ("to_q", "to_k", "to_v", "to_out"),
+    MultiHeadSpatialAttention: ("qkv", "proj_out"),
+    DiTAttention: ("qkv", "proj"),
+}
+TRANSFORMER: Table = ATTENTION | {
+    SpatialTransformer: ("proj_in", "proj_out"),
+    GatedFeedForward: ("proj", "out"),
+    MLP: ("fc1", "fc2"),
+    SwiGLU: ("fc1", "fc2"),
+}
 ALL: Table = TRANSFORMER | {ResidualBlock: ("conv1", "conv2", "embed", "skip"), Downsample: ("conv",), Upsample: ("conv",)}
 TABLES = {"attention": ATTENTION, "transformer": TRANSFORMER, "all": ALL}
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"  # suffixes of the names of A and B

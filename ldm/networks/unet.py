@@ -14,7 +14,7 @@ from ldm.networks.blocks.norm import group_norm
 from ldm.networks.blocks.resample import Upsample
 from ldm.networks.blocks.transformer import SpatialTransformer
 from ldm.networks.blocks.zero import zeroed
-from ldm.networks.config import DenoiserNetworkConfig
+from ldm.networks.config import DenoiserNetworkConfig, check_condition
 from ldm.networks.unet_encoder import UNetBlock, UNetEncoder, UNetEncoderConfig
 
 
@@ -103,14 +103,7 @@ class UNet(UNetEncoder):
         Raises:
             UserError: another size or number of channels; a condition that the network was not built for, or a missing one.
         """
-        note = ""
-        if condition.concat is not None:
-            x = torch.cat([x, condition.concat.to(x.dtype)], dim=1)
-            note = f", {condition.concat.shape[1]} of them from the condition"
-        self.check(x, note)
-        _check_width("tokens", condition.tokens, "context_width", self.config.context_width)
-        _check_width("vector", condition.vector, "vector_width", self.config.vector_width)
-
+        x = check_condition(self.config, x, self.in_channels, condition)
         emb = self.embed(network_time, condition.vector)
         tokens = None if condition.tokens is None else condition.tokens.to(self.dtype)
         conditioning = emb, tokens, condition.token_mask
@@ -119,12 +112,3 @@ class UNet(UNetEncoder):
             h = self.run(block, torch.cat([h, skips.pop()], dim=1), *conditioning)
         out: Tensor = self.out(h)
         return out
-
-
-def _check_width(name: str, value: Tensor | None, key: str, width: int | None) -> None:
-    if value is None and width is not None:
-        raise UserError(f"condition.{name} is missing, but this network has {key} {width}")
-    if value is not None and width is None:
-        raise UserError(f"condition.{name} has width {value.shape[-1]}, but this network was built without {key}")
-    if value is not None and value.shape[-1] != width:
-        raise UserError(f"condition.{name} has width {value.shape[-1]}, but this network has {key} {width}")

@@ -190,18 +190,6 @@ class UNetEncoder(nn.Module):
             out = block(*inputs)
         return out
 
-    def check(self, x: Tensor, note: str = "") -> None:
-        """Raises UserError for a wrong number of channels or a size that cannot be halved often enough; `note` ends the first message."""
-        height, width = x.shape[2:]
-        multiple = self.config.size_multiple
-        if height % multiple or width % multiple or not height or not width:
-            raise UserError(
-                f"this network takes heights and widths that are multiples of {multiple} ({multiple}, {2 * multiple}, ...), "
-                f"not {height} x {width}"
-            )
-        if x.shape[1] != self.in_channels:
-            raise UserError(f"this network takes {self.in_channels} input channels, not {x.shape[1]}{note}")
-
 
 class UNetBlock(nn.ModuleList):
     """Modules in sequence; residual blocks also get the embedding (B, E), and transformers the tokens."""

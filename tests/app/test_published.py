@@ -51,6 +51,14 @@ STAGE_TWO = {
     "sd1-inpainting": (859_535_364, KL_F8, 0, (0.00085, 0.012), "l2", 0.18215),  # five input channels more: 5 x 9 x 320
     "sd2": (865_910_724, KL_F8, 0, (0.00085, 0.012), "l2", 0.18215),
 }
+TRANSFORMERS = {
+    "dit-xl-2": 8,
+    "sit-xl-2": 4,
+}  # output channels; denoiser, class table and table of positions together are the published number
+STAGE_TWO |= {
+    name: (675_129_632 - 1001 * 1152 - 256 * 1152 - (8 - out) * 4 * 1153, KL_F8, 1001 * 1152, None, "l2", 0.18215)
+    for name, out in TRANSFORMERS.items()
+}
 every_config = pytest.mark.parametrize("name", [*STAGE_ONE, *STAGE_TWO])
 
 
@@ -87,7 +95,7 @@ def test_models_have_the_published_size(name):
     assert given.get("frozen_encoder", 0) == {"sd1": CLIP_L, "sd1-inpainting": CLIP_L, "sd2": OPEN_CLIP_H}.get(name, 0)
 
 
-@pytest.mark.parametrize("name", STAGE_TWO)
+@pytest.mark.parametrize("name", [name for name in STAGE_TWO if name not in TRANSFORMERS])
 def test_models_have_the_published_process(name):
     _, _, _, beta, loss, scale = STAGE_TWO[name]
     config = load(FOLDER / f"{name}.yaml", TrainLDM)
@@ -96,6 +104,13 @@ def test_models_have_the_published_process(name):
     assert (process.beta_first, process.beta_last) == beta
     assert (config.loss, config.first_stage.scale) == (loss, scale)
     assert config.prediction.kind == ("v" if name == "sd2" else "eps")
+
+
+def test_transformers_have_the_published_process():
+    dit, sit = (load(FOLDER / f"{name}.yaml", TrainLDM) for name in TRANSFORMERS)
+    assert (dit.process.spacing, dit.process.beta_first, dit.process.beta_last) == ("linear", 1e-4, 0.02)
+    assert (dit.prediction.kind, dit.learned_variance) == ("eps", True)
+    assert (sit.process.kind, sit.prediction.kind, sit.density.kind) == ("rectified_flow", "velocity", "uniform_time")
 
 
 @pytest.mark.parametrize("name", [name for name in STAGE_ONE if name.startswith("kl")])

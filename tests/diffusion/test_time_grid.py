@@ -9,11 +9,13 @@ import torch
 from torch.testing import assert_close
 
 from ldm.core.errors import UserError
-from ldm.diffusion.grid import GaussianOptimal, Grid, Karras, Leading, LogSNR, Trailing, Uniform
+from ldm.core.random import Streams
+from ldm.diffusion.grid import GaussianOptimal, Grid, Karras, Leading, LogSNR, Shifted, Trailing, Uniform
 from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.diffusion.processes.edm import EDM
 from ldm.diffusion.processes.rectified_flow import RectifiedFlow
+from ldm.diffusion.time_density import LogitNormal
 
 F64 = torch.float64
 PROCESS = DiscreteVP()
@@ -172,3 +174,19 @@ def test_wrong_settings_are_named() -> None:
         Karras(rho=0.0)
     with pytest.raises(UserError, match="sigma_data > 0, got -1"):
         GaussianOptimal(sigma_data=-1.0)
+
+
+def test_a_shift_multiplies_the_noise_levels_of_a_flow() -> None:
+    """And training has the same shift with logit-normal times whose mean is its logarithm."""
+    flow = RectifiedFlow()
+
+    def noise(times: torch.Tensor) -> torch.Tensor:
+        return flow.sigma(times) / flow.alpha(times)
+
+    even, shifted, later = (Shifted(shift=s).times(flow, 8, start) for s, start in ((1.0, 1.0), (3.0, 1.0), (3.0, 0.6)))
+    assert_close(even, Uniform().times(flow, 8))
+    assert_close(noise(shifted[1:]), 3 * noise(even[1:]))
+    assert (later[0], later[-1]) == (0.6, 0) and len(later) == 9 and (later.diff() < 0).all()
+    streams = Streams.of(0, "shift", samples=range(64))
+    plain, moved = (LogitNormal(mean=mean).draw(streams, flow) for mean in (0.0, math.log(3)))
+    assert_close(noise(moved), 3 * noise(plain))
