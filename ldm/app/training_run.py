@@ -49,6 +49,7 @@ FREE_KEYS = (
     "train.precision",
     "train.device",
     "train.accumulate",
+    "train.parallel",
     "train.channels_last",
     "train.compile",
     "train.deterministic",

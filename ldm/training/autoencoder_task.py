@@ -79,6 +79,7 @@ class AutoencoderTask:
         frozen: FrozenEncoder | None = None,
     ) -> None:
         self.spec, self.config, self.seed, self.world, self.frozen = spec, config, seed, world, frozen
+        config.parallel.refuse_fsdp("an autoencoder's memory is its activations, not its weights")
         memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.first_stage = first_stage.to(world.device).to(memory_format=memory_format)
         self.loss = loss.to(world.device).to(memory_format=memory_format)
@@ -122,7 +123,7 @@ class AutoencoderTask:
         records, positions = batch
         images = records.images.to(self.world.device, memory_format=self.memory_format, non_blocking=True)
         streams = self.draws.streams(now.step, positions)
-        count = min(self.config.accumulate, len(images)) or 1
+        count = min(now.micro_batches, len(images)) or 1
         bounds = [len(images) * i // count for i in range(count + 1)]
         pieces = [(images[a:b], streams.part(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
 

@@ -49,6 +49,7 @@ class ClassifierTask:
         world: World,
     ) -> None:
         self.spec, self.density, self.latents, self.config, self.seed, self.world = spec, density, latents, config, seed, world
+        config.parallel.refuse_fsdp("a classifier's weights are few")
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.network = network.to(world.device).to(memory_format=self.memory_format)
         self.trained: dict[str, nn.Module] = {"classifier": self.network}
@@ -79,7 +80,7 @@ class ClassifierTask:
         labelled = (labels >= 0).sum().float()
         self.world.sum_([labelled])  # of the global batch
         numbers = {name: torch.zeros((), device=self.world.device) for name in ("loss", "accuracy")}
-        for start, stop in batch.parts(self.config.accumulate):
+        for start, stop in batch.parts(now.micro_batches):
             piece_streams = streams.part(start, stop)
             t = self._times(piece_streams)
             x = self._seen(batch.part(start, stop), piece_streams, t)

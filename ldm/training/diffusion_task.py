@@ -59,7 +59,7 @@ class DiffusionTask:
         world: World,
     ) -> None:
         self.config, self.objective, self.seed, self.world = config, objective, seed, world
-        self.model = DiffusionModel(parts, config, seed, world.device)
+        self.model = DiffusionModel(parts, config, seed, world)
         self.draws = StepDraws(seed, world.device)
         self.train_set = data.train_set
         self.latents = Latents(self.model.first_stage, data, seed, world.device)
@@ -90,7 +90,7 @@ class DiffusionTask:
     def accumulate(self, batch: LatentBatch, now: Pass) -> dict[str, Tensor]:
         streams = self.draws.streams(now.step, batch.positions)
         total, losses = torch.zeros((), device=self.world.device), []
-        for start, stop in batch.parts(self.config.accumulate):
+        for start, stop in batch.parts(now.micro_batches):
             work = functools.partial(self._loss, batch.part(start, stop), streams.part(start, stop), now.autocast())
             each = now.forward("denoiser", work, is_last=stop == len(batch.positions))
             loss = each.sum() / now.batch_size

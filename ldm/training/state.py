@@ -36,6 +36,7 @@ from ldm.core.errors import UserError
 from ldm.core.files import new_folder, remove_folder, sha256_of, write_file
 from ldm.training.distributed import World
 from ldm.training.earlier_state import FILE, read_earlier
+from ldm.training.parallel import write
 
 KEPT = 2  # states, the newest ones
 FILE_BYTES = 256 << 20  # of tensors in a file, which is put together in memory; a larger tensor has one of its own
@@ -121,7 +122,7 @@ class SavedState:
                 )
         if self.held is not None:
             for name, tensor in tensors.items():
-                tensor.copy_(self.held[name])
+                write(self.held[name], tensor)
             return
         try:
             with _without_hints():

@@ -138,6 +138,6 @@ def test_what_drop_all_takes_is_unconditional_to_the_network(monkeypatch: pytest
     monkeypatch.setattr(task.model.network, "forward", lambda x, t, condition: seen.append(condition) or call(x, t, condition))
     batch = next(task.batches(1))
     scaler, shared = torch.amp.GradScaler(enabled=False), {"denoiser": SharedGradients(task.groups["denoiser"], ALONE)}
-    task.accumulate(batch, Pass(step=1, world=ALONE, autocast_dtype=None, scaler=scaler, batch_size=7, shared=shared))
+    task.accumulate(batch, Pass(step=1, world=ALONE, autocast_dtype=None, scaler=scaler, batch_size=7, accumulate=1, shared=shared))
     null = conditioners(ConditionInputs(count=7), task.model.spec.latent_size)
     torch.testing.assert_close((seen[0].vector, seen[0].concat), (null.vector, null.concat))

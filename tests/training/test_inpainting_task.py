@@ -37,7 +37,7 @@ def test_holes_are_as_the_convention_has_them(convention: str, hole: float, monk
     monkeypatch.setattr(conditioners, "forward", lambda *inputs: seen.append(inputs) or forward(*inputs))
     batch = next(task.batches(1))
     scaler, shared = torch.amp.GradScaler(enabled=False), {"denoiser": SharedGradients(task.groups["denoiser"], ALONE)}
-    task.accumulate(batch, Pass(step=2, world=ALONE, autocast_dtype=None, scaler=scaler, batch_size=7, shared=shared))
+    task.accumulate(batch, Pass(step=2, world=ALONE, autocast_dtype=None, scaler=scaler, batch_size=7, accumulate=1, shared=shared))
 
     ((inputs, _, drops),) = seen
     given = inputs.values["mask"]
