@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from ldm.checkpoints.lora import LoraSpec, beside, write_lora
 from ldm.checkpoints.model import LatentDiffusionSpec, write_latent_diffusion
 from ldm.conditioning.conditioner import Conditioners
+from ldm.core.distributed import World
 from ldm.core.precision import DTYPES
 from ldm.core.settings import in_pixels
 from ldm.data.image_dataset import ImageDataset
 from ldm.first_stage.stage import FirstStage
 from ldm.networks.lora import Adapters, adapt, base_weights, merged, twin
 from ldm.training.config import TrainConfig
-from ldm.training.distributed import World
 from ldm.training.ema import Ema
 from ldm.training.parallel import gathered, share_out
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.core.random import digest
 from ldm.training.best import is_best
 from ldm.training.config import TrainConfig
-from ldm.training.distributed import World
 from ldm.training.learned import Learned
 from ldm.training.overfitting import overfitting
 from ldm.training.parallel import SharedGradients, own, whole

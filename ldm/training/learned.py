@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.training.distributed import World
+from ldm.core.distributed import World
 from ldm.training.ema import Ema
 from ldm.training.parallel import SharedGradients, like
 from ldm.training.state import SavedState

@@ -28,7 +28,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ldm.training.distributed import LONGEST_WAIT, World
+from ldm.core.distributed import LONGEST_WAIT, World
 
 T = TypeVar("T")
 

@@ -32,9 +32,9 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from ldm.config.loader import build, dump
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.core.files import new_folder, remove_folder, sha256_of, write_file
-from ldm.training.distributed import World
 from ldm.training.earlier_state import FILE, read_earlier
 from ldm.training.parallel import write
 

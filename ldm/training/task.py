@@ -11,8 +11,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ldm.core.distributed import World
 from ldm.data.image_dataset import ImageDataset
-from ldm.training.distributed import World
 from ldm.training.ema import Ema
 from ldm.training.parallel import SharedGradients
 

@@ -17,8 +17,8 @@ import torch
 from tasks import autoencoder_task, diffusion_task, train_config
 from torch import nn
 
+from ldm.core.distributed import World
 from ldm.training.config import ParallelConfig
-from ldm.training.distributed import World
 from ldm.training.engine import fit
 from ldm.training.parallel import own, share_out, whole, write
 from ldm.training.run_folder import RunFolder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from ldm.checkpoints.classifier import ClassifierSpec
-from ldm.checkpoints.model import AutoencoderSpec, LatentDiffusionSpec, SamplingDefaults
+from ldm.checkpoints.model import AutoencoderSpec, LatentDiffusionSpec, SamplingDefaults, load_first_stage
 from ldm.conditioning.class_label import ClassLabelConfig
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig
 from ldm.conditioning.semantic_map import SemanticMapConfig
+from ldm.core.distributed import World
 from ldm.core.random import generator
 from ldm.data.batch import Sample
 from ldm.data.config import DataConfig
@@ -35,15 +37,15 @@ from ldm.losses.autoencoder_loss import AutoencoderLossConfig
 from ldm.networks.classifier import ClassifierConfig
 from ldm.networks.unet import UNetConfig
 from ldm.samplers.ddim import DDIM
+from ldm.training import latents
 from ldm.training.autoencoder_task import AutoencoderTask, FrozenEncoder
 from ldm.training.classifier_task import ClassifierTask
 from ldm.training.config import OptimizerConfig, ParallelConfig, TrainConfig
 from ldm.training.diffusion_model import DiffusionParts
 from ldm.training.diffusion_task import DiffusionTask
-from ldm.training.distributed import World
 from ldm.training.engine import _Engine
 from ldm.training.latents import LatentData, Latents
-from ldm.training.parallel import SharedGradients
+from ldm.training.parallel import SharedGradients, whole
 from ldm.training.run_folder import RunFolder
 from ldm.training.step_numbers import read
 
@@ -198,6 +200,21 @@ def gradients_of_a_step(which: str, world: World, folder: Path, **changes: objec
     return found | {name: torch.tensor(value) for name, value in metrics.items()}
 
 
+def evaluation(which: str, world: World, folder: Path) -> dict[str, torch.Tensor]:
+    """Its numbers and sample grid, as tensors by name, and what the checkpoint says of the latents; pictures encoded three at once."""
+    latents.PART = 3
+    config = train_config()
+    task = OF_SEVERAL[which](world, config)
+    with torch.no_grad(), whole(average.module for average in task.averaged.values()):
+        found = {name: torch.tensor(value) for name, value in task.evaluate(nullcontext()).metrics.items()}
+        found["grid"] = task.sample_grid(nullcontext())
+    task.save(folder / f"checkpoint-{which}", config.steps, config.steps)
+    if which == "autoencoder":
+        normalization = load_first_stage(folder / f"checkpoint-{which}", world.device)[1].normalization
+        found |= {"shift": torch.tensor(normalization.shift), "scale": torch.tensor(normalization.scale)}
+    return found
+
+
 def half_used(world: World) -> torch.Tensor:
     """The gradients of two weights, each in use in some process; a third is in none."""
     weights = [nn.Parameter(torch.ones(())) for _ in range(3)]
@@ -221,6 +238,7 @@ def main() -> None:
         for parts in (1, 2):
             found = gradients_of_a_step(which, world, folder, accumulate=parts)
             torch.save(found, folder / f"{which}-{parts}-{os.environ['RANK']}.pt")
+        torch.save(evaluation(which, world, folder), folder / f"evaluation-{which}-{os.environ['RANK']}.pt")
     torch.save(half_used(world), folder / f"half-used-{os.environ['RANK']}.pt")
     flags = {"none": world.any(False), "one": world.any(world.rank == 1), "all": world.any(True)}
     torch.save(flags, folder / f"flags-{os.environ['RANK']}.pt")

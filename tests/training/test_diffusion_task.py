@@ -14,6 +14,7 @@ from ldm.checkpoints.model import LatentDiffusionSpec
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.config.loader import build
 from ldm.core.condition import Condition
+from ldm.core.distributed import World
 from ldm.core.random import Streams
 from ldm.diffusion.importance import ImportanceSteps
 from ldm.diffusion.objective import Objective
@@ -22,7 +23,6 @@ from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.training.config import TrainConfig
 from ldm.training.diffusion_model import DiffusionParts
 from ldm.training.diffusion_task import DiffusionTask
-from ldm.training.distributed import World
 from ldm.training.engine import _Engine
 from ldm.training.latents import LatentData
 from ldm.training.parallel import SharedGradients

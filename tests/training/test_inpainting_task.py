@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig
+from ldm.core.distributed import World
 from ldm.first_stage.stage import FirstStage
-from ldm.training.distributed import World
 from ldm.training.parallel import SharedGradients
 from ldm.training.task import Pass
 

@@ -12,9 +12,9 @@ from shared_runs import RESUMED, SAVED, STEPS, begin_diffusion, go_on_with_diffu
 from tasks import autoencoder_task, classifier_task, diffusion_task, shared_out_task, train_config
 from torch import Tensor, nn
 
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.training.config import ParallelConfig
-from ldm.training.distributed import World
 from ldm.training.parallel import blocks_of
 from ldm.training.run_folder import RunFolder
 from ldm.training.state import open_state
