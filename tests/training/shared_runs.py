@@ -5,21 +5,24 @@ tiny diffusion model whose weights, moments and average are shared out.
 from __future__ import annotations
 
 import functools
+import json
 import multiprocessing
 import os
 import shutil
 import socket
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import torch
-from tasks import autoencoder_task, diffusion_task, train_config
+from tasks import autoencoder_task, diffusion_task, numbers_of, train_config
 from torch import nn
 
 from ldm.core.distributed import World
+from ldm.core.files import write_file
 from ldm.training.config import ParallelConfig
-from ldm.training.engine import fit
+from ldm.training.engine import _Engine, fit
 from ldm.training.parallel import own, share_out, whole, write
 from ldm.training.run_folder import RunFolder
 from ldm.training.state import Progress, open_state, save_state
@@ -82,6 +85,21 @@ def go_on_with_diffusion(folder: Path, world: World) -> None:
             train_diffusion(run, kind, STEPS, world)
     if world.size == 3:
         _few_rows(folder / "few-rows", world)
+        _measure(folder, world)
+
+
+def _measure(folder: Path, world: World) -> None:
+    """The bytes that each process has after a step, by what they are of."""
+    config = train_config(parallel=ParallelConfig(kind="fsdp"))
+    task = diffusion_task(world, config)
+    engine = _Engine(task, config, RunFolder(folder, False), 0, world)
+    numbers_of(engine, 1, next(task.batches(1)))
+    found: Counter[str] = Counter()
+    for name, tensor in engine.learned.tensors().items():
+        found[name.partition("/")[0]] += own(tensor).nbytes
+    found["gradients"] = sum(part.grad.nbytes for group in engine.shared.values() for part in group.own if part.grad is not None)
+    of_all = world.of_all(dict(found))
+    world.on_first(lambda: write_file(folder / "bytes.json", json.dumps(of_all)))
 
 
 def _few_rows(folder: Path, world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from shared_runs import RESUMED, SAVED, STEPS, begin_diffusion, go_on_with_diffu
 from tasks import autoencoder_task, classifier_task, diffusion_task, shared_out_task, train_config
 from torch import Tensor, nn
 
+from ldm.app.held import Held
 from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.training.config import ParallelConfig
@@ -83,6 +85,24 @@ def test_each_process_saves_its_part(runs: Path) -> None:
         for file in (runs / f"cut-fsdp-{size}" / "state" / f"step-{SAVED:08d}").glob("*.safetensors"):
             sizes[int(file.name.split("-")[1]) - 1] += file.stat().st_size
         assert min(sizes) > 0.7 * sum(sizes) / size
+
+
+@pytest.mark.timeout(600)
+def test_describe_says_what_each_process_holds(runs: Path) -> None:
+    """Within 5 % of the first's, which may have a row more than others; it is about a third of what one process alone holds."""
+    trained = diffusion_task(ALONE, train_config()).trained
+    held = Held.of({name: sum(p.numel() for p in module.parameters()) for name, module in trained.items()}, tuple(trained))
+    said = held.shared_out([block for module in trained.values() for block in blocks_of(module)], 3)
+    of_all = json.loads((runs / "bytes.json").read_text())
+    for kind, bytes_ in (
+        ("trained", said.weights),
+        ("optimizers", said.optimizer),
+        ("averaged", said.average),
+        ("gradients", said.gradients),
+    ):
+        first, *others = (found[kind] for found in of_all)
+        assert first == pytest.approx(bytes_, rel=0.05) and max(others) <= first, kind
+    assert said.weights < 0.4 * held.weights
 
 
 @pytest.mark.timeout(600)
