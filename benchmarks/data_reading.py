@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from ldm.app.frozen_first_stage import FirstStageSource, latent_cache
+from ldm.core.distributed import World
 from ldm.data import stream_reader
 from ldm.data.config import DataConfig
 from ldm.data.image_dataset import IndexedDataset
@@ -29,7 +30,6 @@ from ldm.data.order import GlobalOrder
 from ldm.data.record import Record
 from ldm.data.set_index import Index
 from ldm.data.shards import write_shards
-from ldm.training.distributed import World
 
 ROOT = Path(__file__).parents[1]
 LATENCY = 0.02  # seconds that the server takes for a request

@@ -31,6 +31,7 @@ from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults
 from ldm.conditioning.bert_pretrained import BertPretrained, BertPretrainedConfig
 from ldm.conditioning.frozen_text import FrozenText
 from ldm.core.condition import Condition
+from ldm.core.distributed import World
 from ldm.core.random import Streams
 from ldm.data.config import DataConfig
 from ldm.data.image_dataset import IndexedDataset
@@ -47,7 +48,6 @@ from ldm.samplers.ddim import DDIM
 from ldm.training.config import TrainConfig
 from ldm.training.diffusion_model import DiffusionParts
 from ldm.training.diffusion_task import DiffusionTask
-from ldm.training.distributed import World
 from ldm.training.engine import _Engine
 from ldm.training.latents import LatentData, Latents
 from ldm.training.run_folder import RunFolder

@@ -20,6 +20,7 @@ from speed import PRECISIONS, SCALES, Row, autoencoders, machine, milliseconds, 
 from torch import Tensor
 
 from ldm.checkpoints.model import AutoencoderSpec
+from ldm.core.distributed import World
 from ldm.core.precision import DTYPES, Precision
 from ldm.data.config import DataConfig
 from ldm.data.image_dataset import IndexedDataset
@@ -29,7 +30,6 @@ from ldm.losses.autoencoder_loss import AutoencoderLossConfig
 from ldm.pretrained import vgg_lpips
 from ldm.training.autoencoder_task import AutoencoderTask
 from ldm.training.config import OptimizerConfig, TrainConfig
-from ldm.training.distributed import World
 from ldm.training.engine import _Engine
 from ldm.training.run_folder import RunFolder
 

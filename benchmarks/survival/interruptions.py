@@ -17,10 +17,10 @@ from trial import Killer, Trial, script
 
 from ldm.app.arguments import prepare_data, train_ldm, train_vae
 from ldm.checkpoints.folder import Checkpoint
+from ldm.core.distributed import World
 from ldm.core.files import standing_folder
 from ldm.data.record import Record
 from ldm.data.sources.shards import open_indexed
-from ldm.training.distributed import World
 from ldm.training.state import open_state
 
 ALONE = World(0, 1, torch.device("cpu"))

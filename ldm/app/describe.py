@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 
 from ldm.app.description import Description, describe
+from ldm.app.held import Held
 
 # What the time is reckoned by: a common GPU, and the share of its peak that tuned training reaches; the published runs took longer.
 GPU, SHARE = "A100", 0.3
@@ -24,9 +25,10 @@ def main(options: argparse.Namespace) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of a run over so many processes; `at_once` and `bytes` are of one of them, `flops` and `days` (of one GPU) of the whole run."""
+    """Of a run over so many processes; `held`, `at_once` and `bytes` are of one of them, `flops` and `days` (of one GPU) of it all."""
 
     processes: int
+    held: Held
     at_once: int
     activations: int
     bytes: int
@@ -38,12 +40,13 @@ class Cost:
     @staticmethod
     def of(found: Description, processes: int) -> Cost:
         step, peak = found.step(processes), PEAK[found.train.precision]
-        flops = step.flops * found.train.steps
+        flops, held = step.flops * found.train.steps, found.held_by(processes)
         return Cost(
             processes=processes,
+            held=held,
             at_once=found.at_once(processes),
             activations=step.bytes,
-            bytes=found.held.total + step.bytes,
+            bytes=max(held.total + step.bytes, held.total - held.blocks + held.evaluated),
             step_flops=step.flops,
             flops=flops,
             peak=peak,
@@ -53,6 +56,7 @@ class Cost:
 
 def as_json(found: Description, cost: Cost) -> dict[str, object]:
     """Plain data; memory in bytes."""
+    held = {name: count for name, count in dataclasses.asdict(cost.held).items() if count or name not in ("blocks", "evaluated")}
     return {
         "name": found.name,
         "stage": found.stage,
@@ -63,7 +67,7 @@ def as_json(found: Description, cost: Cost) -> dict[str, object]:
         "conditions": found.conditions,
         "batch": {"pictures": found.train.batch_size, "processes": cost.processes, "at_once": cost.at_once},
         "precision": found.train.precision,
-        "memory": dataclasses.asdict(found.held) | {"activations": cost.activations, "total": cost.bytes},
+        "memory": held | {"activations": cost.activations, "total": cost.bytes},
         "flops": {"step": cost.step_flops, "run": cost.flops},
         "steps": found.train.steps,
         "gpu_days": {"gpu": GPU, "share_of_peak": SHARE, "peak": cost.peak, "days": cost.days},
@@ -85,11 +89,12 @@ def as_text(found: Description, cost: Cost) -> str:
             *(f"  {name:<20}{count:>15,}  {_role(name, found)}" for name, count in found.parameters.items()),
             "",
             f"memory of one process of {cost.processes} that share a batch of {train.batch_size}: {cost.at_once} pictures at once, "
-            f"{train.precision}",
-            f"  {'weights':<20}{_size(found.held.weights):>15}",
-            f"  {'gradients':<20}{_size(found.held.gradients):>15}",
-            f"  {'optimizer':<20}{_size(found.held.optimizer):>15}  AdamW's two moments",
-            f"  {'average':<20}{_size(found.held.average):>15}  of the weights, which checkpoints hold",
+            f"{train.precision}, {train.parallel.kind}",
+            f"  {'weights':<20}{_size(cost.held.weights):>15}",
+            f"  {'gradients':<20}{_size(cost.held.gradients):>15}",
+            f"  {'optimizer':<20}{_size(cost.held.optimizer):>15}  AdamW's two moments",
+            f"  {'average':<20}{_size(cost.held.average):>15}  of the weights, which checkpoints hold",
+            *[f"  {'blocks':<20}{_size(cost.held.blocks):>15}  put together while they are computed"] * (cost.held.blocks > 0),
             f"  {'activations':<20}{_size(cost.activations):>15}  at most, with autocast's copies",
             f"  {'together':<20}{_size(cost.bytes):>15}",
             "",

@@ -5,7 +5,7 @@ Memory is that of one process, in bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ldm.app.config_owner import WHOSE, owner_of
 from ldm.app.finetuning import completed
 from ldm.app.frozen_first_stage import FirstStageSource, check_fit
+from ldm.app.held import Held
 from ldm.app.train_classifier import TrainClassifier, classes_of
 from ldm.app.train_ldm import TrainLDM
 from ldm.app.train_vae import TrainVAE
@@ -35,36 +36,9 @@ from ldm.networks.lora import adapt, base_weights
 from ldm.pretrained import lpips_to_count
 from ldm.profiling.footprint import Footprint, measure, training_footprint
 from ldm.training.config import TrainConfig
+from ldm.training.parallel import blocks_of
 
 META = torch.device("meta")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Held:
-    """Bytes that training holds all the time, in float32.
-
-    Attributes:
-        weights: of all parts.
-        gradients: of those that are trained.
-        optimizer: AdamW's two moments of the same.
-        average: the running averages, which the discriminator has none of.
-    """
-
-    weights: int
-    gradients: int
-    optimizer: int
-    average: int
-
-    @staticmethod
-    def of(parameters: Mapping[str, int], trained: Collection[str]) -> Held:
-        """Of so many parameters by part, of which some are trained."""
-        changed = sum(parameters[name] for name in trained)
-        averaged = changed - (parameters["discriminator"] if "discriminator" in trained else 0)
-        return Held(weights=4 * sum(parameters.values()), gradients=4 * changed, optimizer=8 * changed, average=4 * averaged)
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.average
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +53,8 @@ class Description:
             trained; `conditioner`: as its kind is published; `conditioner_unused`: of these, those of an output layer that nothing
             reads and that we neither build nor store.
         trained: the parts that training changes.
-        held: what training holds besides activations.
+        held: what training holds besides activations, in each process that has all of it.
+        blocks: what several processes can share out.
         train: batch, steps and precision of the run.
         conditions: what the model is conditioned on, by name: the values that it takes.
         passes: the footprint of so many pictures in each pass of a step, one after the other.
@@ -92,6 +67,7 @@ class Description:
     parameters: dict[str, int]
     trained: tuple[str, ...]
     held: Held
+    blocks: tuple[nn.Module, ...] = ()
     train: TrainConfig
     conditions: dict[str, str] = field(default_factory=dict)
     passes: tuple[Callable[[int], Footprint], ...]
@@ -100,6 +76,11 @@ class Description:
         """Pictures that one of the processes which share a batch holds activations of: the largest micro-batch."""
         share = -(-self.train.batch_size // processes)
         return -(-share // self.train.accumulate)
+
+    def held_by(self, processes: int) -> Held:
+        """What one of so many processes holds."""
+        is_shared_out = self.train.parallel.kind == "fsdp" and processes > 1
+        return self.held.shared_out(self.blocks, processes) if is_shared_out else self.held
 
     def step(self, processes: int) -> Footprint:
         """Operations of one optimizer step over all processes; bytes of one process."""
@@ -125,9 +106,13 @@ def describe(config: Path, overrides: Sequence[str] = ()) -> Description:
         case "train_ldm":
             return _of_diffusion(build(completed(content), TrainLDM))
         case "train_vae":
-            return _of_autoencoder(build(content, TrainVAE))
+            vae = build(content, TrainVAE)
+            vae.train.parallel.refuse_fsdp("this is stage one")
+            return _of_autoencoder(vae)
         case "train_classifier":
-            return _of_classifier(build(content, TrainClassifier))
+            classifier = build(content, TrainClassifier)
+            classifier.train.parallel.refuse_fsdp("this is a classifier")
+            return _of_classifier(classifier)
         case "checkpoint":
             raise UserError(f"config {config} is {WHOSE['checkpoint']}")
     raise UserError(
@@ -209,6 +194,7 @@ def _of_diffusion(config: TrainLDM) -> Description:
         network = spec.build_network(conditioners)
         adapters = None if config.lora is None else adapt(network, config.lora, base="", seed=0)
     if adapters is not None:
+        config.train.parallel.refuse_fsdp("adapters are few weights")
         conditioners.requires_grad_(False)
     image = (config.data.channels, *height_width(config.data.size))
     latent = first_stage.latent_shape(torch.empty(1, *image, device=META))
@@ -245,6 +231,7 @@ def _of_diffusion(config: TrainLDM) -> Description:
         parameters={name: count for name, count in parameters.items() if count or name in always},
         trained=trained,
         held=Held.of(there, trained),
+        blocks=(*blocks_of(network), *blocks_of(conditioners)),
         train=config.train,
         conditions={name: control.values for name, control in conditioners.controls.items()},
         passes=(trains, *[_encoding(first_stage, image)] * encodings),

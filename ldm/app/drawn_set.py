@@ -20,6 +20,7 @@ from ldm.app.sampling_run import check_folder, npy_file, open_model, sampling_of
 from ldm.conditioning.control import Choice
 from ldm.config.loader import to_short_form
 from ldm.core.condition import Condition
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.core.files import recover_folder
 from ldm.core.version import __version__
@@ -37,7 +38,6 @@ from ldm.pipelines.canvas import to_pil
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 from ldm.pipelines.numbers import as_numbers, has_numbers
 from ldm.pipelines.sampling import Sampling
-from ldm.training.distributed import World
 
 BLOCK = CHUNK[0]  # pictures drawn at once; whoever prepares a part of the set draws whole blocks
 

@@ -9,7 +9,7 @@ import sys
 import torch
 
 from ldm.app.sampling_run import check_folder, sampling_of
-from ldm.core.device import find_device
+from ldm.core.distributed import World
 from ldm.core.files import Outputs
 from ldm.core.version import __version__
 from ldm.diffusion.settings import FIRST_NOISE
@@ -27,11 +27,26 @@ from ldm.pretrained.table import TABLE
 
 def main(options: argparse.Namespace) -> None:
     """Evaluates a model."""
+    world = World.join(options.device)
+    try:
+        world.on_first(lambda: _check(options))
+        result = _evaluate(options, world)
+    finally:
+        world.leave()
+    if result is not None:
+        _tell(result, options, world.device)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuses, before any work, places that cannot be written."""
     check_folder(options.out)
-    outputs = Outputs(options.out)
-    outputs.check("evaluation.json", "evaluation.txt")
-    device = find_device(options.device)
-    result = _evaluate(options, device)
+    Outputs(options.out).check("evaluation.json", "evaluation.txt")
+    if options.stage == "ldm" and options.save_images:
+        SavedImages(options.out).check()
+
+
+def _tell(result: Result, options: argparse.Namespace, device: torch.device) -> None:
+    """Writes it, and shows it."""
     whole = {
         "stage": options.stage,
         "metrics": {metric.name: metric.plain() for metric in result.metrics},
@@ -48,7 +63,7 @@ def main(options: argparse.Namespace) -> None:
     shown = "\n".join([table(result.metrics), *([result.attribution["line"]] if result.attribution else []), *result.remarks])
     if not options.save_images:
         SavedImages(options.out).clear()
-    outputs.write({"evaluation.json": text, "evaluation.txt": shown + "\n"})
+    Outputs(options.out).write({"evaluation.json": text, "evaluation.txt": shown + "\n"})
     last = f"{f'{FOLDER}/, ' if options.save_images else ''}evaluation.json and evaluation.txt in {options.out}"
     if options.json:
         print(text, end="")
@@ -70,12 +85,10 @@ def _bits(options: argparse.Namespace) -> LikelihoodConfig | None:
     )
 
 
-def _evaluate(options: argparse.Namespace, device: torch.device) -> Result:
+def _evaluate(options: argparse.Namespace, world: World) -> Result | None:
     if options.stage == "vae":
-        return evaluate_vae(options.model, options.data, options.split, options.background, options.num_images, device)
+        return evaluate_vae(options.model, options.data, options.split, options.background, options.num_images, world)
     folder = SavedImages(options.out) if options.save_images else None
-    if folder is not None:
-        folder.check()
     config = EvaluationConfig(
         place=options.data,
         held_out=options.held_out,
@@ -91,5 +104,5 @@ def _evaluate(options: argparse.Namespace, device: torch.device) -> Result:
         folder=folder,
         has_resnet50=bool(options.resnet50),
     )
-    model = LatentDiffusion.from_pretrained(options.model, device, options.precision or "fp32")
-    return evaluate_ldm(model, sampling_of(model, options), config)
+    model = LatentDiffusion.from_pretrained(options.model, world.device, options.precision or "fp32")
+    return evaluate_ldm(model, sampling_of(model, options), config, world)

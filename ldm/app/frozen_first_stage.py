@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm.checkpoints.model import load_first_stage
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.core.files import standing_folder
 from ldm.core.settings import as_config, height_width
@@ -20,7 +21,6 @@ from ldm.first_stage.config import FirstStageConfig
 from ldm.first_stage.identity import IdentityConfig
 from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.first_stage.stage import FirstStage
-from ldm.training.distributed import World
 
 ENCODE_BATCH = 32
 

@@ -54,8 +54,8 @@ def sampling_of(model: LatentDiffusion, options: argparse.Namespace, num_images:
     )
 
 
-def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
-    """The model, and the sampling of the flags.
+def prepare(options: argparse.Namespace, device: torch.device | None = None) -> tuple[LatentDiffusion, Sampling]:
+    """The model, on a device or that of the flags, and the sampling of the flags.
 
     Raises:
         UserError: a model that cannot be opened, unknown sampler or grid, a number out of range, a size that the model cannot draw, a place
@@ -65,7 +65,7 @@ def prepare(options: argparse.Namespace) -> tuple[LatentDiffusion, Sampling]:
         raise UserError(f"--num-images must be at most {MOST_IMAGES:,}, got {options.num_images}: give several calls a --seed each")
     check_folder(options.out)
     Outputs(options.out).check(*(name for suffix in SUFFIXES for name in _names(options.num_images, suffix)), GRID, PARAMETERS)
-    model = open_model(options, options.device)
+    model = open_model(options, device or options.device)
     how = sampling_of(model, options, options.num_images, Progress())
     return model, how
 

@@ -12,6 +12,7 @@ from ldm.app.frozen_first_stage import FirstStageSource, check_fit, latent_cache
 from ldm.app.training_run import choose_kernels, finish, join_world, load_config, open_data, open_run
 from ldm.checkpoints.classifier import ClassifierSpec, load_classifier
 from ldm.checkpoints.folder import load_strictly
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.core.random import digest
 from ldm.data.config import DataConfig
@@ -24,7 +25,6 @@ from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.networks.classifier import ClassifierConfig
 from ldm.training.classifier_task import ClassifierTask
 from ldm.training.config import TrainConfig, check_run_name
-from ldm.training.distributed import World
 from ldm.training.latents import LatentData, Latents
 from ldm.training.run_folder import RunFolder
 

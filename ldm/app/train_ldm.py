@@ -17,6 +17,7 @@ from ldm.checkpoints.folder import load_strictly
 from ldm.checkpoints.lora import LoraSpec
 from ldm.checkpoints.model import LatentDiffusionSpec, SamplingDefaults, denoiser_digest, load_latent_diffusion
 from ldm.conditioning.conditioner import ConditionerConfig
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.core.random import digest
 from ldm.data.config import DataConfig
@@ -38,7 +39,6 @@ from ldm.samplers.ddpm import DDPM
 from ldm.training.config import TrainConfig, check_run_name
 from ldm.training.diffusion_model import DiffusionParts
 from ldm.training.diffusion_task import DiffusionTask
-from ldm.training.distributed import World
 from ldm.training.latents import LatentData
 from ldm.training.run_folder import RunFolder
 

@@ -13,6 +13,7 @@ from ldm.app.frozen_first_stage import check_size
 from ldm.app.training_run import choose_kernels, finish, join_world, load_config, open_data, open_run
 from ldm.checkpoints.folder import load_strictly
 from ldm.checkpoints.model import AutoencoderSpec, load_first_stage
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.core.random import digest
 from ldm.core.settings import as_config, height_width
@@ -24,7 +25,6 @@ from ldm.losses.autoencoder_loss import AutoencoderLossConfig
 from ldm.networks.patchgan import smallest_side
 from ldm.training.autoencoder_task import AutoencoderTask, FrozenEncoder
 from ldm.training.config import TrainConfig, check_run_name
-from ldm.training.distributed import World
 from ldm.training.run_folder import RunFolder
 
 

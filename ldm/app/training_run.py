@@ -15,6 +15,7 @@ import yaml
 from ldm.app.config_owner import WHOSE, Owner, owner_of
 from ldm.checkpoints.folder import MANIFEST
 from ldm.config.loader import UNREADABLE, build, dump, read, to_yaml
+from ldm.core.distributed import World, rank_of_this
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.core.ownership import written_in
@@ -26,7 +27,6 @@ from ldm.data.open import has_held_out_split, open_dataset
 from ldm.data.set_index import Index
 from ldm.data.text import is_text, shown
 from ldm.training.config import TrainConfig
-from ldm.training.distributed import World, rank_of_this
 from ldm.training.engine import fit
 from ldm.training.lock import locked, refuse_held
 from ldm.training.run_folder import NAMES, RunFolder
@@ -49,6 +49,7 @@ FREE_KEYS = (
     "train.precision",
     "train.device",
     "train.accumulate",
+    "train.parallel",
     "train.channels_last",
     "train.compile",
     "train.deterministic",

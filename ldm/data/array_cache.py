@@ -28,7 +28,7 @@ PATIENCE = 120.0  # seconds until a slow file system must show what another proc
 
 
 class Processes(Protocol):
-    """Those that make a cache together; see `ldm.training.distributed.World`."""
+    """Those that make a cache together; see `ldm.core.distributed.World`."""
 
     @property
     def rank(self) -> int: ...

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm.core.distributed import ALONE, World
 from ldm.core.errors import UserError
 from ldm.core.settings import Size
 from ldm.data.config import DataConfig, Depth, Fit
@@ -71,15 +72,15 @@ class DrawnFrom:
     data: IndexedDataset
     count: int
 
-    def batches(self) -> Iterator[Tensor]:
-        """(B, C, H, W) in [-1, 1]."""
-        for first in range(0, self.count, AT_ONCE):
+    def batches(self, world: World = ALONE) -> Iterator[Tensor]:
+        """(B, C, H, W) in [-1, 1]; of several processes each has its own, see `World.in_turn`."""
+        for first in range(0, self.count, AT_ONCE)[world.rank :: world.size]:
             yield torch.stack([self.data.sample(i, 0).image for i in range(first, min(first + AT_ONCE, self.count))])
 
-    def features(self, network: Features, what: str) -> Tensor:
-        """(count, D), from the user's cache if data, transform and network are the same."""
+    def features(self, network: Features, what: str, world: World = ALONE) -> Tensor:
+        """(count, D), from the user's cache if data, transform and network are the same; else each process computes some."""
         key, unreadable = (self.data.digest, self.data.transform_digest, network.digest), self.data.unreadable.records
-        return cached_features(key, self.count, lambda: network.of(self.batches(), self.count, what), unreadable)
+        return cached_features(key, self.count, lambda: network.of(self.batches(world), self.count, what, world), unreadable, world)
 
     def plain(self) -> dict[str, object]:
         """For the JSON."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm.checkpoints.model import load_first_stage
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.core.settings import height_width, in_pixels
 from ldm.data.sample_transform import Split
@@ -29,8 +30,8 @@ LATENT = "the posterior's mean"  # nothing is drawn
 
 
 def evaluate_vae(
-    model: str, place: str, split: Split, background: tuple[int, int, int] | None, count: int | None, device: torch.device
-) -> Result:
+    model: str, place: str, split: Split, background: tuple[int, int, int] | None, count: int | None, world: World
+) -> Result | None:
     """L1, PSNR, SSIM, LPIPS, and of grey and RGB pictures rFID and iFID, of the first stage in a checkpoint of either stage.
 
     Args:
@@ -39,12 +40,12 @@ def evaluate_vae(
         split: of the place.
         background: that transparent pictures are laid on; None = as the model was trained.
         count: pictures, at most; None = all.
-        device: that it is computed on.
+        world: the processes, each of which gives some of the pictures back; the first has the result, the others None.
 
     Raises:
         UserError: no such model or data; a model without a first stage; fewer than 2 pictures.
     """
-    first_stage, spec, _ = load_first_stage(model, device)
+    first_stage, spec, _ = load_first_stage(model, world.device)
     if isinstance(spec.first_stage, IdentityConfig):
         raise UserError(f"checkpoint {model} works on pixels: it has no first stage to evaluate; evaluate it with: evaluate.py ldm")
     how = Preprocessing(
@@ -59,9 +60,11 @@ def evaluate_vae(
         drawn = held_out_images(place, how, shared=False, count=count)
     else:
         drawn = training_images(place, how, count)
-    metrics = _image_metrics(first_stage, drawn, how, device)
+    metrics = _image_metrics(first_stage, drawn, how, world)
     if how.channels in SEEN:
-        metrics += _frechet(first_stage, drawn, device)
+        metrics += _frechet(first_stage, drawn, world)
+    if not world.is_first:
+        return None
     about = {
         "model": {
             "checkpoint": model,
@@ -76,25 +79,31 @@ def evaluate_vae(
 
 
 @torch.no_grad()
-def reconstructions(first_stage: FirstStage, drawn: DrawnFrom, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pictures and what the first stage makes of them, (B, C, H, W) each, on the CPU; not clipped."""
-    for images in drawn.batches():
+def reconstructions(first_stage: FirstStage, drawn: DrawnFrom, device: torch.device, world: World) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pictures and what the first stage makes of them, (B, C, H, W) each, on the CPU; not clipped; each process has its own."""
+    for images in drawn.batches(world):
         yield images, first_stage.decode(first_stage.encode(images.to(device))).float().cpu()
 
 
 @torch.no_grad()
-def _image_metrics(first_stage: FirstStage, drawn: DrawnFrom, how: Preprocessing, device: torch.device) -> list[Metric]:
-    lpips = Perceptual(vgg_lpips()).to(device) if min(height_width(how.size)) >= LPIPS_SIDE else None
-    found: dict[str, list[Tensor]] = {"l1": [], "psnr": [], "ssim": [], "lpips": []}
-    with tqdm(total=drawn.count, desc="reconstructing", unit="picture", dynamic_ncols=True) as bar:
-        for images, given in reconstructions(first_stage, drawn, device):
-            found["l1"].append(reconstruction.l1(images, given))
-            found["psnr"].append(reconstruction.psnr(images, given))
+def _image_metrics(first_stage: FirstStage, drawn: DrawnFrom, how: Preprocessing, world: World) -> list[Metric]:
+    lpips = Perceptual(vgg_lpips()).to(world.device) if min(height_width(how.size)) >= LPIPS_SIDE else None
+
+    def measured() -> Iterator[dict[str, Tensor]]:
+        for images, given in reconstructions(first_stage, drawn, world.device, world):
+            one = {"l1": reconstruction.l1(images, given), "psnr": reconstruction.psnr(images, given)}
             if min(height_width(how.size)) >= reconstruction.SMALLEST_SIDE:
-                found["ssim"].append(reconstruction.ssim(images, given))
+                one["ssim"] = reconstruction.ssim(images, given)
             if lpips is not None:
-                found["lpips"].append(lpips(images.to(device), given.clamp(-1, 1).to(device)).cpu())
-            bar.update(len(images))
+                one["lpips"] = lpips(images.to(world.device), given.clamp(-1, 1).to(world.device)).cpu()
+            yield one
+
+    found: dict[str, list[Tensor]] = {"l1": [], "psnr": [], "ssim": [], "lpips": []}
+    with tqdm(total=drawn.count, desc="reconstructing", unit="picture", dynamic_ncols=True, disable=not world.is_first) as bar:
+        for one in world.in_turn(measured()):
+            for name, values in one.items():
+                found[name].append(values)
+            bar.update(len(one["l1"]))
 
     def metric(name: str, title: str, better: Literal["lower", "higher"], about: str) -> Metric:
         values = torch.cat(found[name]).double() if found[name] else None
@@ -116,12 +125,15 @@ def _image_metrics(first_stage: FirstStage, drawn: DrawnFrom, how: Preprocessing
     ]
 
 
-def _frechet(first_stage: FirstStage, drawn: DrawnFrom, device: torch.device) -> list[Metric]:
-    """rFID and iFID, of grey and RGB pictures, which are all that Inception sees."""
-    inception = InceptionFeatures(device)
-    reference = drawn.features(inception, "pictures")
-    given = inception.of((given for _, given in reconstructions(first_stage, drawn, device)), drawn.count, "reconstructions")
-    between = inception.of(_decoded_midpoints(first_stage, drawn, device), drawn.count, "pictures between two")
+def _frechet(first_stage: FirstStage, drawn: DrawnFrom, world: World) -> list[Metric]:
+    """rFID and iFID, of grey and RGB pictures, which are all that Inception sees; from the first process, none from the others."""
+    inception = InceptionFeatures(world.device)
+    reference = drawn.features(inception, "pictures", world)
+    decoded = (given for _, given in reconstructions(first_stage, drawn, world.device, world))
+    given = inception.of(decoded, drawn.count, "reconstructions", world)
+    between = inception.of(_decoded_midpoints(first_stage, drawn, world), drawn.count, "pictures between two", world)
+    if not world.is_first:
+        return []
 
     def metric(name: str, title: str, features: Tensor, about: str) -> Metric:
         value = FrechetReference(reference).distance(features)
@@ -149,7 +161,7 @@ def _frechet(first_stage: FirstStage, drawn: DrawnFrom, device: torch.device) ->
 
 
 @torch.no_grad()
-def _decoded_midpoints(first_stage: FirstStage, drawn: DrawnFrom, device: torch.device) -> Iterator[Tensor]:
-    latents = torch.cat([first_stage.encode(images.to(device)).float().cpu() for images in drawn.batches()])
-    for some in midpoints(latents).split(AT_ONCE):
-        yield first_stage.decode(some.to(device)).float().cpu()
+def _decoded_midpoints(first_stage: FirstStage, drawn: DrawnFrom, world: World) -> Iterator[Tensor]:
+    own = (first_stage.encode(images.to(world.device)).float().cpu() for images in drawn.batches(world))
+    for some in midpoints(torch.cat(list(world.in_turn(own)))).split(AT_ONCE)[world.rank :: world.size]:
+        yield first_stage.decode(some.to(world.device)).float().cpu()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ldm.core.distributed import ALONE, World
 from ldm.core.errors import UserError
 from ldm.core.files import Outputs
 from ldm.core.ownership import fits, recorded_in
@@ -19,22 +20,24 @@ FOLDER = "pictures"
 COUNT = "saved_pictures"  # key of the JSON that says how many an evaluation left in FOLDER
 
 
-def made(conditions: EvaluationConditions, how: Sampling) -> Iterator[Tensor]:
-    """(B, C, size, size) in [-1, 1], not clipped, how.num_images in all, in order; picture i under condition i.
+def made(conditions: EvaluationConditions, how: Sampling, world: World = ALONE) -> Iterator[tuple[int, Tensor]]:
+    """The number of the first, and (B, C, size, size) in [-1, 1], not clipped; how.num_images in all, picture i under condition i.
+
+    Of several processes each draws its own, see `World.in_turn`.
 
     Raises:
         UserError: a picture that is not finite.
     """
     model, bar = conditions.model, Progress()
-    starts = range(0, how.num_images, model.at_once)
+    starts = range(0, how.num_images, model.at_once)[world.rank :: world.size]
     for batch, start in enumerate(starts):
         cond = [conditions.condition(i) for i in range(start, min(start + model.at_once, how.num_images))]
         uncond = cond if how.guidance == 1 else [conditions.uncond] * len(cond)
-        now = replace(how, num_images=len(cond), on_step=shifted(bar, batch, len(starts)))
+        now = replace(how, num_images=len(cond), on_step=shifted(bar, batch, len(starts)) if world.is_first else None)
         images = model.render(cond, uncond, now, offset=start)
         if not images.isfinite().all():
             raise UserError("some of the pictures came out as NaN or infinity: train the model longer, or take another sampler")
-        yield images
+        yield start, images
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ldm.config.loader import to_short_form
+from ldm.core.distributed import ALONE, World
 from ldm.core.errors import UserError
 from ldm.core.precision import whole_float32
 from ldm.data.findings import Finding
@@ -66,13 +68,16 @@ class EvaluationConfig:
     has_resnet50: bool = False
 
 
-def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig) -> Result:
+def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig, world: World = ALONE) -> Result | None:
     """Every measure in MEASURES, and the failure attribution; what the judge says, and bits/dim.
+
+    Of several processes each draws its share of the pictures and sees its share of all; the first has the result, the others None.
 
     Args:
         model: both stages.
         how: its num_images and guide are set here.
         config: see EvaluationConfig.
+        world: the processes.
 
     Raises:
         UserError: no such data or split; fewer than 2 pictures; labels that the model, its classifier or the judge does not know; a
@@ -106,20 +111,22 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig
     with whole_float32():
         bits = None if config.bits is None else bits_per_dim(conditions, training, config.bits, how.seed, is_held_out)
 
-    reference = training.features(inception, "training pictures")
+    reference = training.features(inception, "training pictures", world)
     shared = min(how.num_images, source.count)
     beside = source if conditions.has_captions else replace(source, count=shared)  # captions lead back to one picture among all
-    real = beside.features(inception, "pictures whose captions, labels and more are the conditions")
+    real = beside.features(inception, "pictures whose captions, labels and more are the conditions", world)
     if isinstance(spec.first_stage, IdentityConfig):
         reconstructed = real[:shared]
     else:
         some = replace(source, count=shared)
         reconstructed = inception.of(
-            (given for _, given in reconstructions(model.first_stage, some, model.device)), shared, "reconstructions"
+            (given for _, given in reconstructions(model.first_stage, some, model.device, world)), shared, "reconstructions", world
         )
     second = ResNet50Features(model.device) if config.has_resnet50 else None
-    beside_reference = None if second is None else training.features(second, "training pictures")
-    generated, seconds, logits = _seen(conditions, how, inception, second, judge, config.folder)
+    beside_reference = None if second is None else training.features(second, "training pictures", world)
+    generated, seconds, logits = _seen(conditions, how, inception, second, judge, config.folder, world)
+    if not world.is_first:
+        return None
 
     evaluated = Evaluated(
         model=model,
@@ -183,25 +190,25 @@ def _seen(
     second: Features | None,
     judge: Judge | None,
     folder: SavedImages | None,
+    world: World,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Features (num_images, 2048) of the generated pictures by both networks, and a judge's logits (num_images, classes).
 
     Of what is not there, (0,).
     """
-    features, seconds, logits, count = [], [] if second else [torch.zeros(0)], [] if judge else [torch.zeros(0)], 0
+
+    def seen() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for first, images in made(conditions, how, world):
+            if folder is not None:
+                folder.add(images, first)
+            none = torch.zeros(0)
+            yield inception(images), none if second is None else second(images), none if judge is None else judge.logits(images).cpu()
+
     if folder is not None:
-        folder.clear()
-    for images in made(conditions, how):
-        features.append(inception(images))
-        if second is not None:
-            seconds.append(second(images))
-        if judge is not None:
-            logits.append(judge.logits(images))
-        if folder is not None:
-            folder.add(images, count)
-        count += len(images)
-    if folder is not None:
-        folder.finish(count)
+        world.on_first(folder.clear)
+    features, seconds, logits = zip(*world.in_turn(seen()), strict=True)
+    if folder is not None and world.is_first:
+        folder.finish(how.num_images)
     return torch.cat(features), torch.cat(seconds), torch.cat(logits)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -115,6 +118,29 @@ class StatisticsCollector:
         self._kl = _added(self._kl, None if (kl := encoded.kl_per_dimension()) is None else _by_channel(kl).sum(1))
         self._codes = _added(self._codes, None if (counts := encoded.code_counts()) is None else counts.detach().cpu())
         self._num_images, self._positions = self._num_images + len(images), self._positions + mean.shape[1]
+
+    @staticmethod
+    def joined(parts: Sequence[StatisticsCollector]) -> StatisticsCollector:
+        """One that has what was added to all of them."""
+        filled = [part for part in parts if part._origin is not None]
+        whole = copy.copy(filled[0]) if filled else StatisticsCollector()
+        for part in filled[1:]:
+            assert whole._origin is not None and part._origin is not None
+            whole._powers = whole._powers + part._powers_around(whole._origin)
+            whole._noise, whole._sums = whole._noise + part._noise, whole._sums + part._sums
+            whole._spectra = {name: _added(of, part._spectra[name]) for name, of in whole._spectra.items()}
+            whole._kl, whole._codes = _added(whole._kl, part._kl), _added(whole._codes, part._codes)
+            whole._num_images, whole._positions = whole._num_images + part._num_images, whole._positions + part._positions
+            whole._has_perceptual &= part._has_perceptual
+        return whole
+
+    def _powers_around(self, origin: Tensor) -> Tensor:
+        """sum (x - a)^n = sum_k binomial(n, k) (b - a)^(n - k) sum (x - b)^k, for a new a."""
+        assert self._origin is not None
+        moved = (self._origin - origin)[:, 0]
+        sums = torch.cat([torch.full_like(self._noise, self._positions)[None], self._powers])
+        terms = [[math.comb(n, k) * moved ** (n - k) * sums[k] for k in range(n + 1)] for n in (1, 2, 3, 4)]
+        return torch.stack([torch.stack(of_power).sum(0) for of_power in terms])
 
     def result(self) -> AutoencoderStatistics:
         """Statistics over all batches.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -13,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ldm.core.distributed import ALONE, World
 from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.core.precision import whole_float32
@@ -45,13 +47,13 @@ class Features:
             features: Tensor = self.network(levels(images).to(self.device)).float().cpu()
             return features
 
-    def of(self, batches: Iterable[Tensor], count: int, what: str) -> Tensor:
-        """(count, D) of all batches; `what` labels the progress bar."""
+    def of(self, batches: Iterable[Tensor], count: int, what: str, world: World = ALONE) -> Tensor:
+        """(count, D) of all batches, of which each process has its own, see `World.in_turn`; `what` labels the progress bar."""
         found = []
-        with tqdm(total=count, desc=f"{self.name}, {what}", unit="picture", dynamic_ncols=True) as bar:
-            for images in batches:
-                found.append(self(images))
-                bar.update(len(images))
+        with tqdm(total=count, desc=f"{self.name}, {what}", unit="picture", dynamic_ncols=True, disable=not world.is_first) as bar:
+            for features in world.in_turn(self(images) for images in batches):
+                found.append(features)
+                bar.update(len(features))
         return torch.cat(found)
 
 
@@ -92,26 +94,38 @@ def _eight_bit(images: Tensor) -> Tensor:
     return ((images.clamp(-1, 1) + 1) * 127.5).round()
 
 
-def cached_features(key: tuple[object, ...], count: int, make: Callable[[], Tensor], unreadable: dict[str, str]) -> Tensor:
+def cached_features(
+    key: tuple[object, ...], count: int, make: Callable[[], Tensor], unreadable: dict[str, str], world: World = ALONE
+) -> Tensor:
     """(count, D) features from `$LDM_CACHE/features` (or `~/.cache/ldm/features`), computed and stored if they are missing.
 
     Args:
         key: everything that they depend on, except SHOWN_AS: digests of data, transform and extractor.
         count: number of images.
-        make: computes them, and adds the records that it cannot read to `unreadable`.
+        make: computes them, and adds the records that it cannot read to `unreadable`; all processes call it, if one of them lacks them.
         unreadable: stored with the features, and filled from the cache when they are read.
+        world: the processes.
     """
     digest = hashlib.sha256(repr((SHOWN_AS, count, *key)).encode()).hexdigest()
     path = cache_folder().parent / "features" / f"{digest}.safetensors"
+    stored = _stored(path, count)
+    if not world.any(stored is None) and stored is not None:
+        unreadable |= stored[1]
+        return stored[0]
+    made = make()
+    for lost in world.of_all(unreadable):
+        unreadable |= lost
+    if stored is None:
+        write_file(path, safetensors.torch.save({"features": made}, metadata={"lost": json.dumps(unreadable)}))
+    return made
+
+
+def _stored(path: Path, count: int) -> tuple[Tensor, dict[str, str]] | None:
+    """So many features and the records that were unreadable; None = missing or truncated."""
     try:
         with safe_open(path, framework="pt") as file:
             found: Tensor = file.get_tensor("features")
-            stored = json.loads((file.metadata() or {}).get("lost", "{}"))
-        if len(found) == count:
-            unreadable |= stored
-            return found
+            lost = json.loads((file.metadata() or {}).get("lost", "{}"))
     except (OSError, SafetensorError):
-        pass  # missing or truncated: computed below
-    made = make()
-    write_file(path, safetensors.torch.save({"features": made}, metadata={"lost": json.dumps(unreadable)}))
-    return made
+        return None
+    return (found, lost) if len(found) == count else None

@@ -99,6 +99,7 @@ class Renderer:
         how: Sampling,
         uncond: ConditionInputs = UNCONDITIONAL,
         *,
+        offset: int = 0,
         start: float = 1.0,
         start_latent: Tensor | None = None,
         wrap: Wrap | None = None,
@@ -109,6 +110,7 @@ class Renderer:
             cond: of one image; all are given the same.
             how: see Sampling.
             uncond: of one image, what guidance leads away from.
+            offset: number of the first picture, where the call is a part of a larger one.
             start: noise level in (0, 1] to begin at; this share of the steps is taken, at least one.
             start_latent: (1, C, h, w), what is noised to begin with; None = pure noise.
             wrap: what the guided denoiser is wrapped in, e.g. training-free inpainting.
@@ -121,7 +123,8 @@ class Renderer:
         if _same(wanted, unwanted):  # nothing to lead away from: half the work
             how = replace(how, guidance=1.0)
         count = how.num_images
-        images = self.render([wanted] * count, [unwanted] * count, how, start=start, start_latent=start_latent, wrap=wrap)
+        conds, unconds = [wanted] * count, [unwanted] * count
+        images = self.render(conds, unconds, how, offset=offset, start=start, start_latent=start_latent, wrap=wrap)
         if not images.isfinite().all():
             raise UserError(f"the pictures came out as NaN or infinity in {self.precision}: use bf16 or fp32, or train the model longer")
         return images
@@ -141,7 +144,7 @@ class Renderer:
         """`generate` for encoded conditions, one a picture; picture i draws from stream (how.seed, offset + i).
 
         Args:
-            offset: number of the first picture, where the call is a part of a larger one.
+            offset: see `generate`.
         """
         process = self.spec.process
         start = max(start, process.t_first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.checkpoints.model import AutoencoderSpec, write_autoencoder
+from ldm.core.distributed import World
 from ldm.core.precision import DTYPES
 from ldm.core.random import Streams
 from ldm.core.settings import in_pixels
@@ -27,7 +29,6 @@ from ldm.losses.equivariance import SpatialTransform
 from ldm.losses.slopes import Slopes
 from ldm.losses.statistics import StatisticsCollector
 from ldm.training.config import TrainConfig
-from ldm.training.distributed import World
 from ldm.training.draws import StepDraws
 from ldm.training.ema import Ema
 from ldm.training.image_grid import grid_of
@@ -79,6 +80,7 @@ class AutoencoderTask:
         frozen: FrozenEncoder | None = None,
     ) -> None:
         self.spec, self.config, self.seed, self.world, self.frozen = spec, config, seed, world, frozen
+        config.parallel.refuse_fsdp("an autoencoder's memory is its activations, not its weights")
         memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.first_stage = first_stage.to(world.device).to(memory_format=memory_format)
         self.loss = loss.to(world.device).to(memory_format=memory_format)
@@ -122,7 +124,7 @@ class AutoencoderTask:
         records, positions = batch
         images = records.images.to(self.world.device, memory_format=self.memory_format, non_blocking=True)
         streams = self.draws.streams(now.step, positions)
-        count = min(self.config.accumulate, len(images)) or 1
+        count = min(now.micro_batches, len(images)) or 1
         bounds = [len(images) * i // count for i in range(count + 1)]
         pieces = [(images[a:b], streams.part(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
 
@@ -203,25 +205,28 @@ class AutoencoderTask:
         }
         return {name: value.sum() / now.batch_size for name, value in values.items()}
 
-    def _images(self, dataset: ImageDataset, limit: int | None = None) -> Iterator[tuple[Tensor, range]]:
-        """The first pictures of a set in batches, with their numbers."""
-        samples = dataset.some(limit)
-        first = 0
-        while batch := list(islice(samples, self.config.batch_size)):
-            images = torch.stack([sample.image for sample in batch])
-            yield images.to(self.world.device, memory_format=self.memory_format), range(first, first + len(batch))
-            first += len(batch)
+    def _images(self, dataset: ImageDataset, world: World, limit: int | None = None) -> Iterator[tuple[Tensor, range]]:
+        """The first pictures of a set in batches, with their numbers; of several processes each has its own, see `World.in_turn`."""
+        samples, at_once = dataset.some(limit), max(1, self.config.batch_size // self.world.size)
+        for number in itertools.count():
+            batch, first = list(islice(samples, at_once)), number * at_once
+            if not batch:
+                return
+            if number % world.size == world.rank:
+                images = torch.stack([sample.image for sample in batch])
+                yield images.to(self.world.device, memory_format=self.memory_format), range(first, first + len(batch))
 
     def evaluate(self, autocast: AbstractContextManager[Any]) -> Evaluation:
         average = self.average.module
         collector = StatisticsCollector()
         with autocast:
-            for images, rows in self._images(self.held_out or self.train_set, limit=EVALUATED):
+            for images, rows in self._images(self.held_out or self.train_set, self.world, limit=EVALUATED):
                 noise = Streams.of(self.seed, "evaluate", samples=rows).normal("posterior", average.latent_shape(images)).to(images)
                 reconstruction, posterior = average.reconstruct(images, noise)
                 perceptual = None if self.loss.perceptual is None else self.loss.perceptual(images, reconstruction)
                 collector.add(images, reconstruction, posterior, perceptual)
-        found = diagnose(collector.result(), self._adversary(), is_scaled_per_channel=self.spec.first_stage.scale_per_channel)
+        whole = StatisticsCollector.joined(self.world.of_all(collector))
+        found = diagnose(whole.result(), self._adversary(), is_scaled_per_channel=self.spec.first_stage.scale_per_channel)
         on = MeasuredOn.of(self.held_out)
         metrics = {f"{on.prefix}/{name}": value for name, value in found.numbers.items()}
         first, *others = found.summary
@@ -244,8 +249,8 @@ class AutoencoderTask:
     def sample_grid(self, autocast: AbstractContextManager[Any]) -> Tensor:
         """Held-out pictures above their reconstructions."""
         average = self.average.module
-        images, _ = next(self._images(self.held_out or self.train_set, limit=SHOWN))
-        images = images[:SHOWN]
+        samples = (self.held_out or self.train_set).some(SHOWN)
+        images = torch.stack([sample.image for sample in samples]).to(self.world.device, memory_format=self.memory_format)
         with autocast:
             mean, _ = average.moments(images)
             reconstruction = average.decode(average.normalise(mean))
@@ -266,11 +271,12 @@ class AutoencoderTask:
         limit = None if step == steps else QUICK_MEASURE
 
         def moments() -> Iterator[tuple[Tensor, Tensor]]:
-            for images, _ in self._images(self.train_set, limit):
-                yield rounded.moments(images)
+            for images, _ in self._images(self.train_set, self.world, limit):
+                mean, std = rounded.moments(images)
+                yield mean.cpu(), std.cpu()
 
         normalization = measure(
-            moments(),
+            self.world.in_turn(moments()),
             per_channel=self.spec.first_stage.scale_per_channel,
             downsampling_factor=self.spec.first_stage.downsampling_factor,
             weights=weights,
@@ -279,7 +285,7 @@ class AutoencoderTask:
 
     def _write(self, folder: Path, weights: dict[str, Tensor], normalization: LatentNormalization, step: int) -> None:
         spec, card = self.spec.with_normalization(normalization), self._card(step, normalization)
-        write_autoencoder(folder, spec, weights, card, self.config.checkpoint_file_mib << 20)
+        self.world.on_first(lambda: write_autoencoder(folder, spec, weights, card, self.config.checkpoint_file_mib << 20))
 
     def _card(self, step: int, normalization: LatentNormalization) -> str:
         return (

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm.checkpoints.classifier import ClassifierSpec, write_classifier
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.core.precision import DTYPES
 from ldm.core.random import Streams
@@ -22,7 +23,6 @@ from ldm.diffusion.estimate import Estimate
 from ldm.diffusion.time_density import TimeDensity
 from ldm.networks.classifier import ClassifierNetwork
 from ldm.training.config import TrainConfig
-from ldm.training.distributed import World
 from ldm.training.draws import StepDraws
 from ldm.training.ema import Ema
 from ldm.training.image_grid import framed, grid_of
@@ -49,6 +49,7 @@ class ClassifierTask:
         world: World,
     ) -> None:
         self.spec, self.density, self.latents, self.config, self.seed, self.world = spec, density, latents, config, seed, world
+        config.parallel.refuse_fsdp("a classifier's weights are few")
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.network = network.to(world.device).to(memory_format=self.memory_format)
         self.trained: dict[str, nn.Module] = {"classifier": self.network}
@@ -79,7 +80,7 @@ class ClassifierTask:
         labelled = (labels >= 0).sum().float()
         self.world.sum_([labelled])  # of the global batch
         numbers = {name: torch.zeros((), device=self.world.device) for name in ("loss", "accuracy")}
-        for start, stop in batch.parts(self.config.accumulate):
+        for start, stop in batch.parts(now.micro_batches):
             piece_streams = streams.part(start, stop)
             t = self._times(piece_streams)
             x = self._seen(batch.part(start, stop), piece_streams, t)
@@ -122,8 +123,9 @@ class ClassifierTask:
     def _measured(
         self, network: nn.Module, parts: Iterable[LatentBatch], autocast: AbstractContextManager[Any], log_snr: float | None = None
     ) -> tuple[float, float]:
-        """Mean cross-entropy and top-1 accuracy of pictures that have a label; at drawn times, or all at one log-SNR."""
-        losses, verdicts = [], []
+        """Mean cross-entropy and top-1 accuracy of pictures that have a label; at drawn times, or all at one log-SNR. parts: this
+        process's."""
+        found = []
         for batch in parts:
             streams = Streams.of(self.seed, "evaluate", samples=batch.positions)
             labels, t = self._labels(batch), self._times(streams, log_snr)
@@ -131,13 +133,13 @@ class ClassifierTask:
             with autocast:
                 logits = self.spec.logits(network, x, t)
             each, is_right = _judged(logits, labels)
-            losses.append(each[labels >= 0])
-            verdicts.append(is_right[labels >= 0])
-        return torch.cat(losses).mean().item(), torch.cat(verdicts).float().mean().item()
+            found.append(torch.stack([each[labels >= 0].float(), is_right[labels >= 0].float()]).cpu())
+        loss, accuracy = torch.cat(list(self.world.in_turn(found)), dim=1).mean(1).tolist()
+        return loss, accuracy
 
     def _held_out_parts(self) -> list[LatentBatch]:
-        """The first held-out pictures (training pictures, if there are none), encoded once."""
-        self._held_out = self._held_out or list(self.latents.first_held_out(EVALUATED))
+        """Of the first held-out pictures (training pictures, if there are none) this process's parts, encoded once."""
+        self._held_out = self._held_out or list(self.latents.first_held_out(EVALUATED, self.world))
         return self._held_out
 
     def _levels(self) -> tuple[float, ...]:
@@ -159,13 +161,14 @@ class ClassifierTask:
         if of_levels:
             metrics |= {f"{on.prefix}/accuracy_log_snr_{level:+g}": share for level, share in of_levels.items()}
             lines.append("accuracy by log-SNR: " + ", ".join(f"{level:+g} {share:.1%}" for level, share in of_levels.items()))
-        if self._unlabelled:
-            lines.append(f"{len(self._unlabelled)} pictures without a label left out so far, e.g. {min(self._unlabelled)}")
+        unlabelled = set().union(*self.world.of_all(self._unlabelled))
+        if unlabelled:
+            lines.append(f"{len(unlabelled)} pictures without a label left out so far, e.g. {min(unlabelled)}")
         return Evaluation(metrics=metrics, lines=tuple(lines))
 
     def sample_grid(self, autocast: AbstractContextManager[Any]) -> Tensor:
         """Held-out images as the network gets them, a row a noise level; framed green where the class is right, else red."""
-        batch = self._held_out_parts()[0].part(0, SHOWN)
+        batch = next(self.latents.first_held_out(SHOWN))
         streams, labels = Streams.of(self.seed, "evaluate", samples=batch.positions), self._labels(batch)
         rows = []
         for level in self._levels() or (None,):
@@ -192,9 +195,10 @@ class ClassifierTask:
         if step == steps and self.latents.held_out is not None:
             rounded = spec.build_network().to(self.world.device).to(memory_format=self.memory_format).eval()
             rounded.load_state_dict(weights)
-            _, accuracy = self._measured(rounded, self.latents.first_held_out(MEASURED), nullcontext())
+            _, accuracy = self._measured(rounded, self.latents.first_held_out(MEASURED, self.world), nullcontext())
             spec = dataclasses.replace(spec, accuracy=accuracy)
-        write_classifier(folder, spec, weights, self._card(spec, step), self.config.checkpoint_file_mib << 20)
+        card, most = self._card(spec, step), self.config.checkpoint_file_mib << 20
+        self.world.on_first(lambda: write_classifier(folder, spec, weights, card, most))
 
     def _card(self, spec: ClassifierSpec, step: int) -> str:
         kind = "judge: trained on clean samples" if spec.process is None else f"noise-aware: trained with process {spec.process}"

@@ -46,6 +46,25 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How several processes share a step; see `ldm.training.parallel`.
+
+    Attributes:
+        kind: `ddp`: each has all weights; `fsdp`: each has a part of them, of the optimizer's moments and of the average, in stage two.
+    """
+
+    kind: Literal["ddp", "fsdp"] = "ddp"
+
+    def refuse_fsdp(self, why: str) -> None:
+        """
+        Raises:
+            UserError: `fsdp` is asked for.
+        """
+        if self.kind == "fsdp":
+            raise UserError(f"train.parallel=fsdp is for denoisers that do not fit, in stage two: {why}; leave it at ddp")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training run. Counts are optimizer steps; a batch is the *global* batch, over all processes and micro-batches."""
 
@@ -59,6 +78,7 @@ class TrainConfig:
     compile: bool = False
     deterministic: bool = False  # on GPUs: the same run twice gives the same bits, by slower kernels; on a CPU it does so anyway
     matmul_precision: MatmulPrecision = "highest"  # of float32 products; high: TF32 on GPUs that have it, medium: bfloat16
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     ema_decay: float = 0.999
     checkpoint_every: int = 1000
     keep_every: int | None = None  # these steps' checkpoints stay, as checkpoints/step-000500; None = only the newest is there

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ldm.checkpoints.lora import LoraSpec, beside, write_lora
 from ldm.checkpoints.model import LatentDiffusionSpec, write_latent_diffusion
 from ldm.conditioning.conditioner import Conditioners
+from ldm.core.distributed import World
 from ldm.core.precision import DTYPES
 from ldm.core.settings import in_pixels
 from ldm.data.image_dataset import ImageDataset
@@ -19,6 +20,7 @@ from ldm.first_stage.stage import FirstStage
 from ldm.networks.lora import Adapters, adapt, base_weights, merged, twin
 from ldm.training.config import TrainConfig
 from ldm.training.ema import Ema
+from ldm.training.parallel import gathered, share_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +53,17 @@ class DiffusionModel:
         mean_network, mean_conditioners: the model by averaged weights.
     """
 
-    def __init__(self, parts: DiffusionParts, config: TrainConfig, seed: int, device: torch.device) -> None:
-        self.spec, self.config, self.lora = parts.spec, config, parts.lora
+    def __init__(self, parts: DiffusionParts, config: TrainConfig, seed: int, world: World) -> None:
+        self.spec, self.config, self.lora, self.world = parts.spec, config, parts.lora, world
+        is_shared_out = config.parallel.kind == "fsdp" and world.size > 1
+        if parts.lora is not None:
+            config.parallel.refuse_fsdp("adapters are few weights, and those beside them are only read")
+        first = torch.device("cpu") if is_shared_out else world.device  # no device need have room for all weights
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.first_stage, self.first_stage_weights = parts.first_stage.to(device), parts.first_stage_weights
-        self.network = parts.network.to(device).to(memory_format=self.memory_format)
+        self.first_stage, self.first_stage_weights = parts.first_stage.to(world.device), parts.first_stage_weights
+        self.network = parts.network.to(first).to(memory_format=self.memory_format)
         config_of_first = self.spec.first_stage
-        self.conditioners = parts.conditioners.to(device).attach(
+        self.conditioners = parts.conditioners.to(first).attach(
             self.first_stage.encode, config_of_first.image_channels, config_of_first.downsampling_factor
         )
         self.trained: dict[str, nn.Module] = {"denoiser": self.network, "conditioner": self.conditioners}
@@ -66,6 +72,8 @@ class DiffusionModel:
             self.conditioners.requires_grad_(False).eval()
             self.trained = {"lora": self.adapters}
         self.averaged: dict[str, Ema[Any]] = {name: Ema(module, config.ema_decay) for name, module in self.trained.items()}
+        for name, module in self.trained.items() if is_shared_out else ():
+            share_out(module, self.averaged[name].module, world)
         if self.adapters is None:
             self.mean_network, self.mean_conditioners = self.averaged["denoiser"].module, self.averaged["conditioner"].module
         else:  # whose frozen weights are there once
@@ -89,7 +97,8 @@ class DiffusionModel:
     def save(self, folder: Path, card: str) -> None:
         """The averaged weights in the checkpoint's precision, with the first stage exactly as it was given.
 
-        Of adapters: the model with them merged into it, and beside its folder one of the adapters alone.
+        Of adapters: the model with them merged into it, and beside its folder one of the adapters alone. All processes call it; the first
+        writes.
 
         Args:
             card: the model card, without its heading.
@@ -99,18 +108,21 @@ class DiffusionModel:
         def rounded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             return {key: tensor.to("cpu", dtype) for key, tensor in weights.items()}
 
-        if self.lora is None:
-            denoiser = self.mean_network.state_dict()
-        else:
-            alone: Adapters = self.averaged["lora"].module
-            tensors = rounded(alone.tensors())
-            base = {name: weight.cpu() for name, weight in base_weights(self.network).items()}
-            denoiser = merged(base, tensors, self.lora.lora.scale)
-            write_lora(beside(folder), self.lora, tensors, self._headed(card, "LoRA of a latent diffusion model"))
-        write_latent_diffusion(
-            folder, self.spec, self.first_stage_weights, rounded(denoiser), rounded(self.mean_conditioners.state_dict()),
-            self._headed(card, "Latent diffusion model"), self.config.checkpoint_file_mib << 20,
-        )  # fmt: skip
+        denoiser, conditioners = (gathered(part.state_dict(), self.world) for part in (self.mean_network, self.mean_conditioners))
+
+        def write(denoiser: dict[str, Tensor] = denoiser) -> None:
+            if self.lora is not None:
+                alone: Adapters = self.averaged["lora"].module
+                tensors = rounded(alone.tensors())
+                base = {name: weight.cpu() for name, weight in base_weights(self.network).items()}
+                denoiser = merged(base, tensors, self.lora.lora.scale)
+                write_lora(beside(folder), self.lora, tensors, self._headed(card, "LoRA of a latent diffusion model"))
+            write_latent_diffusion(
+                folder, self.spec, self.first_stage_weights, rounded(denoiser), rounded(conditioners),
+                self._headed(card, "Latent diffusion model"), self.config.checkpoint_file_mib << 20,
+            )  # fmt: skip
+
+        self.world.on_first(write)
 
     def _headed(self, card: str, what: str) -> str:
         conditions = ", ".join(self.conditioners.names)

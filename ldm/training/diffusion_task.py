@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.conditioning.inputs import ConditionInputs
+from ldm.core.distributed import World
 from ldm.core.random import Streams
 from ldm.data.batch import Batch
 from ldm.data.facts import DataFacts
@@ -22,11 +23,10 @@ from ldm.diffusion.time_density import UniformSteps
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 from ldm.training.config import TrainConfig
 from ldm.training.diffusion_model import DiffusionModel, DiffusionParts
-from ldm.training.distributed import World
 from ldm.training.draws import StepDraws
 from ldm.training.ema import Ema
 from ldm.training.latents import LatentBatch, LatentData, Latents
-from ldm.training.sample_grid import Row, rows_of, sample_grid, words_of
+from ldm.training.sample_grid import COLUMNS, Row, rows_of, sample_grid, words_of
 from ldm.training.task import Evaluation, MeasuredOn, Pass
 
 EVALUATED = 256  # held-out pictures whose loss is measured, at always the same times and noises
@@ -59,7 +59,7 @@ class DiffusionTask:
         world: World,
     ) -> None:
         self.config, self.objective, self.seed, self.world = config, objective, seed, world
-        self.model = DiffusionModel(parts, config, seed, world.device)
+        self.model = DiffusionModel(parts, config, seed, world)
         self.draws = StepDraws(seed, world.device)
         self.train_set = data.train_set
         self.latents = Latents(self.model.first_stage, data, seed, world.device)
@@ -90,7 +90,7 @@ class DiffusionTask:
     def accumulate(self, batch: LatentBatch, now: Pass) -> dict[str, Tensor]:
         streams = self.draws.streams(now.step, batch.positions)
         total, losses = torch.zeros((), device=self.world.device), []
-        for start, stop in batch.parts(self.config.accumulate):
+        for start, stop in batch.parts(now.micro_batches):
             work = functools.partial(self._loss, batch.part(start, stop), streams.part(start, stop), now.autocast())
             each = now.forward("denoiser", work, is_last=stop == len(batch.positions))
             loss = each.sum() / now.batch_size
@@ -134,8 +134,8 @@ class DiffusionTask:
         return ConditionInputs(count=len(records.names), values={name: value for name, value in values.items() if value is not None})
 
     def _held_out_parts(self) -> list[LatentBatch]:
-        """The first held-out pictures (training pictures, if there are none), encoded once."""
-        self._held_out = self._held_out or list(self.latents.first_held_out(EVALUATED))
+        """Of the first held-out pictures (training pictures, if there are none) this process's parts, encoded once."""
+        self._held_out = self._held_out or list(self.latents.first_held_out(EVALUATED, self.world))
         return self._held_out
 
     def evaluate(self, autocast: AbstractContextManager[Any]) -> Evaluation:
@@ -147,20 +147,20 @@ class DiffusionTask:
             latents, inputs = self._drawn(batch, streams), self._inputs(batch.records, facts, drops, streams)
             with autocast:
                 condition = model.mean_conditioners(inputs, (latents.shape[2], latents.shape[3]), drops)
-                losses.append(self.measure(model.mean_network, latents, condition, streams))
-        loss = torch.cat(losses).mean().item()
+                losses.append(self.measure(model.mean_network, latents, condition, streams).cpu())
+        loss = torch.cat(list(self.world.in_turn(losses))).mean().item()
         on = MeasuredOn.of(self.latents.held_out)
         line = f"{on.pictures} loss {loss:.4f} (averaged weights)"
         return Evaluation(metrics={f"{on.prefix}/loss": loss}, lines=(line,), samples=words_of(self._rows()))
 
     def sample_grid(self, autocast: AbstractContextManager[Any]) -> Tensor:
         """See `sample_grid`."""
-        return sample_grid(self._averaged(), self._rows(), self.seed)
+        return sample_grid(self._averaged(), self._rows(), self.seed, self.world)
 
     def _rows(self) -> list[Row]:
         """Of the sample grid; the same at each evaluation."""
         self._grid = self._grid or list(
-            rows_of(self._averaged(), self._held_out_parts()[0].records, self.latents.measured.facts, self.prompts)
+            rows_of(self._averaged(), self.latents.first_records(COLUMNS), self.latents.measured.facts, self.prompts)
         )
         return self._grid
 

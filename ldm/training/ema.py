@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+from functools import cached_property
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from ldm.training.parallel import own
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -20,8 +23,12 @@ class Ema(Generic[M]):
     def __init__(self, module: M, decay: float) -> None:
         self.module: M = copy.deepcopy(module).eval().requires_grad_(False)
         self.decay = decay
-        self._weights = list(zip(self.module.parameters(), module.parameters(), strict=True))
-        self._others = list(zip(self.module.buffers(), module.buffers(), strict=True))
+        self._live = module
+
+    @cached_property
+    def _weights(self) -> list[tuple[Tensor, Tensor]]:
+        """What this process has of each, beside the live one's."""
+        return [(own(mean), own(now)) for mean, now in zip(self.module.parameters(), self._live.parameters(), strict=True)]
 
     @torch.no_grad()
     def update(self, step: int, is_taken: Tensor) -> None:
@@ -40,5 +47,5 @@ class Ema(Generic[M]):
     @torch.no_grad()
     def copy_buffers(self) -> None:
         """Gives the copy the live buffers, which are not averaged: before it is used or saved."""
-        for own, now in self._others:
-            own.copy_(now)
+        for mean, now in zip(self.module.buffers(), self._live.buffers(), strict=True):
+            mean.copy_(now)

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.core.random import digest
 from ldm.training.best import is_best
 from ldm.training.config import TrainConfig
-from ldm.training.distributed import World
 from ldm.training.learned import Learned
 from ldm.training.overfitting import overfitting
-from ldm.training.parallel import SharedGradients
+from ldm.training.parallel import SharedGradients, own, whole
 from ldm.training.preflight import SPEED_STEPS, sizes, speed
 from ldm.training.run_folder import RunFolder
 from ldm.training.state import Progress, is_published, mark_published, open_state, save_state
@@ -74,9 +74,9 @@ def fit(task: Task, config: TrainConfig, run: RunFolder, seed: int, world: World
 class _Engine:
     def __init__(self, task: Task, config: TrainConfig, run: RunFolder, seed: int, world: World) -> None:
         self.task, self.config, self.run, self.seed, self.world = task, config, run, seed, world
-        self.optimizers = {name: config.optimizer.build(group) for name, group in task.groups.items()}
         self.shared = {name: SharedGradients(group, world) for name, group in task.groups.items()}
-        self.learned = Learned(task.trained, task.averaged, self.optimizers)
+        self.optimizers = {name: config.optimizer.build(group.own) for name, group in self.shared.items()}
+        self.learned = Learned(task.trained, task.averaged, self.shared, self.optimizers)
         self.has_loss_scale = config.precision == "fp16"
         # Without a loss's scale it only skips, on the device, the optimizer's step if a gradient is not finite.
         self.scaler = torch.amp.GradScaler(world.device.type) if self.has_loss_scale else torch.amp.GradScaler(world.device.type, 1.0)
@@ -136,10 +136,10 @@ class _Engine:
 
     def publish(self, step: int) -> None:
         """The loadable checkpoint and the curves of a saved state."""
+        if self.config.keeps(step):
+            self.task.save(self.run.kept_path(step), step, self.config.steps)
+        self.task.save(self.run.checkpoint_path, step, self.config.steps)
         if self.world.is_first:
-            if self.config.keeps(step):
-                self.task.save(self.run.kept_path(step), step, self.config.steps)
-            self.task.save(self.run.checkpoint_path, step, self.config.steps)
             mark_published(self.run.state_path, step)
             self.run.draw_curves()
         self.world.wait()
@@ -229,22 +229,20 @@ class _Engine:
             autocast_dtype=self.config.autocast_dtype,
             scaler=self.scaler,
             batch_size=self.config.batch_size,
+            accumulate=self.config.accumulate,
             shared=self.shared,
         )
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
+        for group in self.shared.values():
+            group.clear()
         before = [buffer.clone() for buffer in self.buffers]
         shares = self.task.accumulate(batch, now)
         losses = torch.stack([value.detach().float() for value in shares.values()])
         self.world.sum_([losses])
 
         scale = self.scaler.scale(torch.ones((), device=self.world.device))
-        of = {name: [p for p in group if p.grad is not None] for name, group in self.task.groups.items()}
+        of = {name: group.with_gradients() for name, group in self.shared.items()}
         of = {name: parameters for name, parameters in of.items() if parameters}  # no discriminator before its start
-        norms = {}
-        for name, parameters in of.items():
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            norms[f"gradient_norm/{name}"] = nn.utils.get_total_norm(gradients) / scale
+        norms = {f"gradient_norm/{name}": self.shared[name].gradient_norm() / scale for name in of}
         values = torch.cat([losses, torch.stack(list(norms.values()))]) if norms else losses
         is_finite = values.isfinite().all()
 
@@ -281,8 +279,7 @@ class _Engine:
         So one NaN among the gradients leaves all weights and moments as they are, at no cost in memory, and of any optimizer; one that is
         not fused makes the host wait.
         """
-        first = parameters[0].grad
-        assert first is not None
+        first = next(p.grad for p in parameters if p.grad is not None and p.grad.numel())  # of a weight there may be no part here
         first.add_(torch.where(is_finite, 0.0, math.nan))
         self.scaler.unscale_(optimizer)
         if self.config.optimizer.clip_norm is not None:
@@ -300,8 +297,13 @@ class _Engine:
 
     def _refuse_non_finite_weights(self, step: int) -> None:
         modules = {**self.task.trained, **{f"average of {name}": average.module for name, average in self.task.averaged.items()}}
+        found = {}
         for name, module in modules.items():
-            bad = [key for key, value in module.state_dict().items() if isinstance(value, Tensor) and not value.isfinite().all()]
+            tensors = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+            found[name] = [key for key, value in tensors.items() if not own(value).isfinite().all()]
+        of_all = self.world.of_all(found)
+        for name in modules:
+            bad = list(dict.fromkeys(key for one in of_all for key in one[name]))
             if bad:
                 raise UserError(
                     f"step {step}: {name} has {len(bad)} tensors that are not finite, {bad[0]} first; not saved: {self._advice}"
@@ -313,27 +315,25 @@ class _Engine:
         return f"lower train.optimizer.learning_rate, or set train.precision=fp32; the same command with that {where}."
 
     def evaluate(self, step: int, bar: tqdm[Any]) -> dict[str, float]:
-        """Numbers and sample grid, on the first process; the others wait."""
-        metrics: dict[str, float] = {}
+        """Numbers and sample grid, of which each process makes its share."""
         self._copy_buffers()
+        bar.set_postfix_str("evaluating")
+        with torch.no_grad(), whole(average.module for average in self.task.averaged.values()):
+            autocast = functools.partial(autocast_to, self.world.device, self.config.autocast_dtype)
+            found = self.task.evaluate(autocast())
+            grid = self.task.sample_grid(autocast())
         if self.world.is_first:
-            bar.set_postfix_str("evaluating")
-            with torch.no_grad():
-                autocast = functools.partial(autocast_to, self.world.device, self.config.autocast_dtype)
-                found = self.task.evaluate(autocast())
-                self.run.save_sample_grid(step, self.task.sample_grid(autocast()), found.samples)
+            self.run.save_sample_grid(step, grid, found.samples)
             for line in found.lines:
                 bar.write(f"step {step}: {line}", file=sys.stdout)
                 self.run.note(step, line)
-            metrics = found.metrics
-            self._judge(step, metrics, bar)
-        self.world.wait()
-        return metrics
+        self._judge(step, found.metrics, bar)
+        return found.metrics
 
     def _judge(self, step: int, metrics: dict[str, float], bar: tqdm[Any]) -> None:
         """Says what the evaluations so far show together, and keeps the best."""
-        history = self.run.history()
-        if line := overfitting([*history, {"step": step, **metrics}]):
+        history = self.run.history() if self.world.is_first else []
+        if self.world.is_first and (line := overfitting([*history, {"step": step, **metrics}])):
             bar.write(f"step {step}: {line}", file=sys.stdout)
             self.run.note(step, line)
         name = self.config.keep_best
@@ -341,6 +341,7 @@ class _Engine:
             return
         if name not in metrics:
             raise UserError(f"train.keep_best={name}: no such number is measured here; allowed: {', '.join(metrics)}")
-        if not self.run.best_path.exists() or is_best(name, metrics[name], [row for row in history if row["step"] < step]):
+        earlier = [row for row in history if row["step"] < step]
+        if self.world.any(self.world.is_first and (not self.run.best_path.exists() or is_best(name, metrics[name], earlier))):
             self.task.save(self.run.best_path, step, step)
             self.run.note(step, f"best {name} so far, {metrics[name]:.4g}: kept in checkpoints/{self.run.best_path.name}")

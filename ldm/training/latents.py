@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 
 import torch
 from torch import Tensor
 
+from ldm.core.distributed import ALONE, World
 from ldm.core.random import Streams
 from ldm.data.batch import Batch
 from ldm.data.image_dataset import ImageDataset
@@ -105,16 +106,22 @@ class Latents:
         """The held-out set, or the training set where there is none."""
         return self.held_out or self.train_set
 
+    def first_records(self, count: int) -> Batch:
+        """Of the first held-out pictures."""
+        return Batch.of(list(self.measured.some(count)))
+
     @torch.no_grad()
-    def first_held_out(self, limit: int) -> Iterator[LatentBatch]:
-        """The first held-out pictures in order, encoded, PART at a time."""
+    def first_held_out(self, limit: int, world: World = ALONE) -> Iterator[LatentBatch]:
+        """The first held-out pictures in order, encoded, PART at a time; of several processes each has its parts, see `World.in_turn`."""
         samples = self.measured.some(limit)
-        first = 0
-        while some := list(islice(samples, PART)):
-            records = Batch.of(some)
-            moments = self.first_stage.moments(records.images.to(self.device))
-            yield LatentBatch(records=records, positions=tuple(range(first, first + len(some))), moments=moments)
-            first += len(some)
+        for number in count():
+            some = list(islice(samples, PART))
+            if not some:
+                return
+            if number % world.size == world.rank:
+                records, first = Batch.of(some), number * PART
+                moments = self.first_stage.moments(records.images.to(self.device))
+                yield LatentBatch(records=records, positions=tuple(range(first, first + len(some))), moments=moments)
 
     @torch.no_grad()
     def draw(self, batch: LatentBatch, streams: Streams) -> Tensor:

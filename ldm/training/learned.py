@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.training.distributed import World
+from ldm.core.distributed import World
 from ldm.training.ema import Ema
+from ldm.training.parallel import SharedGradients, like
 from ldm.training.state import SavedState
 
 
@@ -19,22 +20,27 @@ class Learned:
     Args:
         trained: modules by name.
         averaged: averages by the same names.
-        optimizers: of parameters of the trained modules, by the group's name.
+        shared: parameters of the trained modules, by the group's name.
+        optimizers: of what this process has of them.
     """
 
     def __init__(
-        self, trained: Mapping[str, nn.Module], averaged: Mapping[str, Ema[Any]], optimizers: Mapping[str, torch.optim.Optimizer]
+        self,
+        trained: Mapping[str, nn.Module],
+        averaged: Mapping[str, Ema[Any]],
+        shared: Mapping[str, SharedGradients],
+        optimizers: Mapping[str, torch.optim.Optimizer],
     ) -> None:
         self.modules = {f"trained/{name}": module for name, module in trained.items()}
         self.modules |= {f"averaged/{name}": average.module for name, average in averaged.items()}
-        self.optimizers = optimizers
+        self.shared, self.optimizers = shared, optimizers
 
     def tensors(self) -> dict[str, Tensor]:
         """All of them; writing to those of modules changes the modules."""
         remembered = {
-            f"{name}/{part}": value
-            for name, optimizer, weight in self._weights()
-            for part, value in optimizer.state.get(weight, {}).items()
+            f"{name}/{part}": like(value, weight)
+            for name, optimizer, weight, here in self._weights()
+            for part, value in optimizer.state.get(here, {}).items()
         }
         return self._of_modules() | remembered
 
@@ -51,15 +57,16 @@ class Learned:
         if saved.held is not None:
             saved = saved.renamed(self._by_number())
         tensors = self._of_modules()
-        weights = {name: (optimizer, weight) for name, optimizer, weight in self._weights()}
+        weights = {name: (optimizer, weight, here) for name, optimizer, weight, here in self._weights()}
         for name, (size, dtype) in saved.layout.items():
             of, _, part = name.rpartition("/")
             if of not in weights or size not in (weights[of][1].shape, torch.Size()):
                 continue
-            optimizer, weight = weights[of]
+            optimizer, weight, here = weights[of]
             is_alike = size == weight.shape  # in the order of its dimensions, too
-            tensors[name] = torch.zeros_like(weight, dtype=dtype) if is_alike else torch.zeros(size, dtype=dtype, device=weight.device)
-            optimizer.state[weight][part] = tensors[name]
+            value = torch.zeros_like(here, dtype=dtype) if is_alike else torch.zeros(size, dtype=dtype, device=here.device)
+            optimizer.state[here][part] = value
+            tensors[name] = like(value, weight) if is_alike else value
         saved.read(tensors, world)
         for name, module in self.modules.items():
             texts = {key.removeprefix(f"{name}/"): text for key, text in saved.progress.texts.items() if key.startswith(f"{name}/")}
@@ -79,10 +86,9 @@ class Learned:
             count[group] += 1
         return found
 
-    def _weights(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
-        """Each parameter that an optimizer has, with the name under which what it remembers of it is saved."""
+    def _weights(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter, nn.Parameter]]:
+        """Each parameter that is trained, and what the optimizer has of it, with the name under which what it remembers of it is saved."""
         names = {weight: f"{name}/{key}" for name, module in self.modules.items() for key, weight in module.named_parameters()}
-        for name, optimizer in self.optimizers.items():
-            for group in optimizer.param_groups:
-                for weight in group["params"]:
-                    yield f"optimizers/{name}/{names[weight]}", optimizer, weight
+        for name, group in self.shared.items():
+            for weight, here in zip(group.weights, group.own, strict=True):
+                yield f"optimizers/{name}/{names[weight]}", self.optimizers[name], weight, here

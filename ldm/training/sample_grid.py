@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ldm.conditioning.conditioner import Examples
 from ldm.conditioning.inputs import ConditionInputs, part_of
+from ldm.core.distributed import World
 from ldm.data.batch import Batch
 from ldm.data.facts import DataFacts
 from ldm.pipelines.latent_diffusion import LatentDiffusion
@@ -38,24 +39,27 @@ class Row:
     columns: int
 
 
-def sample_grid(model: LatentDiffusion, rows: Sequence[Row], seed: int) -> Tensor:
+def sample_grid(model: LatentDiffusion, rows: Sequence[Row], seed: int, world: World) -> Tensor:
     """(3, H, W) in [0, 1].
 
     Args:
         model: by averaged weights.
         rows: see `rows_of`.
         seed: of the samples.
+        world: the processes, each of which draws some columns.
     """
     columns, how = rows[0].columns, model.sampling(seed=seed)
+    start, stop = world.part(columns)
     drawn = []
     for row in rows:
         conditions, unconditions = (
-            [model.encode_condition(ConditionInputs(count=1, values=_column(values, i))) for i in range(columns)]
+            [model.encode_condition(ConditionInputs(count=1, values=_column(values, i))) for i in range(start, stop)]
             for values in (row.values, row.kept)
         )
-        drawn.append(as_rgb(model.render(conditions, unconditions, how)))
+        own = [model.render(conditions, unconditions, how, offset=start).cpu()] if start < stop else []
+        drawn.append(as_rgb(torch.cat([images for one in world.of_all(own) for images in one])))
         if row.shown is not None:
-            drawn.append(F.interpolate(as_rgb(row.shown), size=drawn[-1].shape[2:], mode="nearest"))
+            drawn.append(F.interpolate(as_rgb(row.shown).cpu(), size=drawn[-1].shape[2:], mode="nearest"))
     return grid_of(torch.cat(drawn), columns=columns)
 
 

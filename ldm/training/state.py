@@ -32,10 +32,11 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from ldm.config.loader import build, dump
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.core.files import new_folder, remove_folder, sha256_of, write_file
-from ldm.training.distributed import World
 from ldm.training.earlier_state import FILE, read_earlier
+from ldm.training.parallel import write
 
 KEPT = 2  # states, the newest ones
 FILE_BYTES = 256 << 20  # of tensors in a file, which is put together in memory; a larger tensor has one of its own
@@ -123,7 +124,7 @@ class SavedState:
                 )
         if self.held is not None:
             for name, tensor in tensors.items():
-                tensor.copy_(self.held[name])
+                write(self.held[name], tensor)
             return
         try:
             with _without_hints():

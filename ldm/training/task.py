@@ -11,8 +11,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ldm.core.distributed import World
 from ldm.data.image_dataset import ImageDataset
-from ldm.training.distributed import World
 from ldm.training.ema import Ema
 from ldm.training.parallel import SharedGradients
 
@@ -55,10 +55,16 @@ class Pass:
     autocast_dtype: torch.dtype | None
     scaler: torch.amp.GradScaler
     batch_size: int  # global; losses are sums over samples divided by it
+    accumulate: int
     shared: dict[str, SharedGradients]  # by group
 
     def autocast(self) -> AbstractContextManager[Any]:
         return autocast_to(self.world.device, self.autocast_dtype)
+
+    @property
+    def micro_batches(self) -> int:
+        """At most, and on a process with fewer samples as many: where weights are shared out, all processes compute together."""
+        return max(1, min(self.accumulate, self.batch_size // self.world.size))
 
     def forward(self, group: str, work: Callable[[], T], *, is_last: bool) -> T:
         """What is computed with a group's weights, to be sent backward; see `SharedGradients.forward`."""
@@ -95,10 +101,11 @@ class Task(Protocol):
     def accumulate(self, batch: Any, now: Pass) -> dict[str, Tensor]:
         """Adds this process's share of the step's gradients; returns its share of the numbers to log, `loss` among them."""
 
-    def evaluate(self, autocast: AbstractContextManager[Any]) -> Evaluation: ...
+    def evaluate(self, autocast: AbstractContextManager[Any]) -> Evaluation:
+        """The same on all processes, which all call it, as they do what follows."""
 
     def sample_grid(self, autocast: AbstractContextManager[Any]) -> Tensor:
         """(3, H, W) in [0, 1]: the fixed-seed sample grid."""
 
     def save(self, folder: Path, step: int, steps: int) -> None:
-        """Writes the loadable checkpoint."""
+        """Writes the loadable checkpoint, from the first process."""

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from ldm.app.arguments import describe
 from ldm.app.describe import Cost
-from ldm.app.description import Held
 from ldm.app.description import describe as description_of
+from ldm.app.held import Held
 from ldm.app.train_classifier import TrainClassifier
 from ldm.checkpoints.model import load_latent_diffusion
 from ldm.config.loader import load
@@ -164,6 +164,15 @@ def test_checkpointing_trades_memory_for_operations_and_parts_of_a_batch_for_not
     assert 1.2 * plain.step_flops < recomputed.step_flops < 1.4 * plain.step_flops
     assert in_parts.step_flops == plain.step_flops
     assert in_parts.activations < 0.3 * plain.activations
+
+
+def test_of_eight_processes_that_share_the_weights_out_each_holds_little():
+    found = description_of(ROOT / "configs/ldm/emoji.yaml", ["train.parallel=fsdp"])
+    assert found.held_by(1) == found.held
+    held = found.held_by(8)
+    assert held.optimizer < 0.16 * found.held.optimizer and 0 < held.blocks < 0.5 * found.held.weights
+    assert held.evaluated + held.average == found.held.average
+    assert description_of(ROOT / "configs/ldm/emoji.yaml").held_by(8) == found.held
 
 
 def test_what_training_holds_of_weights_that_are_trained_averaged_and_frozen():

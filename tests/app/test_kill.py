@@ -21,8 +21,8 @@ from tiny_runs import FORKS, Mishap, arguments, checkpoint, finish, metrics, sta
 
 from ldm.checkpoints.folder import Checkpoint, write_checkpoint
 from ldm.checkpoints.model import load_first_stage
+from ldm.core.distributed import World
 from ldm.core.files import recover_all
-from ldm.training.distributed import World
 from ldm.training.state import Progress, mark_published, open_state, save_state
 
 STEPS = 12

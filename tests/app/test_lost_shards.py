@@ -9,10 +9,10 @@ import torch
 from tiny_runs import arguments, write_squares
 
 from ldm.app.arguments.train_vae import main
+from ldm.core.distributed import World
 from ldm.data import attempts
 from ldm.data.shards import write_shards
 from ldm.data.sources.folder import FolderSource
-from ldm.training.distributed import World
 from ldm.training.state import SavedState, open_state
 
 

@@ -17,9 +17,9 @@ from ldm.app.train_ldm import TrainLDM
 from ldm.app.train_vae import TrainVAE
 from ldm.app.training_run import FREE_KEYS, open_data, open_run, read_config
 from ldm.config.loader import build, dump, load
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.data.config import DataConfig
-from ldm.training.distributed import World
 from ldm.training.run_folder import RunFolder
 
 CONFIG = load(Path("configs/ldm/emoji-text.yaml"), TrainLDM, ["weighting=constant"])

@@ -42,6 +42,19 @@ def test_a_picture_is_the_same_from_two_processes(tiny: Callable[..., Path], tmp
     assert np.abs(levels(tmp_path / "few" / "000.png") - levels(tmp_path / "few" / "001.png")).max() > 1
 
 
+@pytest.mark.parametrize("count", [1, 5])
+def test_two_processes_draw_what_one_does(count: int, tiny: Callable[..., Path], tmp_path: Path) -> None:
+    """Each some of the pictures; there may be fewer than processes."""
+    words = ["--model", str(tiny("class")), "--label", "dog", "--seed", "7", "--num-images", str(count), "--out"]
+    log = tmp_path / "log"
+    for process in [start("sample", [*words, str(tmp_path / "alone")], log), *start_two("sample", [*words, str(tmp_path / "two")], log)]:
+        finish(process, log)
+    names = sorted(path.name for path in (tmp_path / "alone").iterdir())
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == names and len(names) == count + 3
+    for name in (name for name in names if name.endswith(".png")):
+        assert np.abs(levels(tmp_path / "alone" / name) - levels(tmp_path / "two" / name)).max() <= 1
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("which", ["vae", "ldm"])
 def test_two_processes_train_the_same_weights(which: str, squares: Path, tiny: Callable[..., Path], tmp_path: Path) -> None:

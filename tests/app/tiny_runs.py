@@ -26,7 +26,7 @@ import ldm.app.sample
 import ldm.app.train_classifier
 import ldm.app.train_ldm
 import ldm.app.train_vae  # noqa: F401 - imported for the processes that are forked
-from ldm.training.distributed import World
+from ldm.core.distributed import World
 from ldm.training.state import open_state
 
 ROOT = Path(__file__).parents[2]

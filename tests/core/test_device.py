@@ -10,10 +10,10 @@ import torch
 
 from ldm.app.arguments.training import parse
 from ldm.core.device import devices, find_device
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.core.precision import autocast, check_precision, without_autocast
 from ldm.training.config import TrainConfig
-from ldm.training.distributed import World
 
 CPU = torch.device("cpu")
 

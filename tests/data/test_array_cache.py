@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.core.ownership import strangers
 from ldm.data import array_cache
@@ -25,7 +26,6 @@ from ldm.data.image_dataset import IndexedDataset
 from ldm.data.latent_cache import LatentCache
 from ldm.data.loader import start_method
 from ldm.data.open import open_dataset
-from ldm.training.distributed import World
 
 T = TypeVar("T")
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.data.config import DataConfig
 from ldm.data.image_dataset import IndexedDataset
 from ldm.data.latent_cache import LatentCache
 from ldm.data.open import open_dataset
 from ldm.data.sample_transform import SampleTransform
-from ldm.training.distributed import World
 
 SIDE = 256
 

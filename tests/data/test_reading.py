@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
 
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.data.config import Augment, DataConfig
 from ldm.data.image_dataset import IndexedDataset
@@ -23,7 +24,6 @@ from ldm.data.order import GlobalOrder
 from ldm.data.set_index import Index
 from ldm.data.shards import write_shards
 from ldm.data.sources.folder import FolderSource
-from ldm.training.distributed import World
 
 ALONE = World(0, 1, torch.device("cpu"))
 MOVES = Augment(flip=0.5, shift=0.2, zoom=(0.7, 1.4), rotate=25)

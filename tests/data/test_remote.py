@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.data import attempts
 from ldm.data.config import DataConfig
@@ -26,7 +27,6 @@ from ldm.data.open import open_dataset
 from ldm.data.prepare import Preparation, prepare_sources
 from ldm.data.sources import remote
 from ldm.data.sources.folder import FolderSource
-from ldm.training.distributed import World
 
 COUNT = 24
 

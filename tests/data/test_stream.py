@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.data import attempts, shard_fetch, stream_reader
 from ldm.data.batch import Batch
@@ -28,7 +29,6 @@ from ldm.data.open import open_dataset
 from ldm.data.record import Record
 from ldm.data.shards import write_shards
 from ldm.data.stream import StreamedDataset
-from ldm.training.distributed import World
 
 MOVES = Augment(flip=0.5, shift=0.2, zoom=(0.7, 1.4), rotate=25)
 

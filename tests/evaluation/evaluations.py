@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import socket
 import sys
 from pathlib import Path
 
@@ -12,10 +15,16 @@ import torch
 from PIL import Image
 from torch import nn
 
+import ldm.app.evaluate  # noqa: F401 - imported for the processes that are forked
 from ldm.app import cli
 from ldm.app.arguments import evaluate
+from ldm.evaluation import dataset
 from ldm.evaluation.dataset import Preprocessing, training_images
+from ldm.metrics import features
 
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["evaluations"])
+SEVERAL_BATCHES = 5  # pictures in each
 COUNTS = {"train": 12, "val": 6}
 
 
@@ -49,6 +58,33 @@ def call(words: str, monkeypatch: pytest.MonkeyPatch) -> int:
     with pytest.raises(SystemExit) as left:
         cli.run(evaluate.main)
     return int(left.value.code)
+
+
+def call_by_two(words: str, folder: Path, cache: Path) -> None:
+    """The same by two processes with the environment that torchrun gives them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = {"LDM_CACHE": cache, "LDM_OFFLINE": 1, "CUDA_VISIBLE_DEVICES": "", "WORLD_SIZE": 2}
+    variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = [
+        FORKS.Process(target=_main, args=(words, folder, variables | {"RANK": rank, "LOCAL_RANK": rank}), daemon=True) for rank in range(2)
+    ]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(200)
+        assert process.exitcode == 0
+
+
+def _main(words: str, folder: Path, variables: dict[str, object]) -> None:
+    os.environ.update({name: str(value) for name, value in variables.items()})
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    dataset.AT_ONCE = SEVERAL_BATCHES
+    features.fid_inception = lambda progress: StandIn()
+    sys.argv = ["evaluate.py", *words.split()]
+    cli.run(evaluate.main)
 
 
 LDM = "ldm --data train --held-out val --steps 1"

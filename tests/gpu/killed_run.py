@@ -15,8 +15,8 @@ sys.path.append(str(Path(__file__).parents[1] / "training"))
 
 from tasks import TASKS, train_config  # noqa: E402
 
+from ldm.core.distributed import World  # noqa: E402
 from ldm.core.precision import whole_float32  # noqa: E402
-from ldm.training.distributed import World  # noqa: E402
 from ldm.training.engine import fit  # noqa: E402
 from ldm.training.run_folder import RunFolder  # noqa: E402
 

@@ -25,6 +25,7 @@ from torch.testing import assert_close
 
 from ldm import LatentDiffusion
 from ldm.app.frozen_first_stage import latent_cache
+from ldm.core.distributed import World
 from ldm.core.random import Streams
 from ldm.data.config import DataConfig
 from ldm.data.open import open_dataset
@@ -41,7 +42,6 @@ from ldm.pipelines.edit import image_to_image, inpaint
 from ldm.pipelines.sampling import start_std
 from ldm.pipelines.upscaling import upscale
 from ldm.samplers.sampler import Sampler, step_noise
-from ldm.training.distributed import World
 from ldm.training.latents import LatentData
 
 NEARLY = 1e-4

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from ldm.core.distributed import World
 from ldm.core.precision import Precision, autocast
 from ldm.losses.autoencoder_loss import AutoencoderLossConfig
 from ldm.losses.perceptual import Perceptual
-from ldm.training.distributed import World
 from ldm.training.engine import _Engine
 from ldm.training.run_folder import RunFolder
 from ldm.training.state import open_state

@@ -64,7 +64,16 @@ def measured() -> AutoencoderStatistics:
     return collector.result()
 
 
-def test_streamed_statistics_are_numpys_over_the_whole_set():
+def joined() -> AutoencoderStatistics:
+    """By as many collectors as there are batches, and one that got none."""
+    collectors = [StatisticsCollector() for _ in range(len(batches()) + 1)]
+    for collector, batch in zip(collectors[1:], batches(), strict=True):
+        collector.add(*batch)
+    return StatisticsCollector.joined(collectors).result()
+
+
+@pytest.mark.parametrize("measured", [measured, joined])
+def test_streamed_statistics_are_numpys_over_the_whole_set(measured):
     found, parts = measured(), batches()
     images, reconstruction = (np.concatenate([p[i].double().numpy() for p in parts]) for i in (0, 1))
     mean, log_variance = (np.concatenate([getattr(p[2], name).double().numpy() for p in parts]) for name in ("mean", "log_variance"))

@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from ldm.checkpoints.classifier import ClassifierSpec
-from ldm.checkpoints.model import AutoencoderSpec, LatentDiffusionSpec, SamplingDefaults
+from ldm.checkpoints.model import AutoencoderSpec, LatentDiffusionSpec, SamplingDefaults, load_first_stage
 from ldm.conditioning.class_label import ClassLabelConfig
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig
 from ldm.conditioning.semantic_map import SemanticMapConfig
+from ldm.core.distributed import World
 from ldm.core.random import generator
 from ldm.data.batch import Sample
 from ldm.data.config import DataConfig
@@ -34,15 +37,15 @@ from ldm.losses.autoencoder_loss import AutoencoderLossConfig
 from ldm.networks.classifier import ClassifierConfig
 from ldm.networks.unet import UNetConfig
 from ldm.samplers.ddim import DDIM
+from ldm.training import latents
 from ldm.training.autoencoder_task import AutoencoderTask, FrozenEncoder
 from ldm.training.classifier_task import ClassifierTask
-from ldm.training.config import OptimizerConfig, TrainConfig
+from ldm.training.config import OptimizerConfig, ParallelConfig, TrainConfig
 from ldm.training.diffusion_model import DiffusionParts
 from ldm.training.diffusion_task import DiffusionTask
-from ldm.training.distributed import World
 from ldm.training.engine import _Engine
 from ldm.training.latents import LatentData, Latents
-from ldm.training.parallel import SharedGradients
+from ldm.training.parallel import SharedGradients, whole
 from ldm.training.run_folder import RunFolder
 from ldm.training.step_numbers import read
 
@@ -106,7 +109,7 @@ def autoencoder_task(
 MASK = InpaintMaskConfig(drop=0.3)
 
 
-def diffusion_task(world: World, config: TrainConfig, mask: InpaintMaskConfig = MASK) -> DiffusionTask:
+def diffusion_task(world: World, config: TrainConfig, mask: InpaintMaskConfig = MASK, *, checkpointing: bool = False) -> DiffusionTask:
     """Class, mask and map together, each sometimes dropped."""
     torch.manual_seed(0)
     first_stage = FIRST_STAGE.build().eval().requires_grad_(False)
@@ -115,7 +118,16 @@ def diffusion_task(world: World, config: TrainConfig, mask: InpaintMaskConfig = 
         size=SIZE,
         first_stage=FIRST_STAGE,
         normalization=LatentNormalization(channels=2, downsampling_factor=2),
-        denoiser=UNetConfig(channels=32, multipliers=(1, 2), blocks=1, attention=(2,), heads=2, vector_width=8, transformer_depth=0),
+        denoiser=UNetConfig(
+            channels=32,
+            multipliers=(1, 2),
+            blocks=1,
+            attention=(2,),
+            heads=2,
+            vector_width=8,
+            transformer_depth=0,
+            checkpointing=checkpointing,
+        ),
         process=DiscreteVP(spacing="cosine"),
         prediction=VPrediction(),
         conditioning={
@@ -150,11 +162,17 @@ def classifier_task(world: World, config: TrainConfig) -> ClassifierTask:
     return ClassifierTask(spec, spec.build_network(), UniformSteps(), latents, config, 0, world)
 
 
+def shared_out_task(world: World, config: TrainConfig) -> DiffusionTask:
+    """`diffusion_task` whose blocks are shared out over the processes, and computed again in the backward pass."""
+    return diffusion_task(world, replace(config, parallel=ParallelConfig(kind="fsdp")), checkpointing=True)
+
+
 TASKS: dict[str, Callable[[World, TrainConfig], Any]] = {
     "autoencoder": autoencoder_task,
     "diffusion": diffusion_task,
     "classifier": classifier_task,
 }
+OF_SEVERAL = {**TASKS, "diffusion-fsdp": shared_out_task}
 
 
 def numbers_of(engine: _Engine, step: int, batch: Any) -> dict[str, float]:
@@ -162,19 +180,39 @@ def numbers_of(engine: _Engine, step: int, batch: Any) -> dict[str, float]:
     return read([engine.step(step, batch)])[0]
 
 
+def whole_of(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy, on each process, of a tensor of which it may have a part."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
+
+
 def gradients_of_a_step(which: str, world: World, folder: Path, **changes: object) -> dict[str, torch.Tensor]:
     """All gradients of step 1 as the optimizer sees them, and the logged numbers, as tensors by name."""
     config = train_config(**changes)
-    task = TASKS[which](world, config)
+    task = OF_SEVERAL[which](world, config)
     engine = _Engine(task, config, RunFolder(folder, world.is_first), 0, world)
     metrics = numbers_of(engine, 1, next(task.batches(1)))
     found = {
-        f"{group}.{name}": parameter.grad.clone()
+        f"{group}.{name}": whole_of(parameter.grad)
         for group, module in task.trained.items()
         for name, parameter in module.named_parameters()
         if parameter.grad is not None
     }
     return found | {name: torch.tensor(value) for name, value in metrics.items()}
+
+
+def evaluation(which: str, world: World, folder: Path) -> dict[str, torch.Tensor]:
+    """Its numbers and sample grid, as tensors by name, and what the checkpoint says of the latents; pictures encoded three at once."""
+    latents.PART = 3
+    config = train_config()
+    task = OF_SEVERAL[which](world, config)
+    with torch.no_grad(), whole(average.module for average in task.averaged.values()):
+        found = {name: torch.tensor(value) for name, value in task.evaluate(nullcontext()).metrics.items()}
+        found["grid"] = task.sample_grid(nullcontext())
+    task.save(folder / f"checkpoint-{which}", config.steps, config.steps)
+    if which == "autoencoder":
+        normalization = load_first_stage(folder / f"checkpoint-{which}", world.device)[1].normalization
+        found |= {"shift": torch.tensor(normalization.shift), "scale": torch.tensor(normalization.scale)}
+    return found
 
 
 def half_used(world: World) -> torch.Tensor:
@@ -196,10 +234,11 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     world = replace(World.join(), device=torch.device("cpu"))
     folder = Path(sys.argv[1])
-    for which in TASKS:
+    for which in OF_SEVERAL:
         for parts in (1, 2):
             found = gradients_of_a_step(which, world, folder, accumulate=parts)
             torch.save(found, folder / f"{which}-{parts}-{os.environ['RANK']}.pt")
+        torch.save(evaluation(which, world, folder), folder / f"evaluation-{which}-{os.environ['RANK']}.pt")
     torch.save(half_used(world), folder / f"half-used-{os.environ['RANK']}.pt")
     flags = {"none": world.any(False), "one": world.any(world.rank == 1), "all": world.any(True)}
     torch.save(flags, folder / f"flags-{os.environ['RANK']}.pt")

@@ -10,9 +10,9 @@ from tasks import DrawnPictures, autoencoder_task, train_config
 from torch.testing import assert_close
 
 from ldm.checkpoints.model import load_first_stage
+from ldm.core.distributed import World
 from ldm.first_stage.latent_normalization import encoder_weights, measure
 from ldm.training import autoencoder_task as module
-from ldm.training.distributed import World
 from ldm.training.engine import fit
 from ldm.training.run_folder import RunFolder
 

@@ -13,6 +13,7 @@ from tasks import DrawnPictures, HalfLabelled, classifier_task, numbers_of, trai
 from torch import nn
 
 from ldm.checkpoints.classifier import ClassifierSpec, load_classifier
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.core.random import generator
 from ldm.data.batch import Batch, Sample
@@ -26,7 +27,6 @@ from ldm.first_stage.latent_normalization import LatentNormalization
 from ldm.networks.classifier import ClassifierConfig
 from ldm.training.classifier_task import EVALUATED, ClassifierTask
 from ldm.training.config import OptimizerConfig, TrainConfig
-from ldm.training.distributed import World
 from ldm.training.engine import _Engine
 from ldm.training.latents import LatentData, Latents
 from ldm.training.run_folder import RunFolder

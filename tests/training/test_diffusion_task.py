@@ -14,6 +14,7 @@ from ldm.checkpoints.model import LatentDiffusionSpec
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.config.loader import build
 from ldm.core.condition import Condition
+from ldm.core.distributed import World
 from ldm.core.random import Streams
 from ldm.diffusion.importance import ImportanceSteps
 from ldm.diffusion.objective import Objective
@@ -22,7 +23,6 @@ from ldm.diffusion.processes.discrete_vp import DiscreteVP
 from ldm.training.config import TrainConfig
 from ldm.training.diffusion_model import DiffusionParts
 from ldm.training.diffusion_task import DiffusionTask
-from ldm.training.distributed import World
 from ldm.training.engine import _Engine
 from ldm.training.latents import LatentData
 from ldm.training.parallel import SharedGradients
@@ -138,6 +138,6 @@ def test_what_drop_all_takes_is_unconditional_to_the_network(monkeypatch: pytest
     monkeypatch.setattr(task.model.network, "forward", lambda x, t, condition: seen.append(condition) or call(x, t, condition))
     batch = next(task.batches(1))
     scaler, shared = torch.amp.GradScaler(enabled=False), {"denoiser": SharedGradients(task.groups["denoiser"], ALONE)}
-    task.accumulate(batch, Pass(step=1, world=ALONE, autocast_dtype=None, scaler=scaler, batch_size=7, shared=shared))
+    task.accumulate(batch, Pass(step=1, world=ALONE, autocast_dtype=None, scaler=scaler, batch_size=7, accumulate=1, shared=shared))
     null = conditioners(ConditionInputs(count=7), task.model.spec.latent_size)
     torch.testing.assert_close((seen[0].vector, seen[0].concat), (null.vector, null.concat))

@@ -13,9 +13,9 @@ from typing import cast
 import psutil
 import pytest
 import torch
-from tasks import TASKS, gradients_of_a_step
+from tasks import OF_SEVERAL, TASKS, evaluation, gradients_of_a_step
 
-from ldm.training.distributed import World
+from ldm.core.distributed import World
 from ldm.training.parallel import SharedGradients
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -28,13 +28,13 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp(f"world-{request.param}")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={request.param}", str(WORKER), str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     return folder, request.param
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize("which", TASKS)
+@pytest.mark.parametrize("which", OF_SEVERAL)
 def test_the_summed_gradient_is_the_single_process_one(ranks: tuple[Path, int], which: str, parts: int, tmp_path: Path) -> None:
     """Adaptive weight, discriminator, condition drops, masks, times, noises and missing labels included; all ranks end with the same.
     So do ranks that add up the gradients of two parts of their shares."""
@@ -45,6 +45,18 @@ def test_the_summed_gradient_is_the_single_process_one(ranks: tuple[Path, int], 
         assert found.keys() == alone.keys()
         for name, wanted in alone.items():
             torch.testing.assert_close(found[name], wanted, rtol=2e-4, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("which", OF_SEVERAL)
+def test_an_evaluation_has_the_numbers_of_a_single_process(ranks: tuple[Path, int], which: str, tmp_path: Path) -> None:
+    """On every process: what is logged, the sample grid, and the latent normalization that a checkpoint is saved with."""
+    folder, size = ranks
+    alone = evaluation(which, ALONE, tmp_path)
+    for rank in range(size):
+        found = torch.load(folder / f"evaluation-{which}-{rank}.pt", weights_only=True)
+        assert found.keys() == alone.keys()
+        for name, wanted in alone.items():
+            torch.testing.assert_close(found[name], wanted, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_a_weight_that_one_process_does_not_use(ranks: tuple[Path, int]) -> None:
@@ -122,7 +134,7 @@ def test_workers_end_with_their_torchrun(tmp_path: Path, obeys: bool) -> None:
     """Its SIGKILL, which it cannot pass on: they are asked to stop, and what does not stop in time is killed."""
     worker = f"""
 import os, signal, sys, time
-from ldm.training import distributed
+from ldm.core import distributed
 distributed.GRACE = 0.1
 def stop(number, frame):
     open(sys.argv[1] + "/asked", "w").close()

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from shared_runs import SAVED, SIZES, STEPS, begin, go_on, together
 from torch import Tensor
 
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.core.files import sha256_of
-from ldm.training.distributed import World
 from ldm.training.run_folder import RunFolder
 from ldm.training.state import Progress, open_state, save_state
 

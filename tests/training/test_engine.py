@@ -18,12 +18,12 @@ import torch
 from tasks import TASKS, HalfLabelled, train_config
 from torch import Tensor, nn
 
+from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.core.files import _beside, sha256_of
 from ldm.core.precision import Precision
 from ldm.core.random import Streams
 from ldm.training.config import OptimizerConfig, TrainConfig
-from ldm.training.distributed import World
 from ldm.training.ema import Ema
 from ldm.training.engine import _Engine, fit
 from ldm.training.run_folder import RunFolder

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ldm.conditioning.inpaint_mask import InpaintMaskConfig
+from ldm.core.distributed import World
 from ldm.first_stage.stage import FirstStage
-from ldm.training.distributed import World
 from ldm.training.parallel import SharedGradients
 from ldm.training.task import Pass
 
@@ -37,7 +37,7 @@ def test_holes_are_as_the_convention_has_them(convention: str, hole: float, monk
     monkeypatch.setattr(conditioners, "forward", lambda *inputs: seen.append(inputs) or forward(*inputs))
     batch = next(task.batches(1))
     scaler, shared = torch.amp.GradScaler(enabled=False), {"denoiser": SharedGradients(task.groups["denoiser"], ALONE)}
-    task.accumulate(batch, Pass(step=2, world=ALONE, autocast_dtype=None, scaler=scaler, batch_size=7, shared=shared))
+    task.accumulate(batch, Pass(step=2, world=ALONE, autocast_dtype=None, scaler=scaler, batch_size=7, accumulate=1, shared=shared))
 
     ((inputs, _, drops),) = seen
     given = inputs.values["mask"]

@@ -11,8 +11,8 @@ import torch
 from tasks import TASKS, autoencoder_task, numbers_of, train_config
 from torch import Tensor, nn
 
+from ldm.core.distributed import World
 from ldm.losses.autoencoder_loss import AutoencoderLossConfig
-from ldm.training.distributed import World
 from ldm.training.engine import _Engine
 from ldm.training.run_folder import RunFolder
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from tasks import DrawnPictures, diffusion_task, train_config
 
-from ldm.training.distributed import World
+from ldm.core.distributed import World
 from ldm.training.sample_grid import words_of
 
 ALONE = World(0, 1, torch.device("cpu"))

@@ -13,6 +13,8 @@ EXAMPLES = """examples:
       the 1.45B text-to-image model: parameters, memory, operations, days
   python scripts/describe.py --config configs/published/txt2img-1.45b.yaml --processes 32 train.accumulate=2
       the same, its batch shared by 32 processes
+  python scripts/describe.py --config configs/published/txt2img-1.45b.yaml --processes 8 --parallel fsdp
+      the same, weights, moments and average shared out over 8 processes
   python scripts/describe.py --config configs/ldm/emoji.yaml --json
 """
 
@@ -24,9 +26,11 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--config", type=Path, required=True, help="YAML file of train_vae, train_ldm or train_classifier")
     parser.add_argument("--processes", type=int, default=1, help="that share each batch (default: 1)")
+    parser.add_argument("--parallel", choices=("ddp", "fsdp"), help="how they share it, the same as train.parallel=")
     parser.add_argument("--json", action="store_true", help="print JSON only")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config, e.g. train.batch_size=8")
     options = parser.parse_intermixed_args(arguments)
+    options.overrides += [f"train.parallel={options.parallel}"] * (options.parallel is not None)
     if options.processes < 1:
         raise UserError(f"--processes must be at least 1, got {options.processes}")
 

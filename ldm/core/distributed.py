@@ -7,9 +7,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -21,7 +22,7 @@ from ldm.core.errors import UserError
 
 T = TypeVar("T")
 
-LONGEST_WAIT = timedelta(minutes=30)  # for another process: for a shard of its latents, for an evaluation or a state of the first
+LONGEST_WAIT = timedelta(minutes=30)  # for another process; what takes longer is shared, or goes on in parts
 GRACE = 30.0  # seconds in which a worker whose torchrun has ended may save its state; as many as torchrun itself gives
 
 
@@ -123,10 +124,23 @@ class World:
             dist.all_gather_object(values, value, group=self.host)
         return values
 
+    def in_turn(self, own: Iterable[T]) -> Iterator[T]:
+        """One item of each process in turn, on all of them, until none has any: where process r makes the items r, r + size, ... of a row,
+        the row in its order. Every process must go through it to the end; tensors in it lie on the CPU."""
+        if self.size == 1:
+            yield from own
+            return
+        items = iter(own)
+        while found := [item for one in self.of_all(list(islice(items, 1))) for item in one]:
+            yield from found
+
     def wait(self) -> None:
         """All ranks reach this line before any goes on."""
         if self.size > 1:
             dist.barrier()
+
+
+ALONE = World(0, 1, torch.device("cpu"))  # one process, for what takes no device from it
 
 
 def _nothing() -> None:
