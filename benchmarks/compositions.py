@@ -132,7 +132,7 @@ def drawn(options: argparse.Namespace, asked: list[Asked], held_out: DrawnFrom) 
         for one in some:
             values = model.text_inputs(one.caption).values | model.inputs({f"{name}.style": one.style for name in styled}).values
             conds.append(model.encode_condition(ConditionInputs(count=1, values=values)))
-        images.append(model.render(conds, [uncond] * len(some), how, offset=first))
+        images.append(model.render(conds, [uncond] * len(some), how, numbers=range(first, first + len(some))))
         real = torch.stack([held_out.data.sample(one.index, 0).image for one in some])
         with torch.no_grad():
             ceiling.append(model.first_stage.decode(model.first_stage.encode(real)).float())

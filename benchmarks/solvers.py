@@ -142,7 +142,7 @@ def sampled(model: LatentDiffusion, entrant: Entrant, asked: int, common: Sampli
     pictures = []
     for first in tqdm(range(0, count, AT_ONCE), desc=said, unit="batch", dynamic_ncols=True):
         conditions = [nothing] * min(AT_ONCE, count - first)
-        pictures.append(model.render(conditions, conditions, how, offset=first, wrap=counting))
+        pictures.append(model.render(conditions, conditions, how, numbers=range(first, first + len(conditions)), wrap=counting))
     return torch.cat(pictures), sum(counter.evaluations for counter in counters) / len(counters)
 
 

@@ -24,7 +24,6 @@ from ldm.conditioning.inputs import ConditionInputs
 from ldm.config.loader import build, load, read
 from ldm.core.errors import UserError
 from ldm.core.files import standing_folder
-from ldm.core.settings import height_width
 from ldm.data.open import open_dataset
 from ldm.first_stage.config import FirstStageConfig
 from ldm.first_stage.identity import IdentityConfig
@@ -47,7 +46,7 @@ class Description:
     Attributes:
         name: of the run.
         stage: 1 or 2; None = a classifier.
-        image: (C, H, W) of a picture.
+        image: (C, H, W) of a picture, of several sizes the largest.
         latent: (Z, h, w).
         parameters: by part. `frozen_encoder`: of pretrained text encoders; `lora`: of adapters beside the denoiser, where only they are
             trained; `conditioner`: as its kind is published; `conditioner_unused`: of these, those of an output layer that nothing
@@ -146,7 +145,7 @@ def _of_autoencoder(config: TrainVAE) -> Description:
     lpips = None if loss.perceptual is None else loss.perceptual.network
     parts = {"first_stage": first_stage, "discriminator": loss.discriminator, "lpips": lpips}
     parameters = {name: _count(part) for name, part in parts.items() if part is not None}
-    image = (channels, *height_width(config.data.size))
+    image = (channels, *config.data.largest)
 
     def step(count: int) -> Tensor:
         """The adversary counts, as after loss.disc_start; see `AutoencoderTask`."""
@@ -196,7 +195,7 @@ def _of_diffusion(config: TrainLDM) -> Description:
     if adapters is not None:
         config.train.parallel.refuse_fsdp("adapters are few weights")
         conditioners.requires_grad_(False)
-    image = (config.data.channels, *height_width(config.data.size))
+    image = (config.data.channels, *config.data.largest)
     latent = first_stage.latent_shape(torch.empty(1, *image, device=META))
     conditioners.attach(
         lambda images: torch.empty(len(images), *latent, device=META), stage_config.image_channels, stage_config.downsampling_factor
@@ -246,7 +245,7 @@ def _of_classifier(config: TrainClassifier) -> Description:
     with META:
         first_stage = stage_config.build().requires_grad_(False)
         network = spec.build_network()
-    image = (config.data.channels, *height_width(config.data.size))
+    image = (config.data.channels, *config.data.largest)
     latent = first_stage.latent_shape(torch.empty(1, *image, device=META))
 
     def step(count: int) -> Tensor:

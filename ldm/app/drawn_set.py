@@ -7,7 +7,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ldm.core.condition import Condition
 from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.core.files import recover_folder
+from ldm.core.settings import height_width
 from ldm.core.version import __version__
 from ldm.data.batch import Sample
 from ldm.data.facts import ATTRIBUTES, BOXES, CAPTIONS, LABELS, MAPS
@@ -83,6 +84,7 @@ class Asked:
 
     Attributes:
         condition: of a picture, encoded.
+        size: (height, width) of a picture.
         known: what its `Record` says of it.
         has: of `ldm.data.facts`, what records say.
         digest: changes when anything else is asked.
@@ -90,6 +92,7 @@ class Asked:
     """
 
     condition: Callable[[int], Condition]
+    size: Callable[[int], tuple[int, int]]
     known: Callable[[int], dict[str, Any]]
     has: frozenset[str]
     digest: str
@@ -102,15 +105,22 @@ def _asked(model: LatentDiffusion, options: argparse.Namespace) -> Asked:
         return _alike(model, options.like)
     if options.prompts is not None:
         return _prompted(model, options.prompts)
-    condition = model.encode_condition(model.inputs({}, label=options.label))
+    condition, size = model.encode_condition(model.inputs({}, label=options.label)), height_width(model.spec.size)
     if options.label is None:
-        return Asked(condition=lambda _: condition, known=lambda _: {}, has=frozenset(), digest="")
+        return Asked(condition=lambda _: condition, size=lambda _: size, known=lambda _: {}, has=frozenset(), digest="")
     part = next(iter(model.require("choice").values()))
     control, label = part.controls[""], int(part.of_user(options.label))
     assert isinstance(control, Choice)
     names = control.names
     known = {"label": names[label] if names else label}
-    return Asked(condition=lambda _: condition, known=lambda _: known, has=frozenset((LABELS,)), digest=str(label), label_names=names)
+    return Asked(
+        condition=lambda _: condition,
+        size=lambda _: size,
+        known=lambda _: known,
+        has=frozenset((LABELS,)),
+        digest=str(label),
+        label_names=names,
+    )
 
 
 def _prompted(model: LatentDiffusion, file: Path) -> Asked:
@@ -132,6 +142,7 @@ def _prompted(model: LatentDiffusion, file: Path) -> Asked:
     condition(0)  # refused before any work
     return Asked(
         condition=condition,
+        size=lambda _: height_width(model.spec.size),
         known=lambda number: {"captions": (texts[number % len(texts)],)},
         has=frozenset((CAPTIONS,)),
         digest="\n".join(texts),
@@ -145,16 +156,7 @@ def _alike(model: LatentDiffusion, place: str) -> Asked:
         UserError: no such data, nothing that the model reads, labels or classes that it does not know.
     """
     spec = model.spec
-    how = Preprocessing(
-        size=spec.size,
-        fit=spec.fit,
-        channels=spec.first_stage.image_channels,
-        background=spec.background,
-        depth=spec.depth,
-        levels=spec.levels,
-        map_void=spec.map_void,
-    )
-    conditions = EvaluationConditions(model=model, source=training_images(place, how))
+    conditions = EvaluationConditions(model=model, source=training_images(place, Preprocessing.of(spec)))
     conditions.check()
     if not conditions.given:
         raise UserError(f"--like {place}: its pictures have nothing that this model is conditioned on")
@@ -179,6 +181,7 @@ def _alike(model: LatentDiffusion, place: str) -> Asked:
 
     return Asked(
         condition=conditions.condition,
+        size=conditions.size_of,
         known=known,
         has=frozenset(given),
         digest=f"{data.digest} {data.transform_digest}",
@@ -245,18 +248,24 @@ class DrawnSource(Source):
             return Record(key=self.key(index), suffix="png", image=_file(Image.fromarray(numbers[:, :, 0])), **known)
         return Record(key=self.key(index), suffix="npy", image=npy_file(numbers), **known)
 
-    def _drawn(self, block: int) -> Tensor:
-        numbers = range(block * BLOCK, min((block + 1) * BLOCK, self.count))
-        cond = [self.asked.condition(number) for number in numbers]
-        uncond = cond if self.how.guidance == 1 else [self._uncond] * len(cond)
-        images = self.model.render(cond, uncond, self.how, offset=numbers.start)
-        if not images.isfinite().all():
-            raise UserError(f"the pictures came out as NaN or infinity in {self.model.precision}: use bf16 or fp32")
-        return images.clamp(-1, 1)
+    def _drawn(self, block: int) -> list[Tensor]:
+        found: dict[int, Tensor] = {}
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for number in range(block * BLOCK, min((block + 1) * BLOCK, self.count)):
+            by_size.setdefault(self.asked.size(number), []).append(number)
+        for size, numbers in by_size.items():
+            model = self.model.at_size(*size)
+            cond = [self.asked.condition(number) for number in numbers]
+            uncond = cond if self.how.guidance == 1 else [self._uncond(size)] * len(cond)
+            images = model.render(cond, uncond, self.how, numbers=numbers)
+            if not images.isfinite().all():
+                raise UserError(f"the pictures came out as NaN or infinity in {self.model.precision}: use bf16 or fp32")
+            found |= dict(zip(numbers, images.clamp(-1, 1), strict=True))
+        return [found[number] for number in sorted(found)]
 
     @cached_property
-    def _uncond(self) -> Condition:
-        return self.model.encode_condition(self.model.uncond())
+    def _uncond(self) -> Callable[[tuple[int, int]], Condition]:
+        return cache(lambda size: self.model.at_size(*size).encode_condition(self.model.uncond()))
 
 
 def _file(image: Image.Image) -> bytes:

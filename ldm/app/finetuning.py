@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -34,6 +35,8 @@ def completed(content: dict[str, Any]) -> dict[str, Any]:
             "this config does not say what the model is: name the checkpoint to go on with, init_from=FOLDER, or give it a whole model"
         )
     spec = read_spec(source)
+    if isinstance(content.get("data"), dict) and "size" in content["data"]:  # then it says all of the size
+        spec = replace(spec, buckets=None)
     free_of_conditioners = (f"conditioning.{name}.{key}" for name, config in spec.conditioning.items() for key in config.free)
     joined: dict[str, Any] = _joined(content, _known(spec, source), "", source, (*FREE, *FREE_OF_DENOISER, *free_of_conditioners))
     return joined
@@ -54,7 +57,10 @@ def _known(spec: LatentDiffusionSpec, source: str) -> dict[str, Any]:
         **{key: dump(getattr(spec, key)) for key in MODEL_KEYS},
         "first_stage": first_stage | {"config": None, "scale": None},
         "sampling": dump(spec.sampling),
-        "data": {"size": dump(spec.size), "fit": spec.fit, "depth": spec.depth, "channels": spec.first_stage.image_channels},
+        "data": {
+            **{"size": dump(spec.size), "buckets": dump(spec.buckets), "fit": spec.fit, "depth": spec.depth},
+            "channels": spec.first_stage.image_channels,
+        },
     }
 
 

@@ -83,6 +83,8 @@ def check_size(data: DataConfig, first_stage: FirstStageConfig) -> None:
     factor = first_stage.downsampling_factor
     if any(side % factor for side in height_width(data.size)):
         raise UserError(f"data.size ({as_config(data.size)}) must be a multiple of the first stage's downsampling factor ({factor})")
+    if any(side % factor for size in data.sizes for side in size):
+        raise UserError(f"data.buckets.step must be a multiple of the first stage's downsampling factor ({factor})")
 
 
 def latent_cache(

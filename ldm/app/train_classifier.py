@@ -47,6 +47,8 @@ class TrainClassifier:
 
     def __post_init__(self) -> None:
         check_run_name(self.name)
+        if self.data.buckets is not None:
+            raise UserError("a classifier is trained on images of one size: leave out data.buckets")
         if self.process is not None and self.density.begin(self.process) is not self.density:
             raise UserError(
                 f"density {self.density.kind!r} learns from a denoiser's losses; a classifier takes one that does not, e.g. uniform"
@@ -89,7 +91,7 @@ def _train(config: TrainClassifier, run: RunFolder, world: World, retry_lost: bo
     first_stage.to(world.device)
     cache = latent_cache(run.path / "latents", train_set, first_stage, config.data, world, keeps_pixels=False)
     data = LatentData(train_set=train_set, held_out=held_out, cache=cache, workers=config.data.workers)
-    latents = Latents(first_stage, data, config.seed, world.device)
+    latents = Latents(first_stage, data, world.device)
     task = ClassifierTask(spec, network, config.density, latents, config.train, config.seed, world)
     finish(task, config.train, run, config.seed, world, retry_lost=retry_lost)
 

@@ -101,6 +101,7 @@ class TrainLDM:
         return LatentDiffusionSpec(
             name=self.name,
             size=self.data.size,
+            buckets=self.data.buckets,
             fit=self.data.fit,
             first_stage=first_stage,
             normalization=normalization,

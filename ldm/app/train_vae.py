@@ -16,7 +16,7 @@ from ldm.checkpoints.model import AutoencoderSpec, load_first_stage
 from ldm.core.distributed import World
 from ldm.core.errors import UserError
 from ldm.core.random import digest
-from ldm.core.settings import as_config, height_width
+from ldm.core.settings import as_config, in_pixels
 from ldm.data.config import DataConfig
 from ldm.first_stage.config import FirstStageConfig
 from ldm.first_stage.identity import IdentityConfig
@@ -51,9 +51,11 @@ class TrainVAE:
             )
         if self.freeze is not None and self.init_from is None:
             raise UserError("freeze=encoder keeps the encoder of init_from: name the checkpoint, init_from=FOLDER")
-        if self.loss.has_discriminator and min(height_width(self.data.size)) < smallest_side(self.loss.disc_layers):
+        smallest = min(self.data.sizes, key=min)
+        if self.loss.has_discriminator and min(smallest) < smallest_side(self.loss.disc_layers):
+            what = f"data.size ({as_config(self.data.size)})" if self.data.buckets is None else f"the bucket {in_pixels(smallest)}"
             raise UserError(
-                f"data.size ({as_config(self.data.size)}) is too small for a discriminator of loss.disc_layers={self.loss.disc_layers}, "
+                f"{what} is too small for a discriminator of loss.disc_layers={self.loss.disc_layers}, "
                 f"which needs {smallest_side(self.loss.disc_layers)}: lower disc_layers, or set loss.disc_factor=0"
             )
         check_size(self.data, self.first_stage)
@@ -82,6 +84,7 @@ def _train(config: TrainVAE, run: RunFolder, world: World, retry_lost: bool) -> 
     spec = AutoencoderSpec(
         name=config.name,
         size=config.data.size,
+        buckets=config.data.buckets,
         fit=config.data.fit,
         first_stage=config.first_stage,
         normalization=LatentNormalization(

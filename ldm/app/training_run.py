@@ -133,6 +133,8 @@ def open_data(data: DataConfig, seed: int, world: World) -> tuple[ImageDataset, 
     if world.is_first:
         for finding in dict.fromkeys(finding for each in (train_set, held_out) if each is not None for finding in each.findings):
             print(finding.line(), flush=True)
+        if isinstance(train_set, IndexedDataset) and train_set.buckets:
+            print(train_set.buckets, flush=True)
         unused = train_set.source.held_out if data.val is None and isinstance(train_set, IndexedDataset) else 0
         if unused:
             print(f"{unused} held-out pictures of {train_set.name} are not used, since data.val is null", flush=True)

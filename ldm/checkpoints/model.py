@@ -17,6 +17,7 @@ from ldm.config.loader import to_yaml
 from ldm.core.errors import UserError
 from ldm.core.precision import dtypes_to_hold
 from ldm.core.settings import Limit, Precision, Size, height_width, in_pixels
+from ldm.data.buckets import Buckets, sizes_of
 from ldm.data.config import Depth, Fit
 from ldm.diffusion.grid import Grid, Trailing
 from ldm.diffusion.network_input import NetworkInput, TableIndex
@@ -38,6 +39,7 @@ class AutoencoderSpec:
     Attributes:
         name: of the run.
         size: of the training images, [height, width] in pixels, or the side of a square.
+        buckets: the sizes of the training images where they had several, see `DataConfig.buckets`.
         fit: how images were brought to that size, see `DataConfig.fit`.
         normalization: the latent normalization; its digest is that of the stored weights.
         background: RGB, 0 to 255, behind transparent images in training.
@@ -47,6 +49,7 @@ class AutoencoderSpec:
 
     name: str
     size: Size
+    buckets: Buckets | None = None
     fit: Fit = "centre"
     first_stage: FirstStageConfig
     normalization: LatentNormalization
@@ -91,6 +94,7 @@ class LatentDiffusionSpec:
     Attributes:
         size: of the training images, and of those that are drawn where no other is asked for; [height, width] in pixels, or the side of a
             square.
+        buckets: the sizes of the training images where they had several, see `DataConfig.buckets`.
         fit: how images were brought to that size, see `DataConfig.fit`.
         normalization: its digest is that of the first stage's weights; stage two works with no others.
         network_input: scaling and network_time of the denoiser's input; older checkpoints lack the key and mean the default.
@@ -104,6 +108,7 @@ class LatentDiffusionSpec:
 
     name: str
     size: Size
+    buckets: Buckets | None = None
     fit: Fit = "centre"
     first_stage: FirstStageConfig
     normalization: LatentNormalization
@@ -148,11 +153,14 @@ class LatentDiffusionSpec:
         if conditioners.uses_tokens != (self.denoiser.context_width is not None):
             advice = "set it to null: no conditioner gives tokens" if self.denoiser.context_width else "set it: a conditioner gives tokens"
             raise UserError(f"denoiser.context_width is {self.denoiser.context_width or 'null'}; {advice}")
-        if any(side % self.denoiser.size_multiple for side in self.latent_size):
-            raise UserError(
-                f"latents of {in_pixels(self.latent_size)} cannot be halved down to the denoiser's last level: "
-                f"make data.size a multiple of {self.size_multiple}, or give denoiser.multipliers fewer levels"
-            )
+        for size in {height_width(self.size), *sizes_of(self.size, self.buckets)}:
+            if any(side % self.size_multiple for side in size):
+                latent = tuple(side // self.first_stage.downsampling_factor for side in size)
+                key = "data.size" if self.buckets is None or size == height_width(self.size) else "data.buckets.step"
+                raise UserError(
+                    f"latents of {in_pixels((latent[0], latent[1]))} cannot be halved down to the denoiser's last level: "
+                    f"make {key} a multiple of {self.size_multiple}, or give denoiser.multipliers fewer levels"
+                )
         if conditioners.vector_width != self.denoiser.vector_width:
             raise UserError(f"denoiser.vector_width must be {conditioners.vector_width or 'null'}, the width of the conditioners' vectors")
         channels = self.first_stage.latent_channels
@@ -200,6 +208,7 @@ def load_first_stage(folder: Path | str, device: torch.device) -> tuple[FirstSta
         spec = AutoencoderSpec(
             name=whole.name,
             size=whole.size,
+            buckets=whole.buckets,
             fit=whole.fit,
             first_stage=whole.first_stage,
             normalization=whole.normalization,

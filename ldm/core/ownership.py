@@ -140,7 +140,8 @@ def _of_state(content: Any) -> dict[str, Marks]:
 
 def _of_set(content: Any) -> dict[str, Marks]:
     shards = [shard for split in content["splits"].values() for shard in split]
-    return {file["name"]: _marks(file) for shard in shards for file in _files_of(shard)}
+    sizes = content.get("sizes", {}).values()  # sets of earlier releases have none
+    return {file["name"]: _marks(file) for file in (*sizes, *(file for shard in shards for file in _files_of(shard)))}
 
 
 def _files_of(shard: Any) -> tuple[Any, ...]:

@@ -37,6 +37,14 @@ class Sample:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
+def by_size(samples: Sequence[Sample]) -> list[list[int]]:
+    """Numbers of samples whose images have one size, in the order of the first of each size."""
+    found: dict[torch.Size, list[int]] = {}
+    for number, sample in enumerate(samples):
+        found.setdefault(sample.image.shape, []).append(number)
+    return list(found.values())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """Samples stacked; B of each. See Sample; boxes are (B, K, 5) with the largest K, class -1 where a sample has fewer."""

@@ -8,6 +8,7 @@ from typing import Literal
 
 from ldm.core.errors import UserError
 from ldm.core.settings import Size, as_config, height_width
+from ldm.data.buckets import Buckets, sizes_of
 
 Fit = Literal["centre", "random", "pad", "stretch"]
 """How a picture of another shape is brought to a size: its centre or a random part is kept, or the whole, padded or stretched."""
@@ -56,6 +57,8 @@ class DataConfig:
             `shard-{000000..000009}.tar`; or, if allow_remote, URLs or `pipe:` commands of such shards.
         val: held-out pictures, likewise; the same as train = the held-out split that is in it; null = none.
         size: [height, width] of the images in pixels, or the side of a square.
+        buckets: several sizes in place of that one, of which each picture takes the one of the nearest shape; `size` is then what is drawn
+            where no other is asked for. None = one size.
         fit: how a picture of another shape is brought to that size. `centre` scales it until it covers the size and keeps its centre;
             `random` keeps another part in each epoch; `pad` scales it until it fits in and lays it on the background; `stretch` scales its
             sides apart from each other.
@@ -77,6 +80,7 @@ class DataConfig:
     train: str
     val: str | None = None
     size: Size
+    buckets: Buckets | None = None
     fit: Fit = "centre"
     channels: int = 3
     background: tuple[int, int, int] = (255, 255, 255)
@@ -107,3 +111,13 @@ class DataConfig:
             raise UserError(f"data.levels must be two numbers, black before white, as in [0, 4095], got {list(self.levels)}")
         if self.map_void is not None and self.map_void < 0:
             raise UserError(f"data.map_void must be a class of the maps, as 255, got {self.map_void}")
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of all images that are trained on."""
+        return sizes_of(self.size, self.buckets)
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """(height, width) of those with the most pixels."""
+        return max(self.sizes, key=math.prod)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterator
 
+import numpy as np
+
 from ldm.core.errors import UserError
+from ldm.core.settings import height_width, in_pixels
 from ldm.data.batch import Batch, Sample
+from ldm.data.bucket_order import BucketOrder
 from ldm.data.config import DataConfig
 from ldm.data.facts import DataFacts
 from ldm.data.findings import UNLABELLED, Finding, looks_unlabelled
 from ldm.data.loader import ShareOfRecords, report_unreadable, steps_in_order
-from ldm.data.order import GlobalOrder
+from ldm.data.order import GlobalOrder, Order
 from ldm.data.sample_transform import SampleTransform, Split
+from ldm.data.sources.picture_sizes import picture_sizes
 from ldm.data.sources.source import Source
 from ldm.data.unreadable import UnreadableReport
 
@@ -75,6 +80,8 @@ class ImageDataset(abc.ABC):
 class IndexedDataset(ImageDataset):
     """Samples by number, from a local source. A record that cannot be read is counted, and the next readable one stands in for it."""
 
+    _bucket_of: np.ndarray | None = None  # (count,), where the config has buckets
+
     def __init__(self, source: Source, config: DataConfig, split: Split, seed: int) -> None:
         self.source, self.config, self.seed, self.lost, self.places = source, config, seed, [], {}
         self.name, self.count, self.findings, self.credits = source.name, len(source), source.findings, source.credits
@@ -99,6 +106,8 @@ class IndexedDataset(ImageDataset):
             scan_labels=source.label_numbers,
         )
         self.transform_digest = self.transform.digest
+        if config.buckets is not None:
+            self._bucket_of = config.buckets.nearest(picture_sizes(source))
         self.unreadable = UnreadableReport(len(source) + len(source.unreadable), config.max_lost)
         for key, reason in source.unreadable.items():
             self.unreadable.add(key, reason)
@@ -110,6 +119,25 @@ class IndexedDataset(ImageDataset):
     def digest(self) -> str:  # type: ignore[override]
         """Found when it is first needed: a folder's files are read for it."""
         return self.source.digest
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """(height, width) of the image of a sample."""
+        return height_width(self.config.size) if self._bucket_of is None else self.config.sizes[self._bucket_of[index]]
+
+    def order(self, batch_size: int) -> Order:
+        """In which training reads it, in global batches of so many; each of them of one size."""
+        if self._bucket_of is None:
+            return GlobalOrder(len(self), batch_size, self.seed)
+        return BucketOrder(self._bucket_of, batch_size, self.seed)
+
+    @property
+    def buckets(self) -> str:
+        """How many pictures each has, for people; "" = there are none."""
+        if self._bucket_of is None:
+            return ""
+        counts = np.bincount(self._bucket_of, minlength=len(self.config.sizes)).tolist()
+        each = (f"{in_pixels(size)} {count:,}" for size, count in zip(self.config.sizes, counts, strict=True))
+        return f"pictures in each bucket of {self.name} (height x width): {', '.join(each)}"
 
     def sample(self, index: int, epoch: int, unreadable: UnreadableReport | None = None) -> Sample:
         """Sample `index` as it is in an epoch.
@@ -124,13 +152,13 @@ class IndexedDataset(ImageDataset):
         for step in range(len(self)):
             place = (index + step) % len(self)
             try:
-                return self.transform(self.source.record(place), epoch, place)
+                return self.transform(self.source.record(place), epoch, place, self.size_of(index))
             except UserError as error:
                 (self.unreadable if unreadable is None else unreadable).add(self.source.key(place), str(error))
         raise UserError(f"{self.name}: no record can be read")
 
     def batches(self, batch_size: int, first_step: int, part: tuple[int, int]) -> Iterator[Share]:
-        order = GlobalOrder(len(self), batch_size, self.seed)
+        order = self.order(batch_size)
         places = tuple(range(*part))
         reported = 0
         share = ShareOfRecords(self.sample, self.unreadable, order, *part)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ldm.core.errors import UserError
 from ldm.core.reading import read_bytes
-from ldm.data.picture_file import BITS, MAX_FILE, MAX_MEMORY, PHOTOMETRIC, STORED_LEVELS, decode_stored, decoding
+from ldm.data.formats import HEAD, format_of
+from ldm.data.picture_file import BITS, MAX_FILE, MAX_MEMORY, PHOTOMETRIC, STORED_LEVELS, decode_stored, decoding, stored_size
 from ldm.data.profiles import PROFILE, in_srgb, name_of
 
 Levels = tuple[float, float]
@@ -69,6 +70,18 @@ def open_map(path: Path) -> Tensor:
         UserError: as `open_image`; a colour picture.
     """
     return decode_map(read_bytes(path, MAX_FILE), str(path), suffix=path.suffix).long()
+
+
+def size_of(content: bytes, name: str, *, suffix: str = "") -> tuple[int, int]:
+    """(height, width), upright, of a data set's picture: of a picture file or a `.npy`, by its header.
+
+    Raises:
+        UserError: not a picture, or its header is damaged.
+    """
+    if format_of(content[:HEAD], suffix) == "NPY":
+        height, width, *_ = (*_array(content, name).shape, 1, 1)
+        return height, width
+    return stored_size(content, name, suffix=suffix)
 
 
 def decode_image(content: bytes, name: str, *, suffix: str = "", page: int = 0, levels: Levels | None = None) -> Image.Image:

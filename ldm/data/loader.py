@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ldm.core.errors import UserError
 from ldm.data.batch import Batch, Sample
-from ldm.data.order import GlobalOrder
+from ldm.data.order import Order
 from ldm.data.unreadable import UnreadableReport
 
 S = TypeVar("S")
@@ -74,7 +74,7 @@ class ShareOfRecords:
 
     sample: SampleOf
     unreadable: UnreadableReport
-    order: GlobalOrder
+    order: Order
     start: int
     stop: int
 

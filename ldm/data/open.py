@@ -35,6 +35,11 @@ def open_dataset(config: DataConfig, split: Split, seed: int) -> ImageDataset:
         return IndexedDataset(open_source(place, split, is_shared), config, split, seed)
     if not config.allow_remote:
         raise UserError(f"{place}: URLs and commands need data.allow_remote=true")
+    if config.buckets is not None:
+        raise UserError(
+            f"{place}: data.buckets needs the size of every picture before the first step, which is not known of shards at a URL: fetch "
+            "the shards and train on the folder, or set data.buckets=null"
+        )
     if is_remote_set(place):
         return IndexedDataset(open_remote(place, split, config.remote_cache), config, split, seed)
     if is_shared:

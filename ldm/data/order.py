@@ -9,12 +9,23 @@ rounds all permutations of up to 6 samples are equally frequent; with 8 rounds t
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import numpy as np
 
 from ldm.core.random import digest
 
 ROUNDS = 12
+
+
+class Order(Protocol):
+    """Of the samples of a set."""
+
+    def indices(self, step: int) -> list[tuple[int, int]]:
+        """(index, epoch) of each sample of the global batch of a step, steps counted from 1."""
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether a pass over the samples ends with a step."""
 
 
 class GlobalOrder:

@@ -37,6 +37,7 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """What undoes each orientation of EXIF."""
+SIDEWAYS = (5, 6, 7, 8)  # of them, those that exchange height and width
 
 NEW_SUBFILE_TYPE, BITS, PHOTOMETRIC, TILE_WIDTH, TILE_HEIGHT, SUB_PICTURES = 254, 258, 262, 322, 323, 330  # tags of TIFF
 IS_NO_PAGE = 0b101  # of NEW_SUBFILE_TYPE: a smaller copy of another page, or its transparency
@@ -93,6 +94,24 @@ def decode_stored(content: bytes, name: str, *, suffix: str = "", page: int = 0)
             image = image.copy()  # its decoder, which goes with the original, holds several times the picture
         image.info = {key: value for key, value in info.items() if value is not None}
         return Stored(image, kind)
+
+
+def stored_size(content: bytes, name: str, *, suffix: str = "") -> tuple[int, int]:
+    """(height, width), upright, of the page that `decode_stored` gives; nothing is decoded.
+
+    Raises:
+        UserError: not of an allowed format, or its header is damaged.
+    """
+    kind = _kind_of(content, name, suffix)
+    with decoding(name):
+        file = bare(content, kind)
+        image = _opened(file.content, name, kind)
+        frame = next(_frames(image), 0)
+        if frame:
+            image.seek(frame)
+        found = image.info if kind != "TIFF" else {}  # a TIFF's own size is upright already
+        is_turned = orientation_of(file.exif or found.get("exif"), file.xmp or found.get("xmp")) in SIDEWAYS
+        return (image.width, image.height) if is_turned else (image.height, image.width)
 
 
 def count_pages(content: bytes, name: str, *, suffix: str = "") -> int:

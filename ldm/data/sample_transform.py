@@ -21,7 +21,17 @@ from ldm.data.record import Record
 from ldm.data.transforms import UNKNOWN, Placement, augmented, fitted, fitted_boxes, fitted_levels, fitted_map
 
 Split = Literal["train", "val"]
-READ = ("size", "fit", "channels", "background", "depth", "levels", "map_void", "augment")  # what of the config decides how a record looks
+READ = (
+    "size",
+    "buckets",
+    "fit",
+    "channels",
+    "background",
+    "depth",
+    "levels",
+    "map_void",
+    "augment",
+)  # what of the config decides how a record looks
 BLACK = -1.0  # what arrays are padded with: theirs is no colour
 
 
@@ -52,15 +62,21 @@ class SampleTransform:
             del how["fit"]
         if how["depth"] == 8:  # likewise
             del how["depth"]
+        if how["buckets"] is None:
+            del how["buckets"]
         return hashlib.sha256(repr((sorted(how.items()), self.split, self.seed)).encode()).hexdigest()
 
-    def __call__(self, record: Record, epoch: int, index: int) -> Sample:
+    def __call__(self, record: Record, epoch: int, index: int, size: tuple[int, int] | None = None) -> Sample:
         """The record as it is in an epoch; what is random depends on (seed, epoch, index) only.
+
+        Args:
+            record, epoch, index: see above.
+            size: (height, width) of the image; None = the config's.
 
         Raises:
             UserError: it cannot be decoded, or does not fit the config.
         """
-        image, place, ground = self._image(record, epoch, index)
+        image, place, ground = self._image(record, epoch, index, size or height_width(self.config.size))
         mask, indices, boxes = self._mask(record, place), self._map(record, place), self._boxes(record, place)
         caption = record.captions[0] if record.captions else ""
         if self.split == "train":
@@ -86,7 +102,7 @@ class SampleTransform:
             return ""
         return captions[int(torch.randint(len(captions), (), generator=generator(self.seed, "caption", epoch, index)))]
 
-    def _image(self, record: Record, epoch: int, index: int) -> tuple[Tensor, Placement, Tensor | None]:
+    def _image(self, record: Record, epoch: int, index: int, size: tuple[int, int]) -> tuple[Tensor, Placement, Tensor | None]:
         """The picture, where it lies, and the colour (C, 1, 1) around it; None if it is opaque and fills the image."""
         channels, background = self.config.channels, self.config.background
         is_array = format_of(record.image[:HEAD], record.suffix) == "NPY"
@@ -95,7 +111,7 @@ class SampleTransform:
             is_opaque, levels = picture.mode in ("L", "RGB"), image_levels(picture, channels, background, record.name)
             del picture  # a large one needs its memory for the next step
             ground = image_tensor(Image.new("RGB", (1, 1), background), channels, background, record.name)
-            place = self._placed(levels, epoch, index)
+            place = self._placed(levels, epoch, index, size)
             return fitted_levels(levels, place, ground), place, None if is_opaque and self.config.fit != "pad" else ground
         if is_array:
             image = decode_array(record.image, record.name, levels=self.config.levels)
@@ -103,13 +119,13 @@ class SampleTransform:
             image = decode_deep(record.image, record.name, suffix=record.suffix, levels=self.config.levels)
         if len(image) != channels:
             raise UserError(f"{record.name}: has {len(image)} channels, data.channels is {channels}")
-        place, black = self._placed(image, epoch, index), torch.full((channels, 1, 1), BLACK)
+        place, black = self._placed(image, epoch, index, size), torch.full((channels, 1, 1), BLACK)
         return fitted(image, place, black), place, black if self.config.fit == "pad" else None
 
-    def _placed(self, stored: Tensor, epoch: int, index: int) -> Placement:
+    def _placed(self, stored: Tensor, epoch: int, index: int, size: tuple[int, int]) -> Placement:
         """Where a picture (..., H, W) comes to lie."""
         draw = generator(self.seed, "fit", epoch, index) if self.config.fit == "random" else None
-        return Placement.of(stored.shape[-2:], height_width(self.config.size), self.config.fit, draw)
+        return Placement.of(stored.shape[-2:], size, self.config.fit, draw)
 
     def _mask(self, record: Record, place: Placement) -> Tensor | None:
         if not self.has_masks:

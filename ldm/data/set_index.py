@@ -25,7 +25,7 @@ MOST_NAMES = 10_000  # labels that are numbers, or names of attributes, that ind
 
 
 class IndexFile(NamedTuple):
-    """The file that a shard's index lies in."""
+    """A file beside the shards that `index.json` names."""
 
     name: str
     bytes: int
@@ -105,10 +105,18 @@ class SplitFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitInfo:
-    """The shards of a split. facts: None in sets of earlier releases."""
+    """The shards of a split.
+
+    Attributes:
+        shards: in order.
+        facts: None in sets of earlier releases.
+        sizes: a file beside the shards of (count, 2) uint32, little-endian: height and width of every picture, upright; None in sets of
+            earlier releases.
+    """
 
     shards: tuple[ShardInfo, ...]
     facts: SplitFacts | None = None
+    sizes: IndexFile | None = None
 
     @property
     def count(self) -> int:
@@ -132,6 +140,7 @@ class Index:
             "version": VERSION,
             "splits": {split: [_plain_shard(shard) for shard in info.shards] for split, info in self.splits.items()},
             "facts": {split: _plain_facts(info.facts) for split, info in self.splits.items() if info.facts is not None},
+            "sizes": {split: _plain_file(info.sizes) for split, info in self.splits.items() if info.sizes is not None},
             "label_names": self.label_names,
             "map_names": self.map_names,
             "map_classes": self.map_classes,
@@ -165,8 +174,11 @@ class Index:
             if version not in range(1, VERSION + 1):
                 raise ValueError(f"version {version}; this release reads versions 1 to {VERSION}")
             facts = {split: _facts_of(one) for split, one in plain.get("facts", {}).items()}
+            sizes = {split: _index_file(one) for split, one in plain.get("sizes", {}).items()}
             splits = {
-                split: SplitInfo(shards=tuple(_shard_of(shard, version) for shard in shards), facts=facts.get(split))
+                split: SplitInfo(
+                    shards=tuple(_shard_of(shard, version) for shard in shards), facts=facts.get(split), sizes=sizes.get(split)
+                )
                 for split, shards in plain["splits"].items()
             }
             return Index(
@@ -184,21 +196,28 @@ class Index:
 
 def _plain_shard(shard: ShardInfo) -> dict[str, object]:
     assert isinstance(shard.index, IndexFile), shard.name
-    index = {"name": shard.index.name, "bytes": shard.index.bytes, "sha256": shard.index.sha256}
-    return {"name": shard.name, "bytes": shard.bytes, "sha256": shard.sha256, "count": shard.count, "index": index}
+    return {"name": shard.name, "bytes": shard.bytes, "sha256": shard.sha256, "count": shard.count, "index": _plain_file(shard.index)}
 
 
 def _shard_of(plain: Mapping[str, Any], version: int) -> ShardInfo:
     count = int(plain["count"])
     index: IndexFile | ShardIndex
     if version == VERSION:
-        index = IndexFile(name=_file_name(plain["index"]["name"]), bytes=int(plain["index"]["bytes"]), sha256=str(plain["index"]["sha256"]))
+        index = _index_file(plain["index"])
     else:
         index = ShardIndex(ShardIndex.encode((str(key), map(_member, members)) for key, members in plain["records"].items()))
         count = len(index)
     if count < 0:
         raise ValueError(f"{count} records")
     return ShardInfo(name=_file_name(plain["name"]), bytes=int(plain["bytes"]), sha256=str(plain["sha256"]), count=count, index=index)
+
+
+def _plain_file(file: IndexFile) -> dict[str, object]:
+    return {"name": file.name, "bytes": file.bytes, "sha256": file.sha256}
+
+
+def _index_file(plain: Mapping[str, Any]) -> IndexFile:
+    return IndexFile(name=_file_name(plain["name"]), bytes=int(plain["bytes"]), sha256=str(plain["sha256"]))
 
 
 def _file_name(name: object) -> str:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import io
+from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from webdataset import TarWriter
 
+from ldm.core.errors import UserError
 from ldm.core.files import write_file
 from ldm.data.checksum import checksum, digest_of
 from ldm.data.facts import ATTRIBUTES, BOXES, CAPTIONS, LABELS, MAPS, MASKS, PIXELS, AttributeTally
+from ldm.data.images import size_of
 from ldm.data.record import Record
 from ldm.data.set_index import MOST_NAMES, IndexFile, ShardInfo, SplitFacts, SplitInfo
 from ldm.data.shard_index import ShardIndex
@@ -51,6 +55,14 @@ class _Seen:
         return SplitFacts(digest=digest, has=frozenset(self._has), labels=labels, attributes=self._attributes.facts())
 
 
+def _size(record: Record) -> tuple[int, int]:
+    """(height, width) of its picture; (0, 0) = it cannot be read."""
+    try:
+        return size_of(record.image, record.name, suffix=record.suffix)
+    except UserError:
+        return 0, 0
+
+
 class ShardWriter:
     """Writes the records of one split into `<prefix>-000000.tar`, ... of at most max_bytes each; see `shard_writer`."""
 
@@ -59,6 +71,8 @@ class ShardWriter:
         self._shards: list[ShardInfo] = []
         self._keys: set[str] = set()
         self._seen = _Seen()
+        self._sizes = array("I")  # height and width of each picture
+        self._sizes_file: IndexFile | None = None
         self._buffer, self._count = io.BytesIO(), 0
         self._tar = self._new()
 
@@ -76,6 +90,7 @@ class ShardWriter:
             self.flush()
         self._tar.write({"__key__": record.key, **members})
         self._seen.see(record)
+        self._sizes.extend(_size(record))
         self._count += 1
 
     def flush(self) -> None:
@@ -97,19 +112,27 @@ class ShardWriter:
             self._shards.append(ShardInfo(name=path.name, bytes=len(content), sha256=sha256, count=len(records), index=beside))
         self._tar = self._new()
 
+    def finish(self) -> None:
+        """Ends the last shard, and writes the sizes of all pictures beside them."""
+        self.flush()
+        content = np.array(self._sizes, "<u4").tobytes()
+        path = self.folder / f"{self.prefix}.sizes"
+        write_file(path, content)
+        self._sizes_file = IndexFile(path.name, len(content), hashlib.sha256(content).hexdigest())
+
     @property
     def written(self) -> SplitInfo:
-        """What was written, after the last shard was ended."""
+        """What was written, after `finish`."""
         entries = (entry for shard in self._shards for entry in shard.open_index(self.folder, is_checked=True))
-        return SplitInfo(shards=tuple(self._shards), facts=self._seen.facts(digest_of(entries)))
+        return SplitInfo(shards=tuple(self._shards), facts=self._seen.facts(digest_of(entries)), sizes=self._sizes_file)
 
 
 @contextmanager
 def shard_writer(folder: Path, prefix: str, max_bytes: int) -> Iterator[ShardWriter]:
-    """A writer whose last shard is ended on leaving."""
+    """A writer that finishes on leaving."""
     writer = ShardWriter(folder, prefix, max_bytes)
     yield writer
-    writer.flush()
+    writer.finish()
 
 
 def write_shards(folder: Path, prefix: str, records: Iterable[Record], max_bytes: int = 15 * 2**20) -> SplitInfo:

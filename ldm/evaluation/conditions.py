@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.core.condition import Condition
@@ -41,10 +41,17 @@ class EvaluationConditions:
     def has_labels(self) -> bool:
         return LABELS in self.given
 
+    def size_of(self, number: int) -> tuple[int, int]:
+        """(height, width) of picture `number`, made as that of the split is brought to size."""
+        return self.source.data.size_of(number % self.source.count)
+
+    def uncond(self, number: int) -> Condition:
+        """Of picture `number`, unconditional."""
+        return self._uncond(self.size_of(number))
+
     @cached_property
-    def uncond(self) -> Condition:
-        """Of one picture."""
-        return self.model.encode_condition(self.model.uncond())
+    def _uncond(self) -> Callable[[tuple[int, int]], Condition]:
+        return cache(lambda size: self.model.at_size(*size).encode_condition(self.model.uncond()))
 
     def condition(self, number: int) -> Condition:
         """Of picture `number`.
@@ -53,11 +60,11 @@ class EvaluationConditions:
             UserError: a label that the model does not know.
         """
         if not self.given:
-            return self.uncond
+            return self.uncond(number)
         sample, facts = self.source.data.sample(number % self.source.count, 0), self.source.data.facts
         batch = Batch.of([replace(sample, caption=sample.captions[0] if sample.captions else "")])
         values = {name: part.of_batch(batch, facts) for name, part in self.model.conditioners.items() if part.reads in self.given}
-        return self.model.encode_condition(
+        return self.model.at_size(*self.size_of(number)).encode_condition(
             ConditionInputs(count=1, values={name: value for name, value in values.items() if value is not None})
         )
 

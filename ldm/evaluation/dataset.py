@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ldm.checkpoints.model import AutoencoderSpec, LatentDiffusionSpec
 from ldm.core.distributed import ALONE, World
 from ldm.core.errors import UserError
 from ldm.core.settings import Size
+from ldm.data.buckets import Buckets, sizes_of
 from ldm.data.config import DataConfig, Depth, Fit
 from ldm.data.image_dataset import IndexedDataset
 from ldm.data.open import open_dataset
@@ -36,6 +38,7 @@ class Preprocessing:
     """How pictures are brought to size: as the model's training did, without augmentation."""
 
     size: Size
+    buckets: Buckets | None = None
     channels: int
     background: tuple[int, int, int]
     fit: Fit = "centre"
@@ -43,10 +46,35 @@ class Preprocessing:
     levels: tuple[float, float] | None = None
     map_void: int | None = None
 
+    @staticmethod
+    def of(spec: LatentDiffusionSpec | AutoencoderSpec, background: tuple[int, int, int] | None = None) -> Preprocessing:
+        """As the training of a model brought its pictures to size.
+
+        Args:
+            spec: of the model.
+            background: that transparent pictures are laid on; None = as in training.
+        """
+        return Preprocessing(
+            size=spec.size,
+            buckets=spec.buckets,
+            fit=spec.fit,
+            channels=spec.first_stage.image_channels,
+            background=background or spec.background,
+            depth=spec.depth,
+            levels=spec.levels,
+            map_void=spec.map_void if isinstance(spec, LatentDiffusionSpec) else None,
+        )
+
+    @property
+    def smallest(self) -> tuple[int, int]:
+        """(height, width) of the images with the shortest side."""
+        return min(sizes_of(self.size, self.buckets), key=min)
+
     def plain(self) -> dict[str, object]:
         """For the JSON."""
         return {
             "size": self.size if isinstance(self.size, int) else list(self.size),
+            **({} if self.buckets is None else {"buckets": [list(size) for size in self.buckets.sizes]}),
             "channels": self.channels,
             "background": list(self.background),
             "depth": self.depth,
@@ -72,15 +100,39 @@ class DrawnFrom:
     data: IndexedDataset
     count: int
 
+    def by_size(self, numbers: Sequence[int]) -> dict[tuple[int, int], list[int]]:
+        """Numbers of pictures by (height, width); beyond `count` it is the first again. All those of one size lie together."""
+        found: dict[tuple[int, int], list[int]] = {}
+        for number in numbers:
+            found.setdefault(self.data.size_of(number % self.count), []).append(number)
+        return found
+
+    def groups(self, numbers: Sequence[int]) -> Iterator[list[int]]:
+        """The same, at most AT_ONCE of one size at a time."""
+        for some in self.by_size(numbers).values():
+            for first in range(0, len(some), AT_ONCE):
+                yield some[first : first + AT_ONCE]
+
+    def images(self, numbers: Sequence[int]) -> Tensor:
+        """(B, C, H, W) in [-1, 1], of pictures of one size."""
+        return torch.stack([self.data.sample(number, 0).image for number in numbers])
+
     def batches(self, world: World = ALONE) -> Iterator[Tensor]:
-        """(B, C, H, W) in [-1, 1]; of several processes each has its own, see `World.in_turn`."""
-        for first in range(0, self.count, AT_ONCE)[world.rank :: world.size]:
-            yield torch.stack([self.data.sample(i, 0).image for i in range(first, min(first + AT_ONCE, self.count))])
+        """(B, C, H, W) in [-1, 1], each of one size, in the order of `groups`; each process has its own, see `World.in_turn`."""
+        return map(self.images, list(self.groups(range(self.count)))[world.rank :: world.size])
+
+    def in_order(self, rows: Tensor) -> Tensor:
+        """(count, ...): what was computed of the `batches` of all processes in turn, in the order of the pictures."""
+        return in_order(rows, self.groups(range(self.count)))
 
     def features(self, network: Features, what: str, world: World = ALONE) -> Tensor:
         """(count, D), from the user's cache if data, transform and network are the same; else each process computes some."""
         key, unreadable = (self.data.digest, self.data.transform_digest, network.digest), self.data.unreadable.records
-        return cached_features(key, self.count, lambda: network.of(self.batches(world), self.count, what, world), unreadable, world)
+
+        def made() -> Tensor:
+            return self.in_order(network.of(self.batches(world), self.count, what, world))
+
+        return cached_features(key, self.count, made, unreadable, world)
 
     def plain(self) -> dict[str, object]:
         """For the JSON."""
@@ -109,6 +161,12 @@ class Result:
     metrics: list[Metric]
     attribution: dict[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+
+
+def in_order(rows: Tensor, groups: Iterable[Sequence[int]]) -> Tensor:
+    """(N, ...) rows in the order of their numbers, from those of groups of numbers, one group behind the other."""
+    numbers = torch.tensor([number for group in groups for number in group])
+    return rows[numbers.argsort()]
 
 
 def training_images(place: str, how: Preprocessing, count: int | None = None) -> DrawnFrom:
@@ -141,7 +199,7 @@ def held_out_images(place: str, how: Preprocessing, shared: bool, count: int | N
 
 
 def _keys(how: Preprocessing) -> dict[str, Any]:
-    return {name: getattr(how, name) for name in ("size", "fit", "channels", "background", "depth", "levels", "map_void")}
+    return {name: getattr(how, name) for name in ("size", "buckets", "fit", "channels", "background", "depth", "levels", "map_void")}
 
 
 def _drawn(place: str, split: Split, config: DataConfig, count: int | None) -> DrawnFrom:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ldm.checkpoints.model import load_first_stage
 from ldm.core.distributed import World
 from ldm.core.errors import UserError
-from ldm.core.settings import height_width, in_pixels
+from ldm.core.settings import in_pixels
 from ldm.data.sample_transform import Split
 from ldm.evaluation.dataset import AT_ONCE, DrawnFrom, Preprocessing, Result, held_out_images, training_images
 from ldm.first_stage.identity import IdentityConfig
@@ -48,14 +48,7 @@ def evaluate_vae(
     first_stage, spec, _ = load_first_stage(model, world.device)
     if isinstance(spec.first_stage, IdentityConfig):
         raise UserError(f"checkpoint {model} works on pixels: it has no first stage to evaluate; evaluate it with: evaluate.py ldm")
-    how = Preprocessing(
-        size=spec.size,
-        fit=spec.fit,
-        channels=spec.first_stage.image_channels,
-        background=background or spec.background,
-        depth=spec.depth,
-        levels=spec.levels,
-    )
+    how = Preprocessing.of(spec, background)
     if split == "val":
         drawn = held_out_images(place, how, shared=False, count=count)
     else:
@@ -87,12 +80,12 @@ def reconstructions(first_stage: FirstStage, drawn: DrawnFrom, device: torch.dev
 
 @torch.no_grad()
 def _image_metrics(first_stage: FirstStage, drawn: DrawnFrom, how: Preprocessing, world: World) -> list[Metric]:
-    lpips = Perceptual(vgg_lpips()).to(world.device) if min(height_width(how.size)) >= LPIPS_SIDE else None
+    lpips = Perceptual(vgg_lpips()).to(world.device) if min(how.smallest) >= LPIPS_SIDE else None
 
     def measured() -> Iterator[dict[str, Tensor]]:
         for images, given in reconstructions(first_stage, drawn, world.device, world):
             one = {"l1": reconstruction.l1(images, given), "psnr": reconstruction.psnr(images, given)}
-            if min(height_width(how.size)) >= reconstruction.SMALLEST_SIDE:
+            if min(how.smallest) >= reconstruction.SMALLEST_SIDE:
                 one["ssim"] = reconstruction.ssim(images, given)
             if lpips is not None:
                 one["lpips"] = lpips(images.to(world.device), given.clamp(-1, 1).to(world.device)).cpu()
@@ -114,7 +107,7 @@ def _image_metrics(first_stage: FirstStage, drawn: DrawnFrom, how: Preprocessing
             interval=None if values is None else bootstrap.of_mean(values),
             pictures=drawn.count,
             better=better,
-            about=about if values is not None else f"pictures of {in_pixels(how.size)} are too small for it",
+            about=about if values is not None else f"pictures of {in_pixels(how.smallest)} are too small for it",
         )
 
     return [
@@ -130,8 +123,8 @@ def _frechet(first_stage: FirstStage, drawn: DrawnFrom, world: World) -> list[Me
     inception = InceptionFeatures(world.device)
     reference = drawn.features(inception, "pictures", world)
     decoded = (given for _, given in reconstructions(first_stage, drawn, world.device, world))
-    given = inception.of(decoded, drawn.count, "reconstructions", world)
-    between = inception.of(_decoded_midpoints(first_stage, drawn, world), drawn.count, "pictures between two", world)
+    given = drawn.in_order(inception.of(decoded, drawn.count, "reconstructions", world))
+    between = drawn.in_order(inception.of(_decoded_midpoints(first_stage, drawn, world), drawn.count, "pictures between two", world))
     if not world.is_first:
         return []
 
@@ -162,6 +155,12 @@ def _frechet(first_stage: FirstStage, drawn: DrawnFrom, world: World) -> list[Me
 
 @torch.no_grad()
 def _decoded_midpoints(first_stage: FirstStage, drawn: DrawnFrom, world: World) -> Iterator[Tensor]:
-    own = (first_stage.encode(images.to(world.device)).float().cpu() for images in drawn.batches(world))
-    for some in midpoints(torch.cat(list(world.in_turn(own)))).split(AT_ONCE)[world.rank :: world.size]:
+    """Each process decodes its own, once all have all latents. A picture that is alone in its size stays as it is."""
+    between = []
+    for numbers in drawn.by_size(range(drawn.count)).values():
+        parts = [numbers[first : first + AT_ONCE] for first in range(0, len(numbers), AT_ONCE)][world.rank :: world.size]
+        own = (first_stage.encode(drawn.images(part).to(world.device)).float().cpu() for part in parts)
+        latents = torch.cat(list(world.in_turn(own)))
+        between += (midpoints(latents) if len(latents) > 1 else latents).split(AT_ONCE)
+    for some in between[world.rank :: world.size]:
         yield first_stage.decode(some.to(world.device)).float().cpu()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,24 +20,30 @@ FOLDER = "pictures"
 COUNT = "saved_pictures"  # key of the JSON that says how many an evaluation left in FOLDER
 
 
-def made(conditions: EvaluationConditions, how: Sampling, world: World = ALONE) -> Iterator[tuple[int, Tensor]]:
-    """The number of the first, and (B, C, size, size) in [-1, 1], not clipped; how.num_images in all, picture i under condition i.
+def made(conditions: EvaluationConditions, how: Sampling, world: World = ALONE) -> Iterator[tuple[list[int], Tensor]]:
+    """Numbers of pictures, and these (B, C, H, W) in [-1, 1], not clipped, of one size; how.num_images in all, those of one size together.
 
-    Of several processes each draws its own, see `World.in_turn`.
+    Picture i is made under condition i, of the size of picture i of the split. Each process draws its own, see `World.in_turn`.
 
     Raises:
         UserError: a picture that is not finite.
     """
-    model, bar = conditions.model, Progress()
-    starts = range(0, how.num_images, model.at_once)[world.rank :: world.size]
-    for batch, start in enumerate(starts):
-        cond = [conditions.condition(i) for i in range(start, min(start + model.at_once, how.num_images))]
-        uncond = cond if how.guidance == 1 else [conditions.uncond] * len(cond)
-        now = replace(how, num_images=len(cond), on_step=shifted(bar, batch, len(starts)) if world.is_first else None)
-        images = model.render(cond, uncond, now, offset=start)
+    bar = Progress()
+    batches = [
+        (at_size, some[first : first + at_size.at_once])
+        for size, some in conditions.source.by_size(range(how.num_images)).items()
+        for at_size in [conditions.model.at_size(*size)]
+        for first in range(0, len(some), at_size.at_once)
+    ][world.rank :: world.size]
+    for place, (model, numbers) in enumerate(batches):
+        cond = [conditions.condition(number) for number in numbers]
+        uncond = cond if how.guidance == 1 else [conditions.uncond(number) for number in numbers]
+        on_step = shifted(bar, place, len(batches)) if world.is_first else None
+        now = replace(how, num_images=len(cond), on_step=on_step)
+        images = model.render(cond, uncond, now, numbers=numbers)
         if not images.isfinite().all():
             raise UserError("some of the pictures came out as NaN or infinity: train the model longer, or take another sampler")
-        yield start, images
+        yield numbers, images
 
 
 @dataclass(frozen=True)
@@ -77,10 +83,10 @@ class SavedImages:
         if self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()
 
-    def add(self, images: Tensor, first: int) -> None:
-        """Writes pictures (B, C, H, W), of which the first is number `first`."""
+    def add(self, images: Tensor, numbers: Sequence[int]) -> None:
+        """Writes pictures (B, C, H, W) with these numbers."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for number, image in enumerate(to_pil(images), first):
+        for number, image in zip(numbers, to_pil(images), strict=True):
             image.save(self.path / _name(number))
 
     def finish(self, count: int) -> None:

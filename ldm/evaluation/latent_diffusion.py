@@ -18,7 +18,7 @@ from ldm.data.findings import Finding
 from ldm.data.open import has_held_out_split, is_same_place
 from ldm.data.sample_transform import Split
 from ldm.evaluation.conditions import EvaluationConditions
-from ldm.evaluation.dataset import DrawnFrom, Preprocessing, Result, held_out_images, in_training_set, training_images
+from ldm.evaluation.dataset import DrawnFrom, Preprocessing, Result, held_out_images, in_order, in_training_set, training_images
 from ldm.evaluation.first_stage import LATENT, reconstructions
 from ldm.evaluation.generated import COUNT, SavedImages, made
 from ldm.evaluation.judge import Judge, Verdict
@@ -84,15 +84,9 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig
             classifier or a judge that does not fit.
     """
     spec = model.spec
-    at_size = Preprocessing(
-        size=spec.size,
-        fit=spec.fit,
-        channels=spec.first_stage.image_channels,
-        background=config.background or spec.background,
-        depth=spec.depth,
-        levels=spec.levels,
-        map_void=spec.map_void,
-    )
+    if spec.buckets is not None and (config.classifier, config.judge) != (None, None):
+        raise UserError("classifiers and judges are of one image size, but this model was trained on several (data.buckets): leave it out")
+    at_size = Preprocessing.of(spec, config.background)
     training = training_images(config.place, at_size, config.reference_count)
     source = training_images(config.place, at_size) if config.split == "train" else _held_out(config.place, config.held_out, at_size)
     is_held_out = config.split == "val"
@@ -119,9 +113,8 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig
         reconstructed = real[:shared]
     else:
         some = replace(source, count=shared)
-        reconstructed = inception.of(
-            (given for _, given in reconstructions(model.first_stage, some, model.device, world)), shared, "reconstructions", world
-        )
+        decoded = (given for _, given in reconstructions(model.first_stage, some, model.device, world))
+        reconstructed = some.in_order(inception.of(decoded, shared, "reconstructions", world))
     second = ResNet50Features(model.device) if config.has_resnet50 else None
     beside_reference = None if second is None else training.features(second, "training pictures", world)
     generated, seconds, logits = _seen(conditions, how, inception, second, judge, config.folder, world)
@@ -152,6 +145,7 @@ def evaluate_ldm(model: LatentDiffusion, how: Sampling, config: EvaluationConfig
             "conditioned_on": list(conditions.given) or "nothing: unconditional",
             "guided_to": "labels, by the classifier" if how.guide is not None else "nothing",
             "order": "picture i is conditioned on what picture i of the split has, from the first again when they are used up",
+            **({} if spec.buckets is None else {"sizes": "picture i is made of the size that picture i of the split is brought to"}),
         },
         "reconstruction": "none: the model draws pixels" if isinstance(spec.first_stage, IdentityConfig) else f"of {LATENT}",
         "preprocessing": at_size.plain(),
@@ -197,19 +191,21 @@ def _seen(
     Of what is not there, (0,).
     """
 
-    def seen() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for first, images in made(conditions, how, world):
+    def seen() -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
+        for numbers, images in made(conditions, how, world):
             if folder is not None:
-                folder.add(images, first)
+                folder.add(images, numbers)
             none = torch.zeros(0)
-            yield inception(images), none if second is None else second(images), none if judge is None else judge.logits(images).cpu()
+            of_second = none if second is None else second(images)
+            yield numbers, inception(images), of_second, none if judge is None else judge.logits(images).cpu()
 
     if folder is not None:
         world.on_first(folder.clear)
-    features, seconds, logits = zip(*world.in_turn(seen()), strict=True)
+    groups, *found = zip(*world.in_turn(seen()), strict=True)
     if folder is not None and world.is_first:
         folder.finish(how.num_images)
-    return torch.cat(features), torch.cat(seconds), torch.cat(logits)
+    features, seconds, logits = (in_order(torch.cat(rows), groups) if rows[0].numel() else torch.zeros(0) for rows in found)
+    return features, seconds, logits
 
 
 def _how(how: Sampling, classifier: str | None) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -179,9 +179,8 @@ def _decoder_noise(first_stage: FirstStage, training: DrawnFrom, besides: int, t
     absolute, square = [], []
     with tqdm(total=count, desc="decoder's noise", unit="picture", dynamic_ncols=True) as bar:
         stored = len(training.data)
-        for start in range(stored - count, stored, AT_ONCE):
-            numbers = range(start, min(start + AT_ONCE, stored))
-            images = as_shown(torch.stack([training.data.sample(i, 0).image for i in numbers])).to(device)
+        for numbers in replace(training, count=stored).groups(range(stored - count, stored)):
+            images = as_shown(training.images(numbers)).to(device)
             drawn = Streams.of(task.seed, "decoder noise", samples=numbers).normal("posterior", first_stage.latent_shape(images))
             error = (first_stage.decode(first_stage.encode(images, drawn.to(device))) - images).cpu().double().flatten(1)
             absolute.append(error.abs().mean(1))

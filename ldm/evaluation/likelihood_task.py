@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -19,7 +18,6 @@ from ldm.diffusion.likelihood import FlowDensity, first_time
 from ldm.diffusion.process import NoiseProcess
 from ldm.diffusion.settings import Probe
 from ldm.evaluation.conditions import EvaluationConditions
-from ldm.evaluation.dataset import AT_ONCE
 from ldm.evaluation.settings import Variance
 from ldm.metrics.features import as_shown
 
@@ -80,11 +78,10 @@ class LikelihoodTask:
         return first_time(self.process, self.config.first_noise)
 
     def batches(self) -> Iterator[tuple[Tensor, Denoise, Streams]]:
-        """Pictures (B, C, size, size) on 256 levels in [-1, 1], on the device; their conditional denoiser; their random streams."""
+        """Pictures (B, C, H, W) on 256 levels in [-1, 1], on the device; their conditional denoiser; their random streams."""
         model = self.conditions.model
-        for start in range(0, self.count, AT_ONCE):
-            numbers = range(start, min(start + AT_ONCE, self.count))
-            images = as_shown(torch.stack([self.conditions.source.data.sample(i, 0).image for i in numbers])).to(model.device)
+        for numbers in self.conditions.source.groups(range(self.count)):
+            images = as_shown(self.conditions.source.images(numbers)).to(model.device)
             condition = Condition.stack([self.conditions.condition(i) for i in numbers])
             yield images, model.denoiser.bind(condition), Streams.of(self.seed, "bits", samples=numbers)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -60,7 +61,7 @@ class ClassifierGuide:
             if its != models:
                 raise UserError(f"{misfit}: its {what} is {its}, the model's {models}")
 
-    def __call__(self, denoise: Denoise, process: NoiseProcess, rows: range) -> Denoise:
+    def __call__(self, denoise: Denoise, process: NoiseProcess, rows: Sequence[int]) -> Denoise:
         """The guided denoiser of the images with these numbers."""
         labels = torch.tensor([self.labels[row % len(self.labels)] for row in rows])
         return classifier_guided(denoise, self.classifier.logits, labels, self.scale, process)

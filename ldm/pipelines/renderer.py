@@ -73,12 +73,12 @@ class Renderer:
         """
         own = height_width(self.spec.size)
         size = own[0] if height is None else height, own[1] if width is None else width
-        if size == own:
+        if size == own and (self.spec.buckets is None or height is width is None):
             return self
         for name, side in zip(("height", "width"), size, strict=True):
             if not is_number(side, Integral) or side < 1 or side % self.spec.size_multiple:
                 raise UserError(f"{name} must be a multiple of {self.spec.size_multiple} for this model, got {side}")
-        return replace(self, spec=replace(self.spec, size=size))
+        return replace(self, spec=replace(self.spec, size=size, buckets=None))
 
     @property
     def at_once(self) -> int:
@@ -123,8 +123,8 @@ class Renderer:
         if _same(wanted, unwanted):  # nothing to lead away from: half the work
             how = replace(how, guidance=1.0)
         count = how.num_images
-        conds, unconds = [wanted] * count, [unwanted] * count
-        images = self.render(conds, unconds, how, offset=offset, start=start, start_latent=start_latent, wrap=wrap)
+        conds, unconds, numbers = [wanted] * count, [unwanted] * count, range(offset, offset + count)
+        images = self.render(conds, unconds, how, numbers=numbers, start=start, start_latent=start_latent, wrap=wrap)
         if not images.isfinite().all():
             raise UserError(f"the pictures came out as NaN or infinity in {self.precision}: use bf16 or fp32, or train the model longer")
         return images
@@ -136,15 +136,15 @@ class Renderer:
         uncond: Sequence[Condition],
         how: Sampling,
         *,
-        offset: int = 0,
+        numbers: Sequence[int] | None = None,
         start: float = 1.0,
         start_latent: Tensor | None = None,
         wrap: Wrap | None = None,
     ) -> Tensor:
-        """`generate` for encoded conditions, one a picture; picture i draws from stream (how.seed, offset + i).
+        """`generate` for encoded conditions, one a picture; picture i draws from stream (how.seed, numbers[i]).
 
         Args:
-            offset: see `generate`.
+            numbers: of the pictures, where the call is a part of a larger one; None = from 0.
         """
         process = self.spec.process
         start = max(start, process.t_first)
@@ -154,8 +154,8 @@ class Renderer:
         starts = range(0, len(cond), self.at_once)
         for number, first in enumerate(starts):
             rows = range(first, min(first + self.at_once, len(cond)))
-            numbers = range(offset + rows.start, offset + rows.stop)
-            streams = Streams.of(how.seed, "image", samples=numbers)
+            own = rows if numbers is None else numbers[rows.start : rows.stop]
+            streams = Streams.of(how.seed, "image", samples=own)
             noise = streams.normal("start", shape).to(self.device)
             if start_latent is None:
                 x = start_std(process, times[0]) * noise
@@ -164,7 +164,7 @@ class Renderer:
             conditions = _joined(cond, rows), _joined(uncond, rows)
             denoise = classifier_free(self.denoiser, *conditions, how.guidance, how.guidance_interval, how.guidance_rescale)
             if how.guide is not None:
-                denoise = how.guide(denoise, process, numbers)
+                denoise = how.guide(denoise, process, own)
             if how.threshold is not None:
                 denoise = thresholded(denoise, process, percentile=None if how.threshold == "clip" else how.threshold)
             if wrap is not None:
@@ -189,7 +189,7 @@ class Renderer:
             raise UserError("autoguidance needs two models of one first stage and one process; the weaker one has others")
         condition = weaker.encode_condition(cond)
 
-        def guided(denoise: Denoise, process: NoiseProcess, rows: range) -> Denoise:
+        def guided(denoise: Denoise, process: NoiseProcess, rows: Sequence[int]) -> Denoise:
             return autoguidance(denoise, lambda x, t: weaker.denoiser(x, t, condition.repeated(len(x))), scale)
 
         return guided

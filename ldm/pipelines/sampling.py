@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -22,7 +22,7 @@ from ldm.samplers.sampler import Sampler
 
 OnStep = Callable[[int, int], None]
 
-Guide = Callable[[Denoise, NoiseProcess, range], Denoise]
+Guide = Callable[[Denoise, NoiseProcess, Sequence[int]], Denoise]
 """(denoiser, process, the numbers of its pictures) -> a guided denoiser."""
 
 

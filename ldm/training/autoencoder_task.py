@@ -18,7 +18,8 @@ from ldm.checkpoints.model import AutoencoderSpec, write_autoencoder
 from ldm.core.distributed import World
 from ldm.core.precision import DTYPES
 from ldm.core.random import Streams
-from ldm.core.settings import in_pixels
+from ldm.data.batch import by_size
+from ldm.data.buckets import sizes_in_words
 from ldm.data.image_dataset import ImageDataset, Share
 from ldm.first_stage.latent_normalization import LatentNormalization, measure, weights_digest
 from ldm.first_stage.posterior import Encoded
@@ -31,7 +32,7 @@ from ldm.losses.statistics import StatisticsCollector
 from ldm.training.config import TrainConfig
 from ldm.training.draws import StepDraws
 from ldm.training.ema import Ema
-from ldm.training.image_grid import grid_of
+from ldm.training.image_grid import grid_of, on_one_canvas
 from ldm.training.task import Evaluation, MeasuredOn, Pass
 
 QUICK_MEASURE = 1024  # pictures that the latent normalization is measured on at checkpoints before the last
@@ -205,16 +206,17 @@ class AutoencoderTask:
         }
         return {name: value.sum() / now.batch_size for name, value in values.items()}
 
-    def _images(self, dataset: ImageDataset, world: World, limit: int | None = None) -> Iterator[tuple[Tensor, range]]:
-        """The first pictures of a set in batches, with their numbers; of several processes each has its own, see `World.in_turn`."""
+    def _images(self, dataset: ImageDataset, world: World, limit: int | None = None) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
+        """The first pictures of a set in batches, each of one size, with their numbers; of several processes each has its own."""
         samples, at_once = dataset.some(limit), max(1, self.config.batch_size // self.world.size)
         for number in itertools.count():
             batch, first = list(islice(samples, at_once)), number * at_once
             if not batch:
                 return
-            if number % world.size == world.rank:
-                images = torch.stack([sample.image for sample in batch])
-                yield images.to(self.world.device, memory_format=self.memory_format), range(first, first + len(batch))
+            for numbers in by_size(batch) if number % world.size == world.rank else ():
+                images = torch.stack([batch[one].image for one in numbers])
+                rows = tuple(first + one for one in numbers)
+                yield images.to(self.world.device, memory_format=self.memory_format), rows
 
     def evaluate(self, autocast: AbstractContextManager[Any]) -> Evaluation:
         average = self.average.module
@@ -249,12 +251,17 @@ class AutoencoderTask:
     def sample_grid(self, autocast: AbstractContextManager[Any]) -> Tensor:
         """Held-out pictures above their reconstructions."""
         average = self.average.module
-        samples = (self.held_out or self.train_set).some(SHOWN)
-        images = torch.stack([sample.image for sample in samples]).to(self.world.device, memory_format=self.memory_format)
-        with autocast:
-            mean, _ = average.moments(images)
-            reconstruction = average.decode(average.normalise(mean))
-        return grid_of(torch.cat([images, reconstruction.float()]), columns=len(images))
+        samples = list((self.held_out or self.train_set).some(SHOWN))
+        shown: dict[int, tuple[Tensor, Tensor]] = {}
+        for numbers in by_size(samples):
+            images = torch.stack([samples[number].image for number in numbers])
+            images = images.to(self.world.device, memory_format=self.memory_format)
+            with autocast:
+                mean, _ = average.moments(images)
+                reconstruction = average.decode(average.normalise(mean))
+            shown |= dict(zip(numbers, zip(images, reconstruction.float(), strict=True), strict=True))
+        above, below = zip(*(shown[number] for number in sorted(shown)), strict=True)
+        return grid_of(on_one_canvas([*above, *below]), columns=len(above))
 
     @torch.no_grad()
     def save(self, folder: Path, step: int, steps: int) -> None:
@@ -290,7 +297,7 @@ class AutoencoderTask:
     def _card(self, step: int, normalization: LatentNormalization) -> str:
         return (
             f"# First stage: {self.spec.name}\n\n"
-            f"{self.spec.first_stage.kind.upper()} autoencoder of {in_pixels(self.spec.size)} pictures, "
+            f"{self.spec.first_stage.kind.upper()} autoencoder of {sizes_in_words(self.spec.size, self.spec.buckets)} pictures, "
             f"{sum(p.numel() for p in self.first_stage.parameters()):,} parameters, downsampling factor "
             f"{normalization.downsampling_factor}, {normalization.channels} latent channels, averaged weights in "
             f"{self.config.checkpoint_dtype}.\n\n"

@@ -14,7 +14,7 @@ from ldm.checkpoints.model import LatentDiffusionSpec, write_latent_diffusion
 from ldm.conditioning.conditioner import Conditioners
 from ldm.core.distributed import World
 from ldm.core.precision import DTYPES
-from ldm.core.settings import in_pixels
+from ldm.data.buckets import sizes_in_words
 from ldm.data.image_dataset import ImageDataset
 from ldm.first_stage.stage import FirstStage
 from ldm.networks.lora import Adapters, adapt, base_weights, merged, twin
@@ -127,7 +127,7 @@ class DiffusionModel:
     def _headed(self, card: str, what: str) -> str:
         conditions = ", ".join(self.conditioners.names)
         given = f"conditioned on {conditions}" if conditions else "unconditional"
-        return f"# {self.spec.name}\n\n{what}, {in_pixels(self.spec.size)}; {given}.\n\n{card}"
+        return f"# {self.spec.name}\n\n{what}, {sizes_in_words(self.spec.size, self.spec.buckets)}; {given}.\n\n{card}"
 
     def card(self, data: ImageDataset, step: int, seed: int) -> str:
         """What a reader of the checkpoint wants to know of its training."""

@@ -62,7 +62,7 @@ class DiffusionTask:
         self.model = DiffusionModel(parts, config, seed, world)
         self.draws = StepDraws(seed, world.device)
         self.train_set = data.train_set
-        self.latents = Latents(self.model.first_stage, data, seed, world.device)
+        self.latents = Latents(self.model.first_stage, data, world.device)
         self.drop_all, self.prompts = drop_all, prompts
         self.trained: dict[str, nn.Module] = dict(self.model.trained)
         self.averaged: dict[str, Ema[Any]] = self.model.averaged
@@ -76,7 +76,7 @@ class DiffusionTask:
         self.lost, self.places = data.train_set.lost, data.train_set.places
         self._call = torch.compile(self.model.network) if config.compile else self.model.network
         self._held_out: list[LatentBatch] = []
-        self._grid: list[Row] = []
+        self._grid: list[tuple[Row, ...]] = []
 
     def describe(self) -> dict[str, int]:
         return self.model.counts()
@@ -157,7 +157,7 @@ class DiffusionTask:
         """See `sample_grid`."""
         return sample_grid(self._averaged(), self._rows(), self.seed, self.world)
 
-    def _rows(self) -> list[Row]:
+    def _rows(self) -> list[tuple[Row, ...]]:
         """Of the sample grid; the same at each evaluation."""
         self._grid = self._grid or list(
             rows_of(self._averaged(), self.latents.first_records(COLUMNS), self.latents.measured.facts, self.prompts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +20,16 @@ def grid_of(images: Tensor, columns: int | None = None) -> Tensor:
     """
     grid: Tensor = make_grid(_shown(images), nrow=columns or math.ceil(math.sqrt(len(images))), padding=2, pad_value=1.0)
     return grid
+
+
+def on_one_canvas(images: Sequence[Tensor]) -> Tensor:
+    """(C, h, w) each, in [-1, 1] -> (B, C, H, W): each in the middle of white of the largest sides, where not all are of one size."""
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    canvas = torch.ones(len(images), images[0].shape[0], height, width, dtype=images[0].dtype, device=images[0].device)
+    for place, image in zip(canvas, images, strict=True):
+        top, left = (height - image.shape[1]) // 2, (width - image.shape[2]) // 2
+        place[:, top : top + image.shape[1], left : left + image.shape[2]] = image
+    return canvas
 
 
 def framed(images: Tensor, is_right: Tensor) -> Tensor:

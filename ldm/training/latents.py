@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ldm.core.distributed import ALONE, World
 from ldm.core.random import Streams
-from ldm.data.batch import Batch
-from ldm.data.image_dataset import ImageDataset
+from ldm.data.batch import Batch, by_size
+from ldm.data.image_dataset import ImageDataset, IndexedDataset
 from ldm.data.latent_cache import LatentCache
 from ldm.data.loader import steps_in_order
-from ldm.data.order import GlobalOrder
+from ldm.data.order import Order
 from ldm.first_stage.stage import FirstStage
 
 PART = 32  # held-out pictures encoded at once
@@ -66,7 +66,7 @@ class ShareOfLatents:
     """Reads the share [start, stop) of a step's global batch from the cache."""
 
     cache: LatentCache
-    order: GlobalOrder
+    order: Order
     start: int
     stop: int
 
@@ -83,13 +83,12 @@ class Latents:
     Args:
         first_stage: frozen, on the device where latents come to lie.
         data: the pictures.
-        seed: of the order.
         device: see first_stage.
     """
 
-    def __init__(self, first_stage: FirstStage, data: LatentData, seed: int, device: torch.device) -> None:
+    def __init__(self, first_stage: FirstStage, data: LatentData, device: torch.device) -> None:
         self.first_stage, self.train_set, self.held_out, self.workers = first_stage, data.train_set, data.held_out, data.workers
-        self.cache, self.seed, self.device = data.cache, seed, device
+        self.cache, self.device = data.cache, device
 
     def batches(self, batch_size: int, first_step: int, share: tuple[int, int]) -> Iterator[LatentBatch]:
         """The share [start, stop) of the global batches of steps first_step, ...; see `ImageDataset.batches`."""
@@ -97,7 +96,8 @@ class Latents:
             for records, positions in self.train_set.batches(batch_size, first_step, share):
                 yield LatentBatch(records=records, positions=positions, moments=None)
             return
-        read = ShareOfLatents(self.cache, GlobalOrder(self.cache.count, batch_size, self.seed), *share)
+        assert isinstance(self.train_set, IndexedDataset)  # no other has a cache
+        read = ShareOfLatents(self.cache, self.train_set.order(batch_size), *share)
         for _, batch in steps_in_order(read, first_step, self.workers):
             yield batch
 
@@ -106,22 +106,26 @@ class Latents:
         """The held-out set, or the training set where there is none."""
         return self.held_out or self.train_set
 
-    def first_records(self, count: int) -> Batch:
-        """Of the first held-out pictures."""
-        return Batch.of(list(self.measured.some(count)))
+    def first_records(self, count: int) -> list[Batch]:
+        """Of the first held-out pictures; those of one size together."""
+        some = list(self.measured.some(count))
+        return [Batch.of([some[number] for number in numbers]) for numbers in by_size(some)]
 
     @torch.no_grad()
     def first_held_out(self, limit: int, world: World = ALONE) -> Iterator[LatentBatch]:
-        """The first held-out pictures in order, encoded, PART at a time; of several processes each has its parts, see `World.in_turn`."""
+        """The first held-out pictures in order, encoded, PART at a time; of several sizes, those of one size together.
+
+        Of several processes each has its parts, see `World.in_turn`.
+        """
         samples = self.measured.some(limit)
         for number in count():
-            some = list(islice(samples, PART))
+            some, first = list(islice(samples, PART)), number * PART
             if not some:
                 return
-            if number % world.size == world.rank:
-                records, first = Batch.of(some), number * PART
+            for numbers in by_size(some) if number % world.size == world.rank else ():
+                records = Batch.of([some[one] for one in numbers])
                 moments = self.first_stage.moments(records.images.to(self.device))
-                yield LatentBatch(records=records, positions=tuple(range(first, first + len(some))), moments=moments)
+                yield LatentBatch(records=records, positions=tuple(first + one for one in numbers), moments=moments)
 
     @torch.no_grad()
     def draw(self, batch: LatentBatch, streams: Streams) -> Tensor:

@@ -49,7 +49,7 @@ def test_pictures_of_prompts_are_those_of_one_call(tiny: Callable[..., Path], pr
     how = model.sampling(steps=2, seed=5)
     cond = [model.encode_condition(model.text_inputs(TEXTS[i % 3])) for i in range(20)]
     uncond = [model.encode_condition(model.uncond())] * 20
-    for drawn, i in zip(to_pil(model.render(cond[16:], uncond[16:], how, offset=16)), range(16, 20), strict=True):
+    for drawn, i in zip(to_pil(model.render(cond[16:], uncond[16:], how, numbers=range(16, 20))), range(16, 20), strict=True):
         stored = np.asarray(Image.open(io.BytesIO(source.record(i).image))).astype(int)
         assert np.abs(stored - np.asarray(drawn)).max() <= 1
 

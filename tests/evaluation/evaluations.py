@@ -101,8 +101,8 @@ def measured(words: str, monkeypatch, capsys) -> dict:
 def perfect(picture_of):
     """A `render` that gives data pictures instead of making any."""
 
-    def render(self, conditions, unconditional, how, *, offset):
-        return torch.stack([picture_of(offset + number) for number in range(len(conditions))])
+    def render(self, conditions, unconditional, how, *, numbers):
+        return torch.stack([picture_of(number) for number in numbers])
 
     return render
 

@@ -95,6 +95,7 @@ def drawn(images: Tensor) -> DrawnFrom:
         facts=DataFacts(has=frozenset((PIXELS,))),
         count=len(images),
         sample=lambda i, epoch: samples[i],
+        size_of=lambda i: tuple(images.shape[2:]),
     )
     return DrawnFrom(place="drawn", split="val", data=data, count=len(images))
 
@@ -216,13 +217,17 @@ def test_the_decoders_noise_is_of_pictures_that_are_not_evaluated():
         def __len__(self) -> int:
             return stored
 
+        def size_of(self, index: int) -> tuple[int, int]:
+            return SIDE, SIDE
+
     data = Data()
     data.sample = sample
+    training = DrawnFrom(place="drawn", split="train", data=data, count=2)
     task = SimpleNamespace(conditions=SimpleNamespace(model=SimpleNamespace(device=torch.device("cpu"))), seed=0, about={})
-    evaluate_likelihood._decoder_noise(first_stage, SimpleNamespace(data=data), stored - 3, task)
+    evaluate_likelihood._decoder_noise(first_stage, training, stored - 3, task)
     assert seen == [3, 4, 5, 6, 7] and task.about["decoder_noise"]["measured_on"].startswith("5 training pictures")
     with pytest.raises(UserError, match="none is left"):
-        evaluate_likelihood._decoder_noise(first_stage, SimpleNamespace(data=data), 0, task)
+        evaluate_likelihood._decoder_noise(first_stage, training, 0, task)
 
 
 BITS = "--bits-per-dim 3 --tolerance 0.5 --num-images 2"  # a random network's flow is not smooth

@@ -85,7 +85,7 @@ def test_a_part_of_a_call_draws_the_same_pictures(plain):
     """Picture i of the whole, by its number: what several processes, and evaluations in batches, rely on."""
     nothing, how = plain.encode_condition(plain.uncond()), plain.sampling(steps=2, seed=4)
     whole = plain.render([nothing] * 3, [nothing] * 3, how)
-    assert_close(plain.render([nothing] * 2, [nothing] * 2, how, offset=1), whole[1:])
+    assert_close(plain.render([nothing] * 2, [nothing] * 2, how, numbers=range(1, 3)), whole[1:])
 
 
 def test_text_is_read_once_a_call(model, monkeypatch):

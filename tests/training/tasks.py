@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -10,9 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
 
 from ldm.checkpoints.classifier import ClassifierSpec
 from ldm.checkpoints.model import AutoencoderSpec, LatentDiffusionSpec, SamplingDefaults, load_first_stage
@@ -22,6 +25,7 @@ from ldm.conditioning.semantic_map import SemanticMapConfig
 from ldm.core.distributed import World
 from ldm.core.random import generator
 from ldm.data.batch import Sample
+from ldm.data.buckets import Buckets
 from ldm.data.config import DataConfig
 from ldm.data.facts import CAPTIONS, LABELS, MAPS, MASKS, PIXELS, DataFacts
 from ldm.data.image_dataset import IndexedDataset
@@ -82,6 +86,25 @@ class HalfLabelled(DrawnPictures):
         return replace(drawn, label=-1) if index % 3 == 0 else drawn
 
 
+BUCKETS = Buckets(pixels=SIZE * SIZE, step=4, aspects=(0.5, 1.0, 2.0))
+
+
+class PicturesInBuckets(DrawnPictures):
+    """The same, two of three scaled to another shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = DataConfig(train="discs", size=SIZE, buckets=BUCKETS)
+        self._bucket_of = np.arange(10, dtype=np.int16) % 3
+
+    def sample(self, index: int, epoch: int) -> Sample:
+        drawn, size = super().sample(index, epoch), self.size_of(index)
+        assert drawn.mask is not None and drawn.map is not None
+        image = F.interpolate(drawn.image[None], size=size)[0]
+        mask = F.interpolate(drawn.mask[None], size=size)[0]
+        return replace(drawn, image=image, mask=mask, map=mask[0].long())
+
+
 def train_config(**changes: object) -> TrainConfig:
     """Two steps of seven samples: no number of processes but 1 and 7 divides it."""
     values = {"steps": 2, "batch_size": 7, "sample_every": 99, "checkpoint_every": 99, "optimizer": OptimizerConfig(learning_rate=1e-3)}
@@ -94,6 +117,7 @@ def autoencoder_task(
     loss: AutoencoderLossConfig | None = None,
     lpips: nn.Module | None = None,
     frozen: FrozenEncoder | None = None,
+    pictures: type[DrawnPictures] = DrawnPictures,
 ) -> AutoencoderTask:
     """With an adversary from the first step, and no LPIPS (its 59 MB are tested elsewhere)."""
     torch.manual_seed(0)
@@ -103,13 +127,20 @@ def autoencoder_task(
     spec = AutoencoderSpec(
         name="tiny", size=SIZE, first_stage=FIRST_STAGE, normalization=LatentNormalization(channels=2, downsampling_factor=2)
     )
-    return AutoencoderTask(spec, FIRST_STAGE.build(), loss.build(3, lpips), DrawnPictures(), None, config, 0, world, frozen)
+    return AutoencoderTask(spec, FIRST_STAGE.build(), loss.build(3, lpips), pictures(), None, config, 0, world, frozen)
 
 
 MASK = InpaintMaskConfig(drop=0.3)
 
 
-def diffusion_task(world: World, config: TrainConfig, mask: InpaintMaskConfig = MASK, *, checkpointing: bool = False) -> DiffusionTask:
+def diffusion_task(
+    world: World,
+    config: TrainConfig,
+    mask: InpaintMaskConfig = MASK,
+    pictures: type[DrawnPictures] = DrawnPictures,
+    *,
+    checkpointing: bool = False,
+) -> DiffusionTask:
     """Class, mask and map together, each sometimes dropped."""
     torch.manual_seed(0)
     first_stage = FIRST_STAGE.build().eval().requires_grad_(False)
@@ -142,7 +173,7 @@ def diffusion_task(world: World, config: TrainConfig, mask: InpaintMaskConfig = 
     torch.nn.init.normal_(network.out[-1].weight, std=0.1)  # a fresh UNet is the zero function, and passes no gradient on
     objective = Objective(process=spec.process, prediction=spec.prediction, weighting=MinSNR())
     parts = DiffusionParts(spec=spec, first_stage=first_stage, first_stage_weights={}, network=network, conditioners=conditioners)
-    data = LatentData(train_set=DrawnPictures())
+    data = LatentData(train_set=pictures())
     return DiffusionTask(parts, objective, data, config, drop_all=0.1, prompts=(), seed=0, world=world)
 
 
@@ -158,7 +189,7 @@ def classifier_task(world: World, config: TrainConfig) -> ClassifierTask:
         process=DiscreteVP(spacing="cosine"),
         label_names=("even", "odd"),
     )
-    latents = Latents(first_stage, LatentData(train_set=HalfLabelled()), 0, world.device)
+    latents = Latents(first_stage, LatentData(train_set=HalfLabelled()), world.device)
     return ClassifierTask(spec, spec.build_network(), UniformSteps(), latents, config, 0, world)
 
 
@@ -172,7 +203,11 @@ TASKS: dict[str, Callable[[World, TrainConfig], Any]] = {
     "diffusion": diffusion_task,
     "classifier": classifier_task,
 }
-OF_SEVERAL = {**TASKS, "diffusion-fsdp": shared_out_task}
+ON_BUCKETS: dict[str, Callable[[World, TrainConfig], Any]] = {
+    "autoencoder-buckets": functools.partial(autoencoder_task, pictures=PicturesInBuckets),
+    "diffusion-buckets": functools.partial(diffusion_task, pictures=PicturesInBuckets),
+}
+OF_SEVERAL = {**TASKS, **ON_BUCKETS, "diffusion-fsdp": shared_out_task}
 
 
 def numbers_of(engine: _Engine, step: int, batch: Any) -> dict[str, float]:

@@ -61,7 +61,7 @@ def shades_task(config: TrainConfig, process: NoiseProcess | None, held_out: boo
         label_names=("dark", "light"),
     )
     latents = Latents(
-        IdentityConfig(image_channels=1).build(), LatentData(train_set=Shades(), held_out=Shades() if held_out else None), 0, ALONE.device
+        IdentityConfig(image_channels=1).build(), LatentData(train_set=Shades(), held_out=Shades() if held_out else None), ALONE.device
     )
     return ClassifierTask(spec, spec.build_network(), UniformSteps(), latents, config, 0, ALONE)
 
@@ -110,7 +110,7 @@ def test_pictures_without_a_label_are_left_out_and_counted(tmp_path: Path) -> No
     spec = replace(
         classifier_task(ALONE, train_config()).spec, normalization=LatentNormalization(channels=3, downsampling_factor=1), process=None
     )
-    latents = Latents(IdentityConfig().build(), LatentData(train_set=HalfLabelled()), 0, ALONE.device)
+    latents = Latents(IdentityConfig().build(), LatentData(train_set=HalfLabelled()), ALONE.device)
     task = ClassifierTask(spec, spec.build_network(), UniformSteps(), latents, train_config(), 0, ALONE)
     batch = next(task.batches(1))
     labels = batch.records.labels
@@ -128,7 +128,7 @@ def test_what_is_measured_is_of_all_labelled_pictures() -> None:
     spec = replace(
         classifier_task(ALONE, train_config()).spec, normalization=LatentNormalization(channels=3, downsampling_factor=1), process=None
     )
-    latents = Latents(IdentityConfig().build(), LatentData(train_set=HalfLabelled()), 0, ALONE.device)
+    latents = Latents(IdentityConfig().build(), LatentData(train_set=HalfLabelled()), ALONE.device)
     task = ClassifierTask(spec, spec.build_network(), UniformSteps(), latents, train_config(), 0, ALONE)
     task.average.module.forward = lambda x, network_time: torch.stack([x.mean((1, 2, 3)), -x.mean((1, 2, 3))], dim=1)
     pictures = Batch.of(list(HalfLabelled().some(None)))

@@ -13,7 +13,7 @@ from typing import cast
 import psutil
 import pytest
 import torch
-from tasks import OF_SEVERAL, TASKS, evaluation, gradients_of_a_step
+from tasks import OF_SEVERAL, evaluation, gradients_of_a_step
 
 from ldm.core.distributed import World
 from ldm.training.parallel import SharedGradients
@@ -112,7 +112,7 @@ def test_a_process_by_itself_joins_nothing() -> None:
     world.leave()
 
 
-@pytest.mark.parametrize("which", TASKS)
+@pytest.mark.parametrize("which", OF_SEVERAL)
 def test_micro_batches_make_the_same_gradient(which: str, tmp_path: Path) -> None:
     """The adaptive weight too is that of the whole batch."""
     whole = gradients_of_a_step(which, ALONE, tmp_path)

@@ -26,7 +26,7 @@ def test_latents_are_drawn_from_the_posterior(is_cached: bool, monkeypatch: pyte
     """N(mean, std^2), shifted and scaled: from cached moments as from those of the encoder."""
     first_stage = FIRST_STAGE.build().eval().requires_grad_(False)
     first_stage.normalization = SPACE
-    latents = Latents(first_stage, LatentData(train_set=DrawnPictures()), 0, torch.device("cpu"))
+    latents = Latents(first_stage, LatentData(train_set=DrawnPictures()), torch.device("cpu"))
     batch = next(latents.batches(1, 1, (0, 1)))
     batch = replace(batch, records=replace(batch.records, images=batch.records.images.expand(COUNT, -1, -1, -1)))
 
@@ -70,7 +70,7 @@ def test_cached_latents_are_the_same_read_ahead_or_not() -> None:
     found = []
     for workers in (0, 1):
         data = LatentData(train_set=DrawnPictures(), cache=cache, workers=workers)  # type: ignore[arg-type]
-        found.append(list(islice(Latents(FIRST_STAGE.build(), data, 0, torch.device("cpu")).batches(4, 2, (1, 3)), 3)))
+        found.append(list(islice(Latents(FIRST_STAGE.build(), data, torch.device("cpu")).batches(4, 2, (1, 3)), 3)))
     for here, ahead in zip(*found, strict=True):
         assert here.positions == ahead.positions == (1, 2) and here.records.names == ahead.records.names
         assert here.moments and ahead.moments

@@ -50,13 +50,16 @@ class ShardSource(Source):
     Where the set has an index of this release, nothing is kept in memory for a record, and opening reads none but the first few.
     """
 
-    def __init__(self, name: str, shards: Sequence[Shard], index: Index, facts: SplitFacts | None = None) -> None:
+    def __init__(
+        self, name: str, shards: Sequence[Shard], index: Index, facts: SplitFacts | None = None, sizes: IndexFile | None = None
+    ) -> None:
         """
         Args:
             name: for people.
             shards: see `Shard`.
             index: of the set, for names and credits.
             facts: of the records; None = not known, and looked for in them.
+            sizes: see `SplitInfo`.
 
         Raises:
             UserError: a shard is missing, or none has a readable record.
@@ -65,7 +68,7 @@ class ShardSource(Source):
         self.label_names, self.map_names, self.map_classes = index.label_names, index.map_names, index.map_classes
         credits = index.about.get("credits", ())
         self.credits = tuple(map(str, credits)) if isinstance(credits, list) else ()
-        self._shards = shards
+        self._shards, self._sizes = shards, sizes
         self._checked: set[int] = set()
         self._opened = self._with_open_shards()
         self.unreadable = {}
@@ -219,6 +222,23 @@ class ShardSource(Source):
         known = None if self._facts is None else self._facts.attributes
         return super().attribute_facts() if known is None else known
 
+    def stored_sizes(self) -> np.ndarray | None:
+        """See `Source.stored_sizes`.
+
+        Raises:
+            UserError: their file is not what was written.
+        """
+        if self._sizes is None or self._whole:  # of truncated shards some records are not there
+            return None
+        folder = self._shards[0].path.parent
+        self._sizes.check_size(folder)
+        content = (folder / self._sizes.name).read_bytes()
+        if hashlib.sha256(content).hexdigest() != self._sizes.sha256:
+            raise self._sizes.damage(folder, "sha256")
+        if len(content) != 8 * len(self):
+            raise self._sizes.damage(folder, f"{len(content) / 8:g} pictures, where {INDEX_NAME} has {len(self)}")
+        return np.frombuffer(content, "<u4").reshape(-1, 2)
+
     def _json(self) -> Iterator[bytes]:
         return (text for _, content, entry in self._walk() for text in _members(content, entry, ("json",)).values())
 
@@ -285,9 +305,10 @@ def open_indexed(
             f"{name or folder} has no {split!r} split (it has {', '.join(index.splits)}); "
             + ("set data.val=null, or make it anew with scripts/prepare_data.py --val-every N" if split == "val" else "make it anew")
         )
-    shards, facts = index.splits[split].shards, index.splits[split].facts
-    opened = [Shard(folder / info.name, info, content_of(info)) for info in shards]
-    source = ShardSource(f"{name or folder.name} ({split})", opened, index, facts)
+    info = index.splits[split]
+    shards, facts = info.shards, info.facts
+    opened = [Shard(folder / shard.name, shard, content_of(shard)) for shard in shards]
+    source = ShardSource(f"{name or folder.name} ({split})", opened, index, facts, info.sizes)
     source.split = split
     if split == "train" and "val" in index.splits:
         source.held_out = index.splits["val"].count

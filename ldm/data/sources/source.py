@@ -7,6 +7,8 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from ldm.core.errors import UserError
 from ldm.data.checksum import checksum
 from ldm.data.facts import ATTRIBUTES, BOXES, CAPTIONS, LABELS, MAPS, MASKS, PIXELS, AttributeFacts, attribute_facts
@@ -99,6 +101,10 @@ class Source(abc.ABC):
     def label_numbers(self) -> Mapping[int, str]:
         """The labels that are numbers, each with the first record that has it."""
         return {}
+
+    def stored_sizes(self) -> np.ndarray | None:
+        """(count, 2) uint32, height and width of every picture, where they are known without looking at it; see `picture_sizes`."""
+        return None
 
     def first_records(self) -> list[Record]:
         """The readable ones among the first few; the others are counted when they are used."""
