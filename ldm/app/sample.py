@@ -5,25 +5,45 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
-from ldm.app.sampling_run import prepare, write_images_or_numbers
+from ldm.app.sampling_run import Drawn, prepare, tell_unread, write_images
 from ldm.core.errors import UserError
 from ldm.data.images import open_map
 from ldm.data.sources.folder import read_boxes
+from ldm.pipelines.latent_diffusion import LatentDiffusion
+from ldm.pipelines.sampling import Sampling
 
 
 def main(options: argparse.Namespace) -> None:
     """Draws samples."""
-    layout = None if options.map is None else open_map(options.map)
-    boxes = None if options.boxes is None else read_boxes(options.boxes)
-    cond = dict(_conditions(options.cond))
+    _inputs(options)  # what cannot be read is refused before a model is loaded
     model, how = prepare(options)
+    tell_unread(model, options.negative_prompt)
+    if options.classifier is not None:
+        options.classifier_scale = 1.0 if options.classifier_scale is None else options.classifier_scale
+    write_images(draw(model, options, how), options, how)
+
+
+def draw(model: LatentDiffusion, options: argparse.Namespace, how: Sampling) -> Drawn:
+    """The pictures of the flags.
+
+    Raises:
+        UserError: files that cannot be read; a condition or a classifier that the model does not take.
+    """
+    cond, given = _inputs(options)
     is_guided = options.classifier is not None
     if is_guided:
-        options.classifier_scale = 1.0 if options.classifier_scale is None else options.classifier_scale
         how = replace(how, guide=model.guide(options.classifier, (options.label,), options.classifier_scale))
-    inputs = model.inputs(cond, label=options.label, layout=layout, boxes=boxes, is_guided=is_guided)
-    write_images_or_numbers(model.generate(inputs, how), model, options, how)
+    inputs = model.inputs(cond, label=options.label, is_guided=is_guided, **given)
+    return Drawn.of(model.generate(inputs, how, model.uncond(options.negative_prompt)), model)
+
+
+def _inputs(options: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
+    """Conditions by name, and those by kind."""
+    layout = None if options.map is None else open_map(options.map)
+    boxes = None if options.boxes is None else read_boxes(options.boxes)
+    return dict(_conditions(options.cond)), {"layout": layout, "boxes": boxes}
 
 
 def _conditions(given: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -300,7 +300,7 @@ def test_small_pictures_are_made_in_larger_batches(plain, size, batch):
 def test_progress_counts_all_batches(plain, monkeypatch):
     monkeypatch.setattr(module, "MOST_AT_ONCE", 2)
     steps_seen = []
-    plain.sample(num_images=3, steps=2, on_step=lambda done, steps: steps_seen.append((done, steps)))
+    plain.sample(num_images=3, steps=2, on_step=lambda step: steps_seen.append((step.done, step.steps)))
     assert steps_seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
