@@ -30,8 +30,7 @@ def _named_colour(name: str) -> str:
     if name.lower() in GROUNDS:
         return "#f1efe9"
     word = name.lower().replace(" ", "").replace("-", "").replace("_", "")
-    known = ImageColor.colormap.get(word, "") if word.isalpha() else ""
-    return known if isinstance(known, str) else ""
+    return "#{:02x}{:02x}{:02x}".format(*ImageColor.getrgb(word)) if word in ImageColor.colormap else ""
 
 
 def _hex(colour: tuple[float, float, float]) -> str:

@@ -78,7 +78,7 @@ class Command:
 
     Attributes:
         script: name of the file in scripts/, without `.py`.
-        flags: (flag, value), in order.
+        flags: (flag, value), in order; `--out` is the last.
     """
 
     def __init__(self, script: str, flags: list[tuple[str, str]]) -> None:
@@ -91,8 +91,8 @@ class Command:
 
     @property
     def line(self) -> str:
-        """For a shell, from the folder that the page was started in."""
-        return shlex.join(["python", f"scripts/{self.script}.py", *self.arguments])
+        """For a shell, from the folder that the page was started in; its pictures come to lie where the script puts them."""
+        return shlex.join(["python", f"scripts/{self.script}.py", *Command(self.script, self.flags[:-1]).arguments])
 
 
 def command_of(order: Order, model: Description, files: Mapping[str, Path], out: Path) -> Command:

@@ -75,6 +75,7 @@ class Render:
     done: int = 0
     steps: int = 0
     started: float = 0.0
+    first_step: float = 0.0
     seconds: float = 0.0
     error: str = ""
     pictures: list[str] = field(default_factory=list)
@@ -227,6 +228,8 @@ class Renders:
             if render.is_cancelled:
                 raise _Cancelled
             changes: dict[str, Any] = {"state": "drawing", "done": step.done, "steps": step.steps}
+            if not render.first_step:
+                changes["first_step"] = time.monotonic()
             if (files := preview.of(step)) is not None:
                 changes |= {"previews": files, "num_previews": render.num_previews + 1}
             self._set(render, **changes)
@@ -261,8 +264,8 @@ def _check_enlarged(path: Path) -> None:
 
 def _plain(render: Render, place: int) -> dict[str, Any]:
     left = 0.0
-    if render.state == "drawing" and render.done:
-        left = (time.monotonic() - render.started) / render.done * (render.steps - render.done)
+    if render.state == "drawing" and render.done > 1:  # the first step came with the model's opening
+        left = (time.monotonic() - render.first_step) / (render.done - 1) * (render.steps - render.done)
     return {
         "id": render.id,
         "state": render.state,

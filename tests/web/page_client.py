@@ -31,7 +31,9 @@ class Client:
     token: str
     session: str = field(default_factory=lambda: secrets.token_hex(16))
 
-    def ask(self, method: str, path: str, body: bytes | str | None = None, headers: Mapping[str, str] | None = None, **query: Any) -> Answer:
+    def ask(
+        self, method: str, path: str, body: bytes | str | None = None, headers: Mapping[str, str] | None = None, **query: Any
+    ) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             given = {"authorization": f"Bearer {self.token}", **({} if headers is None else headers)}

@@ -25,6 +25,7 @@ def about(page: PageOf) -> dict[str, Any]:
         "device": page.models.device,
         "allow_training": page.allow_training,
         "out": str(page.out),
+        "runs": page.runs.folder.as_posix(),
     }
 
 
