@@ -6,6 +6,9 @@ import argparse
 import secrets
 import socket
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
@@ -23,6 +26,43 @@ IDLE_SECONDS = 10  # after which a connection without a request is closed
 
 def serve(options: argparse.Namespace) -> None:
     """Prints the address and answers requests.
+
+    Raises:
+        UserError: see `opened`.
+    """
+    with opened(options) as page:
+        print(page.line, flush=True)
+        page.run()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A page that listens.
+
+    Attributes:
+        server: whose `should_exit` ends it.
+        listener: its socket.
+        doorkeeper: who is let in.
+        line: for who started it: where it is.
+    """
+
+    server: uvicorn.Server
+    listener: socket.socket
+    doorkeeper: Doorkeeper
+    line: str
+
+    @property
+    def port(self) -> int:
+        return int(self.listener.getsockname()[1])
+
+    def run(self) -> None:
+        """Answers requests until it is ended."""
+        self.server.run(sockets=[self.listener])
+
+
+@contextmanager
+def opened(options: argparse.Namespace) -> Iterator[Opened]:
+    """The page of the flags of `arguments`, which listens and does not answer yet.
 
     Raises:
         UserError: no model; a port that is taken; a device that is not there; a folder that cannot be written.
@@ -48,8 +88,7 @@ def serve(options: argparse.Namespace) -> None:
             timeout_graceful_shutdown=3,
             h11_max_incomplete_event_size=32 << 10,
         )
-        print(_where(options, doorkeeper, listener.getsockname()[1]), flush=True)
-        uvicorn.Server(config).run(sockets=[listener])
+        yield Opened(uvicorn.Server(config), listener, doorkeeper, _where(options, doorkeeper, listener.getsockname()[1]))
 
 
 def _where(options: argparse.Namespace, doorkeeper: Doorkeeper, port: int) -> str:
@@ -64,6 +103,7 @@ def _listening(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen()
     except OSError as error:
         listener.close()
         raise UserError(f"cannot listen on {host}:{port} ({error.strerror}): give --port another number, or 0 for a free one") from error

@@ -11,7 +11,7 @@ export function said(order) {
 
 export function inWords(render) {
   const { order } = render;
-  const parts = [MODES[order.mode].toLowerCase(), `seed ${order.seed}`];
+  const parts = [...(order.mode === "draw" ? [] : [MODES[order.mode].toLowerCase()]), `seed ${order.seed}`];
   if (order.steps) parts.push(`${order.steps} steps`);
   if (order.guidance) parts.push(`guidance ${order.guidance}`);
   if (order.sampler) parts.push(order.sampler);
