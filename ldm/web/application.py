@@ -14,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from ldm.core.errors import UserError
-from ldm.web.guard import Doorkeeper, Guard, Refused
+from ldm.web.guard import Doorkeeper, Guard, Refused, refused
 from ldm.web.page import Page
 from ldm.web.renders import QueueFull
 from ldm.web.routes import drawing, running, sending
@@ -51,7 +51,7 @@ def application(page: Page, doorkeeper: Doorkeeper) -> ASGIApp:
 
     @app.exception_handler(Refused)
     def _refused(_: Request, error: Refused) -> Response:
-        return _error(error.status, str(error))
+        return refused(error)
 
     @app.exception_handler(RequestValidationError)
     def _malformed(_: Request, error: RequestValidationError) -> Response:

@@ -14,7 +14,7 @@ from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ldm.web.login import login_page
@@ -22,7 +22,7 @@ from ldm.web.login import login_page
 MAX_BODY = 256 << 10  # bytes of a request that is no upload
 BODY_SECONDS = 10.0  # until all of it is there
 UPLOADS = "/api/uploads"  # whose routes count for themselves, see `ldm.web.uploads`
-FAILURES, FAILURE_SECONDS = 10, 60.0  # wrong passwords or tokens in so long a time, from all sides; then nobody is let in for a while
+FAILURES, FAILURE_SECONDS = 10, 60.0  # wrong passwords in so long a time, from all sides; then none is read for a while
 OPEN = ("/static/",)  # the same in every checkout: nothing to hide
 
 HEADERS = {
@@ -43,6 +43,11 @@ class Refused(Exception):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
+
+
+def refused(refusal: Refused) -> Response:
+    """Its answer. The connection is closed: what is still being sent is not read."""
+    return JSONResponse({"error": str(refusal)}, status_code=refusal.status, headers={"connection": "close"})
 
 
 @dataclass
@@ -100,17 +105,19 @@ class Doorkeeper:
         return shown is not None and _same(shown.value, self.cookie)
 
     def is_right(self, given: str) -> bool:
-        """Whether a token or password is the right one.
+        """Whether the token, or the password if there is one, is right. A token is too long to be guessed; of passwords few may be tried.
 
         Raises:
-            Refused: too many were wrong lately.
+            Refused: too many passwords were wrong lately.
         """
+        if self.password is None:
+            return _same(given, self.token)
         now = time.monotonic()
         while self._failed and now - self._failed[0] > FAILURE_SECONDS:
             self._failed.popleft()
         if len(self._failed) >= FAILURES:
-            raise Refused(429, "too many wrong tokens or passwords: wait a minute")
-        if _same(given, self.token if self.password is None else self.password):
+            raise Refused(429, "too many wrong passwords: wait a minute")
+        if _same(given, self.password):
             return True
         self._failed.append(now)
         return False
@@ -139,7 +146,7 @@ class Guard:
         try:
             answer = await self._answer(Request(scope), receive)
         except Refused as refusal:
-            answer = PlainTextResponse(f"{refusal}\n", status_code=refusal.status)
+            answer = refused(refusal)
         if isinstance(answer, Response):
             await answer(scope, receive, _with_headers(send))
         else:

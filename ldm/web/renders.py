@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import secrets
 import shutil
 import sys
@@ -9,10 +10,9 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ldm.app import img2img, inpaint, sample, txt2img, upscale
 from ldm.app.arguments import img2img as img2img_flags
@@ -21,13 +21,14 @@ from ldm.app.arguments import sample as sample_flags
 from ldm.app.arguments import txt2img as txt2img_flags
 from ldm.app.arguments import upscale as upscale_flags
 from ldm.app.cli import line_for
-from ldm.app.sampling_run import files_of, sampling_of
+from ldm.app.sampling_run import Drawn, files_of, sampling_of
 from ldm.core.errors import UserError
 from ldm.core.files import new_folder, recover_all
 from ldm.samplers.sampler import Step
-from ldm.web.models import Description, Models
+from ldm.web.models import Models
 from ldm.web.order import MAX_ENLARGED, Command, Order, command_of
 from ldm.web.preview import Preview
+from ldm.web.render import ENDED, Render
 from ldm.web.snippet import python_of
 from ldm.web.uploads import Uploads
 
@@ -41,8 +42,7 @@ SCRIPTS = {
     "img2img": (img2img_flags.parse, img2img.draw),
     "upscale": (upscale_flags.parse, upscale.draw),
 }
-State = Literal["waiting", "loading", "drawing", "done", "cancelled", "failed"]
-ENDED = ("done", "cancelled", "failed")
+_parsing = threading.Lock()  # the flags' help reads sources with Python's `ast`, which until 3.12 is not safe in several threads
 
 
 class QueueFull(Exception):
@@ -51,38 +51,6 @@ class QueueFull(Exception):
 
 class _Cancelled(Exception):
     """Ends a render in mid-run."""
-
-
-@dataclass
-class Render:
-    """One call. Fields are written under the lock of `Renders`.
-
-    Attributes:
-        session: of the browser's tab that asked for it.
-        command: that draws the same, once it is drawn.
-        inputs: names of its files beside the pictures, by slot.
-        version: grows with each change.
-    """
-
-    id: str
-    session: str
-    order: Order
-    model: Description
-    command: Command
-    python: str
-    inputs: dict[str, str]
-    state: State = "waiting"
-    done: int = 0
-    steps: int = 0
-    started: float = 0.0
-    first_step: float = 0.0
-    seconds: float = 0.0
-    error: str = ""
-    pictures: list[str] = field(default_factory=list)
-    previews: list[bytes] = field(default_factory=list)
-    num_previews: int = 0
-    version: int = 0
-    is_cancelled: bool = False
 
 
 class Renders:
@@ -120,7 +88,7 @@ class Renders:
         folder = self.out / id_
         places = {slot: folder / name for slot, name in inputs.items()}
         command = command_of(order, model, places, folder)
-        SCRIPTS[command.script][0](command.arguments)  # refuses what the script refuses
+        _options(command)  # refuses what the script refuses
         python = python_of(order, model, places, self.models.device)
         render = Render(id=id_, session=session, order=order, model=model, command=command, python=python, inputs=inputs)
         with self._changed:
@@ -157,7 +125,7 @@ class Renders:
         """A tab's renders as JSON, the oldest first."""
         with self._changed:
             places = {render.id: place for place, render in enumerate(self._waiting, 1)}
-            return [_plain(render, places.get(render.id, 0)) for render in self._renders.values() if render.session == session]
+            return [render.plain(places.get(render.id, 0)) for render in self._renders.values() if render.session == session]
 
     def folder(self, id_: str) -> Path:
         """Where a render's files lie."""
@@ -217,8 +185,7 @@ class Renders:
         order = render.order
         given = {slot: self.uploads.path(name) for slot, name in order.files.items()}
         model = self.models.open(order.model)
-        parse, draw = SCRIPTS[render.command.script]
-        options = parse(command_of(order, render.model, given, self.folder(render.id)).arguments)
+        options = _options(command_of(order, render.model, given, self.folder(render.id)))
         model = model.at_size(options.height, options.width) if "height" in options else model
         if order.mode == "upscale":
             _check_enlarged(given["image"])
@@ -235,10 +202,14 @@ class Renders:
             self._set(render, **changes)
 
         how = sampling_of(model, options, options.num_images, watch)
-        drawn = draw(model, options, how)
-        files = files_of(drawn, parse(render.command.arguments), how)  # which name the inputs where they come to lie
+        drawn = SCRIPTS[render.command.script][1](model, options, how)
+        files = files_of(drawn, _options(render.command), how)  # which name the inputs where they come to lie
         if drawn.numbers is not None:
-            files |= {f"shown-{name}": content for name, content in files_of(_shown(drawn), options, how).items() if name[0].isdigit()}
+            files |= {
+                f"shown-{name}": content
+                for name, content in files_of(Drawn(images=drawn.images), options, how).items()
+                if name[0].isdigit()
+            }
         if render.is_cancelled:
             raise _Cancelled
         with new_folder(self.folder(render.id)) as new:
@@ -246,12 +217,18 @@ class Renders:
                 (new / name).write_bytes(content)
             for slot, name in render.inputs.items():
                 shutil.copyfile(given[slot], new / name)
-        shown = [name for name in files if name.startswith("shown-")]
-        return sorted(shown or [name for name in files if name[0].isdigit()])
+        to_look_at = [name for name in files if name.startswith("shown-")]
+        return sorted(to_look_at or [name for name in files if name[0].isdigit()])
 
 
-def _shown(drawn: Any) -> Any:
-    return type(drawn)(images=drawn.images)
+def _options(command: Command) -> argparse.Namespace:
+    """The script's flags.
+
+    Raises:
+        UserError: what the script's own parser refuses.
+    """
+    with _parsing:
+        return SCRIPTS[command.script][0](command.arguments)
 
 
 def _check_enlarged(path: Path) -> None:
@@ -260,34 +237,3 @@ def _check_enlarged(path: Path) -> None:
     with Image.open(path) as image:
         if image.width * image.height > MAX_ENLARGED:
             raise UserError(f"the picture has {image.width} x {image.height} pixels; the page enlarges up to {MAX_ENLARGED:,}")
-
-
-def _plain(render: Render, place: int) -> dict[str, Any]:
-    left = 0.0
-    if render.state == "drawing" and render.done > 1:  # the first step came with the model's opening
-        left = (time.monotonic() - render.first_step) / (render.done - 1) * (render.steps - render.done)
-    return {
-        "id": render.id,
-        "state": render.state,
-        "place": place,
-        "done": render.done,
-        "steps": render.steps,
-        "seconds_left": round(left, 1),
-        "seconds": round(render.seconds, 1),
-        "error": render.error,
-        "pictures": render.pictures,
-        "previews": len(render.previews),
-        "preview_number": render.num_previews,
-        "is_cancelled": render.is_cancelled,
-        "order": render.order.model_dump(),
-        "inputs": render.inputs,
-        "command": render.command.line,
-        "python": render.python,
-        "version": render.version,
-    }
-
-
-def file_names(render: Render) -> Mapping[str, str]:
-    """The files of a render that may be asked for, with their kinds."""
-    kinds = {"png": "image/png", "json": "application/json", "npy": "application/octet-stream"}
-    return {name: kinds[name.rpartition(".")[2]] for name in (*render.pictures, "grid.png", "parameters.json", *render.inputs.values())}

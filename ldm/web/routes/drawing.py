@@ -9,7 +9,7 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 
 from ldm.core.version import __version__
 from ldm.web.order import Order
-from ldm.web.renders import Render, file_names
+from ldm.web.render import Render
 from ldm.web.routes.of_page import ModelName, PageOf, Session
 
 router = APIRouter(prefix="/api")
@@ -52,7 +52,7 @@ def cancel(page: PageOf, id_: str) -> dict[str, str]:
 def picture(page: PageOf, id_: str, name: str) -> Response:
     """A file of a render that is done."""
     render = _render(page, id_)
-    kind = file_names(render).get(name)
+    kind = render.file_names.get(name)
     path = page.renders.folder(render.id) / name
     if kind is None or render.state != "done" or not path.is_file():
         raise HTTPException(404, "there is no such file")
