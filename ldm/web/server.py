@@ -72,7 +72,7 @@ def opened(options: argparse.Namespace) -> Iterator[Opened]:
     doorkeeper = Doorkeeper(token=secrets.token_urlsafe(24), password=options.password, names=frozenset(options.name))
     with _listening(options.host, options.port) as listener, tempfile.TemporaryDirectory(prefix="ldm-page-") as uploads:
         page = Page.of(options, Path(uploads))
-        if not page.models.names() and not options.runs.is_dir():
+        if not page.models.names() and not options.runs.is_dir() and not options.allow_training:
             places = ", ".join(map(str, options.models))
             raise UserError(f"there is no model in {places} and no folder {options.runs}: name folders with --models or --runs")
         config = uvicorn.Config(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -27,6 +28,7 @@ SCHEMAS: dict[str, type[Any]] = {"train_vae": TrainVAE, "train_ldm": TrainLDM, "
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=.*", re.DOTALL)
 MAX_LOG = 16 << 10  # bytes of a log's end
 LAST_LINES = 12
+ENDING = 20  # seconds that a run that was asked to stop is waited for
 
 
 class Starter:
@@ -41,6 +43,7 @@ class Starter:
     def __init__(self, runs: Runs, configs: Path, logs: Path) -> None:
         self.runs, self.configs, self.logs = runs, configs, logs
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_ending = False
         self._lock = threading.Lock()
 
     def names(self) -> list[str]:
@@ -80,6 +83,7 @@ class Starter:
         if holder is None or not holder.is_alive():
             raise UserError(f"{name} does not train on this machine")
         os.kill(holder.pid, signal.SIGTERM)
+        self._is_ending = self._process is not None and self._process.pid == holder.pid
 
     def log(self, name: str) -> list[str]:
         """The last lines of what a run that was started here said."""
@@ -103,11 +107,15 @@ class Starter:
         complete: Callable[[dict[str, Any]], dict[str, Any]] = completed if owner == "train_ldm" else dict
         load_config(options, SCHEMAS[owner], owner, complete)  # a mistake in an override is answered here and now
         with self._lock:
+            if self._process is not None and self._is_ending:  # its folder is free a moment before it has gone
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(ENDING)
             if self._process is not None and self._process.poll() is None:
                 raise UserError("a run that was started from the page is under way: stop it, or wait for its end")
             self.logs.mkdir(parents=True, exist_ok=True)
             code = f"from ldm.app.cli import run; from ldm.app.arguments.{owner} import main; run(main)"
             with open(self.logs / f"{name}.log", "wb") as log:
+                self._is_ending = False
                 self._process = subprocess.Popen(
                     [sys.executable, "-c", code, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
                 )

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from page_client import Client
+from PIL import Image
 
 from ldm.web.arguments import parse
+from ldm.web.runs import Runs
 from ldm.web.server import Opened, opened
+
+CONFIG = """
+name: tiny-pixels
+data: {train: squares, val: null, size: 8}
+first_stage: {kind: identity}
+denoiser: {kind: unet, channels: 32, multipliers: [1, 2], blocks: 1, attention: [], transformer_depth: 0, heads: 2, vector_width: null}
+process: {kind: discrete_vp, spacing: cosine}
+prediction: v
+weighting: min_snr
+conditioning: {}
+sampling: {sampler: ddim, steps: 2, guidance: 1}
+train: {steps: 100000, batch_size: 4, checkpoint_every: 100000, sample_every: 100000, log_every: 5}
+"""
 
 
 @contextmanager
@@ -41,3 +59,23 @@ def shared(tiny: Callable[..., Path], module_folder: Path) -> Iterator[tuple[Pat
     out = module_folder / "out"
     with running("--models", *map(str, models), "--runs", str(module_folder / "runs"), "--out", str(out)) as (_, client):
         yield out, client
+
+
+@pytest.fixture
+def trainer(start, tmp_path, monkeypatch):
+    """A page that may train, in a folder with a config and pictures; runs that still go on at the end are stopped."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    (tmp_path / "configs" / "pixel").mkdir(parents=True)
+    (tmp_path / "configs" / "pixel" / "tiny.yaml").write_text(CONFIG)
+    (tmp_path / "squares").mkdir()
+    for number in range(8):
+        Image.new("RGB", (8, 8), (30 * number, 99, 200)).save(tmp_path / "squares" / f"{number}.png")
+    page, client = start("--allow-training", "--out", "outputs/app")
+    yield page, client
+    runs = Runs(Path("runs"))
+    for run in runs.summaries():
+        holder = runs.get(run["name"]).holder
+        while holder is not None and holder.is_alive():
+            os.kill(holder.pid, 9)
+            time.sleep(0.1)
