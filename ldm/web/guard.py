@@ -158,10 +158,12 @@ class Guard:
         Raises:
             Refused: they are not to see the request.
         """
-        door, path = self.doorkeeper, request.url.path
+        door, path = self.doorkeeper, str(request.scope["path"])
         host = request.headers.get("host", "")
         door.check_host(host)
         door.check_origin(request.method, request.headers.get("origin"), host)
+        if "\0" in path:
+            raise Refused(400, "no address has a zero byte")
         if path.startswith(UPLOADS):
             body = receive
         else:

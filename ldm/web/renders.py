@@ -69,7 +69,7 @@ class Renders:
         self._waiting: list[Render] = []
         self._changed = threading.Condition()
         self._is_closing = False
-        self._version = 0
+        self._changes = 0
         self._thread = threading.Thread(target=self._work, name="renders", daemon=True)
         self._thread.start()
 
@@ -141,8 +141,8 @@ class Renders:
         self._thread.join(timeout=30)
 
     def _touch(self, render: Render) -> None:
-        self._version += 1
-        render.version = self._version
+        self._changes += 1
+        render.version = self._changes
 
     def _forget(self) -> None:
         for id_ in [render.id for render in self._renders.values() if render.state in ENDED][: max(0, len(self._renders) - MOST_KEPT)]:
