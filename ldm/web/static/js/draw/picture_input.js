@@ -15,7 +15,7 @@ export class PictureInput {
       { class: "input" },
       h("p", {}, h("strong", {}, "Choose a picture"), ", drop one here, or paste it."),
       h("button", { class: "button", type: "button", onclick: choose }, icon("file"), "Choose a file"),
-      h("p", { class: "quiet small" }, "Or press “Use” on a picture that was drawn here."),
+      h("p", { class: "quiet small" }, "Or open a picture that was drawn here, and press “Inpaint” or “Vary”."),
     );
     this.change = h("button", { class: "button", type: "button", hidden: true, onclick: choose }, icon("file"), "Another picture");
     this.element = h("div", {}, this.file, this.empty);

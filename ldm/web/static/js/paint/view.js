@@ -52,8 +52,11 @@ export class View {
     const place = [this.offset.x * width, this.offset.y * height, this.zoom * width, this.zoom * height];
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, width, height);
-    context.imageSmoothingEnabled = false;
-    if (this.backdrop) context.drawImage(this.backdrop, ...place);
+    if (this.backdrop) {
+      [context.imageSmoothingEnabled, context.imageSmoothingQuality] = [true, "high"];
+      context.drawImage(this.backdrop, ...place);
+    }
+    context.imageSmoothingEnabled = false; // of classes nothing is blended, on the screen either
     context.drawImage(this.layer, ...place);
     if (this.cursor) this.drawCursor(place);
   }
