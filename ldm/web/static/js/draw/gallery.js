@@ -78,11 +78,11 @@ class Card {
     const { render } = this;
     if (render.state === "failed") return [h("p", { class: "failed" }, render.error)];
     if (render.state === "cancelled") return [h("p", { class: "quiet small" }, "Cancelled.")];
-    if (isOver) return [h("div", { class: "pictures" }, render.pictures.map((name, number) => this.picture(name, number)))];
+    if (isOver) return [row(render.pictures.map((name, number) => this.picture(name, number)))];
     const share = render.steps ? render.done / render.steps : 0;
     const bar = h("progress", { max: 1, value: share, "aria-label": "Progress" });
     const drafts = [...Array(Math.min(4, render.order.num_images)).keys()].map((number) => this.draft(number));
-    return [h("div", { class: "pictures" }, drafts), h("div", { class: "status" }, bar, h("span", {}, progress(render)))];
+    return [row(drafts), h("div", { class: "status" }, bar, h("span", {}, progress(render)))];
   }
 
   draft(number) {
@@ -98,6 +98,12 @@ class Card {
     const open = () => this.viewer.open(render, number);
     return h("div", { class: "picture" }, h("button", { type: "button", "aria-label": `Look at picture ${number + 1}`, onclick: open }, image));
   }
+}
+
+function row(pictures) {
+  const element = h("div", { class: "pictures" }, pictures);
+  element.style.setProperty("--columns", Math.min(4, pictures.length));
+  return element;
 }
 
 function progress(render) {
