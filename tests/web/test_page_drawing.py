@@ -278,3 +278,22 @@ def test_a_model_written_anew_is_loaded_anew(start, tmp_path, write_model):
     write_checkpoint(folder, (folder / "config.yaml").read_text(), {**others, "denoiser": weights}, "# tiny\n")
     _, second = drawn(client, order)
     assert not np.array_equal(first, second)
+
+
+def test_a_picture_of_the_set_lends_its_map(start, tmp_path, write_model, monkeypatch):
+    from ldm.conditioning.semantic_map import SemanticMapConfig
+    from ldm.data.config import DataConfig
+    from ldm.data.open import open_dataset
+
+    pictures = open_dataset(DataConfig(train="emoji-128", size=16), "train", 0)
+    names = pictures.facts.map_names
+    monkeypatch.setitem(write_model.__globals__["CONDITIONERS"], "map", SemanticMapConfig(num_classes=len(names), names=names))
+    model = write_model(tmp_path / "model", ("map",)).as_posix()
+    other = write_model(tmp_path / "other", ("class",)).as_posix()
+    _, client = start("--models", model, other, "--out", tmp_path / "out", "--runs", tmp_path / "runs")
+    found = client.get("/api/uploads/examples", model=model, control="map").plain
+    first = next(sample for sample in pictures.some(60) if len(sample.map.unique()) >= 3)
+    answer = client.get(f"/api/uploads/{found[0]['map']}/indices").body
+    np.testing.assert_array_equal(np.frombuffer(answer, "<u2").reshape(16, 16), first.map.where(first.map >= 0, len(names)).numpy())
+    assert len(found) == 12 and found[0]["caption"] in first.captions
+    assert client.get("/api/uploads/examples", model=other, control="map").plain == []

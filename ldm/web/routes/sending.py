@@ -11,8 +11,10 @@ import numpy as np
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, Response
 
+from ldm.conditioning.control import ClassMap
 from ldm.core.errors import UserError
 from ldm.data.images import open_map
+from ldm.web.examples import example_maps
 from ldm.web.guard import UPLOADS, Refused, read_body
 from ldm.web.recall import parameters_in, recall
 from ldm.web.routes.of_page import ModelName, PageOf
@@ -61,6 +63,14 @@ async def indices(page: PageOf, request: Request, model: ModelName, control: Con
     return {"name": name}
 
 
+@router.get("/examples")
+def examples(page: PageOf, model: ModelName, control: ControlName) -> list[dict[str, Any]]:
+    """Maps to begin with, see `example_maps`."""
+    found = page.models.describe(model)
+    chosen = found.controls.get(control)
+    return example_maps(found, chosen, page.uploads) if isinstance(chosen, ClassMap) else []
+
+
 @router.post("/mask")
 async def mask(page: PageOf, request: Request, width: Side, height: Side) -> dict[str, Any]:
     """A painted mask, as `indices`: 0 = keep, 1 = paint."""
@@ -95,10 +105,9 @@ def sent_indices(page: PageOf, name: str) -> Response:
 
 def _classes(page: PageOf, model: str, control: str) -> int:
     found = page.models.describe(model).controls.get(control)
-    if found is None or found.kind != "class_map":
+    if not isinstance(found, ClassMap):
         raise UserError(f"model {model} has no map {control!r:.100}")
-    count: int = found.count  # type: ignore[attr-defined]
-    return count
+    return found.count
 
 
 def _json(content: bytes) -> object:
