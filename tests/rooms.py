@@ -6,4 +6,4 @@ from __future__ import annotations
 DEPENDENCY_ROOMS = (
     "checkpoints", "conditioning", "config", "data", "first_stage", "interop", "losses", "metrics", "networks", "pretrained", "training",
 )  # fmt: skip
-OTHER_ROOMS = ("app", "core", "diffusion", "evaluation", "gpu", "guidance", "mutants", "pipelines", "samplers")
+OTHER_ROOMS = ("app", "core", "diffusion", "evaluation", "gpu", "guidance", "mutants", "pipelines", "samplers", "web")

@@ -21,6 +21,7 @@ FLOORS = (
     ("training", "evaluation"),
     ("interop",),
     ("app",),
+    ("web",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,32 @@ from ldm.core.version import __version__
 from ldm.pipelines.canvas import to_pil
 from ldm.pipelines.latent_diffusion import LatentDiffusion
 from ldm.pipelines.numbers import as_numbers, has_numbers
-from ldm.pipelines.sampling import OnStep, Progress, Sampling
+from ldm.pipelines.sampling import Progress, Sampling
+from ldm.samplers.sampler import OnStep
 
 GRID, PARAMETERS = "grid.png", "parameters.json"
 SUFFIXES = ("png", "npy")
 MOST_IMAGES = 10_000  # of one call, which holds all in memory and shows all in one grid
 GRID_TILE = 512  # larger pictures are shown in the grid at this size
 GRID_GAP = 4  # pixels between them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What a call drew.
+
+    Attributes:
+        images: to look at.
+        numbers: (B, H, W, C), what 8 bits of grey or RGB do not hold of them, see `as_numbers`; None = they hold all.
+    """
+
+    images: Sequence[Image.Image]
+    numbers: np.ndarray | None = None
+
+    @staticmethod
+    def of(images: Tensor, model: LatentDiffusion) -> Drawn:
+        """Of (B, C, H, W) in [-1, 1], in the depth and with the channels of the model's data."""
+        return Drawn(images=to_pil(images), numbers=as_numbers(images, model.spec) if has_numbers(model.spec) else None)
 
 
 def sampling_of(model: LatentDiffusion, options: argparse.Namespace, num_images: int = 1, on_step: OnStep | None = None) -> Sampling:
@@ -99,26 +119,31 @@ def check_folder(out: Path) -> None:
         raise UserError(f"--out {out}: not allowed to write in {there}; name another folder")
 
 
-def write_images_or_numbers(images: Tensor, model: LatentDiffusion, options: argparse.Namespace, how: Sampling) -> None:
-    """`write_images` of (B, C, H, W) in [-1, 1], in the depth and with the channels of the model's data: see `as_numbers`."""
-    write_images(to_pil(images), options, how, as_numbers(images, model.spec) if has_numbers(model.spec) else None)
-
-
-def write_images(images: Sequence[Image.Image], options: argparse.Namespace, how: Sampling, numbers: np.ndarray | None = None) -> None:
-    """`NNN.png`, each with its parameters; `grid.png`; `parameters.json`. Says where they are.
-
-    With numbers (B, H, W, C) the single files hold these instead: grey uint16 in a PNG of 16 bits, all others in `NNN.npy`.
+def write_images(drawn: Drawn, options: argparse.Namespace, how: Sampling) -> None:
+    """Writes `files_of` into the folder of the flags, and says where they are.
 
     Pictures that an earlier call left in the folder, and nobody changed, are replaced or removed: the folder shows one call.
     """
     out = options.out
+    stale = frozenset(name for name in recorded_in(out) if Path(name).suffix[1:] in SUFFIXES and Path(name).stem.isdigit())
+    Outputs(out).write(files_of(drawn, options, how), stale=stale)
+    print(f"{len(drawn.images)} picture{'s' * (len(drawn.images) > 1)}, grid.png and parameters.json in {out}")
+
+
+def files_of(drawn: Drawn, options: argparse.Namespace, how: Sampling) -> dict[str, bytes]:
+    """What a call leaves, by file name: `NNN.png`, each with its parameters; `grid.png`; `parameters.json`.
+
+    Where there are numbers, the single files hold these: grey uint16 in a PNG of 16 bits, all others in `NNN.npy`.
+    """
+    images, numbers = drawn.images, drawn.numbers
     parameters: dict[str, Any] = {key: str(value) if isinstance(value, Path) else value for key, value in sorted(vars(options).items())}
     parameters |= {"sampler": to_short_form(how.sampler), "grid": to_short_form(how.grid), "steps": how.steps, "guidance": how.guidance}
     parameters |= {"guidance_interval": _as_json(how.guidance_interval), "guidance_rescale": how.guidance_rescale}
     parameters |= {"threshold": how.threshold}
     parameters |= {"tool": f"ldm {__version__}", "torch": torch.__version__}
     is_array = numbers is not None and (numbers.dtype != np.uint16 or numbers.shape[3] != 1)
-    names, files = _names(len(images), SUFFIXES[is_array]), {}
+    names = _names(len(images), SUFFIXES[is_array])
+    files: dict[str, bytes] = {}
     for number, (name, image) in enumerate(zip(names, images, strict=True)):
         if numbers is not None and is_array:
             files[name] = npy_file(numbers[number])
@@ -128,9 +153,7 @@ def write_images(images: Sequence[Image.Image], options: argparse.Namespace, how
         files[name] = _png(image if numbers is None else Image.fromarray(numbers[number, :, :, 0]), info)
     files[GRID] = _png(_grid(images))
     files[PARAMETERS] = _json(parameters | {"pictures": names}, indent=1) + b"\n"
-    stale = frozenset(name for name in recorded_in(out) if Path(name).suffix[1:] in SUFFIXES and Path(name).stem.isdigit())
-    Outputs(out).write(files, stale=stale)
-    print(f"{len(images)} picture{'s' * (len(images) > 1)}, grid.png and parameters.json in {out}")
+    return files
 
 
 def _json(parameters: Mapping[str, Any], indent: int | None = None) -> bytes:

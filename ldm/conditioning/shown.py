@@ -6,9 +6,11 @@ import colorsys
 from collections.abc import Iterable
 
 import torch
+from PIL import ImageColor
 from torch import Tensor
 
 GOLDEN = 0.618034  # of a turn: hues of neighbouring classes lie far apart
+GROUNDS = ("background", "unknown", "void", "unlabeled", "unlabelled", "none", "other")
 
 
 def map_images(maps: Tensor, classes: int) -> Tensor:
@@ -16,6 +18,23 @@ def map_images(maps: Tensor, classes: int) -> Tensor:
     colours = torch.tensor([_colour(index) for index in range(classes)] + [(0.0, 0.0, 0.0)])
     known = maps.where((maps >= 0) & (maps < classes), classes)
     return colours[known.cpu()].permute(0, 3, 1, 2)
+
+
+def class_colours(classes: int, names: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """ "#rrggbb" of each class: that of its name where it is a colour's, near white for a background, else a hue of its own."""
+    return tuple(_named_colour(names[i] if names else "") or _hex(_colour(i)) for i in range(classes))
+
+
+def _named_colour(name: str) -> str:
+    """Empty if the name is no colour's."""
+    if name.lower() in GROUNDS:
+        return "#f1efe9"
+    word = name.lower().replace(" ", "").replace("-", "").replace("_", "")
+    return "#{:02x}{:02x}{:02x}".format(*ImageColor.getrgb(word)) if word in ImageColor.colormap else ""
+
+
+def _hex(colour: tuple[float, float, float]) -> str:
+    return "#" + "".join(f"{round((level + 1) * 127.5):02x}" for level in colour)
 
 
 def box_images(boxes: Tensor, side: int) -> Tensor:

@@ -18,7 +18,17 @@ from torch import Tensor
 from ldm.core.errors import UserError
 from ldm.core.reading import read_bytes
 from ldm.data.formats import HEAD, format_of
-from ldm.data.picture_file import BITS, MAX_FILE, MAX_MEMORY, PHOTOMETRIC, STORED_LEVELS, decode_stored, decoding, stored_size
+from ldm.data.picture_file import (
+    BITS,
+    MAX_FILE,
+    MAX_MEMORY,
+    MAX_PIXELS,
+    PHOTOMETRIC,
+    STORED_LEVELS,
+    decode_stored,
+    decoding,
+    stored_size,
+)
 from ldm.data.profiles import PROFILE, in_srgb, name_of
 
 Levels = tuple[float, float]
@@ -221,13 +231,13 @@ def _scaled(image: Image.Image, name: str, levels: Levels | None) -> Image.Image
     return result
 
 
-def decode_map(content: bytes, name: str, *, suffix: str = "") -> Tensor:
+def decode_map(content: bytes, name: str, *, suffix: str = "", most: int = MAX_PIXELS) -> Tensor:
     """Class indices (H, W) of a file's bytes, in the depth that they are stored in: uint8, or int32 if the picture has more than 8 bits.
 
     Raises:
         UserError: as `decode_image`; a colour picture; a format that changes numbers.
     """
-    image, kind = decode_stored(content, name, suffix=suffix)
+    image, kind = decode_stored(content, name, suffix=suffix, most=most)
     if kind in LOSSY:
         raise UserError(f"{name}: {kind} changes class indices; store the map as PNG, made of what it was before")
     if kind in ("PPM", "TIFF") and _scales_numbers(content, kind):

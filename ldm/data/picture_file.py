@@ -55,7 +55,7 @@ class Stored(NamedTuple):
     format: str
 
 
-def decode_stored(content: bytes, name: str, *, suffix: str = "", page: int = 0) -> Stored:
+def decode_stored(content: bytes, name: str, *, suffix: str = "", page: int = 0, most: int = MAX_PIXELS) -> Stored:
     """A page of a picture file.
 
     Args:
@@ -63,6 +63,7 @@ def decode_stored(content: bytes, name: str, *, suffix: str = "", page: int = 0)
         name: of it, for messages.
         suffix: of its name; it decides for TGA only, which has no signature.
         page: from 0; see `count_pages`.
+        most: pixels; a picture with more is refused before it is unpacked.
 
     Raises:
         UserError: not of an allowed format, damaged, too large, or without such a page.
@@ -79,7 +80,7 @@ def decode_stored(content: bytes, name: str, *, suffix: str = "", page: int = 0)
             raise UserError(f"{name}: {lack}")
         if frame:
             image.seek(frame)
-        _check_bounds(image, name, kind, file.content)
+        _check_bounds(image, name, kind, file.content, most)
         image.load()
         found = image.info if kind != "TIFF" else {PROFILE: image.info.get(PROFILE)}  # a TIFF is turned as it is decoded
         info = {
@@ -209,14 +210,14 @@ def _tags(image: Image.Image) -> Mapping[int, Any]:
     return tags
 
 
-def _check_bounds(image: Image.Image, name: str, kind: str, content: bytes) -> None:
+def _check_bounds(image: Image.Image, name: str, kind: str, content: bytes, most: int) -> None:
     """Refuses what would take too much memory or time to decode, by what the header says."""
     pixels = image.width * image.height
     size = f"{name}: {image.width}x{image.height}"
     tags = _tags(image)
     tile = int(tags.get(TILE_WIDTH, 1)) * int(tags.get(TILE_HEIGHT, 1))
-    if max(pixels, tile) > MAX_PIXELS:
-        raise UserError(f"{size} has more than {MAX_PIXELS / 1e6:.0f} million pixels; scale it down")
+    if max(pixels, tile) > most:
+        raise UserError(f"{size} has more than {most / 1e6:.0f} million pixels; scale it down")
     if kind == "JPEG2000":
         _check_codestream(content, name)
     cost = BYTES_A_PIXEL.get(kind, 4)

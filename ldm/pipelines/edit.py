@@ -22,7 +22,9 @@ from ldm.samplers.sampler import step_noise
 
 
 @torch.no_grad()
-def inpaint(model: LatentDiffusion, image: Image.Image, mask: Image.Image, how: Sampling, prompt: str | None = None) -> list[Image.Image]:
+def inpaint(
+    model: LatentDiffusion, image: Image.Image, mask: Image.Image, how: Sampling, prompt: str | None = None, negative_prompt: str = ""
+) -> list[Image.Image]:
     """The picture with its masked part painted anew.
 
     The model paints a window around the hole, at its own size; the window is resized back and pasted into the hole only. A model trained
@@ -35,6 +37,7 @@ def inpaint(model: LatentDiffusion, image: Image.Image, mask: Image.Image, how: 
         mask: of the same size; bright (128 and above) and opaque = paint.
         how: sampling; `num_images` different paintings.
         prompt: what to paint; None = whatever fits.
+        negative_prompt: what guidance leads away from; empty = nothing in particular.
 
     Returns:
         Pictures of the input's size and (for grey, RGB and either with alpha) mode, with its colour profile; pixels outside the mask are
@@ -58,17 +61,19 @@ def inpaint(model: LatentDiffusion, image: Image.Image, mask: Image.Image, how: 
     crop = as_tensor(Image.fromarray(window.cut(np.array(in_srgb(image)))), model.first_stage.image_channels)
     crop_hole = torch.from_numpy(window.cut(hole))[None, None].float()
     known, small_hole = known_at(crop, crop_hole, size)
-    cond = model.uncond() if prompt is None else model.text_inputs(prompt)
+    cond, uncond = model.uncond() if prompt is None else model.text_inputs(prompt), model.uncond(negative_prompt)
     masks = {name: part.of_user((known, small_hole)) for name, part in model.conditioners.controlled_by("mask").items()}
     if masks:
-        paintings = model.generate(cond.beside(masks), how, model.uncond().beside(masks))
+        paintings = model.generate(cond.beside(masks), how, uncond.beside(masks))
     else:
-        paintings = _with_known_put_back(model, known, small_hole, how, cond)
+        paintings = _with_known_put_back(model, known, small_hole, how, cond, uncond)
     fitted = (blended(crop, resized(painting[None], window.size), crop_hole)[0] for painting in paintings)
     return [pasted(image, painting, window, hole) for painting in fitted]
 
 
-def _with_known_put_back(model: LatentDiffusion, known: Tensor, hole: Tensor, how: Sampling, cond: ConditionInputs) -> Tensor:
+def _with_known_put_back(
+    model: LatentDiffusion, known: Tensor, hole: Tensor, how: Sampling, cond: ConditionInputs, uncond: ConditionInputs
+) -> Tensor:
     """Paintings of a window (1, C, H, W) of the model's size with its hole (1, 1, H, W), training-free."""
     latent = model.first_stage.encode(known.to(model.device))
     kept = 1 - latent_mask(hole, model.latent_size).to(latent)
@@ -79,7 +84,7 @@ def _with_known_put_back(model: LatentDiffusion, known: Tensor, hole: Tensor, ho
         at_time = (lambda time: noise(0)) if how.sampler.adaptive else noise
         return known_region(denoise, latent.expand(rows), kept.expand(rows), model.spec.process, at_time)
 
-    return model.generate(cond, how, wrap=knowing)
+    return model.generate(cond, how, uncond, wrap=knowing)
 
 
 @torch.no_grad()

@@ -30,8 +30,8 @@ from ldm.guidance.thresholded import Threshold
 from ldm.pipelines.canvas import to_pil
 from ldm.pipelines.classifier_guide import ClassifierGuide
 from ldm.pipelines.renderer import UNCONDITIONAL, Renderer
-from ldm.pipelines.sampling import OnStep, Sampling, is_number
-from ldm.samplers.sampler import Sampler
+from ldm.pipelines.sampling import Sampling, is_number
+from ldm.samplers.sampler import OnStep, Sampler
 
 P = TypeVar("P", bound=Family)
 CONTROLLED = {"text": "text", "choice": "class labels", "class_map": "semantic maps", "boxes": "boxes", "image": "low-resolution images"}
@@ -144,12 +144,13 @@ class LatentDiffusion(Renderer):
         layout: Tensor | None = None,
         boxes: Sequence[Box] | None = None,
         cond: Mapping[str, Any] | None = None,
+        negative_prompt: str = "",
         classifier: str | Path | LoadedClassifier | None = None,
         classifier_scale: float = 1.0,
         **options: Unpack[SamplingOptions],
     ) -> list[Image.Image]:
         """Images of a class, of a map (`layout`, (H, W) class indices), of boxes, of anything else that the model is conditioned on
-        (`cond`, see `inputs`), of several of them, or of nothing in particular.
+        (`cond`, see `inputs`), of several of them, or of nothing in particular. A negative prompt is what guidance leads away from.
 
         A classifier guides to the class, see `guide`; the model is conditioned on it too if it was trained with labels.
 
@@ -160,7 +161,7 @@ class LatentDiffusion(Renderer):
         if classifier is not None:
             how = replace(how, guide=self.guide(classifier, () if label is None else (label,), classifier_scale))
         inputs = self.inputs(cond or {}, label=label, layout=layout, boxes=boxes, is_guided=classifier is not None)
-        return to_pil(self.generate(inputs, how))
+        return to_pil(self.generate(inputs, how, self.uncond(negative_prompt)))
 
     def guide(self, classifier: str | Path | LoadedClassifier, labels: Sequence[str | int], scale: float = 1.0) -> ClassifierGuide:
         """Guides image i to class labels[i], from the first again when they are used up.

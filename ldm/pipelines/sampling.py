@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -18,9 +18,7 @@ from ldm.diffusion.grid import Grid, Trailing
 from ldm.diffusion.process import NoiseProcess
 from ldm.guidance.classifier_free import check_limits
 from ldm.guidance.thresholded import Threshold, check_threshold
-from ldm.samplers.sampler import Sampler
-
-OnStep = Callable[[int, int], None]
+from ldm.samplers.sampler import OnStep, Sampler, Step
 
 Guide = Callable[[Denoise, NoiseProcess, Sequence[int]], Denoise]
 """(denoiser, process, the numbers of its pictures) -> a guided denoiser."""
@@ -41,7 +39,7 @@ class Sampling:
         num_images: pictures.
         seed: picture i depends on (seed, i) only.
         grid: where the solver stops on the way.
-        on_step: called with (steps done, steps in all).
+        on_step: called after each step, see `Step`; what it raises ends the call.
     """
 
     sampler: Sampler
@@ -85,11 +83,11 @@ class Progress:
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
 
-    def __call__(self, done: int, steps: int) -> None:
+    def __call__(self, step: Step) -> None:
         if self._bar is None:
-            self._bar = tqdm(total=steps, unit="step", dynamic_ncols=True, file=sys.stderr)
-        self._bar.update(done - self._bar.n)
-        if done == steps:
+            self._bar = tqdm(total=step.steps, unit="step", dynamic_ncols=True, file=sys.stderr)
+        self._bar.update(step.done - self._bar.n)
+        if step.done == step.steps:
             self._bar.close()
             self._bar = None
 
@@ -98,7 +96,7 @@ def shifted(on_step: OnStep | None, number: int, count: int) -> OnStep | None:
     """Progress over several batches: that of batch `number`, from 0, as part of all."""
     if on_step is None:
         return None
-    return lambda done, steps: on_step(number * steps + done, count * steps)
+    return lambda step: on_step(replace(step, done=number * step.steps + step.done, steps=count * step.steps))
 
 
 def start_std(process: NoiseProcess, t: Tensor) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +14,7 @@ from ldm.core.family import kind
 from ldm.diffusion.estimate import Denoise, Estimate
 from ldm.diffusion.process import NoiseProcess
 from ldm.samplers.frame import FLOW
-from ldm.samplers.sampler import Noise, Past, Sampler
+from ldm.samplers.sampler import Noise, OnStep, Past, Sampler
 
 
 @kind("ode")
@@ -49,7 +48,7 @@ class ODE(Sampler):
         grid: Tensor,
         process: NoiseProcess,
         noise: Noise,
-        on_step: Callable[[int, int], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> Tensor:
         ends = grid[[0, -1]] if len(grid) > 2 else grid
         return Sampler.sample(self, denoise, x, ends, process, noise, on_step)

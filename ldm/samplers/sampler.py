@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -22,6 +23,29 @@ Noise = Callable[..., Tensor]
 """N(0, I) like x for one step: `noise()`; if a step needs more than one draw, `noise(k)` is the k-th additional one, from 1."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A solver step that was taken, for whoever watches: progress, previews, trajectories.
+
+    Attributes:
+        done: steps taken, this one included.
+        steps: steps in all.
+        t: () float64, the time that the step went from.
+        x_t: (B, ...), the noisy sample at t.
+        estimate: the denoiser's at t, with guidance; its `x0` is the sample so far.
+    """
+
+    done: int
+    steps: int
+    t: Tensor
+    x_t: Tensor
+    estimate: Estimate
+
+
+OnStep = Callable[[Step], None]
+"""Called after each step. What it raises ends the sampling."""
+
+
 class Sampler(Family, abc.ABC):
     """A solver: a frozen value, so it can be shared, compared and printed; past estimates are passed in."""
 
@@ -36,7 +60,7 @@ class Sampler(Family, abc.ABC):
         grid: Tensor,
         process: NoiseProcess,
         noise: Noise,
-        on_step: Callable[[int, int], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> Tensor:
         """Takes x along the grid.
 
@@ -47,7 +71,7 @@ class Sampler(Family, abc.ABC):
             process: the one that the denoiser was trained with.
             noise: N(0, I) of x's shape, dtype and device: noise(i) for step i (from 0), noise(i, k) its k-th additional draw, see
                 `step_noise`; deterministic samplers never call it.
-            on_step: called after each step with (steps done, steps in all).
+            on_step: called after each step.
 
         Returns:
             x at grid[-1].
@@ -70,10 +94,10 @@ class Sampler(Family, abc.ABC):
             noise_i = partial(noise, i)
             x, t = self.churn(x, grid[i], steps, process, noise_i)
             now = denoise_batch(x, t)
-            x = self.step(x, t, grid[i + 1], now, past, process, noise_i, denoise_batch)
+            x_t, x = x, self.step(x, t, grid[i + 1], now, past, process, noise_i, denoise_batch)
             past = [*past, (t, now)][-self.memory :] if self.memory else []
             if on_step:
-                on_step(i + 1, steps)
+                on_step(Step(done=i + 1, steps=steps, t=t, x_t=x_t, estimate=now))
         return x
 
     def check(self, process: NoiseProcess, grid: Tensor) -> None:

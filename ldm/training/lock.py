@@ -29,6 +29,7 @@ else:
 
 NAME = ".ldm-lock.json"
 LONGEST = 1 << 16  # bytes that are read of it
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 @contextmanager
@@ -55,6 +56,15 @@ def refuse_held(folder: Path) -> None:
         _refuse_holder(folder / NAME, file.read(LONGEST))
 
 
+def holder_of(folder: Path) -> ProcessName | None:
+    """The process that holds a folder, or held it when it was killed; None if none does, or what is there cannot be read."""
+    try:
+        with open(folder / NAME, "rb") as file:
+            return _holder(file.read(LONGEST))[0]
+    except (OSError, *UNREADABLE):
+        return None
+
+
 def _take(path: Path) -> None:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -77,10 +87,8 @@ def _refuse_holder(path: Path, content: bytes) -> None:
     if not content:
         return  # killed while it took the lock
     try:
-        plain = json.loads(content)
-        since = str(plain.pop("since"))
-        holder = ProcessName(host=str(plain["host"]), space=str(plain["space"]), pid=int(plain["pid"]), started=float(plain["started"]))
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        holder, since = _holder(content)
+    except UNREADABLE as error:
         raise UserError(f"{path} cannot be read: if no training runs in that folder, remove it") from error
     alive = holder.is_alive()
     who = f"process {holder.pid} on host {holder.host}, since {since}"
@@ -91,3 +99,10 @@ def _refuse_holder(path: Path, content: bytes) -> None:
             f"{path.parent} is in use by a training elsewhere ({who}). Whether that still runs cannot be seen from here: "
             f"if it has ended, remove {path}; otherwise give --run-dir another folder"
         )
+
+
+def _holder(content: bytes) -> tuple[ProcessName, str]:
+    """Who holds a lock, and since when."""
+    plain = json.loads(content)
+    name = ProcessName(host=str(plain["host"]), space=str(plain["space"]), pid=int(plain["pid"]), started=float(plain["started"]))
+    return name, str(plain["since"])

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -300,8 +301,18 @@ def test_small_pictures_are_made_in_larger_batches(plain, size, batch):
 def test_progress_counts_all_batches(plain, monkeypatch):
     monkeypatch.setattr(module, "MOST_AT_ONCE", 2)
     steps_seen = []
-    plain.sample(num_images=3, steps=2, on_step=lambda done, steps: steps_seen.append((done, steps)))
+    plain.sample(num_images=3, steps=2, on_step=lambda step: steps_seen.append((step.done, step.steps)))
     assert steps_seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_callback_is_given_each_steps_sample_and_estimate(plain):
+    """DDIM takes the estimate at t to the sample at s; the last estimate is what is drawn."""
+    taken = []
+    images = plain.sample(num_images=2, steps=3, sampler="ddim", on_step=taken.append)
+    for now, then in pairwise(taken):
+        assert now.t > then.t
+        assert_close(plain.spec.process.blend(now.estimate, then.t), then.x_t)
+    assert to_pil(plain.decode(taken[-1].estimate.x0)) == images
 
 
 def test_a_sampler_and_a_grid_may_be_said_with_settings(model):

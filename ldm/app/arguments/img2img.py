@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,19 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str]) -> None:
     """Changes a picture."""
+    options = parse(arguments)
+
+    from ldm.app import img2img
+
+    img2img.main(options)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The flags of a command line, with the defaults of those that it does not have.
+
+    Raises:
+        UserError: a flag that is none, is missing, or has another value than it takes.
+    """
     flags = parser("A picture noised to a strength and denoised, towards a prompt if there is one.", EXAMPLES, "outputs/img2img")
     flags.add_argument(
         "--image", type=Path, required=True, help="the picture; its centre is taken, at the model's size or --height and --width"
@@ -24,8 +38,4 @@ def main(arguments: Sequence[str]) -> None:
     )
     flags.add_argument("--prompt", help="what to lead to (default: nothing)")
     flags.add_argument("--negative-prompt", default="", help="what to lead away from")
-    options = flags.parse_args(arguments)
-
-    from ldm.app import img2img
-
-    img2img.main(options)
+    return flags.parse_args(arguments)

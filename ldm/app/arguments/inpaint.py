@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,12 +19,22 @@ The mask has the picture's size: white = paint, black = keep. Pixels that are ke
 
 def main(arguments: Sequence[str]) -> None:
     """Paints the masked part."""
-    flags = parser("Paint part of a picture anew.", EXAMPLES, "outputs/inpaint")
-    flags.add_argument("--image", type=Path, required=True, help="the picture, of any size")
-    flags.add_argument("--mask", type=Path, required=True, help="a picture of the same size: white = paint")
-    flags.add_argument("--prompt", help="what to paint (default: whatever fits)")
-    options = flags.parse_args(arguments)
+    options = parse(arguments)
 
     from ldm.app import inpaint
 
     inpaint.main(options)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The flags of a command line, with the defaults of those that it does not have.
+
+    Raises:
+        UserError: a flag that is none, is missing, or has another value than it takes.
+    """
+    flags = parser("Paint part of a picture anew.", EXAMPLES, "outputs/inpaint")
+    flags.add_argument("--image", type=Path, required=True, help="the picture, of any size")
+    flags.add_argument("--mask", type=Path, required=True, help="a picture of the same size: white = paint")
+    flags.add_argument("--prompt", help="what to paint (default: whatever fits)")
+    flags.add_argument("--negative-prompt", default="", help="what to lead away from")
+    return flags.parse_args(arguments)

@@ -27,11 +27,28 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str]) -> None:
     """Draws samples."""
+    options = parse(arguments)
+    if options.out_set is not None:
+        from ldm.app.drawn_set import draw_set
+
+        draw_set(options)
+        return
+    from ldm.app import sample
+
+    sample.main(options)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The flags of a command line, with the defaults of those that it does not have.
+
+    Raises:
+        UserError: a flag that is none, is missing, or has another value than it takes.
+    """
     flags = parser(
         "Pictures of a class, of a map of classes, of boxes, or of nothing in particular.",
         EXAMPLES,
         "outputs/sample",
-        elsewhere=dict.fromkeys(("--prompt", "--negative-prompt"), "is a flag of scripts/txt2img.py, which draws a text"),
+        elsewhere={"--prompt": "is a flag of scripts/txt2img.py, which draws a text; beside other conditions it is --cond text=TEXT"},
     )
     flags.add_argument("--label", help="a class, by name or number")
     flags.add_argument("--map", type=Path, help="a grey or palette picture whose pixels are class indices")
@@ -43,6 +60,7 @@ def main(arguments: Sequence[str]) -> None:
         metavar="NAME=VALUE",
         help="a value for the model's conditioner of that name, or for its field: attributes.age=40; may be given several times",
     )
+    flags.add_argument("--negative-prompt", default="", help="a text to lead away from, for models that read one")
     flags.add_argument("--classifier", metavar="CHECKPOINT", help="a noise-aware classifier's folder; it guides to --label")
     flags.add_argument("--classifier-scale", type=float, metavar="S", help="strength of that guidance; 1 = Bayes' rule (default: 1)")
     flags.add_argument("--out-set", type=Path, metavar="DIR", help="draw a prepared set, as of scripts/prepare_data.py, in place of --out")
@@ -55,15 +73,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("--classifier needs --label, the class to lead to")
     if options.classifier_scale is not None and options.classifier is None:
         raise UserError("--classifier-scale is of a classifier: name one with --classifier")
-
-    if options.out_set is not None:
-        from ldm.app.drawn_set import draw_set
-
-        draw_set(options)
-        return
-    from ldm.app import sample
-
-    sample.main(options)
+    return options
 
 
 def _check_set(options: argparse.Namespace) -> None:
@@ -76,6 +86,8 @@ def _check_set(options: argparse.Namespace) -> None:
         raise UserError(f"--out-set needs --count, the number of pictures, at least 1; got {options.count}")
     if len([flag for flag in ("like", "prompts", "label") if getattr(options, flag) is not None]) > 1:
         raise UserError("--like, --prompts and --label each say what the pictures are conditioned on: give one of them")
-    for flag in ("map", "boxes", "cond", "classifier"):
+    for flag in ("map", "boxes", "cond", "negative_prompt", "classifier"):
         if getattr(options, flag):
-            raise UserError(f"--{flag} does not go with --out-set: --like takes conditions from a set of pictures that have them")
+            raise UserError(
+                f"--{flag.replace('_', '-')} does not go with --out-set: --like takes conditions from a set of pictures that have them"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
@@ -43,7 +44,7 @@ def parser(description: str, examples: str, out: str, *, elsewhere: Mapping[str,
 
 def add_sampling_flags(made: Parser) -> None:
     """How the solver goes; what is not given is as the model's checkpoint says."""
-    samplers, grids = ", ".join(kind_names("ldm.samplers", "Sampler")), ", ".join(kind_names("ldm.diffusion", "Grid"))
+    samplers, grids = _kinds()
     made.add_argument("--sampler", help=f"{samplers}; settings follow: 'pc corrections=0' (default: as the model says)")
     made.add_argument("--grid", help=f"spacing of the steps: {grids}; e.g. 'karras rho=5' (default: as the model says)")
     made.add_argument("--steps", type=int, help="solver steps (default: as the model says, mostly 20)")
@@ -67,6 +68,12 @@ def add_sampling_flags(made: Parser) -> None:
         metavar="clip|P|none",
         help="models on pixels: x0 is clipped to [-1, 1], or scaled down by its percentile P, e.g. 0.995 (default: as the model says)",
     )
+
+
+@functools.cache
+def _kinds() -> tuple[str, str]:
+    """Names of the samplers and of the grids, read once a process."""
+    return ", ".join(kind_names("ldm.samplers", "Sampler")), ", ".join(kind_names("ldm.diffusion", "Grid"))
 
 
 def _threshold(text: str) -> float | str:

@@ -1,0 +1,1 @@
+"""Routes of the page, a file for what they are about."""
