@@ -43,9 +43,13 @@ def parser(description: str, examples: str, out: str, *, elsewhere: Mapping[str,
 
 def add_sampling_flags(made: Parser) -> None:
     """How the solver goes; what is not given is as the model's checkpoint says."""
-    samplers, grids = ", ".join(kind_names("ldm.samplers", "Sampler")), ", ".join(kind_names("ldm.diffusion", "Grid"))
-    made.add_argument("--sampler", help=f"{samplers}; settings follow: 'pc corrections=0' (default: as the model says)")
-    made.add_argument("--grid", help=f"spacing of the steps: {grids}; e.g. 'karras rho=5' (default: as the model says)")
+    samplers, grids = kind_names("ldm.samplers", "Sampler"), kind_names("ldm.diffusion", "Grid")
+    made.add_argument(
+        "--sampler", help=f"{', '.join(samplers)}; settings follow: 'pc corrections=0' (default: as the model says)"
+    ).completer = lambda **_: samplers  # type: ignore[attr-defined]  # argcomplete's manual has it so
+    made.add_argument(
+        "--grid", help=f"spacing of the steps: {', '.join(grids)}; e.g. 'karras rho=5' (default: as the model says)"
+    ).completer = lambda **_: grids  # type: ignore[attr-defined]
     made.add_argument("--steps", type=int, help="solver steps (default: as the model says, mostly 20)")
     made.add_argument("--guidance", type=float, help="classifier-free guidance; 1 = none (default: as the model says)")
     made.add_argument(
