@@ -101,6 +101,9 @@ def main() -> None:
 
         place = run(ldm.with_name("python"), "-c", "import ldm, ldm.core.shipped as s; print(ldm.__file__, s.ROOT, sep='\\n')")
         assert all(line.startswith(str(folder / "venv")) for line in place.splitlines()), place
+        packages = {package["name"]: package for package in json.loads(run(ldm, "env", "--json"))["packages"]}
+        assert all(package["state"] == "inside" for package in packages.values() if not package["extra"]), packages
+        assert packages["pytest"]["state"] == "not installed", "what only developers need is not linked"
         for words in JOURNEY:
             print(f"ldm {' '.join(words)}", flush=True)
             run(ldm, *words)

@@ -31,6 +31,7 @@ COMMANDS = {
     "evaluate": Command("evaluate", "measure a model: FID, KID, precision, reconstruction, ..."),
     "describe": Command("describe", "what a config costs before it runs: parameters, memory, operations"),
     "convert": Command("convert", "checkpoints of CompVis's code, Stable Diffusion and diffusers to ours, and back"),
+    "env": Command("env", "what this machine has: devices, kernels, memory, pretrained networks, packages"),
 }
 _BY_SCRIPT = {command.script: name for name, command in COMMANDS.items()}
 _CALL = re.compile(r"(?P<torchrun>\btorchrun [^\n]*?)?(?P<python>\bpython )?\bscripts/(?P<script>\w+)\.py\b")
