@@ -82,6 +82,7 @@ DOCUMENTED = {
     "matplotlib.ticker",
     "numpy.typing",
     "omegaconf.errors",
+    "packaging.requirements",
     "safetensors.torch",
     "torch.autograd",
     "torch.autograd.graph",

@@ -16,8 +16,8 @@ EXAMPLES = """examples:
 def main(arguments: Sequence[str]) -> None:
     """Prints what there is."""
     parser = Parser(
-        "What this machine has: devices, attention kernels that run on them, memory, pretrained networks, and packages inside or outside the "
-        "ranges that were tested.",
+        "What this machine has: devices, attention kernels that run on them, memory, pretrained networks, and packages inside or outside "
+        "the ranges that were tested.",
         EXAMPLES,
     )
     parser.add_argument("--json", action="store_true", help="print JSON only")
