@@ -19,7 +19,7 @@ def parser(description: str, examples: str, out: str, *, elsewhere: Mapping[str,
     Args:
         description, examples: see `Parser`.
         out: default of `--out`.
-        elsewhere: see `Parser`; with --height in it, there is neither that flag nor --width.
+        elsewhere: see `Parser`; flags of these are left out: --height, with --width; --num-images; --seed.
         model: what models the script is for, where the shipped one is none of them: then `--model` must be given.
     """
     made = Parser(description, examples, elsewhere)
@@ -33,8 +33,10 @@ def parser(description: str, examples: str, out: str, *, elsewhere: Mapping[str,
     if "--height" not in elsewhere:
         made.add_argument("--height", type=int, help="of the pictures, in pixels (default: as the model was trained)")
         made.add_argument("--width", type=int, help="likewise")
-    made.add_argument("--num-images", type=int, default=4, help="how many pictures (default: %(default)s)")
-    made.add_argument("--seed", type=int, default=0, help="picture i depends on (seed, i) only (default: %(default)s)")
+    if "--num-images" not in elsewhere:
+        made.add_argument("--num-images", type=int, default=4, help="how many pictures (default: %(default)s)")
+    if "--seed" not in elsewhere:
+        made.add_argument("--seed", type=int, default=0, help="picture i depends on (seed, i) only (default: %(default)s)")
     made.add_argument("--out", type=Path, default=Path(out), help="folder for the pictures (default: %(default)s)")
     made.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of the networks (default: %(default)s)")
     made.add_device()
