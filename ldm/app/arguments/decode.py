@@ -24,6 +24,6 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_device()
     options = parser.parse_args(arguments)
 
-    from ldm.app import latent_files
+    from ldm.app import decode
 
-    latent_files.decode(options)
+    decode.main(options)

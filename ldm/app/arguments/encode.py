@@ -27,6 +27,6 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_device()
     options = parser.parse_args(arguments)
 
-    from ldm.app import latent_files
+    from ldm.app import encode
 
-    latent_files.encode(options)
+    encode.main(options)
