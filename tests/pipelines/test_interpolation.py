@@ -79,5 +79,5 @@ def test_the_shipped_model_draws_a_picture_again_from_its_noise() -> None:
     noise = noise_of(model, image, how, "a red heart")
     again = drawn_from(model, noise, [cond], how)
     wanted = model.decode(latent_of(model, image))
-    assert psnr(again, wanted).item() > 35
+    assert psnr(again, wanted).item() > 42
     assert 0.6 < noise.std().item() < 1.5
