@@ -12,7 +12,7 @@ TESTS ?= not slow and not gpu
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 8))')
 PYTEST = LDM_OFFLINE=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(1)/python -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 0 -m "$(TESTS)"
 
-.PHONY: help venv fetch demo test test-all test-oldest mutants emoji-styles docs lint format
+.PHONY: help venv fetch demo test test-all test-oldest wheel test-wheel mutants emoji-styles docs lint format
 .DEFAULT_GOAL := help
 
 help:  ## what there is
@@ -52,8 +52,15 @@ test-oldest: $(OLDEST_STAMP)  ## the quick tests with the oldest release of each
 $(OLDEST_STAMP): | $(STAMP)
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(OLDEST)
 	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct \
-		--only-binary :all: --no-binary antlr4-python3-runtime --no-binary ldm -e '.[dev]'
+		--only-binary :all: --no-binary antlr4-python3-runtime --no-binary ldm-toolkit -e '.[dev]'
 	@touch $@
+
+wheel: $(STAMP)  ## dist/ldm_toolkit-VERSION-py3-none-any.whl, with the shipped model and the configs
+	$(BIN)/uv build --wheel --out-dir dist
+
+test-wheel: $(STAMP)  ## the wheel alone, in an empty folder, with the packages that it requires and no others
+	$(BIN)/python -m ldm.pretrained
+	$(BIN)/python .ci/wheel.py
 
 emoji-styles: $(STAMP) data/emoji-styles  ## the model to come: both stages on drawings in eight styles (hours; the same command resumes)
 	$(BIN)/python -m ldm.pretrained

@@ -84,6 +84,7 @@ DOCUMENTED = {
     "matplotlib.ticker",
     "numpy.typing",
     "omegaconf.errors",
+    "packaging.requirements",
     "playwright.sync_api",
     "safetensors.torch",
     "starlette.exceptions",

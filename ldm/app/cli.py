@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ldm.app.commands import CALLER
 from ldm.core.errors import UserError
 from ldm.core.settings import DEVICES, check_device_name
 
@@ -24,7 +25,7 @@ NO_GPU = "is no flag here: this script needs no GPU"
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are one line, and whose help keeps the examples' line breaks.
+    """argparse whose complaints are one line, and whose help keeps the examples' line breaks. A shell is answered with completions.
 
     Args:
         description, examples: of the help.
@@ -32,16 +33,25 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, description: str, examples: str, elsewhere: Mapping[str, str] = {}) -> None:
-        super().__init__(description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter)
+        super().__init__(prog=CALLER.prog, description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter)
         self._elsewhere = elsewhere
+        self._completes = "_ARGCOMPLETE" in os.environ
 
     def add_device(self, default: str | None = "auto") -> None:
         """The flag `--device`; a name that is none is refused before torch is loaded. None = a config has the default."""
         known = "the same as train.device=" if default is None else "default: %(default)s"
         self.add_argument("--device", type=_device_name, default=default, help=f"{DEVICES}; auto is CUDA, else mps, else cpu ({known})")
 
+    def format_help(self) -> str:
+        return CALLER.worded(super().format_help())
+
     def parse_known_args(self, args: Sequence[str], namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
         """As argparse does, with the home folder in place of `~/`, which no shell expands in `--out=~/x`."""
+        if self._completes:
+            import argcomplete  # only here: no command needs it
+
+            self._completes = False  # it parses by this very method
+            argcomplete.autocomplete(self)
         home = str(Path.home())
         for word in args:
             if re.fullmatch(r"--[\w-]+=--", word):  # of which older releases of argparse make an empty list
@@ -130,5 +140,5 @@ def _line_for_torch(error: RuntimeError) -> str | None:
 
 
 def _refuse(text: str) -> NoReturn:
-    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    print(f"error: {' '.join(CALLER.worded(text).split())}", file=sys.stderr)
     sys.exit(2)

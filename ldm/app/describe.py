@@ -7,6 +7,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
+from ldm.app.commands import CALLER
 from ldm.app.description import Description, describe
 from ldm.app.held import Held
 
@@ -20,7 +21,7 @@ def main(options: argparse.Namespace) -> None:
     """Prints what a config would cost."""
     found = describe(options.config, options.overrides)
     cost = Cost.of(found, options.processes)
-    print(json.dumps(as_json(found, cost), indent=2) if options.json else as_text(found, cost))
+    print(json.dumps(as_json(found, cost), indent=2) if options.json else CALLER.worded(as_text(found, cost)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,11 +19,11 @@ from ldm.app.held import Held
 from ldm.app.train_classifier import TrainClassifier, classes_of
 from ldm.app.train_ldm import TrainLDM
 from ldm.app.train_vae import TrainVAE
+from ldm.checkpoints.folder import checkpoint_folder
 from ldm.conditioning.conditioner import ConditionerConfig
 from ldm.conditioning.inputs import ConditionInputs
 from ldm.config.loader import build, load, read
 from ldm.core.errors import UserError
-from ldm.core.files import standing_folder
 from ldm.data.open import open_dataset
 from ldm.first_stage.config import FirstStageConfig
 from ldm.first_stage.identity import IdentityConfig
@@ -130,7 +130,7 @@ def first_stage_of(source: FirstStageSource, channels: int) -> FirstStageConfig:
         return IdentityConfig(image_channels=channels)
     if source.is_there:
         assert source.checkpoint is not None
-        folder = standing_folder(Path(source.checkpoint))
+        folder = checkpoint_folder(source.checkpoint)
         return build(read(folder / "config.yaml").get("first_stage"), FirstStageConfig, "first_stage")  # type: ignore[type-abstract]
     if source.config is not None:
         return load(source.config, TrainVAE).first_stage

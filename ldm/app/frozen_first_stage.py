@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ldm.checkpoints.folder import checkpoint_folder
 from ldm.checkpoints.model import load_first_stage
 from ldm.core.distributed import World
 from ldm.core.errors import UserError
-from ldm.core.files import standing_folder
 from ldm.core.settings import as_config, height_width
 from ldm.data.config import DataConfig
 from ldm.data.image_dataset import ImageDataset, IndexedDataset
@@ -68,7 +68,7 @@ class FirstStageSource:
     @property
     def is_there(self) -> bool:
         """Whether the checkpoint's folder is."""
-        return self.checkpoint is not None and standing_folder(Path(self.checkpoint)).is_dir()
+        return self.checkpoint is not None and checkpoint_folder(self.checkpoint).is_dir()
 
 
 def check_fit(data: DataConfig, first_stage: FirstStageConfig) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ldm.app.commands import CALLER
 from ldm.app.train_ldm import TrainLDM
 from ldm.config.loader import load
 from ldm.core.errors import UserError
@@ -158,5 +159,5 @@ def _progress(records: Iterable[Pages], count: int, name: str) -> Iterable[Pages
 
 
 def _say(report: Report, folder: Path) -> None:
-    print("\n".join(report.lines()))
+    print(CALLER.worded("\n".join(report.lines())))
     print(f"report: {folder / PAGE}")

@@ -26,6 +26,7 @@ from ldm.checkpoints.formats import FORMAT, check_format, upgraded
 from ldm.config.loader import UNREADABLE, build
 from ldm.core.errors import UserError, unknown
 from ldm.core.files import new_folder, recover_folder, sha256_of, standing_folder, write_file
+from ldm.core.shipped import locate
 from ldm.core.version import __version__
 
 if TYPE_CHECKING:
@@ -154,9 +155,14 @@ def read_again(load: Callable[Concatenate[F, P], T]) -> Callable[Concatenate[F, 
 def _seal(folder: Path | str) -> bytes | None:
     """The manifest, in which are the digests of all files."""
     try:
-        return (standing_folder(Path(folder)) / MANIFEST).read_bytes()
+        return (checkpoint_folder(folder) / MANIFEST).read_bytes()
     except (OSError, ValueError):  # no such file; no such name
         return None
+
+
+def checkpoint_folder(folder: Path | str) -> Path:
+    """The folder, the one that stands in for it while it is replaced, or the shipped one of that name; it may be none of them."""
+    return locate(standing_folder(Path(folder)))
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,7 @@ class Checkpoint:
         Raises:
             UserError: no such folder, not a checkpoint, a file missing, truncated or altered.
         """
-        folder = standing_folder(Path(folder))
+        folder = checkpoint_folder(folder)
         if not folder.is_dir():
             raise UserError(f"checkpoint {folder}: no such folder. A training run writes one to its RUN_DIR/checkpoint.")
         if not (folder / MANIFEST).is_file():

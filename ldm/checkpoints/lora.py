@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm.checkpoints.folder import Checkpoint, load_strictly, read_again, write_checkpoint
+from ldm.checkpoints.folder import Checkpoint, checkpoint_folder, load_strictly, read_again, write_checkpoint
 from ldm.checkpoints.model import LatentDiffusionSpec, LoadedParts, denoiser_digest, load_latent_diffusion
 from ldm.config.loader import to_yaml
 from ldm.core.errors import UserError
-from ldm.core.files import standing_folder
 from ldm.core.settings import Precision
 from ldm.networks.lora import Lora, merged
 
@@ -72,7 +71,7 @@ def load_lora(folder: Path | str) -> LoadedLora:
         UserError: not a checkpoint; altered; not of a LoRA.
     """
     where = f"a run of scripts/train_ldm.py with lora writes one to its RUN_DIR/{PART}"
-    if not standing_folder(Path(folder)).exists():
+    if not checkpoint_folder(folder).exists():
         raise UserError(f"LoRA {folder}: no such folder; {where}")
     opened = Checkpoint.open(folder)
     if not opened.has(PART):

@@ -23,6 +23,7 @@ from ldm.config.nearest import hint
 from ldm.core.errors import UserError, unknown
 from ldm.core.family import Family
 from ldm.core.settings import Limit
+from ldm.core.shipped import locate
 
 T = TypeVar("T")
 
@@ -46,7 +47,7 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         UserError: the file is missing or not YAML; it asks for what only the command line may; a resolver, such as `${oc.env:HOME}`.
     """
-    path = Path(path).expanduser()
+    path = locate(Path(path).expanduser())
     if not path.is_file():
         raise UserError(f"config {path}: no such file. The shipped configs are in configs/.")
     try:

@@ -42,6 +42,22 @@ class Condition:
             concat=_either(self.concat, other.concat, lambda a, b: torch.cat([a, b], dim=1)),
         )
 
+    def toward(self, other: Condition, share: float) -> Condition:
+        """Linear interpolation to a condition of the same inputs: 0 = self, 1 = other, each to the bit.
+
+        Between them a token is attended to if it is in either: those of a text that the other has not are interpolated from or to zero.
+        """
+        if share in (0, 1):
+            return other if share else self
+
+        def mixed(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+            assert (a is None) == (b is None), "conditions of different inputs"
+            return None if a is None or b is None else torch.lerp(a, b, share)
+
+        mask = None if self.token_mask is None and other.token_mask is None else _mask_of(self) | _mask_of(other)
+        tokens, concat = mixed(self.tokens, other.tokens), mixed(self.concat, other.concat)
+        return Condition(vector=mixed(self.vector, other.vector), tokens=tokens, token_mask=mask, concat=concat)
+
     def repeated(self, count: int) -> Condition:
         """The condition of one image, (1, ...), expanded to `count` images without copying."""
         parts = {name: getattr(self, name) for name in ("vector", "tokens", "token_mask", "concat")}

@@ -106,14 +106,25 @@ def image_to_image(
     Raises:
         UserError: no PIL image; strength out of range; empty prompt, or one for a model that reads no text.
     """
-    check_image(image, "the picture")
     if not is_number(strength) or not 0 < strength <= 1:
         raise UserError(f"strength must be above 0 and at most 1, got {strength}")
+    latent = latent_of(model, image)
+    cond = model.uncond() if prompt is None else model.text_inputs(prompt)
+    return to_pil(model.generate(cond, how, model.uncond(negative_prompt), start=strength, start_latent=latent))
+
+
+@torch.no_grad()
+def latent_of(model: LatentDiffusion, image: Image.Image) -> Tensor:
+    """(1, C, h, w): the latent of a picture's centre, of the model's shape and at its size.
+
+    Raises:
+        UserError: no PIL image.
+    """
+    check_image(image, "the picture")
     image, size = ordinary(image), height_width(model.spec.size)
     times = min(image.height / size[0], image.width / size[1])
     height, width = (max(1, round(times * side)) for side in size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     centre = as_tensor(image.crop((left, top, left + width, top + height)), model.first_stage.image_channels)
-    latent = model.first_stage.encode(resized(centre, size).to(model.device))
-    cond = model.uncond() if prompt is None else model.text_inputs(prompt)
-    return to_pil(model.generate(cond, how, model.uncond(negative_prompt), start=strength, start_latent=latent))
+    latent: Tensor = model.first_stage.encode(resized(centre, size).to(model.device))
+    return latent

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from ldm.checkpoints.model import LatentDiffusionSpec
+from ldm.checkpoints.model import AutoencoderSpec, LatentDiffusionSpec
 
 FEWEST = 2**8 - 1  # between black and white, from which on rounding keeps what is drawn
 
 
-def has_numbers(spec: LatentDiffusionSpec) -> bool:
+def has_numbers(spec: AutoencoderSpec | LatentDiffusionSpec) -> bool:
     """Whether what a model draws is more than pictures of 8 bits hold."""
     return spec.depth > 8 or spec.first_stage.image_channels not in (1, 3)
 
 
-def as_numbers(images: Tensor, spec: LatentDiffusionSpec) -> np.ndarray:
+def as_numbers(images: Tensor, spec: AutoencoderSpec | LatentDiffusionSpec) -> np.ndarray:
     """(B, C, H, W) in [-1, 1] -> (B, H, W, C) between what was black and white in training; values beyond are clipped.
 
     Whole numbers, uint8 or uint16 by the model's depth; float32 where levels of 16 bits are negative or lie close together.

@@ -63,6 +63,11 @@ class Renderer:
         """(h, w) of the latents."""
         return self.spec.latent_size
 
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of one latent."""
+        return self.first_stage.latent_channels, *self.latent_size
+
     def at_size(self, height: int | None = None, width: int | None = None) -> Self:
         """The same model, which draws images of another size; None = its own height, or width.
 
@@ -139,40 +144,51 @@ class Renderer:
         numbers: Sequence[int] | None = None,
         start: float = 1.0,
         start_latent: Tensor | None = None,
+        start_noise: Tensor | None = None,
         wrap: Wrap | None = None,
     ) -> Tensor:
         """`generate` for encoded conditions, one a picture; picture i draws from stream (how.seed, numbers[i]).
 
         Args:
             numbers: of the pictures, where the call is a part of a larger one; None = from 0.
+            start_noise: (pictures, C, h, w) of N(0, 1), the noise to start from; None = that of the seed, see `start_noise`.
         """
         process = self.spec.process
         start = max(start, process.t_first)
         times = how.grid.times(process, max(1, round(how.steps * start)), start)
-        shape = (self.first_stage.latent_channels, *self.latent_size)
         images = []
         starts = range(0, len(cond), self.at_once)
         for number, first in enumerate(starts):
             rows = range(first, min(first + self.at_once, len(cond)))
             own = rows if numbers is None else numbers[rows.start : rows.stop]
             streams = Streams.of(how.seed, "image", samples=own)
-            noise = streams.normal("start", shape).to(self.device)
+            drawn = streams.normal("start", self.latent_shape) if start_noise is None else start_noise[rows.start : rows.stop]
+            noise = drawn.to(self.device)
             if start_latent is None:
                 x = start_std(process, times[0]) * noise
             else:
                 x = process.blend(Estimate(x0=start_latent.expand_as(noise), eps=noise), times[0])
             conditions = _joined(cond, rows), _joined(uncond, rows)
-            denoise = classifier_free(self.denoiser, *conditions, how.guidance, how.guidance_interval, how.guidance_rescale)
-            if how.guide is not None:
-                denoise = how.guide(denoise, process, own)
-            if how.threshold is not None:
-                denoise = thresholded(denoise, process, percentile=None if how.threshold == "clip" else how.threshold)
+            denoise = self.guided(*conditions, how, own)
             if wrap is not None:
                 denoise = wrap(denoise, streams)
             on_step = shifted(how.on_step, number, len(starts))
             latent = how.sampler.sample(denoise, x, times, process, step_noise(streams, x), on_step)
             images.append(self.decode(latent))
         return torch.cat(images)
+
+    def guided(self, cond: Condition, uncond: Condition, how: Sampling, numbers: Sequence[int]) -> Denoise:
+        """The denoiser of pictures of these numbers, with all guidance that `how` asks for."""
+        denoise = classifier_free(self.denoiser, cond, uncond, how.guidance, how.guidance_interval, how.guidance_rescale)
+        if how.guide is not None:
+            denoise = how.guide(denoise, self.spec.process, numbers)
+        if how.threshold is not None:
+            denoise = thresholded(denoise, self.spec.process, percentile=None if how.threshold == "clip" else how.threshold)
+        return denoise
+
+    def start_noise(self, seed: int, number: int = 0) -> Tensor:
+        """(1, C, h, w) of N(0, 1): what picture `number` of a seed starts from."""
+        return Streams.of(seed, "image", samples=range(number, number + 1)).normal("start", self.latent_shape)
 
     def away_from(self, weaker: Renderer, cond: ConditionInputs, scale: float) -> Guide:
         """Autoguidance, for `Sampling.guide`: away from what a weaker model of the same task would draw under the same condition.

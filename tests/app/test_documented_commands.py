@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ldm.app.commands import COMMANDS
 from ldm.app.train_classifier import TrainClassifier
 from ldm.app.train_ldm import TrainLDM
 from ldm.app.train_vae import TrainVAE
@@ -22,7 +23,7 @@ from ldm.config.loader import load
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "checkpoints/emoji/README.md")]
 PAGES += sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
-PROGRAMS = ("python", "torchrun", "make")
+PROGRAMS = ("python", "torchrun", "make", "ldm")
 SCHEMAS = {"train_vae": TrainVAE, "train_ldm": TrainLDM, "train_classifier": TrainClassifier}
 
 
@@ -52,6 +53,8 @@ def commands(page: str) -> Iterator[list[str]]:
 
 def script_of(words: list[str]) -> tuple[str, list[str]] | None:
     """A script's name and what it is given."""
+    if words[0] == "ldm" and len(words) > 1 and words[1] in COMMANDS:
+        return COMMANDS[words[1]].script, words[2:]
     if words[0] not in ("python", "torchrun"):
         return None
     place = next((i for i, word in enumerate(words) if re.fullmatch(r"scripts/\w+\.py", word)), None)

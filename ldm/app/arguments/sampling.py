@@ -20,7 +20,7 @@ def parser(description: str, examples: str, out: str, *, elsewhere: Mapping[str,
     Args:
         description, examples: see `Parser`.
         out: default of `--out`.
-        elsewhere: see `Parser`; with --height in it, there is neither that flag nor --width.
+        elsewhere: see `Parser`; flags of these are left out: --height, with --width; --num-images; --seed.
         model: what models the script is for, where the shipped one is none of them: then `--model` must be given.
     """
     made = Parser(description, examples, elsewhere)
@@ -34,8 +34,10 @@ def parser(description: str, examples: str, out: str, *, elsewhere: Mapping[str,
     if "--height" not in elsewhere:
         made.add_argument("--height", type=int, help="of the pictures, in pixels (default: as the model was trained)")
         made.add_argument("--width", type=int, help="likewise")
-    made.add_argument("--num-images", type=int, default=4, help="how many pictures (default: %(default)s)")
-    made.add_argument("--seed", type=int, default=0, help="picture i depends on (seed, i) only (default: %(default)s)")
+    if "--num-images" not in elsewhere:
+        made.add_argument("--num-images", type=int, default=4, help="how many pictures (default: %(default)s)")
+    if "--seed" not in elsewhere:
+        made.add_argument("--seed", type=int, default=0, help="picture i depends on (seed, i) only (default: %(default)s)")
     made.add_argument("--out", type=Path, default=Path(out), help="folder for the pictures (default: %(default)s)")
     made.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of the networks (default: %(default)s)")
     made.add_device()
@@ -45,8 +47,12 @@ def parser(description: str, examples: str, out: str, *, elsewhere: Mapping[str,
 def add_sampling_flags(made: Parser) -> None:
     """How the solver goes; what is not given is as the model's checkpoint says."""
     samplers, grids = _kinds()
-    made.add_argument("--sampler", help=f"{samplers}; settings follow: 'pc corrections=0' (default: as the model says)")
-    made.add_argument("--grid", help=f"spacing of the steps: {grids}; e.g. 'karras rho=5' (default: as the model says)")
+    made.add_argument(
+        "--sampler", help=f"{', '.join(samplers)}; settings follow: 'pc corrections=0' (default: as the model says)"
+    ).completer = lambda **_: samplers  # type: ignore[attr-defined]  # argcomplete's manual has it so
+    made.add_argument(
+        "--grid", help=f"spacing of the steps: {', '.join(grids)}; e.g. 'karras rho=5' (default: as the model says)"
+    ).completer = lambda **_: grids  # type: ignore[attr-defined]
     made.add_argument("--steps", type=int, help="solver steps (default: as the model says, mostly 20)")
     made.add_argument("--guidance", type=float, help="classifier-free guidance; 1 = none (default: as the model says)")
     made.add_argument(
@@ -71,9 +77,10 @@ def add_sampling_flags(made: Parser) -> None:
 
 
 @functools.cache
-def _kinds() -> tuple[str, str]:
+def _kinds() -> tuple[list[str], list[str]]:
     """Names of the samplers and of the grids, read once a process."""
-    return ", ".join(kind_names("ldm.samplers", "Sampler")), ", ".join(kind_names("ldm.diffusion", "Grid"))
+    samplers = kind_names("ldm.samplers", "Sampler")
+    return samplers, kind_names("ldm.diffusion", "Grid")
 
 
 def _threshold(text: str) -> float | str:
