@@ -1,6 +1,6 @@
 """The film in the README: a map is painted on the page, pictures of it are drawn. Needs chromium and the extra `app`.
 
-    python benchmarks/page_film.py docs/page.gif
+python benchmarks/page_film.py docs/page.gif
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-SCREEN = {"width": 1100, "height": 860}
+SCREEN = {"width": 1100, "height": 1010}
 WIDTH = 760  # of the film, in pixels
-COLOURS = 64
 SIDE = 64  # of the map
 STROKES = [  # class, width of the brush, from, to; in pixels of the map
     ("brown", 8, (31, 61), (31, 40)),
@@ -42,8 +41,7 @@ class Film:
         self.times.append(milliseconds)
 
     def write(self, path: Path) -> None:
-        palette = self.shots[-1].quantize(COLOURS, dither=Image.Dither.NONE)
-        first, *others = (shot.quantize(palette=palette, dither=Image.Dither.NONE) for shot in self.shots)
+        first, *others = (shot.quantize(256, kmeans=3, dither=Image.Dither.NONE) for shot in self.shots)
         first.save(path, save_all=True, append_images=others, duration=self.times, loop=0, optimize=True)
 
 
@@ -55,7 +53,9 @@ def paint(page: Page, film: Film) -> None:
         painter.get_by_role("slider", name="Width of the brush").fill(str(width))
         box = page.locator(".canvas-frame canvas:visible").bounding_box()
         assert box is not None
-        (x0, y0), (x1, y1) = (((x + 0.5) * box["width"] / SIDE + box["x"], (y + 0.5) * box["height"] / SIDE + box["y"]) for x, y in (start, end))
+        (x0, y0), (x1, y1) = (
+            ((x + 0.5) * box["width"] / SIDE + box["x"], (y + 0.5) * box["height"] / SIDE + box["y"]) for x, y in (start, end)
+        )
         page.mouse.move(x0, y0)
         page.mouse.down()
         page.mouse.move((x0 + x1) / 2, (y0 + y1) / 2)
