@@ -53,9 +53,8 @@ def paint(page: Page, film: Film) -> None:
         painter.get_by_role("slider", name="Width of the brush").fill(str(width))
         box = page.locator(".canvas-frame canvas:visible").bounding_box()
         assert box is not None
-        (x0, y0), (x1, y1) = (
-            ((x + 0.5) * box["width"] / SIDE + box["x"], (y + 0.5) * box["height"] / SIDE + box["y"]) for x, y in (start, end)
-        )
+        scale, left, top = box["width"] / SIDE, box["x"], box["y"]
+        (x0, y0), (x1, y1) = ((left + (x + 0.5) * scale, top + (y + 0.5) * scale) for x, y in (start, end))
         page.mouse.move(x0, y0)
         page.mouse.down()
         page.mouse.move((x0 + x1) / 2, (y0 + y1) / 2)
