@@ -74,7 +74,10 @@ def test_help_of_every_command_names_the_command_and_loads_nothing_heavy(tmp_pat
         ([], "error: the following arguments are required: COMMAND; see ldm --help"),
         (["--no-such"], "error: the following arguments are required: COMMAND; see ldm --help"),
         (["sample", "--no-such"], "error: unrecognized arguments: --no-such; see ldm sample --help"),
-        (["sample", "--prompt", "a"], "error: --prompt is a flag of ldm txt2img, which draws a text; beside other conditions it is --cond text=TEXT; see ldm sample --help"),
+        (
+            ["sample", "--prompt", "a"],
+            "error: --prompt is a flag of ldm txt2img, which draws a text; beside other conditions it is --cond text=TEXT; see ldm sample --help",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_nearest(

@@ -251,7 +251,7 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "prompt for a model without text": ("txt2img", ["--model", "plain", "--prompt", "a cat"], "not trained with text"),
     "empty prompt of inpaint": ("inpaint", ["--model", "model", *EDIT[2:], "--mask", "mask.png", "--prompt", ""], "the prompt is empty"),
     "unknown sampler": ("txt2img", [*TXT, "--sampler", "dimm"], "langevin, ode, pc, pndm, unipc. Did you mean 'ddim'?"),
-    "unknown grid": ("txt2img", [*TXT, "--grid", "carras"], "log_snr, trailing, uniform. Did you mean 'karras'?"),
+    "unknown grid": ("txt2img", [*TXT, "--grid", "carras"], "log_snr, shifted, trailing, uniform. Did you mean 'karras'?"),
     "unknown precision": ("txt2img", [*TXT, "--precision", "fp8"], "fp32"),
     "unknown flag": ("txt2img", [*TXT, "--sede", "1"], "unrecognized arguments: --sede 1; see txt2img.py --help"),
     "negative steps": ("txt2img", [*TXT, "--steps", "-1"], "steps must be at least 1, got -1"),

@@ -368,7 +368,7 @@ MISTAKES = {
     "a threshold of nothing": ({"threshold": 0.0}, "a threshold is clip, or a percentile in (0, 1]"),
     "settings of a sampler": ({"sampler": "ddim eta"}, "'eta' is not key=value"),
     "unknown sampler": ({"sampler": "dpmpp_2n"}, "langevin, ode, pc, pndm, unipc. Did you mean 'dpmpp_2m'"),
-    "unknown grid": ({"grid": "carras"}, "log_snr, trailing, uniform. Did you mean 'karras'"),
+    "unknown grid": ({"grid": "carras"}, "log_snr, shifted, trailing, uniform. Did you mean 'karras'"),
     "steps as text": ({"steps": "3"}, "steps must be a whole number, got str '3'"),
     "steps as a float": ({"steps": 3.0}, "steps must be a whole number, got float 3.0"),
     "a number of pictures as text": ({"num_images": "4"}, "num_images must be a whole number"),

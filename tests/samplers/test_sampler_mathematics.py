@@ -316,7 +316,9 @@ def test_progress_is_reported_after_each_step(gaussian) -> None:
     x, streams = start(0)
     reported: list[tuple[int, int]] = []
     grid = Uniform().times(process, 3)
-    DDIM().sample(gaussian(process, 0, 1).denoise, x, grid, process, step_noise(streams, x), lambda *now: reported.append(now))
+    DDIM().sample(
+        gaussian(process, 0, 1).denoise, x, grid, process, step_noise(streams, x), lambda now: reported.append((now.done, now.steps))
+    )
     assert reported == [(1, 3), (2, 3), (3, 3)]
 
 
