@@ -36,7 +36,7 @@ class Film:
         self.page, self.shots, self.times = page, [], []
 
     def shot(self, milliseconds: int) -> None:
-        image = Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")
+        image = Image.open(io.BytesIO(self.page.screenshot()), formats=["PNG"]).convert("RGB")
         self.shots.append(image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS))
         self.times.append(milliseconds)
 

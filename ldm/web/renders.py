@@ -232,8 +232,8 @@ def _options(command: Command) -> argparse.Namespace:
 
 
 def _check_enlarged(path: Path) -> None:
-    from PIL import Image
+    from ldm.data.picture_file import stored_size
 
-    with Image.open(path) as image:
-        if image.width * image.height > MAX_ENLARGED:
-            raise UserError(f"the picture has {image.width} x {image.height} pixels; the page enlarges up to {MAX_ENLARGED:,}")
+    height, width = stored_size(path.read_bytes(), path.name)
+    if width * height > MAX_ENLARGED:
+        raise UserError(f"the picture has {width} x {height} pixels; the page enlarges up to {MAX_ENLARGED:,}")

@@ -76,7 +76,8 @@ def test_help_of_every_command_names_the_command_and_loads_nothing_heavy(tmp_pat
         (["sample", "--no-such"], "error: unrecognized arguments: --no-such; see ldm sample --help"),
         (
             ["sample", "--prompt", "a"],
-            "error: --prompt is a flag of ldm txt2img, which draws a text; beside other conditions it is --cond text=TEXT; see ldm sample --help",
+            "error: --prompt is a flag of ldm txt2img, which draws a text; "
+            "beside other conditions it is --cond text=TEXT; see ldm sample --help",
         ),
     ],
 )

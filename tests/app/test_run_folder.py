@@ -228,6 +228,7 @@ CHANGES = {
     "train.compile": True,
     "train.checkpoint_every": 7,
     "train.keep_every": 7,
+    "train.parallel": {"kind": "fsdp"},
     "train.keep_best": "val/loss",
     "train.sample_every": 7,
     "train.log_every": 7,
