@@ -223,7 +223,7 @@ def whole_of(tensor: torch.Tensor) -> torch.Tensor:
 def gradients_of_a_step(which: str, world: World, folder: Path, **changes: object) -> dict[str, torch.Tensor]:
     """All gradients of step 1 as the optimizer sees them, and the logged numbers, as tensors by name."""
     config = train_config(**changes)
-    task = OF_SEVERAL[which](world, config)
+    task = (OF_SEVERAL | TASKS)[which](world, config)
     engine = _Engine(task, config, RunFolder(folder, world.is_first), 0, world)
     metrics = numbers_of(engine, 1, next(task.batches(1)))
     found = {
@@ -239,7 +239,7 @@ def evaluation(which: str, world: World, folder: Path) -> dict[str, torch.Tensor
     """Its numbers and sample grid, as tensors by name, and what the checkpoint says of the latents; pictures encoded three at once."""
     latents.PART = 3
     config = train_config()
-    task = OF_SEVERAL[which](world, config)
+    task = (OF_SEVERAL | TASKS)[which](world, config)
     with torch.no_grad(), whole(average.module for average in task.averaged.values()):
         found = {name: torch.tensor(value) for name, value in task.evaluate(nullcontext()).metrics.items()}
         found["grid"] = task.sample_grid(nullcontext())
