@@ -69,7 +69,7 @@ def test_checkpoints_know_their_buckets(runs: Path) -> None:
     cell = 20 + 2  # of the largest sides
     for which, rows in (("vae", 2), ("ldm", 1)):
         with Image.open(next((runs / which / "samples").glob("*.png"))) as grid:
-            assert grid.size == ((4 if which == "vae" else 8) * cell + 2, rows * cell + 2)
+            assert grid.size == (8 * cell + 2, rows * cell + 2)
 
 
 def test_the_latent_cache_holds_several_shapes(runs: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_checkpoints_say_the_depth(trained: tuple[Path, int]) -> None:
     assert load_first_stage(folder / "ldm/checkpoint", torch.device("cpu"))[1].depth == 16
     assert read_spec(folder / "ldm/checkpoint").depth == 16
     known = completed({"init_from": str(folder / "ldm/checkpoint"), "denoiser": {}})
-    assert known["data"] == {"size": 16, "fit": "centre", "depth": 16, "channels": channels}
+    assert known["data"] == {"size": 16, "buckets": None, "fit": "centre", "depth": 16, "channels": channels}
 
 
 def test_what_is_drawn_has_16_bits(trained: tuple[Path, int], tmp_path: Path) -> None:

@@ -206,5 +206,7 @@ def test_without_buckets_nothing_changes_and_with_them_what_is_cached_does() -> 
 
 def test_a_stream_is_refused() -> None:
     config = DataConfig(train="https://example.org/{0..3}.tar", size=16, buckets=SMALL, allow_remote=True)
-    with pytest.raises(UserError, match="data.buckets needs the size of every picture before the first step, which is not known of shards at a URL"):
+    with pytest.raises(
+        UserError, match="data.buckets needs the size of every picture before the first step, which is not known of shards at a URL"
+    ):
         open_dataset(config, "train", 0)

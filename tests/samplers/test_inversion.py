@@ -59,7 +59,7 @@ def test_it_counts_steps_and_evaluations_and_refuses_none(gaussian: Callable) ->
         return world.denoise(x, t)
 
     grid = Trailing().times(process, 5)
-    invert(denoise, torch.zeros(2, 1, dtype=torch.float64), grid, process, 2, lambda *done: steps.append(done))
+    invert(denoise, torch.zeros(2, 1, dtype=torch.float64), grid, process, 2, lambda step: steps.append((step.done, step.steps)))
     assert steps == [(i, 5) for i in range(1, 6)]
     assert asked == [t for t in sorted(grid[:-1].tolist()) for _ in range(2)]  # those that DDIM evaluates, each twice
     with pytest.raises(UserError, match="at least 1 iteration"):
