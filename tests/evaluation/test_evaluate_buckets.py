@@ -11,6 +11,7 @@ from evaluations import perfect
 from PIL import Image
 
 from ldm.checkpoints.model import AutoencoderSpec, load_first_stage, write_autoencoder
+from ldm.core.distributed import ALONE
 from ldm.core.errors import UserError
 from ldm.core.random import Streams
 from ldm.data.buckets import Buckets
@@ -90,7 +91,7 @@ def test_a_first_stage_of_buckets_is_measured_on_them(shapes: Path) -> None:
     first_stage, spec, weights = load_first_stage("model", torch.device("cpu"))
     spec = AutoencoderSpec(name="b", size=16, buckets=BUCKETS, first_stage=spec.first_stage, normalization=spec.normalization)
     write_autoencoder(Path("with-buckets"), spec, weights, "# tiny\n", 1 << 30)
-    result = evaluate_vae("with-buckets", "shapes", "train", None, None, torch.device("cpu"))
+    result = evaluate_vae("with-buckets", "shapes", "train", None, None, ALONE)
     data = training_images("shapes", Preprocessing.of(load_first_stage("with-buckets", torch.device("cpu"))[1])).data
     images = [data.sample(number, 0).image[None] for number in range(COUNT)]
     errors = [(first_stage.decode(first_stage.encode(image)).clamp(-1, 1) - image).abs().mean().item() for image in images]
