@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -191,10 +192,15 @@ class UNetEncoder(nn.Module):
         return out
 
 
-class UNetBlock(nn.ModuleList):
+class UNetBlock(nn.Sequential):
     """Modules in sequence; residual blocks also get the embedding (B, E), and transformers the tokens."""
 
-    def forward(self, h: Tensor, emb: Tensor, tokens: Tensor | None, token_mask: Tensor | None) -> Tensor:
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        super().__init__(*parts)
+
+    def forward(  # type: ignore[override]  # more than nn.Sequential hands on
+        self, h: Tensor, emb: Tensor, tokens: Tensor | None, token_mask: Tensor | None
+    ) -> Tensor:
         for module in self:
             if isinstance(module, ResidualBlock):
                 h = module(h, emb)

@@ -47,9 +47,9 @@ def share_out(module: nn.Module, average: nn.Module, world: World) -> None:
 
 
 def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
-    """The outermost modules that are computed as a whole, one after the other: members of lists, and lists with a forward pass."""
+    """The outermost modules that are computed as a whole, one by one: members of lists, and sequences with a forward of their own."""
     for child in module.children():
-        if _is_plain_list(module) or (isinstance(child, nn.ModuleList) and not _is_plain_list(child)):
+        if _is_plain_list(module) or (isinstance(child, nn.Sequential) and type(child).forward is not nn.Sequential.forward):
             yield child
         else:
             yield from blocks_of(child)

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -237,10 +238,9 @@ def gradients_of_a_step(which: str, world: World, folder: Path, **changes: objec
 
 def evaluation(which: str, world: World, folder: Path) -> dict[str, torch.Tensor]:
     """Its numbers and sample grid, as tensors by name, and what the checkpoint says of the latents; pictures encoded three at once."""
-    latents.PART = 3
     config = train_config()
     task = (OF_SEVERAL | TASKS)[which](world, config)
-    with torch.no_grad(), whole(average.module for average in task.averaged.values()):
+    with patch.object(latents, "PART", 3), torch.no_grad(), whole(average.module for average in task.averaged.values()):
         found = {name: torch.tensor(value) for name, value in task.evaluate(nullcontext()).metrics.items()}
         found["grid"] = task.sample_grid(nullcontext())
     task.save(folder / f"checkpoint-{which}", config.steps, config.steps)

@@ -34,7 +34,7 @@ def test_what_lies_here_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "tests/core/test_shipped.py", "configs/../README.md", "checkpoints/nowhere", "/checkpoints/emoji"]
+    "name", ["README.md", "tests/core/test_found_anywhere.py", "configs/../README.md", "checkpoints/nowhere", "/checkpoints/emoji"]
 )
 def test_nothing_else_is_looked_for_beside_the_tool(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (ROOT / "README.md").is_file()
